@@ -1,0 +1,31 @@
+"""Preference fine-tuning as one loop with three switches: on-policy sampling, sample reuse, negative gradient."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from prefloop.batch import Batch, Signal
+    from prefloop.loop import Loop, Plan, train
+    from prefloop.methods import METHODS, Method
+
+__version__ = "0.1.0"
+__all__ = ["METHODS", "Batch", "Loop", "Method", "Plan", "Signal", "__version__", "train"]
+
+_HOMES = {
+    "METHODS": "prefloop.methods",
+    "Method": "prefloop.methods",
+    "Batch": "prefloop.batch",
+    "Signal": "prefloop.batch",
+    "Loop": "prefloop.loop",
+    "Plan": "prefloop.loop",
+    "train": "prefloop.loop",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Public names load on first use, so that `prefloop --help` does not import torch."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'prefloop' has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)

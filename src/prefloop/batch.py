@@ -1,0 +1,195 @@
+"""The one record that flows through the loop, its training signal, and the named random streams.
+
+Dimension letters, here and everywhere: S stacked runs (optional, leading) · P prompts · G responses per prompt ·
+T response tokens · K pairs per prompt · V vocabulary or arms.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any, TypeVar
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from prefloop.errors import UserError
+
+Part = TypeVar("Part", bound=Callable[..., Any])
+DATASET = -1  # `Batch.source` of a group that no policy of ours wrote
+PER_RUN = frozenset({"z"})  # fields without a prompt axis: one value per run
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Prompts, groups of responses to them, and what is known about each response.
+
+    A preference pair is G=2, an unpaired label G=1, best-of-n G=n, a one-token bandit T=1. An offline dataset and an
+    on-policy collection are the same type. Responses are left-aligned: token t of a response stands at index t.
+    """
+
+    prompts: Any  # the problem's own form: a tensor [*S, P, ...] or a list of length P
+    responses: Int[Tensor, "*S P G T"]
+    mask: Bool[Tensor, "*S P G T"]  # True on response tokens, EOS included; by position, never by id
+    scores: Float[Tensor, "*S P G"] | None = None  # reward, rating, win rate, or a label of +1 / -1
+    logp_behaviour: Float[Tensor, "*S P G T"] | None = None  # under the distribution that wrote it, sampler included
+    logp_proximal: Float[Tensor, "*S P G T"] | None = None  # under the untempered policy at collection
+    logp_reference: Float[Tensor, "*S P G T"] | None = None
+    valid: Bool[Tensor, "*S P G"] | None = None  # False on the empty places of ragged groups
+    values: Float[Tensor, "*S P G T"] | None = None  # critic's V before each token, at collection
+    penalty: Float[Tensor, "*S P G T"] | None = None  # KL penalty that is part of the reward, per token
+    z: Float[Tensor, "*S"] | None = None  # KTO's baseline
+    source: Int[Tensor, "*S P"] | None = None  # policy version that wrote the group, or DATASET
+
+    def __getitem__(self, rows: Int[Tensor, "*S m"]) -> Batch:
+        """The groups at prompt indices `rows`; a group is never split."""
+        return _take_fields(self, rows, PER_RUN)
+
+    @property
+    def present(self) -> Bool[Tensor, "*S P G"]:
+        return torch.ones_like(self.mask[..., 0]) if self.valid is None else self.valid
+
+    @property
+    def lengths(self) -> Int[Tensor, "*S P G"]:
+        """Response tokens, EOS included."""
+        return self.mask.sum(-1)
+
+    @property
+    def returns(self) -> Float[Tensor, "*S P G"]:
+        """Score plus, where the KL is part of the reward, the summed penalty."""
+        if self.scores is None:
+            raise MissingNeed("scores")
+        return self.scores if self.penalty is None else self.scores + self.penalty.sum(-1)
+
+
+@dataclass(frozen=True)
+class Signal:
+    """What a method makes of a collection, once: weights and pairs without a gradient."""
+
+    weight: Float[Tensor, "*S P G"] | Float[Tensor, "*S P G T"] | None = None
+    pairs: Int[Tensor, "*S P K 2"] | None = None  # (winner, loser) places inside the group
+    pair_weight: Float[Tensor, "*S P K"] | None = None  # 0 = tie or absent
+    kl_weight: Float[Tensor, "*S P G"] | Float[Tensor, "*S P G T"] | None = None  # advantage of the penalty
+    value_target: Float[Tensor, "*S P G T"] | None = None
+
+    def __getitem__(self, rows: Int[Tensor, "*S m"]) -> Signal:
+        return _take_fields(self, rows)
+
+
+class MissingNeed(UserError):
+    """A batch lacks a field that the method needs."""
+
+    def __init__(self, need: str) -> None:
+        super().__init__(f"this method needs `{need}`, which the batch does not have", fix=f"fill `Batch.{need}`")
+
+
+def reads(*needs: str, supervised: bool = False) -> Callable[[Part], Part]:
+    """Mark a part of a method with what it reads of a batch, so that the loop computes only that.
+
+    Args:
+        needs: of `scores`, `reference`, `behaviour`, `values`, `z`.
+        supervised: the loss is a weighted likelihood, averaged over the sum of its weights.
+    """
+
+    def mark(part: Part) -> Part:
+        part.needs, part.supervised = frozenset(needs), supervised  # type: ignore[attr-defined]
+        return part
+
+    return mark
+
+
+def take(x: Any, rows: Int[Tensor, "*S m"]) -> Any:
+    """Rows of the prompt axis: of a list, of [P, ...], or per run of [S, P, ...]."""
+    if not isinstance(x, Tensor):
+        return [x[i] for i in rows.tolist()]
+    rows = rows.to(x.device)
+    return x[rows] if rows.ndim == 1 else x[torch.arange(len(rows), device=x.device)[:, None], rows]
+
+
+def _take_fields(record: Any, rows: Tensor, whole: frozenset[str] = frozenset()) -> Any:
+    parts = {f.name: getattr(record, f.name) for f in fields(record) if f.name not in whole}
+    return replace(record, **{k: take(v, rows) for k, v in parts.items() if v is not None})
+
+
+def put(x: Tensor, rows: Int[Tensor, "*S m"], value: Tensor) -> None:
+    """Write `value` to rows of the prompt axis of `x`, in place: the inverse of `take`."""
+    if rows.ndim == 1:
+        x[rows] = value
+    else:
+        x[torch.arange(len(rows))[:, None], rows] = value
+
+
+def concatenate(batches: Sequence[Batch]) -> Batch:
+    """One batch of all prompt groups, responses padded to the longest.
+
+    A field must be present in all batches or in none.
+
+    Raises:
+        ValueError: a field is present in some of the batches only, or group sizes differ.
+    """
+    first, length = batches[0], max(b.responses.shape[-1] for b in batches)
+    if len({b.responses.shape[-2] for b in batches}) > 1:
+        raise ValueError("groups of different sizes cannot be joined: pad them and set `valid`")
+    axis = first.responses.ndim - 3
+    merged: dict[str, Any] = {}
+    for f in fields(Batch):
+        parts = [getattr(b, f.name) for b in batches]
+        if any((p is None) != (parts[0] is None) for p in parts):
+            raise ValueError(f"`{f.name}` is present in some of the batches only")
+        if parts[0] is None or f.name in PER_RUN:
+            merged[f.name] = parts[0]
+        elif not isinstance(parts[0], Tensor):
+            merged[f.name] = [row for part in parts for row in part]
+        else:
+            if parts[0].shape[:-1] == first.mask.shape[:-1] and f.name != "prompts":
+                parts = [torch.nn.functional.pad(p, (0, length - p.shape[-1])) for p in parts]
+            merged[f.name] = torch.cat(parts, dim=axis)
+    return Batch(**merged)
+
+
+STREAMS = ("init", "prompts", "sampling", "shuffle", "signal", "evaluation")
+
+
+class Stream:
+    """Random numbers for one purpose: one generator per run, so that stacked equals alone."""
+
+    def __init__(self, name: str, seeds: Sequence[int], stacked: bool) -> None:
+        self.name, self.seeds, self.stacked = name, tuple(seeds), stacked
+        self.generators = [torch.Generator().manual_seed(_derive(s, name)) for s in seeds]
+
+    def rand(self, *shape: int, dtype: torch.dtype | None = None) -> Tensor:
+        """Uniform on [0, 1), `[*S, *shape]`."""
+        return self._each(lambda g: torch.rand(*shape, generator=g, dtype=dtype))
+
+    def permutation(self, n: int) -> Int[Tensor, "*S n"]:
+        return self._each(lambda g: torch.randperm(n, generator=g))
+
+    def epoch(self, n: int, number: int) -> Int[Tensor, "*S n"]:
+        """The order of epoch `number` over n items: a function of the seed alone, so that it needs no state."""
+        each = [torch.Generator().manual_seed(_derive(s, f"{self.name}/{number}")) for s in self.seeds]
+        orders = [torch.randperm(n, generator=g) for g in each]
+        return torch.stack(orders) if self.stacked else orders[0]
+
+    def state(self) -> Tensor:
+        return torch.stack([g.get_state() for g in self.generators])
+
+    def restore(self, state: Tensor) -> None:
+        for generator, row in zip(self.generators, state, strict=True):
+            generator.set_state(row)
+
+    def _each(self, draw: Any) -> Tensor:
+        drawn = [draw(g) for g in self.generators]
+        return torch.stack(drawn) if self.stacked else drawn[0]
+
+
+def streams(seed: int | Sequence[int]) -> dict[str, Stream]:
+    """Named, independent random streams; a sequence of seeds gives stacked runs."""
+    stacked = not isinstance(seed, int)
+    seeds = [seed] if isinstance(seed, int) else list(seed)
+    return {name: Stream(name, seeds, stacked) for name in STREAMS}
+
+
+def _derive(seed: int, name: str) -> int:
+    return int.from_bytes(hashlib.sha256(f"{name}:{seed}".encode()).digest()[:8], "little") >> 1

@@ -1,0 +1,35 @@
+"""Mistakes of the user: what went wrong, where, and how to fix it. The command line prints them without a traceback."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(ValueError):
+    """A wrong command, configuration or setting.
+
+    Args:
+        what: one sentence that says what is wrong.
+        where: file, row, key.
+        fix: what to do about it.
+    """
+
+    exit_code = 2
+
+    def __init__(self, what: str, *, where: str = "", fix: str = "") -> None:
+        self.what, self.where, self.fix = what, where, fix
+        super().__init__("\n".join([what, *([f"  where: {where}"] if where else []), *([f"  fix:   {fix}"] if fix else [])]))
+
+
+class DataError(UserError):
+    """Data, a model or a reward that cannot be used."""
+
+    exit_code = 3
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """A sentence that suggests the nearest known name, or lists them all."""
+    names = sorted(known)
+    close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    return f"did you mean `{close[0]}`?" if close else f"choose one of: {', '.join(names)}"

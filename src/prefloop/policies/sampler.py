@@ -1,0 +1,320 @@
+"""Batched sampling with a key-value cache: what was drawn, and its log-probs under the distributions it came from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+from transformers import DynamicCache
+from transformers.cache_utils import DynamicLayer
+
+from prefloop.batch import Batch, Stream
+from prefloop.errors import UserError
+from prefloop.policies.pretrained import Model, parts
+
+BLOCK = 256  # tokens whose mass is summed first when the CDF is inverted in two steps
+NUCLEUS = 512  # most likely tokens looked at before the whole vocabulary is sorted
+COMPACT = 0.75  # share of living rows at which finished ones are dropped from the running batch
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How responses are drawn: temperature first, then top-k, then top-p, each renormalised.
+
+    Args:
+        max_new_tokens: longest response, EOS included.
+        temperature: 0 takes the most likely token.
+        top_p: smallest set of most likely tokens with at least this mass; 1 keeps all.
+        top_k: number of most likely tokens kept; 0 keeps all. Ties at either edge are kept.
+        rows: responses sampled at a time.
+
+    Raises:
+        UserError: a value is out of range.
+    """
+
+    max_new_tokens: int = 64
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    rows: int = 64
+
+    def __post_init__(self) -> None:
+        rules = {
+            "max_new_tokens": (self.max_new_tokens >= 1, "at least 1"),
+            "temperature": (self.temperature >= 0, "at least 0"),
+            "top_p": (0 < self.top_p <= 1, "above 0 and at most 1"),
+            "top_k": (self.top_k >= 0, "at least 0"),
+            "rows": (self.rows >= 1, "at least 1"),
+        }
+        for name, (holds, rule) in rules.items():
+            if not holds:
+                where = f"sampling.{name}"
+                raise UserError(f"`{name}` is {getattr(self, name)}", where=where, fix=f"it must be {rule}")
+
+    @property
+    def exact(self) -> bool:
+        """True where responses come from the model's own distribution."""
+        return self.temperature == 1.0 and self.top_p == 1.0 and self.top_k == 0
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Responses with their log-probs, 0 beyond the mask."""
+
+    responses: Int[Tensor, "*P G T"]
+    mask: Bool[Tensor, "*P G T"]
+    logp_behaviour: Float[Tensor, "*P G T"]  # under the distribution that they were drawn from
+    logp_proximal: Float[Tensor, "*P G T"]  # under the untempered model
+
+
+def sample(
+    model: Model,
+    prompts: Sequence[Int[Tensor, " _"]],
+    responses: int,
+    rng: Stream,
+    *,
+    sampling: Sampling,
+    eos_ids: Sequence[int],
+    poll: Callable[[], None] = lambda: None,
+    autocast: bool = False,
+) -> Samples:
+    """Draw `responses` answers to each prompt; T is the length of the longest.
+
+    One uniform number per response and token, drawn up front, decides everything: neither the order of the prompts,
+    nor chunks, nor which rows have finished can change what a response becomes.
+
+    Args:
+        model: in eval mode.
+        prompts: token ids, each at least one.
+        rng: draws `[P, G, max_new_tokens]` uniforms.
+        eos_ids: a response ends with any of these, which belongs to it.
+        poll: called before every token step.
+        autocast: bfloat16 matrix products.
+    """
+    plan, network = sampling, parts(model)
+    uniform = rng.rand(len(prompts), responses, plan.max_new_tokens, dtype=torch.float64)
+    device, wide = model.device, torch.float64 if model.dtype == torch.float64 else torch.float32
+    drawn = _nothing(uniform.shape, wide)
+    stop = torch.tensor(eos_ids, device=device)
+    with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=autocast):  # one cast of the weights
+        for groups, answers in _chunks([len(p) for p in prompts], responses, plan.rows):
+            numbers = uniform[groups, answers].to(device)
+            chunk = _sample_chunk(network, [prompts[i].to(device) for i in groups], numbers, plan, stop, wide, poll)
+            for into, part in zip(_tensors(drawn), _tensors(chunk), strict=True):
+                into[groups, answers] = part.view(numbers.shape).to(into.device)
+    length = max(int(drawn.mask.sum(-1).max()), 1) if len(prompts) else 1
+    return Samples(*(x[..., :length] for x in _tensors(drawn)))
+
+
+def is_cut(batch: Batch, eos_ids: Sequence[int]) -> Bool[Tensor, "P G"]:
+    """True where a response ended at the length limit, without EOS."""
+    last = (batch.lengths - 1).clamp(min=0)
+    token = batch.responses.gather(-1, last[..., None]).squeeze(-1)
+    return (batch.lengths > 0) & ~torch.isin(token, torch.tensor(eos_ids, device=token.device))
+
+
+def _nothing(shape: Sequence[int], dtype: torch.dtype, device: torch.device | str = "cpu") -> Samples:
+    ids, logp = torch.zeros(*shape, dtype=torch.long, device=device), torch.zeros(*shape, dtype=dtype, device=device)
+    return Samples(ids, torch.zeros_like(ids, dtype=torch.bool), logp, logp.clone())
+
+
+def _tensors(samples: Samples) -> tuple[Tensor, ...]:
+    return samples.responses, samples.mask, samples.logp_behaviour, samples.logp_proximal
+
+
+def _chunks(lengths: Sequence[int], responses: int, rows: int) -> Iterator[tuple[list[int], slice]]:
+    """Prompt indices and response places of each chunk: prompts of similar length together, at most `rows` rows."""
+    order = sorted(range(len(lengths)), key=lambda i: lengths[i])
+    width = max(rows // responses, 1)
+    for start in range(0, len(order), width):
+        for first in range(0, responses, rows):
+            yield order[start : start + width], slice(first, min(first + rows, responses))
+
+
+def _sample_chunk(
+    network: tuple[nn.Module, nn.Module],
+    prompts: list[Tensor],
+    uniform: Float[Tensor, "n g T"],
+    plan: Sampling,
+    stop: Int[Tensor, " E"],
+    wide: torch.dtype,
+    poll: Callable[[], None],
+) -> Samples:
+    """All responses of a chunk, `[n·g, T]`: each prompt is read once, then its cache is repeated."""
+    poll()
+    uniform = uniform.flatten(0, 1)
+    rows, limit = uniform.shape
+    out = _nothing((rows, limit), wide, uniform.device)
+    running, logits = _Running.start(network, prompts, rows // len(prompts), limit)
+    for t in range(limit):
+        token, behaviour, proximal = draw(logits.to(wide), uniform[running.place, t], plan)
+        place = running.place[running.live]
+        for into, values in zip(_tensors(out), (token, running.live, behaviour, proximal), strict=True):
+            into[place, t] = values[running.live]
+        running.live &= ~torch.isin(token, stop)
+        if t + 1 == limit or not running.live.any():
+            break
+        poll()
+        logits = running.step(network, running.compacted(token))
+    return out
+
+
+class _Running:
+    """The rows still being sampled: their cache, what they see, and their places in the chunk."""
+
+    def __init__(self, cache: DynamicCache, seen: Tensor, position: Tensor, filled: int) -> None:
+        self.cache, self.seen, self.position, self.filled = cache, seen, position, filled
+        self.padded = not bool(seen.all())
+        self.place = torch.arange(len(seen), device=seen.device)
+        self.live = torch.ones_like(self.place, dtype=torch.bool)
+
+    @classmethod
+    def start(
+        cls, network: tuple[nn.Module, nn.Module], prompts: list[Tensor], repeats: int, new: int
+    ) -> tuple[_Running, Tensor]:
+        backbone, head = network
+        ids = _left_pad(prompts)
+        seen = _left_pad([torch.ones_like(p, dtype=torch.bool) for p in prompts])
+        cache, positions = DynamicCache(config=backbone.config), (seen.cumsum(-1) - 1).clamp(min=0)
+        hidden = backbone(
+            ids,
+            attention_mask=None if seen.all() else seen,
+            position_ids=positions,
+            past_key_values=cache,
+            use_cache=True,
+        ).last_hidden_state
+        _repeat(cache, repeats, new)
+        view = F.pad(seen, (0, new), value=True).repeat_interleave(repeats, 0)
+        running = cls(cache, view, positions[:, -1].repeat_interleave(repeats), seen.shape[1])
+        return running, head(hidden[:, -1]).repeat_interleave(repeats, 0)
+
+    def step(self, network: tuple[nn.Module, nn.Module], token: Int[Tensor, " R"]) -> Float[Tensor, "R V"]:
+        """Logits after one more token in every row."""
+        backbone, head = network
+        self.filled, self.position = self.filled + 1, self.position + 1
+        hidden = backbone(
+            token[:, None],
+            attention_mask=self.seen[:, : self.filled] if self.padded else None,
+            position_ids=self.position[:, None],
+            past_key_values=self.cache,
+            use_cache=True,
+        ).last_hidden_state
+        return head(hidden[:, -1])
+
+    def compacted(self, token: Int[Tensor, " R"]) -> Int[Tensor, " r"]:
+        """The rows' last tokens, once finished rows are dropped where they are many."""
+        if self.live.sum() > COMPACT * len(self.live):
+            return token
+        keep = self.live.nonzero().squeeze(-1)
+        self.cache.batch_select_indices(keep)
+        self.seen, self.position, self.place = self.seen[keep], self.position[keep], self.place[keep]
+        self.live = self.live[keep]
+        return token[keep]
+
+
+class _ReservedLayer(DynamicLayer):
+    """Keys and values in buffers of their final length: a token is written in place, where the parent copies all."""
+
+    def __init__(self, layer: DynamicLayer, repeats: int, new: int) -> None:
+        super().__init__()
+        self.dtype, self.device, self.is_initialized = layer.dtype, layer.device, True
+        self.filled = layer.keys.shape[-2]
+        self.key_buffer = F.pad(layer.keys, (0, 0, 0, new)).repeat_interleave(repeats, 0)
+        self.value_buffer = F.pad(layer.values, (0, 0, 0, new)).repeat_interleave(repeats, 0)
+        self._show()
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object
+    ) -> tuple[Tensor, Tensor]:
+        start, self.filled = self.filled, self.filled + key_states.shape[-2]
+        self.key_buffer[:, :, start : self.filled] = key_states
+        self.value_buffer[:, :, start : self.filled] = value_states
+        self._show()
+        return self.keys, self.values
+
+    def batch_select_indices(self, indices: Tensor) -> None:
+        self.key_buffer, self.value_buffer = self.key_buffer[indices], self.value_buffer[indices]
+        self._show()
+
+    def _show(self) -> None:
+        self.keys, self.values = self.key_buffer[:, :, : self.filled], self.value_buffer[:, :, : self.filled]
+
+
+def _repeat(cache: DynamicCache, repeats: int, new: int) -> None:
+    """Repeat every row of a cache, with room for `new` tokens; sliding windows keep their own layer."""
+    for i, layer in enumerate(cache.layers):
+        if type(layer) is DynamicLayer:
+            cache.layers[i] = _ReservedLayer(layer, repeats, new)
+        else:
+            layer.batch_repeat_interleave(repeats)
+
+
+def _left_pad(rows: Sequence[Tensor]) -> Tensor:
+    width = max(len(r) for r in rows)
+    return torch.stack([F.pad(r, (width - len(r), 0)) for r in rows])
+
+
+def draw(
+    logits: Float[Tensor, "R V"], uniform: Float[Tensor, " R"], plan: Sampling
+) -> tuple[Int[Tensor, " R"], Float[Tensor, " R"], Float[Tensor, " R"]]:
+    """One token per row by inverting the CDF at `uniform`, its log-prob as drawn, and its untempered log-prob."""
+    shifted = logits - logits.amax(-1, keepdim=True)
+    if plan.temperature == 0:
+        token = shifted.argmax(-1)
+        proximal = _at(shifted, token) - shifted.logsumexp(-1)
+        return token, torch.zeros_like(proximal), proximal
+    weights = truncate((shifted / plan.temperature).exp(), plan.top_k, plan.top_p)
+    token, total = _invert_cdf(weights, uniform)
+    chosen = _at(shifted, token)
+    behaviour = (chosen / plan.temperature - total.log()).to(logits.dtype)
+    return token, behaviour, behaviour if plan.exact else chosen - shifted.logsumexp(-1)
+
+
+def truncate(weights: Float[Tensor, "R V"], top_k: int, top_p: float) -> Float[Tensor, "R V"]:
+    """Unnormalised probabilities with those outside the top-k, then outside the nucleus (Holtzman et al. 2020), at 0."""
+    if 0 < top_k < weights.shape[-1]:
+        weights = weights.where(weights >= weights.topk(top_k).values[:, -1:], 0)
+    return weights if top_p == 1.0 else weights.where(weights >= _nucleus_floor(weights, top_p), 0)
+
+
+def _nucleus_floor(weights: Float[Tensor, "R V"], top_p: float) -> Float[Tensor, "R 1"]:
+    """The smallest weight inside each row's nucleus: a token belongs to it if those before it have less than top_p."""
+    size = weights.shape[-1]
+    enough = top_p * weights.sum(-1, keepdim=True, dtype=torch.float64)
+    for width in (min(NUCLEUS, size), size):
+        largest = weights.topk(width).values
+        inside = largest.cumsum(-1, dtype=torch.float64) - largest < enough
+        if not inside[:, -1].any():
+            break
+    return largest.gather(-1, inside.sum(-1, keepdim=True) - 1)
+
+
+def _invert_cdf(
+    weights: Float[Tensor, "R V"], uniform: Float[Tensor, " R"]
+) -> tuple[Int[Tensor, " R"], Float[Tensor, " R"]]:
+    """Token at which the cumulated weight passes uniform·total, and the total: first its block, then its place."""
+    blocks = F.pad(weights, (0, -weights.shape[-1] % BLOCK)).unflatten(-1, (-1, BLOCK))
+    mass = blocks.sum(-1).double()
+    total = mass.sum(-1)
+    block, before = _first_above(mass, uniform * total)
+    inside = blocks[torch.arange(len(block), device=block.device), block].double()
+    place, _ = _first_above(inside, uniform * total - before)
+    return block * BLOCK + place, total
+
+
+def _first_above(
+    mass: Float[Tensor, "R K"], point: Float[Tensor, " R"]
+) -> tuple[Int[Tensor, " R"], Float[Tensor, " R"]]:
+    """First place at which the cumulated mass is above the point, never one without mass, and the mass before it."""
+    cumulated = mass.cumsum(-1)
+    below_end = torch.nextafter(cumulated[:, -1], torch.zeros_like(point))  # rounding may put the point past the end
+    place = torch.searchsorted(cumulated, torch.minimum(point, below_end)[:, None], right=True).squeeze(-1)
+    return place, _at(cumulated, place) - _at(mass, place)
+
+
+def _at(x: Float[Tensor, "R K"], place: Int[Tensor, " R"]) -> Float[Tensor, " R"]:
+    return x.gather(-1, place[:, None]).squeeze(-1)
