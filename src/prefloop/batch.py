@@ -18,6 +18,7 @@ from torch import Tensor
 from prefloop.errors import UserError
 
 Part = TypeVar("Part", bound=Callable[..., Any])
+Record = TypeVar("Record", "Batch", "Signal")
 DATASET = -1  # `Batch.source` of a group that no policy of ours wrote
 PER_RUN = frozenset({"z"})  # fields without a prompt axis: one value per run
 
@@ -68,10 +69,10 @@ class Batch:
 class Signal:
     """What a method makes of a collection, once: weights and pairs without a gradient."""
 
-    weight: Float[Tensor, "*S P G"] | Float[Tensor, "*S P G T"] | None = None
+    weight: Float[Tensor, "..."] | None = None  # [*S, P, G] or per token [*S, P, G, T]
     pairs: Int[Tensor, "*S P K 2"] | None = None  # (winner, loser) places inside the group
     pair_weight: Float[Tensor, "*S P K"] | None = None  # 0 = tie or absent
-    kl_weight: Float[Tensor, "*S P G"] | Float[Tensor, "*S P G T"] | None = None  # advantage of the penalty
+    kl_weight: Float[Tensor, "..."] | None = None  # advantage of the penalty, in the shape of `weight`
     value_target: Float[Tensor, "*S P G T"] | None = None
 
     def __getitem__(self, rows: Int[Tensor, "*S m"]) -> Signal:
@@ -108,7 +109,7 @@ def take(x: Any, rows: Int[Tensor, "*S m"]) -> Any:
     return x[rows] if rows.ndim == 1 else x[torch.arange(len(rows), device=x.device)[:, None], rows]
 
 
-def _take_fields(record: Any, rows: Tensor, whole: frozenset[str] = frozenset()) -> Any:
+def _take_fields(record: Record, rows: Tensor, whole: frozenset[str] = frozenset()) -> Record:
     parts = {f.name: getattr(record, f.name) for f in fields(record) if f.name not in whole}
     return replace(record, **{k: take(v, rows) for k, v in parts.items() if v is not None})
 

@@ -19,7 +19,8 @@ class UserError(ValueError):
 
     def __init__(self, what: str, *, where: str = "", fix: str = "") -> None:
         self.what, self.where, self.fix = what, where, fix
-        super().__init__("\n".join([what, *([f"  where: {where}"] if where else []), *([f"  fix:   {fix}"] if fix else [])]))
+        lines = (what, f"  where: {where}" if where else "", f"  fix:   {fix}" if fix else "")
+        super().__init__("\n".join(line for line in lines if line))
 
 
 class DataError(UserError):

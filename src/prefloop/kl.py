@@ -11,7 +11,7 @@ from torch import Tensor
 
 from prefloop.batch import Batch
 from prefloop.errors import UserError, nearest
-from prefloop.objectives import MAX_LOG_RATIO, LogProbs, PerResponse, implicit_reward, sequence
+from prefloop.objectives import MAX_LOG_RATIO, LogProbs, Number, PerResponse, implicit_reward, per_run, sequence
 
 
 def k1(d: Tensor) -> Tensor:
@@ -33,7 +33,7 @@ def k3(d: Tensor) -> Tensor:
 
 def exact(log_p: Float[Tensor, "*B V"], log_q: Float[Tensor, "*B V"]) -> Float[Tensor, "*B"]:
     """KL(p‖q) summed over the last axis; log-probs of the whole support. Where p is 0 the term is 0."""
-    return torch.where(log_p > -torch.inf, log_p.exp() * (log_p - log_q), 0.0).sum(-1)
+    return (log_p.exp() * torch.where(log_p > -torch.inf, log_p - log_q, 0.0)).sum(-1)
 
 
 LOSSES = ("k2", "k3", "k2_token", "k3_token", "exact")
@@ -60,9 +60,9 @@ def loss(logp: LogProbs, batch: Batch, estimator: str) -> PerResponse:
     raise UserError(f"unknown KL loss {estimator!r}", fix=nearest(estimator, LOSSES))
 
 
-def penalty(weight: float | Tensor, batch: Batch) -> LogProbs:
+def penalty(weight: Number, batch: Batch) -> LogProbs:
     """−kl · log π/π_ref per token, without a gradient: the KL inside the reward. `logp_proximal` stands for π."""
     if batch.logp_proximal is None or batch.logp_reference is None:
         raise UserError("the KL penalty needs log-probs of the policy and of the reference")
     d = torch.where(batch.mask, batch.logp_proximal - batch.logp_reference, 0.0)
-    return -(weight.reshape(-1, 1, 1, 1) if isinstance(weight, Tensor) and weight.ndim else weight) * d
+    return -per_run(weight, d) * d

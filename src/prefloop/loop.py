@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -15,7 +15,7 @@ from prefloop import kl, weights
 from prefloop.batch import DATASET, Batch, Signal, Stream, concatenate, put, streams
 from prefloop.errors import UserError
 from prefloop.methods import Method
-from prefloop.objectives import LogProbs, per_run, sequence
+from prefloop.objectives import MAX_LOG_RATIO, LogProbs, per_run, sequence
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,7 @@ def no_op() -> None:
     """Nobody wants to interrupt."""
 
 
+@runtime_checkable
 class Policy(Protocol):
     """A distribution over responses that can be sampled, evaluated and trained."""
 
@@ -58,6 +59,7 @@ class Policy(Protocol):
     def restore(self, state: dict[str, Tensor]) -> None: ...
 
 
+@runtime_checkable
 class Problem(Protocol):
     """Where prompts, offline responses and scores come from."""
 
@@ -156,7 +158,7 @@ class Loop:
         self.moments: dict[str, Tensor] = {}
         self.collection: Batch | None = None
         self.signal: Signal | None = None
-        self._drawn = {name: stream.state() for name, stream in self.rng.items()}
+        self._boundary = self._mark()
 
     # --------------------------------------------------------------------------------------------------- Algorithm 1
 
@@ -174,7 +176,7 @@ class Loop:
             record = self.update(rows, iteration, pass_)
             if place + 1 == per_collection:
                 self.collection = self.signal = None
-            self._drawn = {name: stream.state() for name, stream in self.rng.items()}
+            self._boundary = self._mark()
             yield record
 
     def collect(self, iteration: int) -> None:
@@ -224,7 +226,7 @@ class Loop:
             if anchor:  # the trainer's own log-probs at collection, for minibatches that come after an update
                 behaviour = own.logp if batch.logp_behaviour is None else batch.logp_behaviour
                 batch = replace(batch, logp_proximal=own.logp, logp_behaviour=behaviour)
-        if "reference" in needs:
+        if "reference" in needs and batch.logp_reference is None:
             batch = replace(batch, logp_reference=self._frozen(self.reference, batch).logp)
         if "z" in needs:
             batch = replace(batch, z=self._mismatched_kl(batch))
@@ -272,7 +274,7 @@ class Loop:
             if first:  # nothing was updated since the collection: the ratio is exactly 1
                 micro = replace(micro, logp_proximal=seen.logp.detach())
             own = seen.logp.view_as(seen.logp)
-            own.register_hook(partial(_note, push, part))
+            own.register_hook(partial(_note, push, part))  # type: ignore[no-untyped-call]
             terms = {"method": m.loss(own, micro, _corrected(m, sig, micro), total)}
             terms |= beside(m, seen, self.policy, micro, sig, total, present)
             torch.stack(list(terms.values())).sum().backward()  # type: ignore[no-untyped-call]
@@ -283,7 +285,7 @@ class Loop:
         lr = self.plan.lr * min(1.0, (self.step + 1) / max(self.plan.warmup, 1))
         norm = clip_gradients(self.policy.parameters(), self.plan.max_grad_norm, stacked=mini.mask.ndim == 4)
         if not bool(torch.isfinite(norm).all() & torch.isfinite(torch.stack(list(losses.values()))).all()):
-            raise Diverged(f"step {self.step + 1}: the loss or its gradient is not finite; the weights were not touched")
+            raise Diverged(f"step {self.step + 1}: loss or gradient is not finite; the weights were not touched")
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         self.optimizer.step()
@@ -295,19 +297,21 @@ class Loop:
 
     # ----------------------------------------------------------------------------------------------- exact resumption
 
-    def state(self) -> dict[str, Any]:
-        """Everything, at the last step boundary: tensors, numbers and nested dicts or lists of them."""
-        counters = {k: getattr(self, k) for k in COUNTERS}
-        moments = self.optimizer.state_dict()["state"]
+    def _mark(self) -> dict[str, Any]:
+        """What changes between steps apart from the weights; a collection cut short is drawn again on resumption."""
         return {
-            "counters": counters,
-            "policy": self.policy.state(),
-            "optimizer": {str(k): v for k, v in moments.items()},
-            "streams": self._drawn,
+            "counters": {k: getattr(self, k) for k in COUNTERS},
+            "streams": {name: stream.state() for name, stream in self.rng.items()},
             "moments": self.moments,
-            "collection": _unpack(self.collection),
-            "signal": _unpack(self.signal),
+            "collection": None if self.collection is None else vars(self.collection),
+            "signal": None if self.signal is None else vars(self.signal),
         }
+
+    def state(self) -> dict[str, Any]:
+        """Everything, as of the last step boundary: tensors, numbers and nested dicts or lists of them."""
+        moments = self.optimizer.state_dict()["state"]
+        optimizer = {str(k): v for k, v in moments.items()}
+        return {**self._boundary, "policy": self.policy.state(), "optimizer": optimizer}
 
     def restore(self, state: dict[str, Any]) -> None:
         """Go on from `state()`: the next record is bit for bit what it would have been."""
@@ -318,16 +322,13 @@ class Loop:
         self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": moments})
         for name, drawn in state["streams"].items():
             self.rng[name].restore(drawn)
-        self._drawn, self.moments = state["streams"], state["moments"]
+        self.moments = state["moments"]
         self.collection = None if state["collection"] is None else Batch(**state["collection"])
         self.signal = None if state["signal"] is None else Signal(**state["signal"])
+        self._boundary = self._mark()
 
 
 COUNTERS = ("step", "samples", "sampled_tokens", "trained_tokens", "queries")
-
-
-def _unpack(record: Batch | Signal | None) -> dict[str, Any] | None:
-    return None if record is None else {f.name: getattr(record, f.name) for f in fields(record)}
 
 
 def _note(push: Tensor, rows: Tensor, grad: Tensor) -> None:
@@ -358,7 +359,7 @@ def _corrected(method: Method, signal: Signal, batch: Batch) -> Signal:
     if batch.logp_proximal is None or batch.logp_behaviour is None:
         return signal
     d = torch.where(batch.mask, batch.logp_proximal - batch.logp_behaviour, 0.0)
-    factor = d.clamp(-kl.MAX_LOG_RATIO, kl.MAX_LOG_RATIO).exp().clamp(max=method.mismatch_cap)
+    factor = d.clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO).exp().clamp(max=method.mismatch_cap)
     weight = signal.weight if signal.weight.ndim == factor.ndim else signal.weight[..., None]
     return replace(signal, weight=weight * factor)
 

@@ -29,7 +29,7 @@ class _Switch(torch.autograd.Function):
         return logp.view_as(logp)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         return torch.where(grad > 0, per_run(ctx.negative, grad) * grad, grad), None
 
 

@@ -8,7 +8,6 @@ reduction and the negative switch live in `methods`. Hyper-parameters are floats
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -24,9 +23,10 @@ PerPair = Float[Tensor, "*S P K"]
 MAX_LOG_RATIO = 20.0  # clamp before exp: e^20 is finite in float32 and so is its gradient
 
 
-def per_run(value: Number, like: Tensor) -> Any:
-    """A hyper-parameter [S] shaped so that it meets the run axis of `like`."""
-    return value.reshape(-1, *[1] * (like.ndim - 1)) if isinstance(value, Tensor) and value.ndim else value
+def per_run(value: Number, like: Tensor) -> Tensor:
+    """A hyper-parameter, one value or [S], shaped so that it meets the run axis of `like`, in its dtype."""
+    x = torch.as_tensor(value, dtype=like.dtype, device=like.device)
+    return x.reshape(-1, *[1] * (like.ndim - 1)) if x.ndim else x
 
 
 def sequence(x: LogProbs, batch: Batch) -> PerResponse:

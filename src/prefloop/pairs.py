@@ -50,20 +50,18 @@ def all_pairs(batch: Batch, *, threshold: Number = 0.0) -> Pairs:
     """Every pair of a group, K = G(G−1)/2, those within `threshold` left out."""
     i, j = torch.triu_indices(_group_size(batch), _group_size(batch), offset=1, device=batch.mask.device)
     shape = (*batch.mask.shape[:-2], len(i))
-    return _pairs(
-        batch, i.expand(shape), j.expand(shape), batch.present[..., i] & batch.present[..., j], threshold
-    )
+    return _pairs(batch, i.expand(shape), j.expand(shape), batch.present[..., i] & batch.present[..., j], threshold)
 
 
 @reads("scores")
 def best_vs_rest(batch: Batch) -> Pairs:
     """The best against each other response, K = G−1, weights summing to 1 per prompt: the mean over the others."""
     size = _group_size(batch)
-    order = batch.returns.masked_fill(~batch.present, -math.inf).argsort(-1, descending=True, stable=True)
+    order = batch.returns.masked_fill(~batch.present, -math.inf).argsort(dim=-1, descending=True, stable=True)
     index = torch.stack([order[..., :1].expand(*order.shape[:-1], size - 1), order[..., 1:]], -1)
     there = batch.present.gather(-1, order)[..., 1:]
-    weight = there / there.sum(-1, keepdim=True).clamp(min=1)
-    return torch.where(there[..., None], index, 0), weight.to(batch.returns.dtype)
+    weight = there.to(batch.returns.dtype) / there.sum(-1, keepdim=True).clamp(min=1)
+    return torch.where(there[..., None], index, 0), weight
 
 
 @reads("scores")
@@ -79,7 +77,7 @@ def rejection_pairs(batch: Batch, *, rng: Stream, beta: Number = 0.5) -> Pairs:
     u = rng.rand(*r.shape[-2:], dtype=r.dtype).to(r.device).clamp(1e-12, 1 - 1e-12)
     keys = r / per_run(beta, r) - torch.log(-torch.log(u))
     count = max(1, size // 4)
-    order = keys.masked_fill(~batch.present, -math.inf).argsort(-1, descending=True)[..., : 2 * count]
+    order = keys.masked_fill(~batch.present, -math.inf).argsort(dim=-1, descending=True)[..., : 2 * count]
     first, second = order[..., 0::2], order[..., 1::2]
     allowed = batch.present.gather(-1, first) & batch.present.gather(-1, second)
     return _pairs(batch, first, second, allowed, 0.0)

@@ -41,7 +41,7 @@ def _only(x: PerResponse, batch: Batch) -> PerResponse:
 
 def _groups(batch: Batch, why: str) -> None:
     if batch.mask.shape[-2] < 2:
-        raise UserError(f"{why} compares responses to the same prompt, but there is one per prompt", fix="responses >= 2")
+        raise UserError(f"{why} compares responses to one prompt, but each has a single one", fix="responses >= 2")
 
 
 # ------------------------------------------------------------------------------------------------------- supervised
@@ -174,16 +174,14 @@ def group_zscore(batch: Batch, *, eps: float = 1e-4) -> PerResponse:
 
 
 @reads("scores", "values")
-def gae(
-    batch: Batch, *, discount: Number = 1.0, lam: Number = 0.95, whiten: bool = True
-) -> Float[Tensor, "*S P G T"]:
+def gae(batch: Batch, *, discount: Number = 1.0, lam: Number = 0.95, whiten: bool = True) -> Float[Tensor, "*S P G T"]:
     """Generalised advantage estimation per token, score on the last token (arXiv:1506.02438, eq. 16).
 
     `whiten` makes mean 0 and variance 1 over the run's tokens.
     """
     if batch.values is None or batch.scores is None:
         raise MissingNeed("values" if batch.values is None else "scores")
-    mask, last = batch.mask, (batch.lengths - 1).clamp(min=0)[..., None]
+    mask, last = batch.mask & batch.present[..., None], (batch.lengths - 1).clamp(min=0)[..., None]
     values = torch.where(mask, batch.values, 0.0)
     reward = torch.zeros_like(values).scatter(-1, last, batch.scores[..., None].to(values))
     if batch.penalty is not None:
@@ -199,4 +197,4 @@ def gae(
     a = torch.stack(out[::-1], -1)
     if whiten:
         a = (a - _mean(a, mask, 3)) / (_std(a, mask, 3) + 1e-8)
-    return torch.where(mask & batch.present[..., None], a, 0.0)
+    return torch.where(mask, a, 0.0)

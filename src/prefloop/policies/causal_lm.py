@@ -17,14 +17,13 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from prefloop.batch import Batch, Stream
 from prefloop.errors import UserError
-from prefloop.loop import Evaluation
+from prefloop.loop import Evaluation, no_op
 from prefloop.policies import sampler
 from prefloop.policies.pretrained import Model, Tokenizer, check_prompt, end_ids, is_adapted, parts, prompt_limit
 from prefloop.policies.sampler import Sampling
 
 LOGITS_BUDGET = 2**25  # logits held at a time (128 MiB in float32); more are recomputed in the backward pass
 CPU_BF16 = frozenset({"avx512_bf16", "amx_bf16"})
-VALUE = "value_head."  # prefix of the value head's names in a state
 
 
 class CausalLM:
@@ -70,7 +69,7 @@ class CausalLM:
         prompts: Sequence[Int[Tensor, " _"]],
         responses: int,
         rng: Stream,
-        poll: Callable[[], None] = lambda: None,
+        poll: Callable[[], None] = no_op,
     ) -> Batch:
         """Answers to each prompt with their log-probs; see `sampler.sample`.
 
@@ -79,9 +78,17 @@ class CausalLM:
         """
         for i, prompt in enumerate(prompts):
             check_prompt(len(prompt), self.prompt_limit, f"prompt {i}")
-        options = {"sampling": self.sampling, "eos_ids": self.eos_ids, "autocast": self.autocast}
         with self._weights():
-            drawn = sampler.sample(self.model, prompts, responses, rng, poll=poll, **options)
+            drawn = sampler.sample(
+                self.model,
+                prompts,
+                responses,
+                rng,
+                sampling=self.sampling,
+                eos_ids=self.eos_ids,
+                poll=poll,
+                autocast=self.autocast,
+            )
         return Batch(list(prompts), **vars(drawn))
 
     def is_cut(self, batch: Batch) -> Bool[Tensor, "P G"]:
@@ -153,12 +160,23 @@ class CausalLM:
             frozen=True,
         )
 
+    def exact_kl(self, batch: Batch) -> Float[Tensor, "P G"]:
+        """No language model can enumerate its responses.
+
+        Raises:
+            UserError: always.
+        """
+        raise UserError(
+            "the KL of a language model cannot be enumerated",
+            where="override.kl_estimator",
+            fix='use kl_in="reward", or another estimator',
+        )
+
     def _trainable(self) -> dict[str, Tensor]:
         if self.frozen:
             return {}
         named = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
-        head = {} if self.value_head is None else dict(self.value_head.named_parameters(prefix=VALUE.rstrip(".")))
-        return named | head
+        return named if self.value_head is None else named | dict(self.value_head.named_parameters("value_head"))
 
     def _weights(self) -> AbstractContextManager[object]:
         """With the policy's own weights: a frozen model with adapters switches them off."""
@@ -171,7 +189,8 @@ class CausalLM:
         """Hidden states `[N, H]` that predict the response tokens."""
         width, device = ids.shape[1], self.model.device
         if len(row) == 0:
-            return torch.zeros(0, self.model.config.hidden_size, dtype=self.wide, device=device)
+            empty = torch.zeros(0, self.model.config.hidden_size, dtype=self.wide, device=device)
+            return empty.requires_grad_(torch.is_grad_enabled())
         with self._bf16(), _recomputed(self.checkpointed if torch.is_grad_enabled() else []):
             hidden = self.backbone(ids.to(device), use_cache=False).last_hidden_state
         return hidden.flatten(0, 1).index_select(0, (row * width + place).to(device))
@@ -231,7 +250,9 @@ def _value_head(size: int, dtype: torch.dtype, device: torch.device) -> nn.Linea
 
 
 def _checkpointed_layers(model: Model) -> list[GradientCheckpointingLayer]:
-    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    # transformers 5 renamed it on the way
+    enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+    enable({"use_reentrant": False})
     layers = [m for m in model.modules() if isinstance(m, GradientCheckpointingLayer)]
     for layer in layers:  # some layers drop out by themselves, and a layer is checkpointed only when training
         for name in [n for n, v in vars(layer).items() if "dropout" in n and isinstance(v, float)]:

@@ -31,9 +31,7 @@ Model = Any  # transformers.PreTrainedModel or peft.PeftModel
 Tokenizer = Any  # transformers.PreTrainedTokenizerBase
 
 
-def load(
-    path: str, *, dtype: torch.dtype = torch.float32, allow_download: bool = False
-) -> tuple[Model, Tokenizer]:
+def load(path: str, *, dtype: torch.dtype = torch.float32, allow_download: bool = False) -> tuple[Model, Tokenizer]:
     """A causal language model in eval mode and its tokenizer.
 
     Args:
@@ -73,7 +71,7 @@ def resolve(path: str, *, allow_download: bool = False) -> Path:
     if path == SMOLLM2:
         return smollm2()
     folder = Path(path).expanduser()
-    if folder.is_dir():
+    if path and folder.is_dir():
         return folder
     if not re.fullmatch(r"[\w-][\w.-]*(/[\w.-]+)?", path):
         raise UserError(
@@ -226,7 +224,7 @@ def _published(folder: Path) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def with_lora(model: Model, rank: int, *, alpha: float | None = None, seed: int = 0) -> Model:
+def with_lora(model: Model, rank: int, *, alpha: int | None = None, seed: int = 0) -> Model:
     """Low-rank adapters on every linear layer but the head; only they are trainable (Hu et al. 2021, LoRA).
 
     Args:
@@ -256,7 +254,7 @@ def is_adapted(model: Model) -> bool:
     return hasattr(model, "merge_and_unload")
 
 
-def parts(model: Model) -> tuple[nn.Module, nn.Module]:
+def parts(model: Model) -> tuple[Model, nn.Module]:
     """Backbone (token ids to last hidden states) and head (hidden states to logits) of any causal language model.
 
     Raises:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -14,6 +15,7 @@ from transformers.cache_utils import DynamicLayer
 
 from prefloop.batch import Batch, Stream
 from prefloop.errors import UserError
+from prefloop.loop import no_op
 from prefloop.policies.pretrained import Model, parts
 
 BLOCK = 256  # tokens whose mass is summed first when the CDF is inverted in two steps
@@ -79,7 +81,7 @@ def sample(
     *,
     sampling: Sampling,
     eos_ids: Sequence[int],
-    poll: Callable[[], None] = lambda: None,
+    poll: Callable[[], None] = no_op,
     autocast: bool = False,
 ) -> Samples:
     """Draw `responses` answers to each prompt; T is the length of the longest.
@@ -136,7 +138,7 @@ def _chunks(lengths: Sequence[int], responses: int, rows: int) -> Iterator[tuple
 
 
 def _sample_chunk(
-    network: tuple[nn.Module, nn.Module],
+    network: tuple[Model, nn.Module],
     prompts: list[Tensor],
     uniform: Float[Tensor, "n g T"],
     plan: Sampling,
@@ -174,7 +176,7 @@ class _Running:
 
     @classmethod
     def start(
-        cls, network: tuple[nn.Module, nn.Module], prompts: list[Tensor], repeats: int, new: int
+        cls, network: tuple[Model, nn.Module], prompts: list[Tensor], repeats: int, new: int
     ) -> tuple[_Running, Tensor]:
         backbone, head = network
         ids = _left_pad(prompts)
@@ -192,7 +194,7 @@ class _Running:
         running = cls(cache, view, positions[:, -1].repeat_interleave(repeats), seen.shape[1])
         return running, head(hidden[:, -1]).repeat_interleave(repeats, 0)
 
-    def step(self, network: tuple[nn.Module, nn.Module], token: Int[Tensor, " R"]) -> Float[Tensor, "R V"]:
+    def step(self, network: tuple[Model, nn.Module], token: Int[Tensor, " R"]) -> Float[Tensor, "R V"]:
         """Logits after one more token in every row."""
         backbone, head = network
         self.filled, self.position = self.filled + 1, self.position + 1
@@ -219,12 +221,13 @@ class _Running:
 class _ReservedLayer(DynamicLayer):
     """Keys and values in buffers of their final length: a token is written in place, where the parent copies all."""
 
-    def __init__(self, layer: DynamicLayer, repeats: int, new: int) -> None:
+    def __init__(self, layer: Any, repeats: int, new: int) -> None:
         super().__init__()
         self.dtype, self.device, self.is_initialized = layer.dtype, layer.device, True
-        self.filled = layer.keys.shape[-2]
-        self.key_buffer = F.pad(layer.keys, (0, 0, 0, new)).repeat_interleave(repeats, 0)
-        self.value_buffer = F.pad(layer.values, (0, 0, 0, new)).repeat_interleave(repeats, 0)
+        self.filled = layer.get_seq_length()
+        self.key_buffer, self.value_buffer = (
+            F.pad(x, (0, 0, 0, new)).repeat_interleave(repeats, 0) for x in (layer.keys, layer.values)
+        )
         self._show()
 
     def update(
@@ -233,22 +236,24 @@ class _ReservedLayer(DynamicLayer):
         start, self.filled = self.filled, self.filled + key_states.shape[-2]
         self.key_buffer[:, :, start : self.filled] = key_states
         self.value_buffer[:, :, start : self.filled] = value_states
-        self._show()
-        return self.keys, self.values
+        return self._show()
 
     def batch_select_indices(self, indices: Tensor) -> None:
         self.key_buffer, self.value_buffer = self.key_buffer[indices], self.value_buffer[indices]
         self._show()
 
-    def _show(self) -> None:
-        self.keys, self.values = self.key_buffer[:, :, : self.filled], self.value_buffer[:, :, : self.filled]
+    def _show(self) -> tuple[Tensor, Tensor]:
+        keys, values = self.key_buffer[:, :, : self.filled], self.value_buffer[:, :, : self.filled]
+        self.keys, self.values = keys, values
+        return keys, values
 
 
 def _repeat(cache: DynamicCache, repeats: int, new: int) -> None:
     """Repeat every row of a cache, with room for `new` tokens; sliding windows keep their own layer."""
-    for i, layer in enumerate(cache.layers):
+    layers: list[Any] = cache.layers
+    for i, layer in enumerate(layers):
         if type(layer) is DynamicLayer:
-            cache.layers[i] = _ReservedLayer(layer, repeats, new)
+            layers[i] = _ReservedLayer(layer, repeats, new)
         else:
             layer.batch_repeat_interleave(repeats)
 
@@ -275,7 +280,7 @@ def draw(
 
 
 def truncate(weights: Float[Tensor, "R V"], top_k: int, top_p: float) -> Float[Tensor, "R V"]:
-    """Unnormalised probabilities with those outside the top-k, then outside the nucleus (Holtzman et al. 2020), at 0."""
+    """Unnormalised probabilities, 0 outside the top-k and then outside the nucleus (Holtzman et al. 2020)."""
     if 0 < top_k < weights.shape[-1]:
         weights = weights.where(weights >= weights.topk(top_k).values[:, -1:], 0)
     return weights if top_p == 1.0 else weights.where(weights >= _nucleus_floor(weights, top_p), 0)

@@ -1,0 +1,81 @@
+"""Both KL divergences to the reference, estimated on sampled responses; each estimator is named."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from prefloop.analysis.statistics import Mean, mean_se
+from prefloop.batch import Batch, put
+from prefloop.kl import k1, k3
+from prefloop.loop import Policy, no_op
+
+
+@dataclass(frozen=True)
+class Divergence:
+    """KL divergences per response (sums over tokens, in nats), each mean ± standard error over prompts."""
+
+    reverse_k1: Mean  # KL(π‖π_ref): mean of log π − log π_ref on samples of π; unbiased, may be negative
+    reverse_k3: Mean  # KL(π‖π_ref): mean of k3 on the same samples; unbiased up to its clamp, never negative
+    forward_k1: Mean  # KL(π_ref‖π): mean of log π_ref − log π on samples of π_ref; unbiased, may be negative
+    exact_sampler: bool  # False: samples were tempered or truncated, and all three are biased
+
+    @property
+    def estimator(self) -> str:
+        """What was computed, in words for tables and manifests."""
+        bias = "" if self.exact_sampler else "; biased: the sampler was tempered or truncated"
+        return f"sequence log-ratio: k1 and k3 on samples of π, k1 on samples of π_ref; SE over prompts{bias}"
+
+    def metrics(self) -> dict[str, float]:
+        """Flat numbers for `metrics.jsonl`."""
+        means = {f"kl/{name}": getattr(self, name) for name in ("reverse_k1", "reverse_k3", "forward_k1")}
+        return {k: m.value for k, m in means.items()} | {f"{k}_se": m.se for k, m in means.items()}
+
+
+def kl_estimates(
+    policy: Policy,
+    reference: Policy,
+    batch_from_policy: Batch,
+    batch_from_reference: Batch,
+    poll: Callable[[], None] = no_op,
+) -> Divergence:
+    """KL(π‖π_ref) on responses that the policy wrote and KL(π_ref‖π) on responses that the reference wrote.
+
+    Args:
+        batch_from_policy: groups [P, G] sampled from π as it is now.
+        batch_from_reference: groups sampled from π_ref, on any prompts.
+        poll: called before every micro-batch.
+    """
+    own = _log_ratio(policy, reference, batch_from_policy, poll)
+    other = _log_ratio(policy, reference, batch_from_reference, poll)
+    return Divergence(
+        _mean_over_prompts(k1(own), batch_from_policy),
+        _mean_over_prompts(k3(own), batch_from_policy),
+        _mean_over_prompts(k1(-other), batch_from_reference),
+        policy.exact_sampler and reference.exact_sampler,
+    )
+
+
+def sequence_logp(policy: Policy, batch: Batch, poll: Callable[[], None] = no_op) -> Float[Tensor, "P G"]:
+    """Summed log-prob of each response, micro-batch by micro-batch, without a gradient; float64 sums."""
+    total = torch.zeros(batch.mask.shape[:-1], dtype=torch.float64)
+    with torch.no_grad():
+        for rows in policy.micro_batches(batch):
+            poll()
+            put(total, rows, policy.evaluate(batch[rows]).logp.double().sum(-1).cpu())
+    return total
+
+
+def _log_ratio(policy: Policy, reference: Policy, batch: Batch, poll: Callable[[], None]) -> Tensor:
+    return sequence_logp(policy, batch, poll) - sequence_logp(reference, batch, poll)
+
+
+def _mean_over_prompts(x: Float[Tensor, "P G"], batch: Batch) -> Mean:
+    present = batch.present.cpu()
+    prompt = torch.arange(len(x))[:, None].expand_as(x)
+    return mean_se(x[present].numpy(), clusters=np.asarray(prompt[present]))

@@ -1,0 +1,191 @@
+"""Held-out preference accuracy: how often a policy's view of a pair agrees with the person who judged it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Float, Int
+from prefloop.data.records import Group
+from torch import Tensor
+
+from prefloop.analysis.divergence import sequence_logp
+from prefloop.analysis.statistics import Clusters, Interval, bootstrap
+from prefloop.batch import Batch
+from prefloop.errors import DataError, UserError
+from prefloop.loop import Policy, no_op
+from prefloop.rewards.bradley_terry import BradleyTerry
+
+# field -> its name in metrics.jsonl; those that TRL has carry TRL's
+NAMES = {
+    "implicit": "rewards/accuracies",
+    "margin": "rewards/margins",
+    "reward_winner": "rewards/chosen",
+    "reward_loser": "rewards/rejected",
+    "summed": "accuracy/sum_logp",
+    "mean": "accuracy/mean_logp",
+    "longer": "accuracy/longer",
+}
+
+
+@dataclass(frozen=True)
+class Preference:
+    """Accuracies (shares in [0, 1], ties count ½) and implicit rewards, each with an interval clustered by question."""
+
+    implicit: Interval  # by β(log π − log π_ref): ½ before training, where all are ties
+    summed: Interval  # by log π(y|x)
+    mean: Interval  # by log π(y|x) / |y|
+    longer: Interval  # "pick the longer": what needs no model
+    margin: Interval  # implicit reward of the winner less that of the loser
+    reward_winner: Interval  # β(log π − log π_ref), β in the record below
+    reward_loser: Interval
+    pairs: int
+    questions: int
+    beta: float
+
+    def metrics(self) -> dict[str, float]:
+        """Flat numbers for `metrics.jsonl`, the ends of each interval as `_low` and `_high`."""
+        numbers: dict[str, float] = {"pairs": self.pairs, "questions": self.questions}
+        for field, name in NAMES.items():
+            interval: Interval = getattr(self, field)
+            numbers |= {name: interval.value, f"{name}_low": interval.low, f"{name}_high": interval.high}
+        return numbers
+
+
+def preference_accuracy(
+    policy_logp: Float[Tensor, "P 2"],
+    reference_logp: Float[Tensor, "P 2"],
+    lengths: Int[Tensor, "P 2"],
+    keys: Clusters,
+    *,
+    beta: float = 1.0,
+    seed: int = 0,
+    n: int = 2000,
+) -> Preference:
+    """Accuracies, margins and implicit rewards of pairs whose winner stands in column 0 (Rafailov et al. 2023, eq. 5).
+
+    Args:
+        policy_logp: summed log π of each response.
+        reference_logp: summed log π_ref.
+        lengths: tokens of each response.
+        keys: the question of each pair; whole questions are resampled.
+        beta: scale of the implicit reward; 1 leaves nats.
+        seed: of the bootstrap.
+        n: resamples.
+
+    Raises:
+        ValueError: no pair, or not one key per pair.
+    """
+    reward = beta * (policy_logp.double() - reference_logp.double())
+    columns = {
+        "implicit": _wins(reward),
+        "summed": _wins(policy_logp),
+        "mean": _wins(policy_logp / lengths.clamp(min=1)),
+        "longer": _wins(lengths),
+        "margin": reward[:, 0] - reward[:, 1],
+        "reward_winner": reward[:, 0],
+        "reward_loser": reward[:, 1],
+    }
+    intervals = {k: bootstrap(x.double().cpu().numpy(), clusters=keys, seed=seed, n=n) for k, x in columns.items()}
+    return Preference(**intervals, pairs=len(reward), questions=intervals["implicit"].units, beta=beta)
+
+
+def evaluate_preferences(
+    policy: Policy,
+    reference: Policy,
+    batch: Batch,
+    keys: Clusters,
+    *,
+    beta: float = 1.0,
+    seed: int = 0,
+    n: int = 2000,
+    poll: Callable[[], None] = no_op,
+) -> Preference:
+    """The held-out preference accuracy of a policy on a batch of pairs; the scores say which response won.
+
+    Log-probs of the reference are taken from the batch where it has them.
+
+    Raises:
+        UserError: groups that are not pairs, or no scores.
+        DataError: a pair without a winner.
+    """
+    batch = winner_first(batch)
+    if batch.logp_reference is None:
+        known = sequence_logp(reference, batch, poll)
+    else:
+        known = batch.logp_reference.double().sum(-1)
+    own = sequence_logp(policy, batch, poll)
+    return preference_accuracy(own, known, batch.lengths, keys, beta=beta, seed=seed, n=n)
+
+
+@dataclass(frozen=True)
+class RewardAccuracy:
+    """How often a reward model agrees with given preferences; printed beside every result that uses the model."""
+
+    accuracy: Interval  # share of pairs whose winner has the higher score, ties ½
+    longer: Interval  # "pick the longer"
+    margin: Interval  # score of the winner less that of the loser
+    pairs: int
+    questions: int
+
+    def __str__(self) -> str:
+        size = f"{self.pairs} held-out pairs, {self.questions} questions"
+        return f"accuracy {self.accuracy} on {size}; pick the longer {self.longer}"
+
+    def metrics(self) -> dict[str, float]:
+        """Flat numbers, for the facts of the model and for manifests."""
+        numbers: dict[str, float] = {"held_out_pairs": self.pairs, "held_out_questions": self.questions}
+        for name in ("accuracy", "longer", "margin"):
+            x: Interval = getattr(self, name)
+            numbers |= {f"held_out_{name}": x.value, f"held_out_{name}_low": x.low, f"held_out_{name}_high": x.high}
+        return numbers
+
+
+def reward_accuracy(model: BradleyTerry, groups: Sequence[Group], *, seed: int = 0, n: int = 2000) -> RewardAccuracy:
+    """Accuracy of a reward model on held-out preferences, with intervals clustered by question.
+
+    Args:
+        groups: of questions that the model was not fitted on.
+        seed: of the bootstrap.
+        n: resamples.
+
+    Raises:
+        DataError: no preference in the groups.
+    """
+    seen = model.compare(groups)
+    columns = {
+        "accuracy": _wins(torch.stack([seen.margin, torch.zeros_like(seen.margin)], -1)),
+        "longer": _wins(torch.stack([seen.longer, torch.zeros_like(seen.longer)], -1)),
+        "margin": seen.margin,
+    }
+    intervals = {k: bootstrap(x.double().numpy(), clusters=seen.keys, seed=seed, n=n) for k, x in columns.items()}
+    return RewardAccuracy(**intervals, pairs=len(seen.keys), questions=intervals["accuracy"].units)
+
+
+def winner_first(batch: Batch) -> Batch:
+    """The pairs with the higher score in column 0; only responses, mask, scores and reference log-probs are kept.
+
+    Raises:
+        UserError: groups that are not pairs, or no scores.
+        DataError: a pair without a winner.
+    """
+    if batch.scores is None or batch.mask.ndim != 3 or batch.mask.shape[1] != 2:
+        raise UserError("preference accuracy needs pairs with scores", where=f"responses {tuple(batch.mask.shape)}")
+    tied = (batch.scores[:, 0] == batch.scores[:, 1]) | ~batch.present.all(-1)
+    if tied.any():
+        first = int(tied.nonzero()[0, 0])
+        raise DataError(f"{int(tied.sum())} pairs have no winner", where=f"pair {first}", fix="leave ties out")
+    order = batch.scores.argsort(dim=-1, descending=True)
+    names = ("responses", "mask", "scores", "logp_reference")
+    fields = {k: _reorder(x, order) for k in names if (x := getattr(batch, k)) is not None}
+    return replace(Batch(batch.prompts, fields.pop("responses"), fields.pop("mask")), **fields)
+
+
+def _reorder(x: Tensor, order: Int[Tensor, "P 2"]) -> Tensor:
+    return x[torch.arange(len(x))[:, None], order.to(x.device)]
+
+
+def _wins(x: Tensor) -> Float[Tensor, " P"]:
+    """1 where column 0 is higher, ½ where both are equal, else 0."""
+    return (torch.sign(x[:, 0] - x[:, 1]).double() + 1) / 2

@@ -1,0 +1,181 @@
+"""Means, interquartile means and bootstrap intervals, clustered by question: answers to one question are dependent."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.special import ndtr, ndtri
+
+Array = NDArray[np.float64]
+Statistic = Callable[[Array], float]
+Clusters = Sequence[Hashable] | NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Mean:
+    """A mean and its standard error (nan where it is not defined: fewer than two independent units)."""
+
+    value: float
+    se: float
+    units: int  # independent ones: clusters, or rows without clusters
+
+    def __str__(self) -> str:
+        return f"{self.value:.3f} ± {self.se:.3f}"
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A statistic and its bootstrap interval."""
+
+    value: float
+    low: float
+    high: float
+    level: float
+    units: int  # that were resampled: clusters, or rows without clusters
+
+    def __str__(self) -> str:
+        return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
+
+
+def mean_se(x: ArrayLike, *, clusters: Clusters | None = None) -> Mean:
+    """Mean of all rows and its standard error, robust to dependence inside clusters.
+
+    se² = K/(K−1) · Σ_k (Σ_{i∈k} (x_i − x̄))² / N² over K clusters (Liang & Zeger 1986); one row per cluster gives s/√N.
+
+    Args:
+        x: [N].
+        clusters: N labels; rows of one label are dependent.
+
+    Raises:
+        ValueError: no value, or not one label per value.
+    """
+    values = _rows(x)
+    label, count = _labels(clusters, len(values))
+    mean = float(values.mean())
+    if count < 2:
+        return Mean(mean, float("nan"), count)
+    sums = np.bincount(label, weights=values - mean, minlength=count)
+    return Mean(mean, float(np.sqrt(count / (count - 1) * (sums**2).sum()) / len(values)), count)
+
+
+def iqm(x: ArrayLike) -> float:
+    """Interquartile mean: of what is left without the lowest and the highest ⌊N/4⌋ values (Agarwal et al. 2021)."""
+    values = np.sort(np.asarray(x, dtype=np.float64), axis=None)
+    cut = len(values) // 4
+    return float(values[cut : len(values) - cut].mean())
+
+
+def mean(x: Array) -> float:
+    return float(x.mean())
+
+
+def bootstrap(
+    values: ArrayLike,
+    statistic: Statistic = mean,
+    *,
+    clusters: Clusters | None = None,
+    seed: int,
+    n: int = 2000,
+    level: float = 0.95,
+    method: Literal["percentile", "bca"] = "percentile",
+) -> Interval:
+    """A statistic of the rows and its interval by resampling whole clusters (Efron & Tibshirani 1993, ch. 13–14).
+
+    The same seed and the same clusters resample the same rows, so that intervals of several columns are paired.
+
+    Args:
+        values: [N] or [N, ...]; `statistic` gets resampled rows of it.
+        clusters: N labels, for instance the question; each row alone by default.
+        n: resamples.
+        method: "percentile", or "bca" with bias and acceleration corrected.
+
+    Raises:
+        ValueError: no value, not one label per value, or a level outside (0, 1).
+    """
+    rows, tail = _rows(values), _tail(level)
+    label, count = _labels(clusters, len(rows))
+    members = _Members(label, count)
+    rng = np.random.default_rng(seed)
+    drawn = np.array([statistic(rows[members.of(rng.integers(count, size=count))]) for _ in range(n)])
+    value = float(statistic(rows))
+    if method == "bca" and count > 1:
+        left = [statistic(rows[members.of(np.delete(np.arange(count), k))]) for k in range(count)]
+        return _interval(value, drawn, _bca(value, drawn, np.array(left), tail), level, count)
+    return _interval(value, drawn, (tail, 1 - tail), level, count)
+
+
+def stratified_bootstrap(
+    scores: ArrayLike, statistic: Statistic = iqm, *, seed: int, n: int = 2000, level: float = 0.95
+) -> Interval:
+    """A statistic of runs × tasks with the runs of each task resampled by themselves (Agarwal et al. 2021).
+
+    Args:
+        scores: [runs, tasks].
+
+    Raises:
+        ValueError: not a matrix, no value, or a level outside (0, 1).
+    """
+    table, tail = _rows(scores), _tail(level)
+    if table.ndim != 2:
+        raise ValueError("a stratified bootstrap needs a matrix of runs by tasks")
+    rng, tasks = np.random.default_rng(seed), np.arange(table.shape[1])
+    drawn = np.array([statistic(table[rng.integers(len(table), size=table.shape), tasks]) for _ in range(n)])
+    return _interval(float(statistic(table)), drawn, (tail, 1 - tail), level, len(table))
+
+
+class _Members:
+    """Rows of a sequence of clusters, repeats included."""
+
+    def __init__(self, label: NDArray[np.intp], count: int) -> None:
+        self.order = np.argsort(label, kind="stable")
+        self.size = np.bincount(label, minlength=count)
+        self.start = np.cumsum(self.size) - self.size
+
+    def of(self, clusters: NDArray[np.intp]) -> NDArray[np.intp]:
+        size = self.size[clusters]
+        first = np.repeat(self.start[clusters] - (np.cumsum(size) - size), size)
+        return self.order[first + np.arange(size.sum())]
+
+
+def _bca(value: float, drawn: Array, left_out: Array, tail: float) -> tuple[float, float]:
+    """Quantile levels corrected for bias z0 and acceleration a (Efron 1987, eq. 2.3 and 6.6)."""
+    below = (np.mean(drawn < value) + np.mean(drawn <= value)) / 2
+    z0 = ndtri(np.clip(below, 0.5 / len(drawn), 1 - 0.5 / len(drawn)))
+    u = left_out.mean() - left_out
+    spread = (u**2).sum()
+    a = (u**3).sum() / (6 * spread**1.5) if spread > 0 else 0.0
+    z = z0 + ndtri(np.array([tail, 1 - tail]))
+    low, high = ndtr(z0 + z / (1 - a * z))
+    return float(low), float(high)
+
+
+def _interval(value: float, drawn: Array, levels: tuple[float, float], level: float, units: int) -> Interval:
+    low, high = np.quantile(drawn, levels)
+    return Interval(value, float(low), float(high), level, units)
+
+
+def _tail(level: float) -> float:
+    if not 0 < level < 1:
+        raise ValueError(f"a confidence level lies between 0 and 1, not {level}")
+    return (1 - level) / 2
+
+
+def _rows(values: ArrayLike) -> Array:
+    rows = np.asarray(values, dtype=np.float64)
+    if rows.ndim == 0 or len(rows) == 0:
+        raise ValueError("a statistic needs at least one row")
+    return rows
+
+
+def _labels(clusters: Clusters | None, rows: int) -> tuple[NDArray[np.intp], int]:
+    """Cluster number of each row, in order of first appearance, and the number of clusters."""
+    if clusters is None:
+        return np.arange(rows), rows
+    if len(clusters) != rows:
+        raise ValueError(f"{len(clusters)} cluster labels for {rows} rows")
+    number: dict[Hashable, int] = {}
+    return np.array([number.setdefault(c, len(number)) for c in clusters]), len(number)

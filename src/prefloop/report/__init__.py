@@ -1,0 +1,1 @@
+"""One page from run folders. Nothing here imports torch."""

@@ -1,0 +1,275 @@
+"""What a page reads of a run folder, and the numbers of its table."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from prefloop.errors import DataError
+from prefloop.runs.folder import CONFIG, existing, read, read_manifest
+
+Line = dict[str, Any]
+Points = list[tuple[float, float]]
+
+
+@dataclass(frozen=True)
+class Value:
+    """A number and, where there is one, its standard error."""
+
+    value: float
+    se: float | None = None
+
+    def __sub__(self, other: Value) -> Value:
+        """The difference, its two errors taken as independent."""
+        both = self.se is not None and other.se is not None
+        return Value(self.value - other.value, math.hypot(self.se or 0, other.se or 0) if both else None)
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run, read once."""
+
+    path: Path
+    letter: str  # A, B, …: how plots name it
+    label: str
+    config: dict[str, Any]
+    config_text: str
+    manifest: dict[str, Any]
+    steps: list[Line]
+    evaluations: list[Line]
+    samples: list[Line]
+    timing: list[Line]
+
+    @property
+    def method(self) -> str:
+        return str(self.config.get("method", self.manifest.get("method", "?")))
+
+    @property
+    def objective(self) -> dict[str, Any]:
+        return dict(self.manifest.get("objective", {}))
+
+    def points(self, key: str) -> Points:
+        """(step, value) of a training metric or, with `eval/`, of an evaluation."""
+        lines = self.evaluations if key.startswith("eval/") else self.steps
+        return [(float(line["step"]), float(line[key])) for line in lines if line.get(key) is not None]
+
+    def errors(self, key: str) -> list[float | None]:
+        """Standard errors beside `points(key)`."""
+        return [line.get(f"{key}_se") for line in self.evaluations if line.get(key) is not None]
+
+    def before(self, key: str) -> Value | None:
+        return self._evaluated(key, 0)
+
+    def after(self, key: str) -> Value | None:
+        return self._evaluated(key, -1)
+
+    def change(self, key: str) -> Value | None:
+        before, after = self.before(key), self.after(key)
+        evaluated_twice = len({line["step"] for line in self.evaluations if line.get(key) is not None}) > 1
+        return after - before if before and after and evaluated_twice else None
+
+    def last(self, key: str) -> float | None:
+        found = [line[key] for line in self.steps if line.get(key) is not None]
+        return float(found[-1]) if found else None
+
+    def mean(self, key: str) -> float | None:
+        found = [float(line[key]) for line in self.steps if line.get(key) is not None]
+        return sum(found) / len(found) if found else None
+
+    def most(self, key: str) -> float | None:
+        return max((float(line[key]) for line in self.steps if line.get(key) is not None), default=None)
+
+    @property
+    def seconds(self) -> float | None:
+        """Sum of `seconds` over timing.jsonl."""
+        found = [float(line["seconds"]) for line in self.timing if line.get("seconds") is not None]
+        return sum(found) if found else None
+
+    def _evaluated(self, key: str, place: int) -> Value | None:
+        lines = [line for line in self.evaluations if line.get(key) is not None]
+        if not lines:
+            return None
+        error = lines[place].get(f"{key}_se")
+        return Value(float(lines[place][key]), None if error is None else float(error))
+
+
+def load(folders: Sequence[Path], labels: Sequence[str] | None = None) -> list[Run]:
+    """The runs of the folders in that order, named by what differs between them unless labels are given.
+
+    Raises:
+        UserError: a folder that is no run.
+        DataError: a record that is broken.
+    """
+    runs = [_load(Path(folder), _letter(i)) for i, folder in enumerate(folders)]
+    names = list(labels) if labels is not None else _labels(runs)
+    return [replace(run, label=name) for run, name in zip(runs, names, strict=True)]
+
+
+def _letter(i: int) -> str:
+    return chr(65 + i) if i < 26 else f"{chr(64 + i // 26)}{chr(65 + i % 26)}"
+
+
+def _load(folder: Path, letter: str) -> Run:
+    path = existing(folder)
+    text = (path / CONFIG).read_text(encoding="utf-8", errors="replace")
+    try:
+        config = dict(yaml.safe_load(text) or {})
+    except (yaml.YAMLError, TypeError, ValueError):
+        raise DataError("the configuration of this run is broken", where=str(path / CONFIG)) from None
+    metrics = read(path, "metrics")
+    return Run(
+        path=path,
+        letter=letter,
+        label=letter,
+        config=config,
+        config_text=text,
+        manifest=read_manifest(path),
+        steps=[line for line in metrics if line.get("kind") == "step"],
+        evaluations=sorted((line for line in metrics if line.get("kind") == "evaluation"), key=lambda e: e["step"]),
+        samples=read(path, "samples"),
+        timing=read(path, "timing"),
+    )
+
+
+# ---- names --------------------------------------------------------------------------------------------------------
+
+WORDS = {
+    ("on_policy", 0.0): "offline",
+    ("on_policy", 1.0): "on-policy",
+    ("negative", 0.0): "no negative gradient",
+    ("negative", 1.0): "negative gradient",
+}
+
+
+def _labels(runs: Sequence[Run]) -> list[str]:
+    """What differs between the runs, in words; folder names where nothing does."""
+    settings = [flat(run.config) | flat({"override": _switches(run)}) for run in runs]
+    keys = dict.fromkeys(key for each in settings for key in each if key != "output")
+    differing = [k for k in keys if len({json.dumps(each.get(k)) for each in settings}) > 1]
+    first = [] if "method" in differing or len(runs) > 1 else ["method"]
+    names = [" · ".join(_words(k, each[k]) for k in first + differing if k in each) for each in settings]
+    unique = len(set(names)) == len(names)
+    return [n if n and unique else f"{n or run.method} ({run.path.name})" for n, run in zip(names, runs, strict=True)]
+
+
+def _switches(run: Run) -> dict[str, Any]:
+    """The three switches as they were optimised, so that a default and its value written out are the same."""
+    found = flat(run.objective)
+    names = {key.rpartition(".")[2]: value for key, value in found.items()}
+    return {k: names[k] for k in ("on_policy", "reuse", "negative") if k in names}
+
+
+def _words(key: str, value: Any) -> str:
+    name = key.rpartition(".")[2]
+    if isinstance(value, int | float) and (name, float(value)) in WORDS:
+        return WORDS[name, float(value)]
+    return str(value) if key in ("method", "reward.name") else f"{name} {value}"
+
+
+def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as dotted keys."""
+    out: dict[str, Any] = {}
+    for key, value in tree.items():
+        out |= flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return out
+
+
+# ---- numbers in words ---------------------------------------------------------------------------------------------
+
+
+def number(x: float | None, digits: int = 4) -> str:
+    """A number to four significant digits, with a true minus sign; – where there is none."""
+    if x is None or not math.isfinite(x):
+        return "–"
+    if x == 0:
+        return "0"
+    if float(x).is_integer() and abs(x) < 1e15:
+        return f"{int(x):,}".replace(",", "\u202f").replace("-", "−")
+    if 1e-3 <= abs(x) < 1e6:
+        text = f"{x:.{max(0, digits - 1 - math.floor(math.log10(abs(x))))}f}"
+    else:
+        text = f"{x:.{digits - 1}e}".replace("e-0", "e-").replace("e+0", "e")
+    return text.replace("-", "−")
+
+
+def measured(x: Value | None, *, sign: bool = False) -> str:
+    """value ± standard error, both to the error's second significant digit."""
+    if x is None:
+        return "–"
+    plus = "+" if sign and x.value > 0 else ""
+    if not x.se or not math.isfinite(x.se):
+        return plus + number(x.value)
+    places = min(6, max(0, 1 - math.floor(math.log10(x.se))))
+    return f"{plus}{x.value:.{places}f} ± {x.se:.{places}f}".replace("-", "−")
+
+
+def share(x: float | None) -> str:
+    return "–" if x is None else f"{100 * x:.3g} %"
+
+
+def duration(seconds: float | None) -> str:
+    if seconds is None:
+        return "–"
+    minutes, rest = divmod(round(seconds), 60)
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+# ---- samples ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One prompt, what was answered before, and what each run answers after; None where a run has no answer."""
+
+    prompt: str
+    before: list[Line | None]
+    after: list[Line | None]
+
+    @property
+    def shared(self) -> Line | None:
+        """The answer before training, where all runs have the same."""
+        texts = {line["response"] for line in self.before if line}
+        return self.before[0] if len(texts) == 1 and all(self.before) else None
+
+
+def comparisons(runs: Sequence[Run], limit: int) -> list[Comparison]:
+    """The first prompts that every run with samples answered, in the order of the record: none is picked by hand."""
+    ends = [(_at(run.samples, min), _at(run.samples, max)) for run in runs if run.samples]
+    if not ends:
+        return []
+    shared = [p for p in ends[0][1] if all(p in after for _, after in ends)]
+    sides = [(_at(run.samples, min), _at(run.samples, max)) for run in runs]
+    return [
+        Comparison(p, [before.get(p) for before, _ in sides], [after.get(p) for _, after in sides])
+        for p in shared[:limit]
+    ]
+
+
+def _at(samples: Sequence[Line], end: Any) -> dict[str, Line]:
+    """The first response to each prompt at the earliest or latest step."""
+    if not samples:
+        return {}
+    step = end(line["step"] for line in samples)
+    return {str(line["prompt"]): line for line in reversed(samples) if line["step"] == step}
+
+
+def ordered(samples: Iterable[Line]) -> list[str]:
+    return list(dict.fromkeys(str(line["prompt"]) for line in samples))
+
+
+CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
+
+
+def clean(text: str, limit: int) -> str:
+    """A model's text without characters that a page cannot hold, cut to `limit` characters."""
+    text = CONTROL.sub("\ufffd", text).encode("utf-8", "replace").decode("utf-8")
+    return text if len(text) <= limit else text[:limit].rstrip() + " …"

@@ -1,0 +1,1 @@
+"""Run folders: configuration, manifest, append-only records, checkpoints, interruption, progress."""

@@ -1,0 +1,238 @@
+"""Checkpoints: a nested dict as safetensors and JSON, written atomically, verified by SHA-256. No pickle.
+
+A checkpoint `step-NNNNNNNN/` holds state.safetensors, state.json, SHA256SUMS and, written last, COMPLETE (the hash of
+SHA256SUMS). It is made under a temporary name and appears in one rename: a crash leaves the older ones untouched.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import math
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from prefloop.errors import DataError, UserError
+from prefloop.runs.manifest import sha256
+
+TENSORS, TREE, SUMS, COMPLETE = "state.safetensors", "state.json", "SHA256SUMS", "COMPLETE"
+TEMPORARY = ".tmp-"
+TENSOR, FLOAT = "$tensor", "$float"  # JSON stand-ins for a tensor and for a float that JSON lacks
+
+Say = Callable[[str], None]
+
+
+def silent(text: str) -> None:
+    """Nobody listens."""
+
+
+def save(root: str | Path, step: int, state: Mapping[str, Any], *, keep: int = 2) -> Path:
+    """Write a checkpoint and, once it is verified, delete all but the `keep` newest.
+
+    Args:
+        root: folder of the run's checkpoints.
+        state: nested dicts with text keys; tensors, numbers, text, truth values, None and lists of these.
+
+    Raises:
+        DataError: the disk is full or fails; older checkpoints are untouched.
+        TypeError: the state holds something else.
+    """
+    root, tensors = Path(root), dict[str, Tensor]()
+    tree = _encoded(state, "state", tensors)
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        _sweep(root)
+        temporary = root / f"{TEMPORARY}step-{step}-{os.getpid()}"
+        _write(temporary, tree, tensors)
+        path = _publish(temporary, root / f"step-{step:08d}")
+        verify(path)
+        for old in list(checkpoints(root))[keep:]:
+            _remove(old)
+    except (OSError, SafetensorError) as error:
+        _sweep(root)
+        full = getattr(error, "errno", None) == errno.ENOSPC or "No space left" in str(error)
+        reason = "the disk is full" if full else str(error)
+        fix = "free some space; older checkpoints are untouched" if full else "check the disk"
+        raise DataError(f"the checkpoint could not be written: {reason}", where=str(root), fix=fix) from error
+    return path
+
+
+def load(path: str | Path) -> dict[str, Any]:
+    """The state of one checkpoint, after its hashes were verified.
+
+    Raises:
+        DataError: a file is missing or its bytes have changed.
+    """
+    path = Path(path)
+    verify(path)
+    tree = json.loads((path / TREE).read_text(encoding="utf-8"))
+    return dict(_decoded(tree, load_file(path / TENSORS)))
+
+
+def restore(root: str | Path, *, fallback: bool = False, say: Say = silent) -> tuple[Path, dict[str, Any]]:
+    """The newest complete checkpoint and its state.
+
+    Args:
+        fallback: where it is damaged, say so and take the one before.
+
+    Raises:
+        UserError: there is no complete checkpoint.
+        DataError: it is damaged, and no fallback was asked for or none is left.
+    """
+    found = [path for path in checkpoints(root) if _is_complete(path, say)]
+    if not found:
+        raise UserError("there is no complete checkpoint to go on from", where=str(root), fix="start a new run")
+    for path, older in zip(found, [*found[1:], None], strict=True):
+        try:
+            return path, load(path)
+        except DataError as error:
+            if not fallback or older is None:
+                raise
+            say(f"{path.name} is damaged ({error.what}, {error.where}): going on from {older.name}")
+    raise AssertionError("unreachable: the last one returns or raises")
+
+
+def latest(root: str | Path, *, say: Say = silent) -> Path | None:
+    """The newest complete checkpoint; incomplete ones that it skips are named through `say`."""
+    return next((path for path in checkpoints(root) if _is_complete(path, say)), None)
+
+
+def checkpoints(root: str | Path) -> Iterator[Path]:
+    """Checkpoint folders, newest step first, complete or not."""
+    found = (path for path in Path(root).glob("step-*") if path.name[5:].isdecimal())
+    return iter(sorted(found, key=step_of, reverse=True))
+
+
+def step_of(path: Path) -> int:
+    """The step at which a checkpoint was written."""
+    return int(path.name.removeprefix("step-"))
+
+
+def verify(path: Path) -> None:
+    """Compare every file with its recorded SHA-256.
+
+    Raises:
+        DataError: names the file that is missing or has changed.
+    """
+    fix = "delete this checkpoint and go on from an older one"
+    if not (path / COMPLETE).is_file():
+        raise DataError("the checkpoint is incomplete", where=str(path), fix=fix)
+    sums = path / SUMS
+    expected = {SUMS: (path / COMPLETE).read_text(encoding="utf-8", errors="replace").strip()}
+    if sums.is_file() and sha256(sums) == expected[SUMS]:
+        lines = sums.read_text(encoding="utf-8").splitlines()
+        expected.update({name: digest for digest, name in (line.split("  ", 1) for line in lines)})
+    for name, digest in expected.items():
+        file = path / name
+        if not file.is_file():
+            raise DataError("a file of the checkpoint is missing", where=str(file), fix=fix)
+        if sha256(file) != digest:
+            raise DataError("the bytes of a checkpoint have changed", where=str(file), fix=fix)
+
+
+def _is_complete(path: Path, say: Say) -> bool:
+    complete = all((path / name).is_file() for name in (COMPLETE, SUMS, TREE, TENSORS))
+    if not complete:
+        say(f"{path.name} is incomplete and was skipped")
+    return complete
+
+
+# ---- writing ------------------------------------------------------------------------------------------------------
+
+
+def _write(folder: Path, tree: Any, tensors: dict[str, Tensor]) -> None:
+    folder.mkdir()
+    save_file(_separate(tensors), folder / TENSORS)
+    _put(folder / TREE, json.dumps(tree, ensure_ascii=False, allow_nan=False).encode())
+    _put(folder / SUMS, "".join(f"{sha256(folder / name)}  {name}\n" for name in (TENSORS, TREE)).encode())
+    for name in (TENSORS, TREE, SUMS):
+        _sync(folder / name)
+    _put(folder / COMPLETE, hashlib.sha256((folder / SUMS).read_bytes()).hexdigest().encode() + b"\n")
+    _sync(folder / COMPLETE)
+    _sync(folder)
+
+
+def _put(file: Path, data: bytes) -> None:
+    file.write_bytes(data)
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _publish(temporary: Path, path: Path) -> Path:
+    """Rename into place; an older checkpoint of the same step, left behind by a fallback, makes room first."""
+    if path.exists():
+        _remove(path)
+    os.replace(temporary, path)
+    _sync(path.parent)
+    return path
+
+
+def _remove(path: Path) -> None:
+    """Delete in one step: under a temporary name, a half-deleted folder is no checkpoint."""
+    doomed = path.with_name(f"{TEMPORARY}old-{path.name}-{os.getpid()}")
+    os.replace(path, doomed)
+    shutil.rmtree(doomed)
+
+
+def _sweep(root: Path) -> None:
+    """Remove what a crash or a full disk left; the run folder's lock keeps other writers out."""
+    for path in root.glob(f"{TEMPORARY}*"):
+        shutil.rmtree(path, ignore_errors=True)
+
+
+# ---- the nested dict ----------------------------------------------------------------------------------------------
+
+
+def _encoded(value: Any, key: str, tensors: dict[str, Tensor]) -> Any:
+    """The value as JSON, its tensors put into `tensors`."""
+    if isinstance(value, Tensor):
+        name = f"{len(tensors):06d}:{key}"
+        tensors[name] = value.detach().cpu().contiguous()
+        return {TENSOR: name}
+    if isinstance(value, float) and not math.isfinite(value):
+        return {FLOAT: repr(value)}
+    if value is None or type(value) in (str, bool, int, float):
+        return value
+    if isinstance(value, Mapping):
+        if not all(isinstance(k, str) and not k.startswith("$") for k in value):
+            raise TypeError(f"{key}: keys must be text that does not begin with $")
+        return {k: _encoded(v, f"{key}.{k}", tensors) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_encoded(v, f"{key}.{i}", tensors) for i, v in enumerate(value)]
+    raise TypeError(f"{key}: a checkpoint cannot hold a {type(value).__name__}")
+
+
+def _separate(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors, none sharing memory with another one, as safetensors needs them; only sharers are copied."""
+    seen, out = set[int](), dict[str, Tensor]()
+    for name, tensor in tensors.items():
+        place = tensor.untyped_storage().data_ptr()
+        out[name] = tensor.clone() if place in seen else tensor
+        seen.add(place)
+    return out
+
+
+def _decoded(value: Any, tensors: Mapping[str, Tensor]) -> Any:
+    if isinstance(value, list):
+        return [_decoded(v, tensors) for v in value]
+    if not isinstance(value, dict):
+        return value
+    if TENSOR in value:
+        return tensors[value[TENSOR]]
+    if FLOAT in value:
+        return float(value[FLOAT])
+    return {k: _decoded(v, tensors) for k, v in value.items()}

@@ -1,0 +1,257 @@
+"""The run folder: written once, appended to, never overwritten; and the functions that read it. Imports no torch.
+
+`metrics.jsonl` and `samples.jsonl` hold what the seed decides, so that the same seed gives the same bytes; times go to
+`timing.jsonl`, what happened to the process (start, resume, interruption) to `events.jsonl`.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import math
+import os
+import re
+import secrets
+from collections.abc import Iterable, Mapping
+from datetime import UTC, date, datetime
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from prefloop.errors import DataError, UserError
+
+RECORDS = ("metrics", "samples", "timing")  # cut back to the checkpoint on resume
+LOGS = (*RECORDS, "events")
+CONFIG, MANIFEST, LOCK = "config.yaml", "manifest.json", ".lock"
+
+
+class RunFolder:
+    """One run on disk, held by one process at a time; use it as a context manager.
+
+    Layout: config.yaml · manifest.json · metrics.jsonl · samples.jsonl · timing.jsonl · events.jsonl ·
+    checkpoints/step-NNNNNNNN/ · final/
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Hold an existing folder; see `create` and `open`."""
+        self.path = path
+        self._lock = _locked(path / LOCK)
+        for name in LOGS:
+            _repair(_log(path, name))
+        self._files: dict[str, BinaryIO] = {name: _log(path, name).open("ab") for name in LOGS}
+
+    @classmethod
+    def create(cls, output: str | Path, method: str, *, config: str, manifest: Mapping[str, Any]) -> RunFolder:
+        """A new folder `output/<date>-<method>-<id>` with its configuration (YAML) and manifest.
+
+        Raises:
+            UserError: the folder cannot be made.
+            DataError: the manifest holds a value that is not a finite number, text or a list or mapping of such.
+        """
+        record = _plain(dict(manifest), "manifest")
+        path = _fresh(Path(output), method)
+        _write_new(path / CONFIG, config)
+        _write_new(path / MANIFEST, json.dumps(record, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+        return cls(path)
+
+    @classmethod
+    def open(cls, path: str | Path) -> RunFolder:
+        """An existing folder to go on in; a last line that a crash cut off is removed.
+
+        Raises:
+            UserError: there is no run, or another process holds it.
+        """
+        return cls(existing(path))
+
+    def __enter__(self) -> RunFolder:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def final(self) -> Path:
+        return self.path / "final"
+
+    def metrics(self, record: Mapping[str, Any]) -> None:
+        """Append one line of results that the seed decides, such as `{"step": 1, "loss": 0.69}`.
+
+        Raises:
+            DataError: a value is NaN or infinite, or no number, text, list or mapping.
+        """
+        self._append("metrics", [record])
+
+    def timing(self, record: Mapping[str, Any]) -> None:
+        """Append one line of times and rates, which differ from run to run."""
+        self._append("timing", [record])
+
+    def samples(self, records: Iterable[Mapping[str, Any]]) -> None:
+        """Append responses, one line each."""
+        self._append("samples", records)
+
+    def event(self, kind: str, detail: Mapping[str, Any] | None = None) -> None:
+        """Append what happened to the process, with the time in UTC."""
+        now = datetime.now(UTC).isoformat(timespec="milliseconds")
+        self._append("events", [{"time": now, "event": kind, **(detail or {})}])
+
+    def _append(self, name: str, records: Iterable[Mapping[str, Any]]) -> None:
+        lines = [_line(record, name) for record in records]
+        self._files[name].write(b"".join(lines))
+        self._files[name].flush()
+
+    def offsets(self) -> dict[str, int]:
+        """Bytes on disk of every record, to be kept in a checkpoint."""
+        for file in self._files.values():
+            os.fsync(file.fileno())
+        return {name: _log(self.path, name).stat().st_size for name in RECORDS}
+
+    def rewind(self, offsets: Mapping[str, int]) -> None:
+        """Cut the records back to a checkpoint's offsets, so that resumed steps are not written twice.
+
+        Raises:
+            DataError: a record is shorter than it was at the checkpoint.
+        """
+        sizes = self.offsets()
+        for name in RECORDS:
+            if sizes[name] < offsets[name]:
+                where = str(_log(self.path, name))
+                raise DataError(f"{offsets[name] - sizes[name]} bytes have gone since the checkpoint", where=where)
+        for name in RECORDS:
+            os.truncate(_log(self.path, name), offsets[name])
+
+    def close(self) -> None:
+        """Let go of the folder."""
+        for file in self._files.values():
+            file.close()
+        self._lock.close()
+
+
+# ---- writing ------------------------------------------------------------------------------------------------------
+
+
+def _fresh(output: Path, method: str) -> Path:
+    """A folder that did not exist."""
+    word = re.sub(r"[^A-Za-z0-9_.-]+", "-", method)
+    while True:
+        path = output / f"{date.today().isoformat()}-{word}-{secrets.token_hex(3)}"
+        try:
+            path.mkdir(parents=True)
+        except FileExistsError as error:
+            if not path.exists():  # a part of `output` is a file
+                raise UserError("the output folder is a file", where=str(output)) from error
+        except OSError as error:
+            raise UserError(f"the run folder cannot be made: {error.strerror}", where=str(path)) from error
+        else:
+            return path
+
+
+def _write_new(path: Path, text: str) -> None:
+    with path.open("x", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _locked(path: Path) -> BinaryIO:
+    """An exclusive lock that the system lifts when the process ends, however it ends."""
+    file = path.open("a+b")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.seek(0)
+        owner = file.read().decode(errors="replace").strip() or "another process"
+        file.close()
+        raise UserError(f"{owner} is using this run", where=str(path.parent), fix="wait for it, or end it") from None
+    file.truncate(0)
+    file.write(f"process {os.getpid()} on {os.uname().nodename}\n".encode())
+    file.flush()
+    return file
+
+
+def _repair(path: Path) -> None:
+    """Cut off a last line that was not written to its end."""
+    data = path.read_bytes() if path.exists() else b""
+    end = data.rfind(b"\n") + 1
+    if end < len(data):
+        os.truncate(path, end)
+
+
+def _line(record: Mapping[str, Any], name: str) -> bytes:
+    plain = _plain(dict(record), name)
+    return (json.dumps(plain, ensure_ascii=False, allow_nan=False, separators=(",", ":")) + "\n").encode()
+
+
+def _plain(value: Any, key: str) -> Any:
+    """The value as JSON knows it; tensors and NumPy arrays become numbers or lists."""
+    value = value.tolist() if hasattr(value, "tolist") else value
+    if isinstance(value, float) and not math.isfinite(value):
+        raise DataError(f"`{key}` is {value}", where=key, fix="results must be finite: find where this one comes from")
+    if value is None or isinstance(value, str | bool | int | float):
+        return value
+    if isinstance(value, Mapping):
+        return {str(k): _plain(v, f"{key}.{k}") for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(v, f"{key}[{i}]") for i, v in enumerate(value)]
+    raise DataError(f"`{key}` is a {type(value).__name__}, which a record cannot hold", where=key)
+
+
+# ---- reading ------------------------------------------------------------------------------------------------------
+
+
+def existing(path: str | Path) -> Path:
+    """The path of a run folder.
+
+    Raises:
+        UserError: there is no run at this place.
+    """
+    path = Path(path)
+    if not (path / CONFIG).is_file() or not (path / MANIFEST).is_file():
+        fix = f"name a folder that holds {CONFIG} and {MANIFEST}"
+        raise UserError("this is not a run folder", where=str(path), fix=fix)
+    return path
+
+
+def runs(output: str | Path) -> list[Path]:
+    """The run folders inside `output`, oldest first by their manifests."""
+    found = [p.parent for p in Path(output).glob(f"*/{MANIFEST}") if (p.parent / CONFIG).is_file()]
+    return sorted(found, key=lambda p: (str(read_manifest(p).get("created", "")), p.name))
+
+
+def read_manifest(path: str | Path) -> dict[str, Any]:
+    """A run's manifest.
+
+    Raises:
+        UserError: there is no run at this place.
+        DataError: the manifest is not JSON.
+    """
+    file = existing(path) / MANIFEST
+    try:
+        return dict(json.loads(file.read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
+        raise DataError(f"the manifest is broken: {error}", where=str(file)) from None
+
+
+def read(path: str | Path, name: str) -> list[dict[str, Any]]:
+    """The lines of `metrics`, `samples`, `timing` or `events`; a last line still being written is left out.
+
+    Raises:
+        UserError: there is no run at this place.
+        DataError: a line is not JSON.
+    """
+    file = _log(existing(path), name)
+    lines = file.read_bytes().split(b"\n")[:-1] if file.exists() else []
+    return [_parsed(line, f"{file}:{number}") for number, line in enumerate(lines, 1)]
+
+
+def _parsed(line: bytes, where: str) -> dict[str, Any]:
+    try:
+        return dict(json.loads(line))
+    except (ValueError, TypeError):
+        raise DataError("this line is not a JSON record", where=where) from None
+
+
+def _log(path: Path, name: str) -> Path:
+    return path / f"{name}.jsonl"

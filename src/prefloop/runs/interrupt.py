@@ -1,0 +1,57 @@
+"""Ctrl-C without loss: the first signal asks for a stop at the next safe point, the second stops at once."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from types import FrameType
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class Interrupted(BaseException):
+    """Raised at a safe point after a signal; no `except Exception` of a reward function can swallow it."""
+
+    def __init__(self, number: int) -> None:
+        self.signal = signal.Signals(number)
+        self.exit_code = 128 + number  # 130 after Ctrl-C, 143 after SIGTERM, as shells have it
+        super().__init__(f"stopped by {self.signal.name}")
+
+
+class Interrupt:
+    """A context in which SIGINT and SIGTERM set a flag that `poll` reads.
+
+    Outside the main thread, where Python takes no signals, it changes nothing.
+    """
+
+    def __init__(self, *, quiet: bool = False) -> None:
+        self.requested: int | None = None  # number of the signal that came
+        self._quiet = quiet
+        self._before: dict[int, object] = {}
+
+    def __enter__(self) -> Interrupt:
+        if threading.current_thread() is threading.main_thread():
+            self._before = {number: signal.signal(number, self._handle) for number in SIGNALS}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)  # type: ignore[arg-type]
+        self._before = {}
+
+    def poll(self) -> None:
+        """A safe point.
+
+        Raises:
+            Interrupted: a signal has come.
+        """
+        if self.requested is not None:
+            raise Interrupted(self.requested)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self.requested is not None:
+            raise KeyboardInterrupt
+        self.requested = number
+        if not self._quiet:  # print() may be interrupted inside itself; write() may not
+            os.write(2, b"\nstopping at the next safe point; once more to stop at once\n")

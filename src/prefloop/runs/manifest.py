@@ -1,0 +1,99 @@
+"""What a run was made with: versions, hardware, hashes. Imports no torch, so that reports can use it."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import sys
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+PACKAGES = ("prefloop", "torch", "transformers", "tokenizers", "safetensors", "numpy", "peft", "gguf")
+FEATURES = ("amx_bf16", "amx_tile", "avx512_bf16", "avx512f", "avx2", "bf16", "sve")  # what matters for matmul speed
+
+
+def manifest(
+    *,
+    seeds: Mapping[str, int],
+    objective: Mapping[str, Any],
+    data: Mapping[str, str],
+    model: Mapping[str, str],
+    threads: int,
+    notes: Iterable[str] = (),
+) -> dict[str, Any]:
+    """The contents of `manifest.json`.
+
+    Args:
+        seeds: of the run and of whatever draws on its own.
+        objective: the row as it is optimised: formula, switches, hyper-parameters.
+        data: SHA-256 of each data file, by name.
+        model: name or path, SHA-256 of the weights, and the like.
+        threads: of torch; results repeat byte for byte only at the same number.
+        notes: what a reader must know, such as a stand-in for a behaviour log-prob.
+    """
+    return {
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": command(),
+        "versions": versions(),
+        "hardware": {**hardware(), "threads": threads},
+        "seeds": dict(seeds),
+        "objective": dict(objective),
+        "data": dict(data),
+        "model": dict(model),
+        "notes": list(notes),
+    }
+
+
+def command() -> list[str]:
+    """The command line, with the program's name in place of its path."""
+    return [Path(sys.argv[0]).name, *sys.argv[1:]]
+
+
+def versions() -> dict[str, str | None]:
+    """Versions of Python and of the packages that can change a result; None where one is not installed."""
+    return {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}}
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        if package == "prefloop":  # run from its source without an installation
+            from prefloop import __version__
+
+            return __version__
+        return None
+
+
+def hardware() -> dict[str, Any]:
+    """System, processor, its matrix features, usable cores and memory in bytes."""
+    info = _cpuinfo()
+    flags = set((info.get("flags") or info.get("Features") or "").split())
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return {
+        "system": f"{platform.system()} {platform.release()}",
+        "processor": info.get("model name") or platform.processor() or platform.machine(),
+        "features": [name for name in FEATURES if name in flags],
+        "cores": cores,
+        "memory": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+    }
+
+
+def _cpuinfo() -> dict[str, str]:
+    """The first processor of /proc/cpuinfo; empty where there is none."""
+    file = Path("/proc/cpuinfo")
+    if not file.is_file():
+        return {}
+    lines = file.read_text(encoding="utf-8", errors="replace").split("\n\n")[0].splitlines()
+    pairs = (line.partition(":") for line in lines)
+    return {key.strip(): value.strip() for key, _, value in pairs}
+
+
+def sha256(path: str | Path) -> str:
+    """SHA-256 of a file."""
+    with Path(path).open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

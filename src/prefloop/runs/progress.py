@@ -1,0 +1,103 @@
+"""Progress with remaining time: a bar on a terminal, plain lines elsewhere, nothing when quiet."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
+from rich.progress import Progress as Bar
+
+SECONDS = 15.0  # most silence between two plain lines
+SHARE = 10  # a plain line at every tenth, at most one a second
+
+
+class Progress:
+    """Counts up to `total`; use it as a context manager.
+
+    Args:
+        total: units of work.
+        label: what is being done.
+        quiet: show nothing.
+        console: where to; standard error by default.
+        clock: seconds, for tests.
+    """
+
+    def __init__(
+        self,
+        total: int,
+        label: str,
+        *,
+        quiet: bool = False,
+        console: Console | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.total, self.label, self.done, self.note = total, label, 0, ""
+        self._console = console or Console(stderr=True, soft_wrap=True)
+        self._quiet, self._clock = quiet, clock
+        self._start = self._spoken = clock()
+        self._tenth = 0
+        self._bar = self._new_bar() if not quiet and self._console.is_terminal else None
+
+    def _new_bar(self) -> Bar:
+        columns = ("{task.description}", BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[note]}"))
+        bar = Bar(*columns, console=self._console)
+        bar.add_task(escape(self.label), total=self.total, note="")
+        return bar
+
+    def __enter__(self) -> Progress:
+        if self._bar:
+            self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar:
+            self._bar.stop()
+
+    def advance(self, units: int = 1, note: str = "") -> None:
+        """`units` more are done; `note` says what was seen last, such as a loss."""
+        self.done, self.note = self.done + units, note
+        if self._bar:
+            shown = f"{self.remaining()} left  {note}"
+            self._bar.update(self._bar.task_ids[0], completed=self.done, note=escape(shown))
+        elif not self._quiet and self._due():
+            self._console.print(self.line(), markup=False, highlight=False)
+
+    def say(self, text: str) -> None:
+        """A line above the bar, also when the bar is drawn."""
+        if not self._quiet:
+            self._console.print(text, markup=False, highlight=False)
+
+    def seconds_left(self) -> float | None:
+        """At the mean rate so far; None before the first unit."""
+        if self.done == 0:
+            return None
+        return (self._clock() - self._start) / self.done * max(0, self.total - self.done)
+
+    def remaining(self) -> str:
+        """The remaining time as m:ss or h:mm:ss."""
+        left = self.seconds_left()
+        return "-:--" if left is None else clock_text(left)
+
+    def line(self) -> str:
+        """The state as one plain line."""
+        finished, spent = self.done >= self.total, self._clock() - self._start
+        end = f"{clock_text(spent)} in all" if finished else f"{self.remaining()} left"
+        return "  ".join(filter(None, (self.label, f"{self.done}/{self.total}", end, self.note)))
+
+    def _due(self) -> bool:
+        now, tenth = self._clock(), self.done * SHARE // max(1, self.total)
+        silent = now - self._spoken
+        due = self.done >= self.total or silent >= SECONDS or (tenth > self._tenth and silent >= 1)
+        if due:
+            self._spoken, self._tenth = now, tenth
+        return due
+
+
+def clock_text(seconds: float) -> str:
+    """Seconds as m:ss or h:mm:ss."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

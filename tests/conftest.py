@@ -1,0 +1,27 @@
+"""Settings of every test run, and the optional folder of real data."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # before transformers is imported: no test may reach for the network
+
+from hypothesis import HealthCheck, settings
+
+settings.register_profile(
+    "prefloop", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+settings.load_profile("prefloop")
+
+
+@pytest.fixture(scope="session")
+def preference_data() -> Path:
+    """The folder of published preference data: `$PREFLOOP_TEST_DATA`, or `shared/data` beside the repository."""
+    beside = Path(__file__).resolve().parents[2] / "shared" / "data"
+    folder = Path(os.environ.get("PREFLOOP_TEST_DATA") or beside)
+    if not folder.is_dir():
+        pytest.skip("no real data here: set PREFLOOP_TEST_DATA to its folder")
+    return folder

@@ -1,0 +1,189 @@
+"""Write docs/methods/*.md and docs/metrics.md from the rows and the glossary, so that they cannot drift from the code.
+
+Run `python tools/method_pages.py` after changing a row; `--check` only says whether the pages are current.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from prefloop.analysis.describe import FAMILIES, PATTERNS, Description, corrected, describe, details
+from prefloop.cli.methods import negative_word, number, on_policy_word, reuse_word, run_command
+from prefloop.methods import METHODS, Method
+from prefloop.report.glossary import GROUPS, METRICS
+
+DOCS = Path(__file__).parents[1] / "docs"
+NOTICE = "<!-- written by tools/method_pages.py: do not edit -->"
+
+SUMMARIES = {
+    "sft": "Imitates the responses of the dataset, all of them equally.",
+    "pref_ft": "Imitates only the preferred response of each pair and throws the other away.",
+    "binary_feedme": "Imitates the responses with a positive label and throws the others away.",
+    "best_of_n": "Writes N responses to each prompt and imitates the best one.",
+    "best_of_n_offline": "Imitates the best of N responses that the dataset has for each prompt.",
+    "rest": "Writes responses, keeps those above a threshold and imitates them, more than once.",
+    "rwr": "Imitates its own responses, each as strongly as its exponentiated reward says.",
+    "awr": "Imitates its own responses, each as strongly as its exponentiated advantage over the others says.",
+    "best_of_n_negative": "Imitates the best of N of its own responses and pushes the worst one down, with a bound.",
+    "reinforce": "Pulls up its own responses that score above the average so far, pushes down those below.",
+    "rloo": "REINFORCE whose baseline is the mean score of the other responses to the same prompt.",
+    "grpo": "PPO's clip on advantages that are standardised inside each group; no critic.",
+    "grpo_no_std": "GRPO without the division by the group's standard deviation and by the length, which bias it.",
+    "ppo": "Reuses its own responses four times under a clipped ratio, with a critic and token-level advantages.",
+    "ppo_critic_free": "PPO's clip with one standardised advantage per response; the study's PPO.",
+    "dpo": "Raises the preferred response against the other one, relative to the reference model.",
+    "cdpo": "DPO that expects a share of the labels to be flipped, and so stops at a finite margin.",
+    "ipo": "Drives the margin between the two responses to a fixed target instead of ever higher.",
+    "slic": "Raises the margin only until it reaches one, like a support vector machine.",
+    "simpo": "Raises the preferred response by its mean log-prob per token; needs no reference model.",
+    "orpo": "Imitates the preferred response and raises its odds against the other; needs no reference model.",
+    "dpop": "DPO that is punished when the preferred response itself becomes less likely.",
+    "kto": "Learns from single responses labelled good or bad, each against the model's average drift.",
+    "rso": "DPO on pairs that rejection sampling picks, so that they look like draws from the optimal policy.",
+    "online_dpo": "DPO on pairs that the current policy writes and the reward labels.",
+    "online_ipo": "IPO on pairs that the current policy writes and the reward labels.",
+}
+NEEDS = {
+    "scores": "a score of each response: a reward, a rating or a label",
+    "reference": "log-probs of the reference model, computed once per collection",
+    "behaviour": "log-probs of the policy at collection, for the ratio",
+    "values": "a value head",
+    "z": "the baseline from mismatched prompt–response pairs",
+}
+REDUCTIONS = {
+    "sequence": "Token terms are summed over a response; the sum over the minibatch is divided by the number of "
+    "responses (supervised rows: by the sum of weights) or pairs.",
+    "token": "The loss is the mean over all tokens of the minibatch.",
+    "mean": "Token terms are averaged over each response, then over responses.",
+    "constant": "Token sums are divided by a constant length (`horizon`), so that long responses count as they are.",
+}
+
+
+def pages() -> dict[Path, str]:
+    """Every generated page, by its path under docs/."""
+    rows = {name: describe(name, row) for name, row in METHODS.items()}
+    out = {Path("methods") / f"{name}.md": method_page(row, METHODS[name]) for name, row in rows.items()}
+    return {**out, Path("methods/README.md"): index_page(rows.values()), Path("metrics.md"): metrics_page()}
+
+
+def method_page(row: Description, method: Method) -> str:
+    """One method, in sections that are the same for all."""
+    parts = [p for p in (method.weight, method.pairs) if p is not None]
+    sections = {
+        "Formula": _formula(method),
+        "What it does": "\n\n".join([SUMMARIES.get(row.name, ""), _data(row), *map(_signal, parts)]).strip(),
+        "Coefficients": f"Family: **{row.family}**; {PATTERNS[row.family]}.\n\n{REDUCTIONS[method.reduction]}",
+        "Switches": _table(("switch", "what it does here"), [(f"`{k}`", v) for k, v in row.switches.items()]),
+        "Defaults": _defaults(row, method),
+        "Needs": "\n".join(f"- `{n}`: {NEEDS[n]}" for n in row.needs) or "Nothing but the responses.",
+        "Healthy metrics": _healthy(row, method),
+        "Paper": linked(row.paper),
+        "Command line": f"```sh\nprefloop methods {row.name}\n{run_command(row)}\n```",
+    }
+    body = "\n\n".join(f"## {title}\n\n{text}" for title, text in sections.items())
+    return f"{NOTICE}\n\n# {row.name}\n\n{body}\n\n[All methods](README.md) · [All metrics](../metrics.md)\n"
+
+
+def _formula(method: Method) -> str:
+    return f"Loss `{method.objective.__name__}`, unreduced:\n\n```text\n{details(method.objective)}\n```"
+
+
+def _data(row: Description) -> str:
+    group = f"{row.fields['responses']} response{'s' if row.fields['responses'] > 1 else ''}"
+    if row.on_policy == 0:
+        return f"The dataset gives {group} per prompt."
+    return f"The current policy writes {group} per prompt; a collection is passed over {row.reuse}×."
+
+
+def _signal(part: Callable[..., Any]) -> str:
+    kind = "Pairs" if part.__module__.endswith("pairs") else "Weight"
+    return f"{kind} `{part.__name__}`: " + " ".join(details(part).split("\n\nRaises:")[0].split())
+
+
+def _defaults(row: Description, method: Method) -> str:
+    switches = {"on_policy": method.on_policy, "reuse": method.reuse, "negative": method.negative}
+    kinds = (("switch", switches), ("hyper-parameter", row.options), ("loop", row.fields))
+    return _table(("name", "default", "kind"), [(f"`{k}`", number(v), kind) for kind, d in kinds for k, v in d.items()])
+
+
+def _healthy(row: Description, method: Method) -> str:
+    keys = ["eval/reward", "eval/kl_reverse", "push/up", "push/down", "grad_norm"]
+    keys += ["reward", "frac_reward_zero_std"] if row.on_policy > 0 and method.responses > 1 else []
+    if method.pairs is not None:
+        implicit = ["rewards/margins", "rewards/chosen", "rewards/rejected"]
+        keys += implicit if "reference" in row.needs else ["logps/chosen", "logps/rejected"]
+    keys += ["ess", "clip_ratio", "ratio/max"] if corrected(method) else []
+    keys += ["loss/value"] if method.critic else []
+    return _metric_table(keys)
+
+
+def index_page(rows: Iterable[Description]) -> str:
+    """The study's Table 1, computed from the rows."""
+    rows = sorted(rows, key=lambda row: FAMILIES.index(row.family))
+    lines = []
+    for row in rows:
+        cells = (on_policy_word(row), reuse_word(row), negative_word(row), ", ".join(row.needs) or "–")
+        lines.append((f"[{row.name}]({row.name}.md)", row.family, *cells, linked(row.paper)))
+    head = ("method", "family", "on-policy sampling", "sample reuse", "negative gradient", "needs", "paper")
+    text = (
+        "Every method is one row of the same loop; the three switches work on every row. Reuse is the default number of"
+        " passes over one collection, N/A where the responses come from a dataset. The negative gradient is probed:"
+        " yes where some coefficient of the row is below 0."
+    )
+    return f"{NOTICE}\n\n# Methods\n\n{text}\n\n{_table(head, lines)}\n\n[All metrics](../metrics.md)\n"
+
+
+def metrics_page() -> str:
+    """The glossary."""
+    text = (
+        "`metrics.jsonl` has one line per optimiser step (`kind: step`) and one per evaluation (`kind: evaluation`). A"
+        " key that ends in `_se` is the standard error of the key before it. Ranges are rules of thumb for language"
+        " models; they are no laws."
+    )
+    body = "\n\n".join(f"## {title}\n\n{_metric_table(group)}" for title, group in GROUPS.items())
+    return f"{NOTICE}\n\n# Metrics\n\n{text}\n\n{body}\n"
+
+
+def _metric_table(keys: Iterable[str]) -> str:
+    head = ("key", "meaning", "unit", "healthy", "red flag")
+    found = [(key, METRICS[key]) for key in keys]
+    return _table(head, [(f"`{key}`", m.meaning, m.unit or "–", m.healthy, m.red_flag) for key, m in found])
+
+
+def _table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    head = list(head)
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+
+
+def linked(paper: str) -> str:
+    """A citation with its identifier as a link."""
+    paper = re.sub(r"arXiv:(\d{4}\.\d{4,5})", r"[arXiv:\1](https://arxiv.org/abs/\1)", paper)
+    return re.sub(r"doi:(10\.\S+)", r"[doi:\1](https://doi.org/\1)", paper)
+
+
+def stale(docs: Path = DOCS) -> list[str]:
+    """Pages that are missing, differ from the code, or belong to no row."""
+    wanted = pages()
+    there = {p.relative_to(docs) for p in (docs / "methods").glob("*.md")}
+    wrong = [p for p, text in wanted.items() if not (docs / p).is_file() or (docs / p).read_text("utf-8") != text]
+    return sorted(map(str, [*wrong, *(there - wanted.keys())]))
+
+
+def main() -> int:
+    """Write the pages, or with `--check` name those that are not current."""
+    if sys.argv[1:] == ["--check"]:
+        print("\n".join(stale()) or "docs are current")
+        return int(bool(stale()))
+    (DOCS / "methods").mkdir(parents=True, exist_ok=True)
+    for path, text in pages().items():
+        (DOCS / path).write_text(text, encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
