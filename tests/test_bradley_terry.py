@@ -21,7 +21,7 @@ from prefloop.errors import DataError, UserError
 from prefloop.policies.pretrained import encode_response, render
 from prefloop.policies.pretrained import load as load_model
 from prefloop.rewards import bradley_terry
-from prefloop.rewards.logistic import PENALTIES, fit_linear, minimise, pair_nll
+from prefloop.rewards.logistic import fit_linear, minimise, pair_nll
 
 
 def group(prompt: str, responses: tuple[str, ...], scores: tuple[float, ...] | None, key: str, row: int = 0) -> Group:
@@ -31,7 +31,7 @@ def group(prompt: str, responses: tuple[str, ...], scores: tuple[float, ...] | N
 def prefer_yes() -> list[Group]:
     """In every pair the answer with more `yes` wins, whatever else stands there."""
     texts = [("yes yes a", "no yes a"), ("yes b", "no b"), ("c yes yes", "c no no"), ("yes yes", "a no")]
-    return [group(q, (w, l), (1.0, 0.0), q, i) for i, q in enumerate("abc") for w, l in texts]
+    return [group(q, pair, (1.0, 0.0), q, i) for i, q in enumerate("abc") for pair in texts]
 
 
 def fit(groups: list[Group], **options: Any) -> bradley_terry.BradleyTerry:
@@ -52,7 +52,7 @@ def as_batch(groups: list[Group]) -> Batch:
     return Batch(prompts, responses, mask)
 
 
-# ------------------------------------------------------------------------------------------------- the linear regression
+# ----------------------------------------------------------------------------------------------- the linear regression
 
 
 def test_nll_by_hand_and_by_finite_differences() -> None:
@@ -66,13 +66,14 @@ def test_nll_by_hand_and_by_finite_differences() -> None:
 
 def test_known_scores_are_recovered() -> None:
     generator = torch.Generator().manual_seed(0)
-    truth = torch.tensor([1.5, -0.7, 0.0, 0.3], dtype=torch.float64)
+    truth = torch.tensor([1.5, -0.7, 0.0, 0.03], dtype=torch.float64)
     x = torch.randn(6000, 4, generator=generator, dtype=torch.float64) * torch.tensor([1.0, 2.0, 0.1, 30.0])
     won = torch.rand(6000, generator=generator, dtype=torch.float64) < torch.sigmoid(x @ truth)
     found = fit_linear(torch.where(won[:, None], x, -x), [i // 3 for i in range(6000)])
     scored, known = x @ found.weight, x @ truth
     assert (scored - known).square().mean() / known.square().mean() < 0.01
-    assert found.penalty <= 0.03 and found.validation_nll < 0.15
+    assert found.penalty <= 0.01
+    assert found.validation_nll == pytest.approx(float(pair_nll(torch.where(won, known, -known)).mean()), abs=0.01)
 
 
 def test_minimum_agrees_with_scipy() -> None:
@@ -86,13 +87,14 @@ def test_minimum_agrees_with_scipy() -> None:
     torch.testing.assert_close(own, torch.as_tensor(minimize(objective, [0.0] * 3, tol=1e-12).x), atol=1e-5, rtol=0)
 
 
-def test_order_and_shift_of_features_do_not_matter_and_noise_is_shrunk() -> None:
+def test_units_of_features_do_not_matter_and_noise_is_shrunk() -> None:
     x = torch.randn(200, 5, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
     x[:, 4] = 0.0  # a feature that never differs
-    found = fit_linear(x, list(range(200)))
-    assert found.penalty == PENALTIES[0] and found.weight[4] == 0  # no signal: the strongest penalty wins
-    again = fit_linear(x, list(range(200)))
-    assert torch.equal(found.weight, again.weight)
+    units = torch.tensor([1.0, 10.0, 0.1, 5.0, 1.0], dtype=torch.float64)
+    found, scaled = fit_linear(x, list(range(200))), fit_linear(x * units, list(range(200)))
+    torch.testing.assert_close(scaled.weight * units, found.weight)
+    free = minimise(x[:, :4], torch.zeros(4, dtype=torch.float64), penalty=0.0)
+    assert found.weight[:4].norm() < 0.2 * free.norm() and found.weight[4] == 0
     with pytest.raises(DataError, match="two questions"):
         fit_linear(x, ["q"] * 200)
 
@@ -171,7 +173,8 @@ def test_training_everything_lowers_the_loss_and_leaves_the_given_model_alone() 
     nll = [float(pair_nll(m.compare(groups).margin).mean()) for m in (head_only, *runs)]
     assert nll[1] < nll[0] and nll[1] == nll[2] and nll[3] == pytest.approx(nll[1], abs=1e-3)
     assert all(torch.equal(v, before[k]) for k, v in given.state_dict().items())
-    assert all(p.requires_grad for p in given.parameters()) and not any(p.requires_grad for p in runs[0].head.parameters())
+    assert all(p.requires_grad for p in given.parameters())
+    assert not any(p.requires_grad for p in (*runs[0].head.parameters(), *runs[0].backbone.parameters()))
 
 
 def test_saving_and_loading(tmp_path: Path) -> None:
@@ -192,8 +195,8 @@ def test_saving_and_loading(tmp_path: Path) -> None:
     ("change", "what"),
     [
         (lambda w: w.pop("head.weight"), "has no head: head.weight is missing"),
-        (lambda w: w.pop("backbone.norm.weight"), "not those of the reward model's configuration"),
-        (lambda w: w.update({"head.weight": w["head.weight"][:, :-1].clone()}), "not those of the reward model's config"),
+        (lambda w: w.pop("backbone.norm.weight"), "not those of the reward"),
+        (lambda w: w.update({"head.weight": w["head.weight"][:, :-1].clone()}), "not those of the reward"),
     ],
 )
 def test_loading_refuses_what_is_incomplete(tmp_path: Path, change: Any, what: str) -> None:
@@ -224,11 +227,12 @@ def test_groups_without_a_preference_are_refused() -> None:
 
 @pytest.mark.slow
 def test_frozen_smollm2_on_human_preferences(preference_data: Path) -> None:
-    """Better than chance on questions it has not seen; a 135M model without the source text is far from a good judge."""
+    """Better than chance on questions it has not seen; a 135M model without the sources is no good judge."""
     with gzip.open(preference_data / "fine_grained_rlhf" / "pairs_human.jsonl.gz", "rt") as lines:
         rows = [json.loads(line) for line in lines]
-    rows = [r for r in rows if len(r["chosen"]) + len(r["rejected"]) < 700]
-    groups = [group(r["question"], (r["chosen"], r["rejected"]), (1.0, 0.0), str(r["qid"]), i) for i, r in enumerate(rows)]
+    rows = [r for r in rows if r["qid"] < 300 and len(r["chosen"] + r["rejected"]) < 700]
+    told = [(r["question"], (r["chosen"], r["rejected"]), str(r["qid"])) for r in rows]
+    groups = [group(question, answers, (1.0, 0.0), key, i) for i, (question, answers, key) in enumerate(told)]
     train = [g for g in groups if int(g.key) % 3]
     held_out = [g for g in groups if not int(g.key) % 3]
     model, tokenizer = load_model("smollm2")

@@ -156,13 +156,21 @@ def test_k3_on_samples_has_the_gradient_of_the_forward_kl() -> None:
     assert (expected_loss_gradient("k3") - exact_gradient("reverse")).abs().max() > 0.05
 
 
-def test_token_forms_lack_the_effect_on_later_tokens() -> None:
-    """They are right in the last token's softmax and wrong in the first token's."""
+def test_k2_per_token_lacks_the_effect_on_later_tokens() -> None:
+    """It is right in the last token's softmax and wrong in the first token's."""
     right, wrong = exact_gradient("reverse")[0], expected_loss_gradient("k2_token")[0]
     assert torch.allclose(right[1:], wrong[1:], atol=1e-13)
     assert (right[0] - wrong[0]).abs().max() > 0.05
+
+
+def test_k3_per_token_weighs_prefixes_by_the_wrong_policy() -> None:
+    """It is right in the first token's softmax; after token v it has π(v) where KL(π_ref‖π) has π_ref(v)."""
+    p, q, _ = policies()
     right, wrong = exact_gradient("forward")[0], expected_loss_gradient("k3_token")[0]
-    assert (right - wrong).abs().max() > 0.05
+    factor = (p.logits.log_softmax(-1) - q.logits.log_softmax(-1)).exp().detach()[0, 0, :, None]
+    assert torch.allclose(right[0], wrong[0], atol=1e-13)
+    assert torch.allclose(right[1:] * factor, wrong[1:], atol=1e-13)
+    assert (right - wrong).abs().max() > 0.02
 
 
 def test_the_raw_k1_loss_would_have_no_gradient() -> None:

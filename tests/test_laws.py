@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
+from itertools import permutations
 
 import pytest
 import torch
 from torch import Tensor
 
 from prefloop import kl, objectives
-from prefloop.batch import Batch, Signal
+from prefloop.batch import Batch, Signal, Stream
+from prefloop.loop import Plan, no_op
 from prefloop.methods import METHODS, Method
-from prefloop.pairs import all_pairs
-from worlds import F64, fixed, group_size, make_batch, make_logp, tabular
+from prefloop.pairs import Pairs, all_pairs
+from prefloop.policies.categorical import Categorical
+from worlds import F64, Arms, fixed, group_size, make_batch, make_logp, make_loop, tabular
 
 
 def on_policy(seed: int = 0, **sizes: int) -> tuple[Batch, Tensor]:
@@ -102,7 +106,7 @@ def test_dpo_over_all_pairs_divides_by_all_of_them() -> None:
     wins = (batch.scores[..., :, None] > batch.scores[..., None, :]).sum(-1) - (
         batch.scores[..., :, None] < batch.scores[..., None, :]
     ).sum(-1)
-    want = torch.where(batch.mask, 0.5 * wins[..., None] / (2 * 18), 0.0)  # 3 prompts × 6 pairs
+    want = torch.where(batch.mask, 0.5 * wins.to(F64)[..., None] / (2 * 18), 0.0)  # 3 prompts × 6 pairs
     assert torch.allclose(row.coefficients(batch.logp_reference, batch), want, atol=1e-15)
 
 
@@ -185,3 +189,90 @@ def test_kl_in_the_reward_has_the_exact_expected_gradient(name: str) -> None:
     log_q = reference.distribution(torch.tensor([0]))[0].detach()
     objective = (log_p.exp() * r).sum() - weight * kl.exact(log_p, log_q)
     assert torch.allclose(got, torch.autograd.grad(objective, policy.logits)[0], atol=1e-12)
+
+
+# ------------------------------------------------------------------- convergence to π* = π_ref·exp(r/β)/Z, full support
+
+
+class Strata(Stream):
+    """One uniform number per prompt, spread over the group: draw i of G comes from the i-th of G equal slices."""
+
+    def rand(self, *shape: int, dtype: torch.dtype | None = None) -> Tensor:
+        prompts, responses, tokens = shape
+        shift = super().rand(prompts, 1, tokens, dtype=dtype)
+        return (torch.arange(responses, dtype=dtype)[:, None] + shift) / responses
+
+
+class Stratified(Categorical):
+    """Systematic sampling: exactly the policy's marginals, with next to no noise."""
+
+    def sample(self, prompts: Tensor, responses: int, rng: Stream, poll: Callable[[], None] = no_op) -> Batch:
+        slices = Strata(rng.name, rng.seeds, rng.stacked)
+        slices.generators = rng.generators
+        return super().sample(prompts, responses, slices, poll)
+
+
+class Enumerated(Categorical):
+    """Writes every arm exactly once per prompt: pairs can then be weighed by their exact probability."""
+
+    def sample(self, prompts: Tensor, responses: int, rng: Stream, poll: Callable[[], None] = no_op) -> Batch:
+        batch = all_arms(prompts, self.arms)
+        return replace(batch, logp_proximal=self.evaluate(batch).logp.detach())
+
+
+class AllArms(Arms):
+    """A dataset with every arm once per prompt."""
+
+    def dataset(self, start: int, count: int, responses: int, rng: Stream) -> Batch:
+        return self.score(all_arms(self.prompts(start, count, rng), self.arms))
+
+
+def all_arms(prompts: Tensor, arms: int) -> Batch:
+    tokens = torch.arange(arms).expand(*prompts.shape, -1)[..., None]
+    return Batch(prompts, tokens, torch.ones_like(tokens, dtype=torch.bool))
+
+
+def bradley_terry(batch: Batch) -> Pairs:
+    """All ordered pairs of a group, weighed by P(w ≻ l) = σ(r_w − r_l), and by π(w)π(l) where a policy wrote them."""
+    i, j = torch.tensor(list(permutations(range(batch.mask.shape[-2]), 2))).T
+    assert batch.scores is not None
+    weight = torch.sigmoid(batch.scores[..., i] - batch.scores[..., j])
+    if batch.logp_proximal is not None:
+        drawn = batch.logp_proximal.sum(-1).exp()
+        weight = weight * drawn[..., i] * drawn[..., j]
+    return torch.stack([i, j], -1).expand(*weight.shape, 2), weight
+
+
+CONVERGENCE = {
+    "reinforce": (Stratified, METHODS["reinforce"].override(responses=256), 200, 4.0),
+    "ppo": (Stratified, METHODS["ppo"].override(responses=256), 300, 0.4),
+    "ppo_critic_free": (Stratified, METHODS["ppo_critic_free"].override(responses=256), 300, 0.4),
+    "dpo": (Enumerated, METHODS["dpo"].override(pairs=bradley_terry, responses=6), 200, 40.0),
+    "online_dpo": (Enumerated, METHODS["online_dpo"].override(pairs=bradley_terry, responses=6), 200, 40.0),
+}
+
+
+@pytest.mark.parametrize("name", CONVERGENCE)
+def test_training_converges_to_the_optimal_policy(name: str) -> None:
+    """β 0.5 and 1 as two stacked runs of two contexts of six arms: total variation ≤ 0.02, starting far away."""
+    kind, row, steps, lr = CONVERGENCE[name]
+    beta = torch.tensor([0.5, 1.0], dtype=F64)
+    row = row.override(**{"kl" if "behaviour" in row.needs else "beta": beta})
+    g = torch.Generator().manual_seed(0)
+    logits, r = 0.7 * torch.randn(2, 1, 6, generator=g, dtype=F64), 2 * torch.rand(2, 6, generator=g, dtype=F64)
+    policy, size = kind(torch.stack([logits, logits])), 2 * row.responses
+    loop = make_loop(
+        row,
+        Plan(steps, size, size, lr=lr, max_grad_norm=1e9),
+        policy=policy,
+        problem=AllArms(r, 6, runs=2),
+        optimizer=torch.optim.SGD,
+        seed=[0, 1],
+    )
+    best = (logits[:, 0].log_softmax(-1) + r / beta[:, None, None]).softmax(-1)
+    away = (logits[:, 0].softmax(-1) - best).abs().sum(-1) / 2
+    assert away.min() > 0.1 and best.min() > 0.005
+    for _ in loop:
+        pass
+    final = policy.logits[:, :, 0].detach().softmax(-1)
+    assert ((final - best).abs().sum(-1) / 2).max() <= 0.02

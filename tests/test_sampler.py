@@ -217,7 +217,7 @@ def test_each_prompt_is_read_once():
     model, shapes = tiny.llama(), []
     model.model.embed_tokens.register_forward_pre_hook(lambda _, ids: shapes.append(tuple(ids[0].shape)))
     drawn(model, Sampling(max_new_tokens=4))
-    prefill = shapes.index((5, 6))  # what stands before is the check of the architecture
+    prefill = shapes.index((5, 7))  # one spare column; what stands before is the check of the architecture
     assert shapes[prefill + 1] == (30, 1)
     assert len(shapes) == prefill + 4 and all(width == 1 for _, width in shapes[prefill + 1 :])
 

@@ -44,7 +44,8 @@ def loss(logp: LogProbs, batch: Batch, estimator: str) -> PerResponse:
 
     - "k2" (sequence): ∇KL(π‖π_ref), the right one for the regularised objective.
     - "k3" (sequence): ∇KL(π_ref‖π), the other direction.
-    - "k2_token", "k3_token": summed per token; each drops the effect of a token on the KL of later ones.
+    - "k2_token": summed per token; it drops the effect of a token on the KL of later ones.
+    - "k3_token": summed per token; it meets prefixes as often as π writes them, where KL(π_ref‖π) has π_ref.
     - "exact" is not sampled: policies that can enumerate give it themselves.
 
     The raw k1 term is not offered: its expected gradient is 0 whatever the reference.

@@ -44,9 +44,9 @@ class Preference:
     questions: int
     beta: float
 
-    def metrics(self) -> dict[str, float]:
+    def metrics(self) -> dict[str, int | float]:
         """Flat numbers for `metrics.jsonl`, the ends of each interval as `_low` and `_high`."""
-        numbers: dict[str, float] = {"pairs": self.pairs, "questions": self.questions}
+        numbers: dict[str, int | float] = {"pairs": self.pairs, "questions": self.questions}
         for field, name in NAMES.items():
             interval: Interval = getattr(self, field)
             numbers |= {name: interval.value, f"{name}_low": interval.low, f"{name}_high": interval.high}
@@ -133,9 +133,9 @@ class RewardAccuracy:
         size = f"{self.pairs} held-out pairs, {self.questions} questions"
         return f"accuracy {self.accuracy} on {size}; pick the longer {self.longer}"
 
-    def metrics(self) -> dict[str, float]:
+    def metrics(self) -> dict[str, int | float]:
         """Flat numbers, for the facts of the model and for manifests."""
-        numbers: dict[str, float] = {"held_out_pairs": self.pairs, "held_out_questions": self.questions}
+        numbers: dict[str, int | float] = {"held_out_pairs": self.pairs, "held_out_questions": self.questions}
         for name in ("accuracy", "longer", "margin"):
             x: Interval = getattr(self, name)
             numbers |= {f"held_out_{name}": x.value, f"held_out_{name}_low": x.low, f"held_out_{name}_high": x.high}

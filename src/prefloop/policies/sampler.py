@@ -170,7 +170,6 @@ class _Running:
 
     def __init__(self, cache: DynamicCache, seen: Tensor, position: Tensor, filled: int) -> None:
         self.cache, self.seen, self.position, self.filled = cache, seen, position, filled
-        self.padded = not bool(seen.all())
         self.place = torch.arange(len(seen), device=seen.device)
         self.live = torch.ones_like(self.place, dtype=torch.bool)
 
@@ -179,15 +178,13 @@ class _Running:
         cls, network: tuple[Model, nn.Module], prompts: list[Tensor], repeats: int, new: int
     ) -> tuple[_Running, Tensor]:
         backbone, head = network
-        ids = _left_pad(prompts)
-        seen = _left_pad([torch.ones_like(p, dtype=torch.bool) for p in prompts])
+        # one column that nobody sees keeps the mask: without it bfloat16 grouped-query attention is 4 x slower on CPU
+        spare = int(prompts[0].device.type == "cpu")
+        ids = _left_pad(prompts, spare)
+        seen = _left_pad([torch.ones_like(p, dtype=torch.bool) for p in prompts], spare)
         cache, positions = DynamicCache(config=backbone.config), (seen.cumsum(-1) - 1).clamp(min=0)
         hidden = backbone(
-            ids,
-            attention_mask=None if seen.all() else seen,
-            position_ids=positions,
-            past_key_values=cache,
-            use_cache=True,
+            ids, attention_mask=seen, position_ids=positions, past_key_values=cache, use_cache=True
         ).last_hidden_state
         _repeat(cache, repeats, new)
         view = F.pad(seen, (0, new), value=True).repeat_interleave(repeats, 0)
@@ -200,7 +197,7 @@ class _Running:
         self.filled, self.position = self.filled + 1, self.position + 1
         hidden = backbone(
             token[:, None],
-            attention_mask=self.seen[:, : self.filled] if self.padded else None,
+            attention_mask=self.seen[:, : self.filled],
             position_ids=self.position[:, None],
             past_key_values=self.cache,
             use_cache=True,
@@ -258,8 +255,8 @@ def _repeat(cache: DynamicCache, repeats: int, new: int) -> None:
             layer.batch_repeat_interleave(repeats)
 
 
-def _left_pad(rows: Sequence[Tensor]) -> Tensor:
-    width = max(len(r) for r in rows)
+def _left_pad(rows: Sequence[Tensor], spare: int) -> Tensor:
+    width = max(len(r) for r in rows) + spare
     return torch.stack([F.pad(r, (width - len(r), 0)) for r in rows])
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from prefloop.errors import DataError
 from prefloop.runs.folder import CONFIG, existing, read, read_manifest
 
 Line = dict[str, Any]
+Real = float | int
 Points = list[tuple[float, float]]
 
 
@@ -23,8 +24,8 @@ Points = list[tuple[float, float]]
 class Value:
     """A number and, where there is one, its standard error."""
 
-    value: float
-    se: float | None = None
+    value: Real
+    se: Real | None = None
 
     def __sub__(self, other: Value) -> Value:
         """The difference, its two errors taken as independent."""
@@ -60,7 +61,7 @@ class Run:
         lines = self.evaluations if key.startswith("eval/") else self.steps
         return [(float(line["step"]), float(line[key])) for line in lines if line.get(key) is not None]
 
-    def errors(self, key: str) -> list[float | None]:
+    def errors(self, key: str) -> list[Real | None]:
         """Standard errors beside `points(key)`."""
         return [line.get(f"{key}_se") for line in self.evaluations if line.get(key) is not None]
 
@@ -149,12 +150,14 @@ WORDS = {
 
 
 def _labels(runs: Sequence[Run]) -> list[str]:
-    """What differs between the runs, in words; folder names where nothing does."""
+    """The method where it differs, and what differs between the runs of one method, in words."""
     settings = [flat(run.config) | flat({"override": _switches(run)}) for run in runs]
-    keys = dict.fromkeys(key for each in settings for key in each if key != "output")
-    differing = [k for k in keys if len({json.dumps(each.get(k)) for each in settings}) > 1]
-    first = [] if "method" in differing or len(runs) > 1 else ["method"]
-    names = [" · ".join(_words(k, each[k]) for k in first + differing if k in each) for each in settings]
+    several = len({run.method for run in runs}) > 1 or len(runs) == 1
+    names = []
+    for run, own in zip(runs, settings, strict=True):
+        peers = [s for s, other in zip(settings, runs, strict=True) if other.method == run.method]
+        keys = [k for k in own if k not in ("output", "method") and len({json.dumps(s.get(k)) for s in peers}) > 1]
+        names.append(" · ".join([*([run.method] if several else []), *(_words(k, own[k]) for k in keys)]))
     unique = len(set(names)) == len(names)
     return [n if n and unique else f"{n or run.method} ({run.path.name})" for n, run in zip(names, runs, strict=True)]
 
@@ -170,7 +173,7 @@ def _words(key: str, value: Any) -> str:
     name = key.rpartition(".")[2]
     if isinstance(value, int | float) and (name, float(value)) in WORDS:
         return WORDS[name, float(value)]
-    return str(value) if key in ("method", "reward.name") else f"{name} {value}"
+    return str(value) if key == "reward.name" else f"{name} {value}"
 
 
 def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -184,7 +187,7 @@ def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 # ---- numbers in words ---------------------------------------------------------------------------------------------
 
 
-def number(x: float | None, digits: int = 4) -> str:
+def number(x: Real | None, digits: int = 4) -> str:
     """A number to four significant digits, with a true minus sign; – where there is none."""
     if x is None or not math.isfinite(x):
         return "–"
@@ -207,14 +210,14 @@ def measured(x: Value | None, *, sign: bool = False) -> str:
     if not x.se or not math.isfinite(x.se):
         return plus + number(x.value)
     places = min(6, max(0, 1 - math.floor(math.log10(x.se))))
-    return f"{plus}{x.value:.{places}f} ± {x.se:.{places}f}".replace("-", "−")
+    return f"{plus}{x.value:.{places}f}\u00a0±\u00a0{x.se:.{places}f}".replace("-", "−")
 
 
-def share(x: float | None) -> str:
+def share(x: Real | None) -> str:
     return "–" if x is None else f"{100 * x:.3g} %"
 
 
-def duration(seconds: float | None) -> str:
+def duration(seconds: Real | None) -> str:
     if seconds is None:
         return "–"
     minutes, rest = divmod(round(seconds), 60)
@@ -259,17 +262,21 @@ def _at(samples: Sequence[Line], end: Any) -> dict[str, Line]:
     if not samples:
         return {}
     step = end(line["step"] for line in samples)
-    return {str(line["prompt"]): line for line in reversed(samples) if line["step"] == step}
-
-
-def ordered(samples: Iterable[Line]) -> list[str]:
-    return list(dict.fromkeys(str(line["prompt"]) for line in samples))
+    found: dict[str, Line] = {}
+    for line in samples:
+        if line["step"] == step:
+            found.setdefault(str(line["prompt"]), line)
+    return found
 
 
 CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 
 
-def clean(text: str, limit: int) -> str:
-    """A model's text without characters that a page cannot hold, cut to `limit` characters."""
-    text = CONTROL.sub("\ufffd", text).encode("utf-8", "replace").decode("utf-8")
+def clean(text: str) -> str:
+    """Text without characters that a page or UTF-8 cannot hold."""
+    return CONTROL.sub("\ufffd", text).encode("utf-8", "replace").decode("utf-8")
+
+
+def cut(text: str, limit: int) -> str:
+    """At most `limit` characters."""
     return text if len(text) <= limit else text[:limit].rstrip() + " …"

@@ -8,14 +8,14 @@ from dataclasses import dataclass, field
 
 from markupsafe import Markup
 
-from prefloop.report.data import number
+from prefloop.report.data import Real, number
 
 WIDTH, HEIGHT = 560, 340
-LEFT, RIGHT, TOP, BOTTOM = 62, 30, 14, 46
+LEFT, RIGHT, TOP, BOTTOM = 56, 30, 34, 46
 COLOURS = 8
 DASHES = ("", "7 4", "2 4")  # a second and third round of colours is told apart by dashes
-Point = tuple[float, float]
-Scale = Callable[[float], float]
+Point = tuple[Real, Real]
+Scale = Callable[[Real], float]
 
 
 @dataclass(frozen=True)
@@ -36,23 +36,22 @@ class Curve:
     tag: str
     name: str
     points: Sequence[Point]
-    errors: Sequence[float | None] = ()
+    errors: Sequence[Real | None] = ()
     faint: Sequence[Point] = field(default=())
     dashed: bool = False
     marked: bool = False
 
 
-def ticks(low: float, high: float, count: int = 5) -> list[float]:
-    """Round numbers that cover the interval."""
+def ticks(low: Real, high: Real, count: int = 5) -> list[float]:
+    """Round numbers that cover the interval, but for a tenth of a step at either end."""
     if high <= low:
         pad = abs(low) * 0.1 or 1.0
         low, high = low - pad, high + pad
     raw = (high - low) / count
     power = 10 ** math.floor(math.log10(raw))
     step = next(m for m in (1, 2, 2.5, 5, 10) if m * power >= raw * 0.999) * power
-    first = math.floor(low / step + 1e-9)
-    last = math.ceil(high / step - 1e-9)
-    return [i * step for i in range(first, last + 1)]
+    first, last = math.floor(low / step + 0.1), math.ceil(high / step - 0.1)
+    return [float(i * step) for i in range(first, last + 1)]
 
 
 def plot(curves: Sequence[Curve], *, title: str, x: str, y: str, mirrored: bool = False) -> Markup:
@@ -64,8 +63,8 @@ def plot(curves: Sequence[Curve], *, title: str, x: str, y: str, mirrored: bool 
         mirrored: show the size of values below zero, as for masses that point down.
     """
     shown = [q for c in curves for q in (*c.points, *c.faint)]
-    ends = [(px, py + s * e) for c in curves for (px, py), e in zip(c.points, c.errors, strict=False) if e for s in (-1, 1)]
-    xs, ys = [p[0] for p in shown], [p[1] for p in shown + ends]
+    spread = [(v, e) for c in curves for (_, v), e in zip(c.points, c.errors, strict=False) if e]
+    xs, ys = [p[0] for p in shown], [p[1] for p in shown] + [v + s * e for v, e in spread for s in (-1, 1)]
     x_ticks, y_ticks = ticks(min(xs), max(xs)), ticks(min(ys), max(ys))
     right = max(xs) if max(xs) > min(xs) else x_ticks[-1]
     x_ticks = [t for t in x_ticks if t <= right * (1 + 1e-9)] if right > 0 else x_ticks
@@ -86,7 +85,8 @@ def dumbbell(rows: Sequence[tuple[int, str, Point, Point]], *, title: str, x: st
     x_ticks = ticks(min(spread), max(spread), 6)
     sx = _scale(x_ticks[0], x_ticks[-1], 40, WIDTH - RIGHT)
     base = height - BOTTOM
-    out = [Markup('<line class="grid" x1="{0:.1f}" x2="{0:.1f}" y1="8" y2="{1}"/>').format(sx(t), base) for t in x_ticks]
+    line = Markup('<line class="grid" x1="{0:.1f}" x2="{0:.1f}" y1="8" y2="{1}"/>')
+    out = [line.format(sx(t), base) for t in x_ticks]
     out += [_text(sx(t), base + 19, tick_label(t, x_ticks), "middle", "tick") for t in x_ticks]
     out.append(_text((40 + WIDTH - RIGHT) / 2, height - 6, x, "middle", "axis"))
     for i, (run, letter, before, after) in enumerate(rows):
@@ -94,7 +94,7 @@ def dumbbell(rows: Sequence[tuple[int, str, Point, Point]], *, title: str, x: st
     return _svg(title, Markup("").join(out), height)
 
 
-def _dumbbell(run: int, letter: str, before: Point, after: Point, y: float, sx: Scale) -> Markup:
+def _dumbbell(run: int, letter: str, before: Point, after: Point, y: Real, sx: Scale) -> Markup:
     tip = f"{letter}: {number(before[0])} ± {number(before[1])} → {number(after[0])} ± {number(after[1])}"
     whisker = '<line class="whisker s{run}" x1="{a:.1f}" x2="{b:.1f}" y1="{y}" y2="{y}"/>'
     bars = Markup("").join(
@@ -122,15 +122,15 @@ def _svg(title: str, body: Markup, height: int) -> Markup:
     ).format(w=WIDTH, h=height, t=title, b=body)
 
 
-def _scale(low: float, high: float, start: float, end: float) -> Scale:
+def _scale(low: Real, high: Real, start: Real, end: Real) -> Scale:
     return lambda v: start + (v - low) / (high - low) * (end - start)
 
 
-def _text(x: float, y: float, text: str, anchor: str, style: str) -> Markup:
+def _text(x: Real, y: Real, text: str, anchor: str, style: str) -> Markup:
     return Markup('<text class="{}" x="{:.1f}" y="{:.1f}" text-anchor="{}">{}</text>').format(style, x, y, anchor, text)
 
 
-def tick_label(value: float, of: Sequence[float]) -> str:
+def tick_label(value: Real, of: Sequence[Real]) -> str:
     """A tick with as many decimals as its axis needs."""
     step = of[1] - of[0] if len(of) > 1 else abs(value) or 1.0
     if max(abs(t) for t in of) >= 1e5 or step < 1e-4:
@@ -141,7 +141,7 @@ def tick_label(value: float, of: Sequence[float]) -> str:
     return f"{value:.{places}f}".replace("-", "−") if abs(value) > step / 1e6 else "0"
 
 
-def _axes(xt: Sequence[float], yt: Sequence[float], sx: Scale, sy: Scale, x: str, y: str, mirrored: bool) -> Markup:
+def _axes(xt: Sequence[Real], yt: Sequence[Real], sx: Scale, sy: Scale, x: str, y: str, mirrored: bool) -> Markup:
     parts = []
     for t in yt:
         style = "zero" if t == 0 else "grid"
@@ -150,9 +150,8 @@ def _axes(xt: Sequence[float], yt: Sequence[float], sx: Scale, sy: Scale, x: str
         parts.append(_text(LEFT - 9, sy(t) + 5, tick_label(abs(t) if mirrored else t, yt), "end", "tick"))
     parts += [_text(sx(t), HEIGHT - BOTTOM + 20, tick_label(t, xt), "middle", "tick") for t in xt]
     parts.append(_text((LEFT + WIDTH - RIGHT) / 2, HEIGHT - 5, x, "middle", "axis"))
-    middle = (TOP + HEIGHT - BOTTOM) / 2
-    turned = '<text class="axis" transform="translate(15 {:.1f}) rotate(-90)" text-anchor="middle">{}</text>'
-    return Markup("").join([*parts, Markup(turned).format(middle, y)])
+    parts.append(_text(0, 14, y, "start", "axis"))
+    return Markup("").join(parts)
 
 
 def _path(points: Sequence[Point], sx: Scale, sy: Scale) -> str:

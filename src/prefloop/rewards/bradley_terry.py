@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import torch
 from jaxtyping import Float, Int
-from prefloop.data.records import Group
+from prefloop.data.records import Group, Message
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -60,7 +60,7 @@ class BradleyTerry:
     max_tokens: int = 1024  # longer sequences lose the beginning of the prompt
     micro_tokens: int = 8192  # most tokens, padding included, that go through the backbone at once
     autocast: bool = False  # bfloat16 matrix products of the backbone
-    facts: Mapping[str, float] = field(default_factory=dict)  # how it was fitted and how good it is
+    facts: Mapping[str, int | float] = field(default_factory=dict)  # how it was fitted and how good it is
 
     def score_batch(self, batch: Batch) -> Float[Tensor, "P G"]:
         """One score per response, 0 on the empty places of ragged groups; no gradient."""
@@ -258,7 +258,7 @@ def _strict(scores: Sequence[float]) -> Iterator[tuple[int, int]]:
     return ((i, j) for i, a in enumerate(scores) for j, b in enumerate(scores) if a > b)
 
 
-def _message(message: Any) -> dict[str, str]:
+def _message(message: Message) -> dict[str, str]:
     return {"role": message.role, "content": message.content}
 
 
@@ -268,7 +268,7 @@ def _row(prompt: Tensor, response: Tensor, max_tokens: int) -> Row:
 
 def _fit_head(
     fitted: BradleyTerry, pairs: _Pairs, label_smoothing: float, seed: int, poll: Callable[[], None]
-) -> dict[str, float]:
+) -> dict[str, int | float]:
     """Set the head to the ridge solution on frozen features; the mean score of the training rows becomes 0."""
     features = fitted._features(pairs.rows, poll).double().cpu()
     winner, loser = pairs.index.unbind(-1)

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from prefloop.errors import DataError
 
-PENALTIES = (100.0, 30.0, 10.0, 3.0, 1.0, 0.3, 0.1, 0.03, 0.01)  # tried in this order, each from the last solution
+PENALTIES = (100.0, 30.0, 10.0, 3.0, 1.0, 0.3, 0.1, 0.03, 0.01, 0.003, 0.001)  # tried in this order
+PATIENCE = 2  # weaker penalties in a row that predict left-out pairs worse than the best: then the search ends
 
 
 @dataclass(frozen=True)
@@ -55,23 +56,25 @@ def fit_linear(
     spread = difference.double().square().mean(0).sqrt()
     scale = torch.where(spread > 0, 1 / spread, 0.0)
     x = difference.double() * scale
-    fold = _folds(keys, folds, seed)
-    losses = torch.zeros(len(penalties), dtype=torch.float64)
-    for k in range(int(fold.max()) + 1):
-        path = _path(x[fold != k], penalties, label_smoothing)
-        losses += torch.stack([pair_nll(x[fold == k] @ w, label_smoothing=label_smoothing).sum() for w in path])
-    best = int(losses.argmin())
-    weight = _path(x, penalties[: best + 1], label_smoothing)[-1]
-    return LinearFit(weight * scale, penalties[best], float(losses[best]) / len(x))
+    losses = _validation(x, _folds(keys, folds, seed), penalties, label_smoothing)
+    best = min(range(len(losses)), key=losses.__getitem__)
+    weight = minimise(x, x.new_zeros(x.shape[1]), penalty=penalties[best], label_smoothing=label_smoothing)
+    return LinearFit(weight * scale, penalties[best], losses[best])
 
 
-def _path(x: Float[Tensor, "N D"], penalties: Sequence[float], label_smoothing: float) -> list[Tensor]:
-    """The solution at each penalty, warm-started from the one before."""
-    w, path = x.new_zeros(x.shape[1]), []
+def _validation(
+    x: Float[Tensor, "N D"], fold: Int[Tensor, " N"], penalties: Sequence[float], label_smoothing: float
+) -> list[float]:
+    """Mean loss of left-out pairs at each penalty, until PATIENCE in a row are no better than the best."""
+    start, losses = x.new_zeros(int(fold.max()) + 1, x.shape[1]), []
     for penalty in penalties:
-        w = minimise(x, w, penalty=penalty, label_smoothing=label_smoothing)
-        path.append(w)
-    return path
+        for k in range(len(start)):  # from the solution of the stronger penalty
+            start[k] = minimise(x[fold != k], start[k], penalty=penalty, label_smoothing=label_smoothing)
+        margin = (x * start[fold]).sum(-1)
+        losses.append(float(pair_nll(margin, label_smoothing=label_smoothing).mean()))
+        if len(losses) > PATIENCE and min(losses[-PATIENCE:]) > min(losses):
+            break
+    return losses
 
 
 def minimise(
@@ -80,13 +83,13 @@ def minimise(
     """argmin_w mean_i nll(w · x_i) + penalty/2 · ‖w‖²: strictly convex, by full-batch L-BFGS."""
     w = start.clone().requires_grad_(True)
     optimizer = torch.optim.LBFGS(
-        [w], max_iter=500, tolerance_grad=1e-8, tolerance_change=0, history_size=20, line_search_fn="strong_wolfe"
+        [w], max_iter=300, tolerance_grad=1e-7, tolerance_change=0, history_size=20, line_search_fn="strong_wolfe"
     )
 
     def closure() -> Tensor:
         optimizer.zero_grad()
         loss = pair_nll(x @ w, label_smoothing=label_smoothing).mean() + penalty / 2 * w.square().sum()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         return loss
 
     with torch.enable_grad():

@@ -126,11 +126,16 @@ class EvaluationConfig:
     """Held-out prompts to answer."""
     samples: int = 1
     """Answers per prompt."""
+    pairs: int = 400
+    """Held-out pairs whose order is judged, where the held-out set has pairs."""
     every: int = 0
     """Evaluate every so many steps; 0 only before and after."""
+    max_cut: float = 0.2
+    """Largest share of the untrained model's answers that the length limit may cut."""
 
     def __post_init__(self) -> None:
-        _positive("evaluation", self, ("prompts", "samples"))
+        _positive("evaluation", self, ("prompts", "samples", "pairs"))
+        _require(0 <= self.max_cut <= 1, "evaluation.max_cut", self.max_cut, "use a share from 0 to 1")
         _require(self.every >= 0, "evaluation.every", self.every, "use 0 (before and after only) or more")
 
 

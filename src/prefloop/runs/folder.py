@@ -140,8 +140,8 @@ def _fresh(output: Path, method: str) -> Path:
         try:
             path.mkdir(parents=True)
         except FileExistsError as error:
-            if not path.exists():  # a part of `output` is a file
-                raise UserError("the output folder is a file", where=str(output)) from error
+            if not path.exists():  # `output` is a link to nothing
+                raise UserError("the output folder is not a folder", where=str(output)) from error
         except OSError as error:
             raise UserError(f"the run folder cannot be made: {error.strerror}", where=str(path)) from error
         else:

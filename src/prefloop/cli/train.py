@@ -1,0 +1,90 @@
+"""`prefloop train`: one run from a configuration file, or the rest of an interrupted one."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+
+from prefloop.errors import UserError
+from prefloop.runs import config as configuration
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Train, print held-out numbers before and after, and say where everything is.
+
+    Raises:
+        UserError, DataError: before anything is trained or overwritten.
+    """
+    args, overrides = _parser().parse_known_args(argv)
+    if args.keys:
+        for key, default, note in configuration.options():
+            print(f"{key} = {default!r}\n    {note}")
+        return 0
+    if (args.config is None) == (args.resume is None):
+        raise UserError("name a configuration file, or a run to go on with", fix="prefloop train CONFIG.yaml")
+    if args.resume and overrides:
+        raise UserError("a resumed run keeps its configuration", where=" ".join(overrides), fix="leave the flags out")
+
+    config = None if args.resume else configuration.load(args.config, overrides)
+    from prefloop.runs import experiment  # torch and transformers load here, after the cheap mistakes are found
+
+    quiet = args.quiet or args.json
+    result = experiment.resume(args.resume, quiet=quiet) if config is None else experiment.run(config, quiet=quiet)
+    if args.json:
+        print(json.dumps({"run": str(result.folder), "before": result.before, "after": result.after}))
+    elif not args.quiet:
+        _table(result)
+    return 0
+
+
+def _table(result: object) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from prefloop.report.glossary import METRICS
+    from prefloop.runs.experiment import Result
+
+    assert isinstance(result, Result)
+    table = Table("held-out", "before", "after", "what it is", box=None, header_style="bold")
+    for key in result.after:
+        if not key.endswith(("_se", "_low", "_high")):
+            name = key.removeprefix("eval/")
+            table.add_row(
+                name,
+                _number(result.before, key),
+                _number(result.after, key),
+                METRICS[key].meaning if key in METRICS else "",
+            )
+    Console().print(table)
+    print(f"run folder: {result.folder}\nnext: prefloop report {result.folder}")
+
+
+def _number(metrics: dict[str, float], key: str) -> str:
+    """A value with its standard error or its interval."""
+    if key not in metrics:
+        return "–"
+    if f"{key}_se" in metrics:
+        return f"{metrics[key]:.3f} ± {metrics[f'{key}_se']:.3f}"
+    if f"{key}_low" in metrics:
+        return f"{metrics[key]:.3f} [{metrics[f'{key}_low']:.3f}, {metrics[f'{key}_high']:.3f}]"
+    return f"{metrics[key]:.4g}"
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="prefloop train",
+        description="Fine-tune a model as a YAML file says; any key can be overridden: --training.steps 20.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("config", nargs="?", metavar="CONFIG.yaml")
+    parser.add_argument("--resume", metavar="RUN", help="go on with the interrupted run in this folder")
+    parser.add_argument("--keys", action="store_true", help="list every key with its default")
+    parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
+    parser.add_argument("--quiet", action="store_true", help="print nothing")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,29 @@
+"""Everyday instructions that come with the package, written for it: short questions with short answers."""
+
+from __future__ import annotations
+
+import json
+from importlib.resources import files
+from typing import Literal
+
+from prefloop.data.records import Group, Message
+from prefloop.errors import UserError, nearest
+
+SPLITS = ("train", "held_out")
+
+
+def instructions(split: Literal["train", "held_out"]) -> list[Group]:
+    """The 220 training or 80 held-out instructions, without responses; topics are mixed in both.
+
+    Raises:
+        UserError: no such split.
+    """
+    if split not in SPLITS:
+        raise UserError(f"the built-in instructions have no split `{split}`", fix=nearest(split, SPLITS))
+    text = files("prefloop.data").joinpath("instructions.jsonl").read_text(encoding="utf-8")
+    found = [(number, json.loads(line)) for number, line in enumerate(text.splitlines(), 1)]
+    return [
+        Group((Message("user", row["prompt"]),), (), None, row["prompt"], number)
+        for number, row in found
+        if row["split"] == split
+    ]

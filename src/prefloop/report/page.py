@@ -1,0 +1,260 @@
+"""One self-contained page from run folders: it loads nothing, runs nothing, and takes model output as hostile."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from prefloop.errors import UserError
+from prefloop.report.data import (
+    Real,
+    Run,
+    Value,
+    clean,
+    comparisons,
+    cut,
+    duration,
+    flat,
+    load,
+    measured,
+    number,
+    share,
+)
+from prefloop.report.figures import draw, summary, thin
+
+MEGABYTE = 1_000_000
+PROMPTS = 12  # in the sample browser
+EVALUATIONS = 50  # of a run, in the embedded record
+TEXT = 160_000  # characters of samples on a page
+TEMPLATES = Path(__file__).parent / "templates"
+
+
+def write(
+    folders: Sequence[Path], out: Path, *, title: str, verdict: Sequence[str], labels: Sequence[str] | None = None
+) -> Path:
+    """Write the page that compares the runs.
+
+    Args:
+        folders: run folders, in the order of the page.
+        out: the file; an earlier page at this place is replaced.
+        verdict: what happened, in sentences.
+        labels: names of the runs; made of what differs between them where not given.
+
+    Raises:
+        UserError: no run folder, or so many runs that the page would be over a megabyte.
+        DataError: a broken record.
+    """
+    page = render(load(folders, labels), title=title, verdict=verdict)
+    data = page.encode("utf-8")
+    if len(data) > MEGABYTE:
+        raise UserError(f"the page would take {len(data) / MEGABYTE:.1f} MB", fix="compare fewer runs on one page")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_bytes(data)
+    return out
+
+
+def render(runs: Sequence[Run], *, title: str, verdict: Sequence[str]) -> str:
+    """The page as text."""
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    limit = max(200, TEXT // max(1, 2 * PROMPTS * len(runs)))
+    environment.filters.update(cut=lambda text: cut(str(text), limit), number=number, paper=paper_link)
+    page = environment.get_template("page.html").render(
+        title=title,
+        verdict=verdict,
+        runs=runs,
+        style=Markup((TEMPLATES / "style.css").read_text(encoding="utf-8")),
+        summary=summary(runs),
+        table=table(runs),
+        figures=draw(runs),
+        samples=comparisons(runs, PROMPTS),
+        details=[details(run) for run in runs],
+        data=embedded(runs),
+        created=sorted({str(run.manifest.get("created", ""))[:10] for run in runs} - {""}),
+        estimators=_estimators(runs),
+    )
+    return clean(page)
+
+
+# ---- the table ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table: what, and a cell for each run."""
+
+    name: str
+    note: str
+    cells: list[str]
+
+
+Read = Callable[[Run], str]
+
+
+def _ends(key: str) -> Read:
+    return lambda run: f"{measured(run.before(key))} → {measured(run.after(key))}"
+
+
+def _after(key: str) -> Read:
+    return lambda run: measured(run.after(key))
+
+
+def _last(key: str) -> Read:
+    return lambda run: number(run.last(key))
+
+
+def _cut(run: Run) -> str:
+    value = run.after("eval/cut")
+    return share(value.value if value else None)
+
+
+TABLE: dict[str, list[tuple[str, str, Read]]] = {
+    "Outcome": [
+        ("Gold reward before", "held-out prompts, ± SE", lambda run: measured(run.before("eval/reward"))),
+        ("Gold reward after", "", _after("eval/reward")),
+        ("Change", "errors taken as independent", lambda run: measured(run.change("eval/reward"), sign=True)),
+        ("Preference accuracy", "held-out pairs, before → after", _ends("eval/preference_accuracy")),
+    ],
+    "Distance from the reference": [
+        ("KL(π‖π_ref)", "nats per response", _after("eval/kl_reverse")),
+        ("KL(π_ref‖π)", "nats per response", _after("eval/kl_forward")),
+        ("Length", "tokens, before → after", _ends("eval/length")),
+        ("Cut at the limit", "share of answers after", _cut),
+    ],
+    "Switches, as measured": [
+        ("On-policy share", "of the groups trained on", lambda run: share(run.mean("on_policy"))),
+        ("Passes", "over one collection", lambda run: number(run.most("pass"))),
+        ("Push-down mass", "mean per step", lambda run: number(run.mean("push/down"))),
+        ("Push-up mass", "mean per step", lambda run: number(run.mean("push/up"))),
+    ],
+    "Cost": [
+        ("Steps", "of the optimiser", _last("step")),
+        ("Samples drawn", "responses", _last("samples")),
+        ("Tokens sampled", "", _last("tokens/sampled")),
+        ("Tokens trained", "repeats counted", _last("tokens/trained")),
+        ("Time", "", lambda run: duration(run.seconds)),
+    ],
+}
+
+
+def table(runs: Sequence[Run]) -> dict[str, list[Row]]:
+    """Quantities by group, a cell for each run; a quantity that no run has is left out."""
+    out = {}
+    for group, lines in TABLE.items():
+        rows = [Row(name, note, [read(run) for run in runs]) for name, note, read in lines]
+        kept = [row for row in rows if any(cell.strip("– →") for cell in row.cells)]
+        if kept:
+            out[group] = kept
+    return out
+
+
+def _estimators(runs: Sequence[Run]) -> list[str]:
+    """How the KLs were estimated, as the runs say it."""
+    said = [flat(run.manifest) for run in runs]
+    found = [value for each in said for key, value in each.items() if key.rpartition(".")[2] == "kl_estimates"]
+    found += [line["eval/kl_estimator"] for run in runs for line in run.evaluations[-1:] if "eval/kl_estimator" in line]
+    return list(dict.fromkeys(map(str, found)))
+
+
+# ---- each run -----------------------------------------------------------------------------------------------------
+
+SHOWN_ALONE = ("formula", "paper")
+
+
+def details(run: Run) -> dict[str, Any]:
+    """What was optimised, how to do it again, and in which environment."""
+    objective = flat(run.objective)
+    command = run.manifest.get("command")
+    environment = {k: v for k, v in run.manifest.items() if k in ("created", "versions", "hardware", "seeds", "seed")}
+    environment |= {k: run.manifest[k] for k in ("data", "model") if k in run.manifest}
+    return {
+        "run": run,
+        "formula": objective.get("formula", ""),
+        "paper": objective.get("paper", ""),
+        "settings": {k: _cell(v) for k, v in objective.items() if k not in SHOWN_ALONE},
+        "command": shlex.join(map(str, command)) if isinstance(command, list) else str(command or ""),
+        "again": f"prefloop train {shlex.quote(str(Path(run.path.name) / 'config.yaml'))}",
+        "environment": {k: _cell(v) for k, v in flat(environment).items()},
+        "notes": [str(note) for note in run.manifest.get("notes", [])],
+    }
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, list):
+        return ", ".join(map(_cell, value)) or "–"
+    if value is None or isinstance(value, bool):
+        return {None: "–", True: "yes", False: "no"}[value]
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+ARXIV, DOI = re.compile(r"arXiv:(\d{4}\.\d{4,5})"), re.compile(r"doi:(10\.\d{4,9}/[\w.()/;:-]+)")
+
+
+def paper_link(paper: str) -> Markup:
+    """A citation with its identifier as a link; everything else is escaped."""
+    for pattern, host in ((ARXIV, "https://arxiv.org/abs/"), (DOI, "https://doi.org/")):
+        found = pattern.search(str(paper))
+        if found:
+            before, after = paper[: found.start()], paper[found.end() :]
+            link = Markup('<a href="{}{}" rel="noreferrer">{}</a>').format(host, found[1], found[0])
+            return Markup("{}{}{}").format(before, link, after)
+    return Markup("{}").format(paper)
+
+
+def embedded(runs: Sequence[Run]) -> Markup:
+    """The evaluations and outcomes as JSON inside the page, at full precision; `<` is escaped, so no tag can end it."""
+    record = [
+        {
+            "letter": run.letter,
+            "label": run.label,
+            "folder": run.path.name,
+            "method": run.method,
+            "before": _plain(run.before("eval/reward")),
+            "after": _plain(run.after("eval/reward")),
+            "change": _plain(run.change("eval/reward")),
+            "evaluations": thin(run.evaluations, EVALUATIONS),
+        }
+        for run in runs
+    ]
+    text = json.dumps(record, ensure_ascii=False, separators=(",", ":"))
+    return Markup(text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026"))
+
+
+def _plain(value: Value | None) -> dict[str, Real | None] | None:
+    return None if value is None else {"value": value.value, "se": value.se}
+
+
+# ---- sentences ----------------------------------------------------------------------------------------------------
+
+
+def findings(runs: Sequence[Run]) -> list[str]:
+    """What the numbers say, without a claim beyond two standard errors."""
+    out = []
+    for run in runs:
+        before, after, change = (f("eval/reward") for f in (run.before, run.after, run.change))
+        if not (before and after and change):
+            out.append(f"{run.letter} ({run.label}) has no evaluation before and after.")
+            continue
+        sure = change.se is not None and abs(change.value) > 2 * change.se
+        verb = ("rose" if change.value > 0 else "fell") if sure else "did not change beyond two standard errors:"
+        steps = number(run.last("step"))
+        kl = run.after("eval/kl_reverse")
+        cost = f", at KL(π‖π_ref) = {measured(kl)} nats" if kl else ""
+        out.append(
+            f"{run.letter} ({run.label}): gold reward on held-out prompts {verb} from {measured(before)} to"
+            f" {measured(after)} ({measured(change, sign=True)}) in {steps} steps{cost}."
+        )
+    return out

@@ -1,0 +1,227 @@
+"""From a configuration to the parts of a run: method, policy, reference, problem, reward, held-out sets."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from prefloop.analysis.statistics import bootstrap
+from prefloop.batch import Batch, Stream, streams
+from prefloop.data.formats import load, split
+from prefloop.data.instructions import instructions
+from prefloop.data.records import Group
+from prefloop.errors import DataError, UserError, nearest
+from prefloop.loop import Plan, no_op
+from prefloop.methods import Method, method
+from prefloop.policies import pretrained
+from prefloop.policies.causal_lm import CausalLM, resolve_autocast
+from prefloop.policies.sampler import Sampling
+from prefloop.problems.text import TextProblem
+from prefloop.rewards import bradley_terry, gold
+from prefloop.runs.config import Config
+
+Scorer = Callable[[Batch], Tensor]
+Poll = Callable[[], None]
+
+
+@dataclass
+class Parts:
+    """Everything that a run needs, built once; only the policy changes afterwards."""
+
+    config: Config
+    method: Method
+    plan: Plan
+    policy: CausalLM
+    reference: CausalLM
+    problem: TextProblem
+    scorer: Scorer | None  # None: the labels that came with the data
+    scorer_note: str  # what is known of a learned scorer, printed beside every result that uses it
+    held_out: list[Group]
+    hashes: dict[str, str]
+
+    @property
+    def prompts(self) -> list[Int[Tensor, " L"]]:
+        """Held-out prompts that the policy answers at an evaluation."""
+        return self.problem.render(self.held_out[: self.config.evaluation.prompts])
+
+    @property
+    def generates(self) -> bool:
+        """Fresh answers can be scored."""
+        return self.scorer is not None
+
+    @property
+    def preferences(self) -> tuple[Batch, list[str]] | None:
+        """Held-out pairs with their questions, where the held-out set has pairs with a winner."""
+        pairs = [g for g in self.held_out if len(g.responses) == 2 and g.scores and g.scores[0] != g.scores[1]]
+        pairs = pairs[: self.config.evaluation.pairs]
+        return (self.problem.batch_of(pairs, 2), [g.key for g in pairs]) if pairs else None
+
+
+def build(config: Config, *, poll: Callable[[], None] = no_op, say: Callable[[str], None] = print) -> Parts:
+    """Load model and data, make the reward, and check that everything fits together before anything is trained.
+
+    Raises:
+        UserError, DataError: what is wrong, where, and how to mend it.
+    """
+    row = _row(config)
+    plan = _plan(config, row)
+    train, held_out, hashes = _groups(config)
+    torch.manual_seed(config.seed)  # libraries that initialise new weights (LoRA, heads) draw from it
+    model, tokenizer = pretrained.load(config.model.path)
+    if config.model.lora_rank:
+        model = pretrained.with_lora(model, config.model.lora_rank, seed=config.seed)
+    policy = CausalLM(
+        model,
+        tokenizer,
+        sampling=Sampling(**vars(config.sampling)),
+        micro_tokens=config.training.micro_tokens,
+        autocast=resolve_autocast(config.model.autocast, model),
+        critic=row.critic,
+    )
+    reference = policy.reference()
+    problem = TextProblem(
+        train,
+        tokenizer,
+        scorer=None,
+        system=config.data.system,
+        max_prompt_tokens=config.data.max_prompt_tokens,
+        max_new_tokens=config.sampling.max_new_tokens,
+    )
+    problem.remember(held_out)
+    scorer, note = _scorer(config, problem, reference, train, held_out, poll)
+    problem = replace(problem, scorer=scorer)
+    if row.on_policy > 0 and scorer is None:
+        raise UserError(
+            "the labels of the data cannot score fresh responses, which on_policy > 0 draws",
+            where="reward.name",
+            fix="name a reward (length_min, bradley_terry, module:function, …) or set on_policy: 0",
+        )
+    parts = Parts(config, row, plan, policy, reference, problem, scorer, note, held_out, hashes)
+    if note:
+        say(note)
+    return parts
+
+
+def offline_collection(parts: Parts, poll: Callable[[], None] = no_op) -> Batch:
+    """Responses of the reference to the training prompts, scored: the preference data of prompt-only sets.
+
+    As many groups as the run will see, at most one per prompt.
+    """
+    m, config = parts.method, parts.config
+    per_collection = parts.plan.batch // m.responses
+    given = per_collection - round(m.on_policy * per_collection)
+    collections = -(-parts.plan.steps * parts.plan.minibatch // (parts.plan.batch * m.reuse))
+    count = min(len(parts.problem.train), given * collections)
+    prompts = parts.problem.prompts(0, count, streams(config.seed)["prompts"])
+    with torch.no_grad():
+        drawn = parts.reference.sample(prompts, m.responses, streams(config.seed)["init"], poll)
+    return replace(parts.problem.score(drawn), logp_behaviour=None, logp_proximal=None)
+
+
+def needs_collection(parts: Parts) -> bool:
+    """The row wants offline responses and the data are prompts only."""
+    return parts.method.on_policy < 1 and all(not group.responses for group in parts.problem.train)
+
+
+def check_cut(share: float, config: Config) -> None:
+    """Refuse a limit that cuts so many of the reference's answers that the reward would be about the limit.
+
+    Raises:
+        DataError: more than `evaluation.max_cut` of them are cut.
+    """
+    if share > config.evaluation.max_cut:
+        raise DataError(
+            f"{share:.0%} of the reference's answers are cut at {config.sampling.max_new_tokens} tokens;"
+            f" at most {config.evaluation.max_cut:.0%} may be",
+            where="sampling.max_new_tokens",
+            fix="raise it, or choose prompts with shorter answers (data.system can ask for them)",
+        )
+
+
+def evaluation_stream(config: Config) -> Stream:
+    """The same random numbers at every evaluation, so that before and after differ by the policy alone."""
+    return streams(config.seed)["evaluation"]
+
+
+def _row(config: Config) -> Method:
+    try:
+        return method(config.method).override(**config.override)
+    except UserError as error:
+        raise UserError(error.what, where=error.where or f"method {config.method}", fix=error.fix) from None
+
+
+def _plan(config: Config, row: Method) -> Plan:
+    t = config.training
+    plan = Plan(t.steps, t.batch, t.minibatch, t.lr, t.warmup, t.max_grad_norm)
+    plan.check(row)
+    return plan
+
+
+def _groups(config: Config) -> tuple[list[Group], list[Group], dict[str, str]]:
+    """Training and held-out groups, and the SHA-256 of every file they came from."""
+    data, hashes = config.data, {}
+
+    def read(path: str) -> list[Group]:
+        hashes[path] = pretrained.file_hash(Path(path)) if Path(path).is_file() else ""
+        return load(path, format=data.format, group_by=data.group_by, limit=data.limit)
+
+    if data.held_out == "split":
+        whole = instructions("train") if data.train == "builtin" else read(data.train)
+        train, held_out = split(whole, data.held_out_share, config.seed)
+    else:
+        train = instructions("train") if data.train == "builtin" else read(data.train)
+        held_out = instructions("held_out") if data.held_out == "builtin" else read(data.held_out)
+    for name, groups in (("train", train), ("held_out", held_out)):
+        if not groups:
+            raise DataError(f"no {name} examples are left", where=f"data.{name}", fix="more data, or another share")
+    return train, held_out, hashes
+
+
+def _scorer(
+    config: Config, problem: TextProblem, policy: CausalLM, train: list[Group], held_out: list[Group], poll: Poll
+) -> tuple[Scorer | None, str]:
+    """The reward of the configuration, and what must be said of it beside every result."""
+    name, options = config.reward.name, config.reward.options
+    if name == "labels":
+        return None, ""
+    if name != "bradley_terry":
+        return gold.build(name, options, decode=problem.decode, decode_prompts=problem.decode_prompts), ""
+    model = _bradley_terry(options, policy, train, config.seed, poll)
+    if model.tokenizer.get_vocab() != policy.tokenizer.get_vocab():
+        raise UserError("the reward model has another vocabulary than the policy", where="reward.options.path")
+    judged = model.compare(held_out[: config.evaluation.pairs])
+    right = bootstrap((judged.margin > 0).double().numpy(), clusters=judged.keys, seed=config.seed)
+    longer = float((judged.longer > 0).double().mean())
+    note = (
+        f"Bradley–Terry scorer: held-out accuracy {right} on {len(judged.keys)} pairs (pick the longer: {longer:.3f})"
+    )
+    return model.score_batch, note
+
+
+def _bradley_terry(
+    options: dict[str, Any], policy: CausalLM, train: list[Group], seed: int, poll: Poll
+) -> bradley_terry.BradleyTerry:
+    """A saved reward model (`path`), or one fitted to the first `pairs` training pairs, in question order."""
+    known = {"path", "pairs", "freeze_backbone", "steps", "lr"}
+    for key in options.keys() - known:
+        raise UserError(f"`bradley_terry` has no option `{key}`", where="reward.options", fix=nearest(key, known))
+    if "path" in options:
+        return bradley_terry.load(options["path"], autocast=policy.autocast)
+    pairs = [g for g in train if len(g.responses) > 1 and g.scores][: options.get("pairs", 300)]
+    settings = {k: v for k, v in options.items() if k in ("steps", "lr")}
+    return bradley_terry.fit(
+        policy.model,
+        policy.tokenizer,
+        pairs,
+        freeze_backbone=bool(options.get("freeze_backbone", True)),
+        seed=seed,
+        autocast=policy.autocast,
+        poll=poll,
+        **settings,
+    )

@@ -1,0 +1,346 @@
+"""One run from configuration to trained model: evaluate, train under observers, evaluate, save; resumable throughout."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from prefloop.analysis.describe import describe
+from prefloop.analysis.divergence import kl_estimates
+from prefloop.analysis.ledger import step_metrics
+from prefloop.analysis.preference import evaluate_preferences
+from prefloop.analysis.statistics import mean_se
+from prefloop.batch import Batch
+from prefloop.loop import Loop, Record
+from prefloop.policies import pretrained
+from prefloop.policies.causal_lm import CausalLM
+from prefloop.runs import checkpoint
+from prefloop.runs.build import Parts, build, check_cut, evaluation_stream, needs_collection, offline_collection
+from prefloop.runs.config import Config, load, to_yaml
+from prefloop.runs.folder import CONFIG, RunFolder, existing
+from prefloop.runs.interrupt import Interrupt, Interrupted
+from prefloop.runs.manifest import manifest
+from prefloop.runs.progress import Progress
+
+Say = Callable[[str], None]
+Observer = Callable[[Record, Loop], None]
+Metrics = dict[str, float]
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a run left behind."""
+
+    folder: Path
+    before: Metrics
+    after: Metrics
+    seconds: float
+
+
+@dataclass
+class Shared:
+    """What several runs of one comparison have in common, so that it is made once: same seed, model and data."""
+
+    first: tuple[Metrics, Batch | None] | None = None  # evaluation of the reference and its answers
+    offline: dict[int, Batch] = field(default_factory=dict)  # offline collection by group size
+
+
+def run(
+    config: Config,
+    *,
+    quiet: bool = False,
+    label: str = "",
+    shared: Shared | None = None,
+    observers: Sequence[Observer] = (),
+) -> Result:
+    """Train as configured in a fresh run folder.
+
+    Args:
+        label: what progress calls this run.
+        shared: what an earlier run of the same comparison has made already.
+        observers: called after every step; they cannot change a result.
+
+    Raises:
+        UserError, DataError: nothing was trained.
+        Interrupted: everything done so far is kept; its message names the command that goes on.
+    """
+    with Interrupt(quiet=quiet) as interrupt:
+        say = _say(quiet)
+        parts = build(config, poll=interrupt.poll, say=say)
+        shared = Shared() if shared is None else shared
+        first, answers = _first(parts, shared, interrupt.poll)
+        _offline(parts, shared, interrupt.poll)
+        written = RunFolder.create(config.output, config.method, config=to_yaml(config), manifest=_manifest(parts))
+        with written as folder:
+            folder.metrics({"kind": "evaluation", "step": 0, **first})
+            folder.samples(_samples(parts, answers, 0))
+            loop = _loop(parts, interrupt.poll)
+            return _go(parts, loop, folder, (first, answers), quiet, label or config.method, observers)
+
+
+def resume(path: str | Path, *, quiet: bool = False) -> Result:
+    """Go on with an interrupted run from its newest checkpoint; the records read as if it had never stopped.
+
+    Raises:
+        UserError: no such run, or nothing to go on from.
+    """
+    home = existing(path)
+    config = load(home / CONFIG)
+    with Interrupt(quiet=quiet) as interrupt, RunFolder.open(home) as folder:
+        parts = build(config, poll=interrupt.poll, say=_say(quiet))
+        shared = Shared()
+        first, answers = _first(parts, shared, interrupt.poll)
+        _offline(parts, shared, interrupt.poll)
+        loop = _loop(parts, interrupt.poll)
+        found, state = checkpoint.restore(folder.checkpoints, fallback=True, say=_say(quiet))
+        loop.restore(state["loop"])
+        folder.rewind(state["offsets"])
+        folder.event("resume", {"step": loop.step, "checkpoint": found.name})
+        return _go(parts, loop, folder, (first, answers), quiet, config.method)
+
+
+def _loop(parts: Parts, poll: Callable[[], None]) -> Loop:
+    training = parts.config.training
+    optimizer = torch.optim.AdamW(
+        parts.policy.parameters(), lr=training.lr, betas=(0.9, 0.95), weight_decay=training.weight_decay
+    )
+    return Loop(
+        parts.method,
+        parts.policy,
+        parts.problem,
+        parts.plan,
+        reference=parts.reference,
+        optimizer=optimizer,
+        seed=parts.config.seed,
+        poll=poll,
+    )
+
+
+def _go(
+    parts: Parts,
+    loop: Loop,
+    folder: RunFolder,
+    start: tuple[Metrics, Batch | None],
+    quiet: bool,
+    label: str,
+    observers: Sequence[Observer] = (),
+) -> Result:
+    """The steps that are left, under observers; an interruption saves the loop at the last step boundary."""
+    config, clock, (first, answers) = parts.config, time.monotonic(), start
+    every = (_Recorder(parts, folder), *_every(parts, folder, answers), *observers)
+    try:
+        with Progress(config.training.steps, label, quiet=quiet) as bar:
+            bar.advance(loop.step)
+            for record in loop:
+                for observe in every:
+                    observe(record, loop)
+                bar.advance(note=_note(record))
+        last, fresh = evaluate(parts, parts.policy, answers, loop.poll)
+    except (Interrupted, KeyboardInterrupt) as stop:
+        save(folder, loop)
+        folder.event("interrupted", {"step": loop.step})
+        raise Stopped(folder.path, loop.step, getattr(stop, "exit_code", 130)) from None
+    folder.metrics({"kind": "evaluation", "step": loop.step, **last})
+    folder.samples(_samples(parts, fresh, loop.step))
+    if config.save.final:
+        pretrained.save(parts.policy.model, parts.policy.tokenizer, folder.final, _card(parts, first, last))
+    return Result(folder.path, first, last, time.monotonic() - clock)
+
+
+class Stopped(Exception):
+    """A run that was interrupted and kept."""
+
+    def __init__(self, folder: Path, step: int, exit_code: int) -> None:
+        self.exit_code = exit_code
+        super().__init__(f"stopped after step {step}; go on with: prefloop train --resume {folder}")
+
+
+def save(folder: RunFolder, loop: Loop) -> Path:
+    """A checkpoint of the loop, and how long the records were at that moment."""
+    return checkpoint.save(folder.checkpoints, loop.step, {"loop": loop.state(), "offsets": folder.offsets()})
+
+
+# ------------------------------------------------------------------------------------------------------- observers
+
+
+class _Recorder:
+    """Writes one line of metrics and one of times per step."""
+
+    def __init__(self, parts: Parts, folder: RunFolder) -> None:
+        self.method, self.folder, self.clock = parts.method, folder, time.monotonic()
+
+    def __call__(self, record: Record, loop: Loop) -> None:
+        self.folder.metrics({"kind": "step", **step_metrics(record, self.method)})
+        now = time.monotonic()
+        self.folder.timing({"step": record.step, "seconds": now - self.clock})
+        self.clock = now
+
+
+def _every(parts: Parts, folder: RunFolder, answers: Batch | None) -> Iterator[Callable[[Record, Loop], None]]:
+    """Evaluations and checkpoints at their own cadence."""
+    config = parts.config
+
+    def evaluation(record: Record, loop: Loop) -> None:
+        if record.step % config.evaluation.every == 0 and record.step < config.training.steps:
+            found, _ = evaluate(parts, parts.policy, answers, loop.poll)
+            folder.metrics({"kind": "evaluation", "step": record.step, **found})
+
+    def saving(record: Record, loop: Loop) -> None:
+        if record.step % config.save.every == 0 and record.step < config.training.steps:
+            save(folder, loop)
+
+    if config.evaluation.every:
+        yield evaluation
+    if config.save.every:
+        yield saving
+
+
+# ------------------------------------------------------------------------------------------------------ evaluation
+
+
+def evaluate(
+    parts: Parts, policy: CausalLM, answers: Batch | None, poll: Callable[[], None]
+) -> tuple[Metrics, Batch | None]:
+    """Gold reward, lengths and KL on held-out prompts; preference accuracy where the held-out set has pairs.
+
+    Args:
+        answers: the reference's own answers to the same prompts, for KL(π_ref‖π); None while it is the reference that
+            is evaluated, whose KL is 0 by definition.
+    """
+    out: Metrics = {}
+    fresh = None
+    if parts.generates:
+        with torch.no_grad():
+            drawn = policy.sample(parts.prompts, parts.config.evaluation.samples, evaluation_stream(parts.config), poll)
+        fresh = parts.problem.score(drawn)
+        assert fresh.scores is not None
+        out |= _mean("reward", fresh.scores) | _mean("length", fresh.lengths.float())
+        out["eval/cut"] = float(policy.is_cut(fresh).float().mean())
+        out |= _divergence(parts, policy, fresh, answers, poll)
+    pairs = parts.preferences
+    if pairs is not None:
+        batch, keys = pairs
+        beta = float(parts.method.defaults.get("beta", 1.0))
+        found = evaluate_preferences(policy, parts.reference, batch, keys, beta=beta, poll=poll)
+        out |= {f"eval/{k}": v for k, v in found.metrics().items()}
+    return out, fresh
+
+
+def _divergence(
+    parts: Parts, policy: CausalLM, fresh: Batch, answers: Batch | None, poll: Callable[[], None]
+) -> Metrics:
+    if answers is None:
+        return {f"eval/kl_{way}{end}": 0.0 for way in ("reverse", "forward") for end in ("", "_se")}
+    found = kl_estimates(policy, parts.reference, fresh, answers, poll)
+    ways = {"reverse": found.reverse_k1, "forward": found.forward_k1}
+    return {f"eval/kl_{k}{end}": v for k, m in ways.items() for end, v in (("", m.value), ("_se", m.se))}
+
+
+def _mean(name: str, x: Tensor) -> Metrics:
+    """Mean over prompts of the mean over answers, and its standard error."""
+    m = mean_se(x.double().mean(-1).numpy())
+    return {f"eval/{name}": m.value, f"eval/{name}_se": m.se}
+
+
+def _first(parts: Parts, shared: Shared, poll: Callable[[], None]) -> tuple[Metrics, Batch | None]:
+    """The reference before training; it also decides whether the length limit is fit for use."""
+    if shared.first is None:
+        shared.first = evaluate(parts, parts.reference, None, poll)
+        if "eval/cut" in shared.first[0]:
+            check_cut(shared.first[0]["eval/cut"], parts.config)
+    return shared.first
+
+
+def _offline(parts: Parts, shared: Shared, poll: Callable[[], None]) -> None:
+    if needs_collection(parts):
+        size = parts.method.responses
+        if size not in shared.offline:
+            shared.offline[size] = offline_collection(parts, poll)
+        parts.problem = replace(parts.problem, offline=shared.offline[size])
+
+
+# --------------------------------------------------------------------------------------------------------- records
+
+
+def _samples(parts: Parts, batch: Batch | None, step: int) -> list[dict[str, Any]]:
+    """The first answer to each held-out prompt."""
+    if batch is None or batch.scores is None:
+        return []
+    texts, cut = parts.problem.decode(batch), parts.policy.is_cut(batch)
+    asked = parts.problem.decode_prompts(batch)
+    return [
+        {"step": step, "prompt": p, "response": t[0], "score": float(s[0]), "cut": bool(c[0])}
+        for p, t, s, c in zip(asked, texts, batch.scores, cut, strict=True)
+    ]
+
+
+def _manifest(parts: Parts) -> dict[str, Any]:
+    config = parts.config
+    row = describe(config.method, parts.method)
+    m = parts.method
+    objective = {
+        "method": config.method,
+        "family": row.family,
+        "formula": row.formula,
+        "weight": row.weight,
+        "pairs": row.pairs,
+        "switches": {"on_policy": m.on_policy, "reuse": m.reuse, "negative": m.negative},
+        "hyperparameters": row.options,
+        "fields": row.fields,
+        "needs": list(row.needs),
+        "paper": row.paper,
+        "reward": {"name": config.reward.name, **config.reward.options},
+        "kl_estimates": "reverse: mean log π/π_ref on samples of π; forward: mean log π_ref/π on samples of π_ref",
+    }
+    notes = [parts.scorer_note] if parts.scorer_note else []
+    if m.on_policy < 1 and "behaviour" in m.needs:
+        notes.append("dataset responses have no behaviour log-prob: the policy at collection stands in")
+    return manifest(
+        seeds={"run": config.seed},
+        objective=objective,
+        data=parts.hashes,
+        model={"path": config.model.path, "sha256": pretrained.model_hash(config.model.path)},
+        threads=torch.get_num_threads(),
+        notes=notes,
+    )
+
+
+def _card(parts: Parts, before: Metrics, after: Metrics) -> str:
+    """The model card, with the front matter that model hubs read."""
+    config, m = parts.config, parts.method
+    rows = [f"| {k.removeprefix('eval/')} | {before[k]:.4g} | {after[k]:.4g} |" for k in after if k in before]
+    return "\n".join(
+        [
+            "---",
+            f"base_model: {config.model.path}",
+            "library_name: transformers",
+            f"tags: [prefloop, preference-tuning, {config.method}]",
+            "---",
+            f"# {Path(config.model.path).name} tuned with {config.method}",
+            "",
+            f"Trained by Prefloop: {describe(config.method, m).formula}",
+            "",
+            f"Switches: on_policy={m.on_policy}, reuse={m.reuse}, negative={m.negative};"
+            f" {config.training.steps} steps of {config.training.minibatch} responses, reward `{config.reward.name}`.",
+            "",
+            "| held-out | before | after |",
+            "|---|---|---|",
+            *rows,
+            "",
+        ]
+    )
+
+
+def _note(record: Record) -> str:
+    reward = "" if record.batch.scores is None else f"  reward {float(record.batch.scores.mean()):.3f}"
+    return f"loss {float(record.loss):.4f}{reward}"
+
+
+def _say(quiet: bool) -> Say:
+    return (lambda text: None) if quiet else (lambda text: print(text, flush=True))

@@ -1,0 +1,153 @@
+"""The houses and their doors: who may import whom, what the core may know, and how large it may be."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import prefloop
+
+ROOT = Path(prefloop.__file__).parent
+CORE = ("batch", "objectives", "weights", "pairs", "kl", "methods", "loop")
+PURE = ("objectives", "weights", "pairs", "kl")  # tensor functions
+RANK = {  # imports point down, or stay in one house
+    "errors": 0,
+    "batch": 1,
+    **dict.fromkeys(PURE, 2),
+    "methods": 3,
+    "loop": 4,
+    "policies": 5,
+    **dict.fromkeys(("problems", "rewards", "data"), 6),
+    "analysis": 7,
+    **dict.fromkeys(("runs", "scale"), 8),
+    **dict.fromkeys(("report", "studies"), 9),
+    "cli": 10,
+}
+PROTOCOLS = {"Evaluation", "Policy", "Problem", "no_op"}  # all that the worlds may take from loop.py
+WORLDS = ("policies", "problems", "rewards", "data")
+OUTSIDE = {"transformers", "tokenizers", "safetensors", "os", "pathlib", "io", "json", "sys", "shutil", "yaml", "rich"}
+
+
+def modules() -> dict[str, Path]:
+    """Every module of the package by its dotted name."""
+    parts = {p: p.relative_to(ROOT.parent).with_suffix("").parts for p in sorted(ROOT.rglob("*.py"))}
+    return {".".join(names[:-1] if names[-1] == "__init__" else names): path for path, names in parts.items()}
+
+
+MODULES = modules()
+
+
+def house(module: str) -> str:
+    """`prefloop.runs.folder` lives in `runs`; the package itself and its entry point in no house."""
+    return [*module.split("."), ""][1]
+
+
+def imports(module: str) -> Iterator[tuple[str, str]]:
+    """(module, name) of every import, also of those inside functions; a submodule counts as the module itself."""
+    for node in ast.walk(ast.parse(MODULES[module].read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, "") for alias in node.names)
+        if isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{module}: relative import"
+            for alias in node.names:
+                whole = f"{node.module}.{alias.name}"
+                yield (whole, "") if whole in MODULES else (str(node.module), alias.name)
+
+
+def inner(module: str) -> set[str]:
+    """Modules of the package that a module imports."""
+    return {name for name, _ in imports(module) if name.split(".")[0] == "prefloop"}
+
+
+HOUSED = [name for name in MODULES if house(name) not in ("", "__main__")]
+
+
+def test_every_module_has_a_house() -> None:
+    assert {house(name) for name in HOUSED} <= set(RANK)
+
+
+@pytest.mark.parametrize("module", HOUSED)
+def test_imports_point_down(module: str) -> None:
+    here = house(module)
+    up = [n for n in inner(module) if house(n) and house(n) != here and RANK[house(n)] > RANK[here]]
+    assert up == []
+
+
+def test_there_is_no_circle() -> None:
+    graph = {name: {n for n in inner(name) if n != name and n != "prefloop"} for name in HOUSED}
+    while leaves := [name for name, needs in graph.items() if not needs & graph.keys()]:
+        for name in leaves:
+            del graph[name]
+    assert graph == {}
+
+
+@pytest.mark.parametrize("module", [name for name in HOUSED if house(name) in WORLDS])
+def test_worlds_know_only_the_protocols_of_the_loop(module: str) -> None:
+    taken = [(name, what) for name, what in imports(module) if name in ("prefloop.methods", "prefloop.loop")]
+    assert all(name == "prefloop.loop" and what in PROTOCOLS for name, what in taken), taken
+
+
+@pytest.mark.parametrize("name", CORE)
+def test_the_core_knows_no_files_no_models_and_does_not_print(name: str) -> None:
+    module = f"prefloop.{name}"
+    assert {imported.split(".")[0] for imported, _ in imports(module)} & OUTSIDE == set()
+    tree = ast.parse(MODULES[module].read_text(encoding="utf-8"))
+    called = {n.func.id for n in ast.walk(tree) if isinstance(n, ast.Call) and isinstance(n.func, ast.Name)}
+    assert called & {"print", "open", "input", "exec", "eval"} == set()
+
+
+@pytest.mark.parametrize("name", PURE)
+def test_tensor_functions_need_torch_and_jaxtyping_only(name: str) -> None:
+    roots = {imported.split(".")[0] for imported, _ in imports(f"prefloop.{name}")}
+    assert roots - set(sys.stdlib_module_names) <= {"torch", "jaxtyping", "prefloop"}
+
+
+def heavy(module: str, seen: set[str]) -> set[str]:
+    """Third-party packages that a module imports, directly or through modules of the package."""
+    seen.add(module)
+    roots = {name.split(".")[0] for name, _ in imports(module)}
+    return roots.union(*(heavy(name, seen) for name in inner(module) if name in MODULES and name not in seen))
+
+
+@pytest.mark.parametrize(
+    "module", [*(n for n in HOUSED if house(n) == "report"), "prefloop.runs.folder", "prefloop.runs.config"]
+)
+def test_what_reads_runs_needs_no_torch(module: str) -> None:
+    assert heavy(module, {"prefloop"}) & {"torch", "transformers", "jaxtyping"} == set()
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_every_module_can_be_imported_first(module: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [n for n in sys.modules if n.split(".")[0] == "prefloop"]:
+        monkeypatch.delitem(sys.modules, name)  # put back afterwards, so that other tests keep their classes
+    importlib.import_module(module)
+    for name in [n for n in sys.modules if n.split(".")[0] == "prefloop"]:
+        monkeypatch.delitem(sys.modules, name)
+
+
+def code_lines(path: Path) -> int:
+    """Lines that hold code: no blanks, comments or docstrings."""
+    text = path.read_text(encoding="utf-8")
+    tree, noted = ast.parse(text), set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
+            noted |= set(range(node.lineno, (node.end_lineno or node.lineno) + 1))
+    code = (line.strip() for number, line in enumerate(text.splitlines(), 1) if number not in noted)
+    return sum(1 for line in code if line and not line.startswith("#"))
+
+
+def test_the_core_stays_small_enough_to_read() -> None:
+    sizes = {name: code_lines(ROOT / f"{name}.py") for name in CORE}
+    assert sum(sizes.values()) <= 650, sizes
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_no_pickle_and_no_foreign_code(module: str) -> None:
+    text = MODULES[module].read_text(encoding="utf-8")
+    assert {name.split(".")[0] for name, _ in imports(module)} & {"pickle", "dill", "joblib"} == set()
+    assert "torch.load" not in text and "trust_remote_code=True" not in text
