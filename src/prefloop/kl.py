@@ -36,7 +36,7 @@ def exact(log_p: Float[Tensor, "*B V"], log_q: Float[Tensor, "*B V"]) -> Float[T
     return (log_p.exp() * torch.where(log_p > -torch.inf, log_p - log_q, 0.0)).sum(-1)
 
 
-LOSSES = ("k2", "k3", "k2_token", "k3_token", "exact")
+LOSSES = ("k2", "k3", "k2_token", "k3_token")
 
 
 def loss(logp: LogProbs, batch: Batch, estimator: str) -> PerResponse:
@@ -46,7 +46,6 @@ def loss(logp: LogProbs, batch: Batch, estimator: str) -> PerResponse:
     - "k3" (sequence): ∇KL(π_ref‖π), the other direction.
     - "k2_token": summed per token; it drops the effect of a token on the KL of later ones.
     - "k3_token": summed per token; it meets prefixes as often as π writes them, where KL(π_ref‖π) has π_ref.
-    - "exact" is not sampled: policies that can enumerate give it themselves.
 
     The raw k1 term is not offered: its expected gradient is 0 whatever the reference.
     """

@@ -35,7 +35,9 @@ def no_op() -> None:
 class Policy(Protocol):
     """A distribution over responses that can be sampled, evaluated and trained."""
 
-    exact_sampler: bool  # it samples from what `evaluate` gives: temperature 1, no truncation
+    @property
+    def exact_sampler(self) -> bool:
+        """Whether it samples from what `evaluate` gives: temperature 1, no truncation."""
 
     def sample(self, prompts: Any, responses: int, rng: Stream, poll: Callable[[], None] = no_op) -> Batch:
         """Fresh groups with `logp_behaviour` (exact sampler) and `logp_proximal` (untempered); polls at every token."""
@@ -51,12 +53,17 @@ class Policy(Protocol):
     def reference(self) -> Policy:
         """A frozen copy in evaluation mode."""
 
-    def exact_kl(self, batch: Batch) -> Float[Tensor, "*S P G"]:
-        """KL(π‖π_ref) of each prompt, summed over all responses; policies that cannot enumerate refuse."""
-
     def state(self) -> dict[str, Tensor]: ...
 
     def restore(self, state: dict[str, Tensor]) -> None: ...
+
+
+@runtime_checkable
+class Enumerable(Protocol):
+    """A policy that can sum over all responses."""
+
+    def exact_kl(self, batch: Batch) -> Float[Tensor, "*S P G"]:
+        """KL(π‖π_ref) of each prompt, for every response of its group."""
 
 
 @runtime_checkable
@@ -151,6 +158,8 @@ class Loop:
             )
         if _on(method.kl) and method.kl_in == "reward" and "behaviour" not in method.needs:
             raise UserError("a KL inside the reward needs a policy-gradient row", fix="kl_in=loss")
+        if _on(method.kl) and method.kl_estimator == "exact" and not isinstance(policy, Enumerable):
+            raise UserError("this policy cannot sum over all responses", fix="kl_estimator=k2")
         self.method, self.policy, self.problem, self.plan = method, policy, problem, plan
         self.reference, self.optimizer, self.poll = reference, optimizer, poll
         self.rng = streams(seed)
@@ -378,8 +387,11 @@ def beside(
     if signal.kl_weight is not None:
         terms["kl"] = method.penalty_loss(seen.logp, batch, signal, total)
     elif _on(method.kl) and method.kl_in == "loss":
-        exact = method.kl_estimator == "exact"
-        per_response = policy.exact_kl(batch) if exact else kl.loss(seen.logp, batch, method.kl_estimator)
+        if method.kl_estimator == "exact":
+            assert isinstance(policy, Enumerable)
+            per_response = policy.exact_kl(batch)
+        else:
+            per_response = kl.loss(seen.logp, batch, method.kl_estimator)
         terms["kl"] = method.kl * _mean(per_response, batch.present, present)
     if seen.entropy is not None and method.entropy > 0:
         terms["entropy"] = -method.entropy * _mean(sequence(seen.entropy, batch), batch.present, present)

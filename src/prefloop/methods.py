@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from prefloop import objectives, pairs, weights
+from prefloop import kl, objectives, pairs, weights
 from prefloop.batch import Batch, MissingNeed, Signal, Stream, streams
 from prefloop.errors import UserError, nearest
 from prefloop.objectives import LogProbs, Number, per_run
@@ -225,6 +225,7 @@ SHARES = ("on_policy", "negative", "smoothing", "discount", "lam", "quantile", "
 CHOICES = {
     "reduction": REDUCTIONS,
     "kl_in": ("reward", "loss"),
+    "kl_estimator": (*kl.LOSSES, "exact"),
     "level": ("token", "sequence"),
     "form": ("log", "unlikelihood"),
     "normalise": ("none", "prompt", "batch"),

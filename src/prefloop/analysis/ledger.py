@@ -14,7 +14,7 @@ from prefloop.objectives import MAX_LOG_RATIO, implicit_reward, log_ratio, pair,
 def step_metrics(record: Record, method: Method) -> dict[str, float]:
     """All numbers of a step of one run (no stacked axis)."""
     b = record.batch
-    out = {
+    out: dict[str, float | Tensor] = {
         "step": record.step,
         "iteration": record.iteration,
         "pass": record.pass_ + 1,

@@ -50,13 +50,9 @@ def _table(result: object) -> None:
     table = Table("held-out", "before", "after", "what it is", box=None, header_style="bold")
     for key in result.after:
         if not key.endswith(("_se", "_low", "_high")):
-            name = key.removeprefix("eval/")
-            table.add_row(
-                name,
-                _number(result.before, key),
-                _number(result.after, key),
-                METRICS[key].meaning if key in METRICS else "",
-            )
+            meaning = METRICS[key].meaning if key in METRICS else ""
+            name, before, after = key.removeprefix("eval/"), _number(result.before, key), _number(result.after, key)
+            table.add_row(name, before, after, meaning)
     Console().print(table)
     print(f"run folder: {result.folder}\nnext: prefloop report {result.folder}")
 

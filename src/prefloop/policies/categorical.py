@@ -23,14 +23,16 @@ class Categorical:
         anchor: reference logits of the same shape, for `exact_kl`.
     """
 
-    exact_sampler = True
-
     def __init__(self, logits: Float[Tensor, "*S X N V"], tokens: int = 1, anchor: Tensor | None = None) -> None:
         prefixes = sum(logits.shape[-1] ** t for t in range(tokens))
         if logits.shape[-2] != prefixes:
             raise ValueError(f"{tokens} tokens need {prefixes} prefixes, not {logits.shape[-2]}")
         self.logits, self.tokens, self.anchor = logits.clone().requires_grad_(), tokens, anchor
         self.critic = torch.zeros_like(logits[..., 0]).requires_grad_()  # V of each context and prefix
+
+    @property
+    def exact_sampler(self) -> bool:
+        return True
 
     @property
     def arms(self) -> int:

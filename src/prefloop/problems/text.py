@@ -1,4 +1,4 @@
-"""Text as a problem: prompts through the chat template, responses of a data file as token groups, scores by a scorer."""
+"""Text as a problem: prompts through the chat template, data responses as token groups, scores by a scorer."""
 
 from __future__ import annotations
 

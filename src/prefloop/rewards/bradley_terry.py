@@ -14,13 +14,13 @@ from typing import Any, Literal
 
 import torch
 from jaxtyping import Float, Int
-from prefloop.data.records import Group, Message
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from prefloop.batch import Batch
+from prefloop.data.records import Group, Message
 from prefloop.errors import DataError, UserError
 from prefloop.loop import no_op
 from prefloop.policies.pretrained import Model, Tokenizer, encode_response, is_adapted, parts, render

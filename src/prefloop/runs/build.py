@@ -13,9 +13,9 @@ from torch import Tensor
 
 from prefloop.analysis.statistics import bootstrap
 from prefloop.batch import Batch, Stream, streams
-from prefloop.data.formats import load, split
+from prefloop.data.formats import load
 from prefloop.data.instructions import instructions
-from prefloop.data.records import Group
+from prefloop.data.records import Group, split
 from prefloop.errors import DataError, UserError, nearest
 from prefloop.loop import Plan, no_op
 from prefloop.methods import Method, method
@@ -198,9 +198,7 @@ def _scorer(
     judged = model.compare(held_out[: config.evaluation.pairs])
     right = bootstrap((judged.margin > 0).double().numpy(), clusters=judged.keys, seed=config.seed)
     longer = float((judged.longer > 0).double().mean())
-    note = (
-        f"Bradley–Terry scorer: held-out accuracy {right} on {len(judged.keys)} pairs (pick the longer: {longer:.3f})"
-    )
+    note = f"Bradley–Terry scorer: held-out accuracy {right} on {len(judged.keys)} pairs; longer wins {longer:.3f}"
     return model.score_batch, note
 
 

@@ -1,4 +1,4 @@
-"""One run from configuration to trained model: evaluate, train under observers, evaluate, save; resumable throughout."""
+"""One run from configuration to trained model: evaluate, train under observers, evaluate, save; resumable."""
 
 from __future__ import annotations
 
@@ -133,7 +133,7 @@ def _go(
 ) -> Result:
     """The steps that are left, under observers; an interruption saves the loop at the last step boundary."""
     config, clock, (first, answers) = parts.config, time.monotonic(), start
-    every = (_Recorder(parts, folder), *_every(parts, folder, answers), *observers)
+    every: list[Observer] = [_Recorder(parts, folder), *_every(parts, folder, answers), *observers]
     try:
         with Progress(config.training.steps, label, quiet=quiet) as bar:
             bar.advance(loop.step)
