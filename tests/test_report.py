@@ -247,3 +247,14 @@ def test_paper_link_escapes_and_links() -> None:
         'A &lt;b&gt;, <a href="https://arxiv.org/abs/2305.18290" rel="noreferrer">arXiv:2305.18290</a>'
     )
     assert "<a" not in paper_link('x" onload="y')
+
+
+def test_preference_accuracy_with_its_interval(tmp_path: Path) -> None:
+    run = make(tmp_path, "pairs")
+    key = "eval/rewards/accuracies"
+    ends = [(0, 0.5, 0.5, 0.5), (120, 0.613, 0.552, 0.674)]
+    lines = [{"kind": "evaluation", "step": n, key: v, f"{key}_low": a, f"{key}_high": b} for n, v, a, b in ends]
+    (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    text = page([run])
+    assert "<td>0.500 [0.500, 0.500]</td>" in text and "<td>0.613 [0.552, 0.674]</td>" in text
+    assert "Preference accuracy on held-out pairs" in text

@@ -141,8 +141,8 @@ def metrics_page() -> str:
     """The glossary."""
     text = (
         "`metrics.jsonl` has one line per optimiser step (`kind: step`) and one per evaluation (`kind: evaluation`). A"
-        " key that ends in `_se` is the standard error of the key before it. Ranges are rules of thumb for language"
-        " models; they are no laws."
+        " key that ends in `_se` is the standard error of the key before it; `_low` and `_high` are the ends of its"
+        " 95 % bootstrap interval. Ranges are rules of thumb for language models; they are no laws."
     )
     body = "\n\n".join(f"## {title}\n\n{_metric_table(group)}" for title, group in GROUPS.items())
     return f"{NOTICE}\n\n# Metrics\n\n{text}\n\n{body}\n"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -20,6 +21,15 @@ __all__ = ["FORMATS", "Loaded", "load", "load_usable", "split"]
 ROLES = ("system", "user", "assistant", "tool")
 SHOWN = 5  # faults that a message names
 PROMPT_NAMES = ("question",)  # accepted in place of `prompt`
+HINTS = {  # what other libraries call our columns
+    "prompt": ("query", "instruction", "input", "question"),
+    "chosen": ("response", "accepted", "preferred", "winner", "better"),
+    "rejected": ("rejected_response", "dispreferred", "loser", "worse"),
+    "completion": ("response", "output", "answer"),
+    "label": ("kto_tag", "preferred", "feedback"),
+    "responses": ("completions", "answers", "outputs"),
+    "scores": ("ratings", "rewards"),
+}
 # a column with such a name holds responses or labels, so a file that has it is no list of bare prompts
 ANSWER = re.compile(r"chosen|reject|complet|respons|answer|output|accept|prefer|label|winner|loser|better|worse", re.I)
 TURN = re.compile(r"\n\n(Human|Assistant):")
@@ -99,7 +109,8 @@ def load_usable(
     """
     path, columns = Path(path), dict(columns or {})
     _check_names(format, columns)
-    found = list(islice(rows(path), limit))
+    # a bare text in a list of rows is a prompt
+    found = [(n, {"prompt": row} if isinstance(row, str) else row) for n, row in islice(rows(path), limit)]
     first = next((row for _, row in found if isinstance(row, dict)), None)
     if not found:
         raise DataError("the data file is empty", where=str(path))
@@ -124,7 +135,7 @@ def faulty(path: Path, found: Loaded) -> DataError:
     return DataError(
         f"{len(faults)} of {total} rows cannot be used",
         where=f"{path}{columns}{lines}{more}",
-        fix=next((f.fix for f in faults if f.fix), "mend or remove these rows"),
+        fix=next((f.fix for f in faults if f.fix), "mend or remove these rows; `prefloop data check FILE` lists them"),
     )
 
 
@@ -205,8 +216,14 @@ def _mapping(missing: Sequence[str], spare: Sequence[str]) -> str:
     """What to write to name the missing columns: the nearest of those left over."""
     if not spare:
         return f"add the columns {', '.join(missing)}"
-    pairs = [f"{c}=… ({nearest(c, spare)})" for c in missing]
-    return f"rename the columns, or map them: {'; '.join(pairs)}"
+    pairs = [f"{column}={_likely(column, spare)}" for column in missing]
+    return f"rename the columns, or map them, such as {' '.join(pairs)}"
+
+
+def _likely(column: str, spare: Sequence[str]) -> str:
+    named = [c for c in HINTS[column] if c in spare]
+    close = difflib.get_close_matches(column, spare, n=1, cutoff=0.5)
+    return [*named, *close, "?"][0]
 
 
 def _check_group_by(path: Path, group_by: str, row: Mapping[str, Any]) -> None:
@@ -261,14 +278,14 @@ def _implicit(row: Mapping[str, Any]) -> Content:
         left = f"{len(chosen) - same} and {len(rejected) - same} messages are left"
         raise Unusable(f"no single answer follows the common prompt: {same} messages are common, {left}")
     prompt = _asked(chosen[:same])
-    return prompt, _pair(_response(chosen[same:], "chosen", ()), _response(rejected[same:], "rejected", ())), (1.0, 0.0)
+    return prompt, _pair(_answer(chosen[same:], "chosen"), _answer(rejected[same:], "rejected")), (1.0, 0.0)
 
 
 def _unpaired(row: Mapping[str, Any]) -> Content:
     prompt, label = _prompt(row["prompt"]), row["label"]
     if not isinstance(label, Real) or float(label) not in (-1.0, 0.0, 1.0):
         raise Unusable(f"`label` is {label!r}", "a label is true or false, 1 or 0, or 1 or -1")
-    return prompt, (_response(row["completion"], "completion", prompt),), (1.0 if label > 0 else -1.0,)
+    return prompt, (_response(row["completion"], "completion", prompt),), (1.0 if float(label) > 0 else -1.0,)
 
 
 def _rated(row: Mapping[str, Any]) -> Content:
@@ -321,9 +338,12 @@ def _response(value: Any, column: str, prompt: Prompt) -> str:
     """Text, or one message of the assistant, which may repeat the prompt before it."""
     if isinstance(value, str):
         return _filled(value, column)
-    messages = tuple(value) if isinstance(value, tuple) else _messages(value, column)
-    if len(messages) > 1 and messages[: len(prompt)] == prompt:
-        messages = messages[len(prompt) :]
+    messages = _messages(value, column)
+    repeats = len(messages) > 1 and messages[: len(prompt)] == prompt
+    return _answer(messages[len(prompt) :] if repeats else messages, column)
+
+
+def _answer(messages: Prompt, column: str) -> str:
     if [m.role for m in messages] != ["assistant"]:
         roles = ", ".join(m.role for m in messages) or "nothing"
         raise Unusable(f"`{column}` must be one message of the assistant, not {roles}")

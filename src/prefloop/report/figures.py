@@ -13,7 +13,9 @@ from prefloop.report.svg import Curve, dumbbell, plot
 
 Item = TypeVar("Item")
 POINTS = 1600  # per plot, over all its curves: keeps a page of many runs below a megabyte
+MARKERS = 240  # per plot, over all its curves
 ROWS = 24  # of the table under a plot of training steps
+EVALUATIONS = 60  # rows of the table under a plot of evaluations
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,7 @@ FIGURES = (
            "collection.", ("ess",), "ESS / n"),
     Figure("Ratio tail", "99th percentile of π/π_collection per token.", ("ratio/p99",), "ratio"),
     Figure("Preference accuracy on held-out pairs", "By the implicit reward; ties count ½.",
-           ("eval/preference_accuracy",), "share"),
+           ("eval/rewards/accuracies",), "share"),
 )  # fmt: skip
 
 
@@ -93,7 +95,6 @@ def _figure(figure: Figure, runs: Sequence[Run]) -> Drawn:
 
 
 def _curves(figure: Figure, place: int, run: Run, count: int) -> list[Curve]:
-    budget = max(30, POINTS // (count * len(figure.keys) * 2))
     out = []
     for second, key in enumerate(figure.keys):
         raw = run.points(key)
@@ -103,13 +104,14 @@ def _curves(figure: Figure, place: int, run: Run, count: int) -> list[Curve]:
         if not raw:
             continue
         smooth = raw if evaluation or window == 1 else _smoothed(raw, window)
+        budget = max(12, MARKERS // count) if evaluation else max(30, POINTS // (count * len(figure.keys) * 2))
         out.append(
             Curve(
                 run=place,
                 tag="" if second and not figure.mirrored else run.letter,
                 name=f"{run.letter}, {run.label}" + (f", {key}" if len(figure.keys) > 1 else ""),
-                points=thin(smooth, budget) if not evaluation else smooth,
-                errors=run.errors(key) if evaluation else (),
+                points=thin(smooth, budget),
+                errors=thin(run.errors(key), budget) if evaluation else (),
                 faint=() if smooth is raw else thin(raw, budget),
                 dashed=bool(second),
                 marked=evaluation,
@@ -123,6 +125,7 @@ def _frontier(runs: Sequence[Run]) -> Drawn | None:
     curves, rows = [], []
     for i, run in enumerate(runs):
         both = [e for e in run.evaluations if e.get("eval/reward") is not None and e.get("eval/kl_reverse") is not None]
+        both = list(thin(both, max(12, MARKERS // len(runs))))
         points = [(float(e["eval/kl_reverse"]), float(e["eval/reward"])) for e in both]
         if points:
             curves.append(Curve(i, run.letter, f"{run.letter}, {run.label}", points, marked=True))
@@ -143,7 +146,8 @@ def _table(figure: Figure, runs: Sequence[Run]) -> tuple[list[str], list[list[st
     head = ["step"] + [f"{run.letter} {key}" if len(figure.keys) > 1 else run.letter for run, key in columns]
     cells = [_cells(run, key) for run, key in columns]
     steps = sorted({step for column in cells for step in column})
-    return head, [[number(s), *(column.get(s, "–") for column in cells)] for s in thin(steps, ROWS)]
+    chosen = thin(steps, EVALUATIONS if figure.keys[0].startswith("eval/") else ROWS)
+    return head, [[number(s), *(column.get(s, "–") for column in cells)] for s in chosen]
 
 
 def _cells(run: Run, key: str) -> dict[float, str]:

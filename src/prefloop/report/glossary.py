@@ -199,12 +199,40 @@ EVALUATION = {
         "grows about as `eval/kl_reverse`",
         "far above `eval/kl_reverse`: the policy gave up what the reference does (mode seeking)",
     ),
-    "eval/preference_accuracy": Metric(
+}
+
+HELD_OUT_PAIRS = {
+    "eval/rewards/accuracies": Metric(
         "Share of held-out pairs that the implicit reward orders as the person did; ties count ½.",
         "share",
         "½ before training by construction, then above it",
-        "below ½, or no better than picking the longer response",
+        "below ½, or no better than `eval/accuracy/longer`",
     ),
+    "eval/accuracy/sum_logp": Metric("The same by log π(y|x).", "share", "above ½", "falls during training"),
+    "eval/accuracy/mean_logp": Metric("The same by log π(y|x) per token.", "share", "above ½", "falls during training"),
+    "eval/accuracy/longer": Metric(
+        "The same by picking the longer response: what needs no model.",
+        "share",
+        "near ½",
+        "far above ½: length decides",
+    ),
+    "eval/rewards/margins": Metric(
+        "Implicit reward of the preferred less that of the other, on held-out pairs.",
+        "nats × β",
+        "0 before training, then above it",
+        "stands still while `rewards/margins` rises: the training pairs are memorised",
+    ),
+    "eval/rewards/chosen": Metric(
+        "Implicit reward of the preferred responses, on held-out pairs.",
+        "nats × β",
+        "0 before training, then rises or falls little",
+        "falls as fast as `eval/rewards/rejected`",
+    ),
+    "eval/rewards/rejected": Metric(
+        "Implicit reward of the other responses, on held-out pairs.", "nats × β", "0 before training, then falls"
+    ),
+    "eval/pairs": Metric("Held-out pairs that were judged.", "pairs"),
+    "eval/questions": Metric("Different questions among them; intervals resample questions.", "", "at least 100"),
 }
 
 GROUPS = {
@@ -214,5 +242,6 @@ GROUPS = {
     "How far the policy has moved": DRIFT,
     "Pairs": PAIRS,
     "Evaluation on held-out prompts": EVALUATION,
+    "Evaluation on held-out pairs": HELD_OUT_PAIRS,
 }
 METRICS: dict[str, Metric] = {key: metric for group in GROUPS.values() for key, metric in group.items()}

@@ -108,6 +108,19 @@ def _ends(key: str) -> Read:
     return lambda run: f"{measured(run.before(key))} → {measured(run.after(key))}"
 
 
+def _bounds(key: str, place: int) -> Read:
+    """An evaluation's value with its interval [low, high]."""
+
+    def read(run: Run) -> str:
+        lines = [line for line in run.evaluations if line.get(key) is not None]
+        if not lines:
+            return "–"
+        value, low, high = (lines[place].get(k) for k in (key, f"{key}_low", f"{key}_high"))
+        return number(value, 3) + (f" [{number(low, 3)}, {number(high, 3)}]" if low is not None else "")
+
+    return read
+
+
 def _after(key: str) -> Read:
     return lambda run: measured(run.after(key))
 
@@ -126,7 +139,10 @@ TABLE: dict[str, list[tuple[str, str, Read]]] = {
         ("Gold reward before", "held-out prompts, ± SE", lambda run: measured(run.before("eval/reward"))),
         ("Gold reward after", "", _after("eval/reward")),
         ("Change", "errors taken as independent", lambda run: measured(run.change("eval/reward"), sign=True)),
-        ("Preference accuracy", "held-out pairs, before → after", _ends("eval/preference_accuracy")),
+        ("Preference accuracy before", "held-out pairs, 95 % interval", _bounds("eval/rewards/accuracies", 0)),
+        ("Preference accuracy after", "by the implicit reward; ties ½", _bounds("eval/rewards/accuracies", -1)),
+        ("Accuracy of “the longer one”", "needs no model", _bounds("eval/accuracy/longer", -1)),
+        ("Margin after", "implicit rewards, held-out pairs", _bounds("eval/rewards/margins", -1)),
     ],
     "Distance from the reference": [
         ("KL(π‖π_ref)", "nats per response", _after("eval/kl_reverse")),
