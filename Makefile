@@ -2,8 +2,7 @@
 #   make demo    fine-tune a small language model in four ways and compare them
 #   make test    run the tests
 #
-# Exact versions stand in constraints.txt. On Linux the default torch wheel brings CUDA; for the small CPU build:
-#   make demo PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu
+# Exact versions stand in constraints.txt.
 
 PYTHON ?= python3
 BIN := .venv/bin

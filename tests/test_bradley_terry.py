@@ -231,7 +231,7 @@ def test_frozen_smollm2_on_human_preferences(preference_data: Path) -> None:
     """Better than chance on questions it has not seen; a 135M model without the sources is no good judge."""
     with gzip.open(preference_data / "fine_grained_rlhf" / "pairs_human.jsonl.gz", "rt") as lines:
         rows = [json.loads(line) for line in lines]
-    rows = [r for r in rows if r["qid"] < 200 and len(r["chosen"] + r["rejected"]) < 600]
+    rows = [r for r in rows if len(r["chosen"] + r["rejected"]) < 700]  # the short ones: minutes on one core
     told = [(r["question"], (r["chosen"], r["rejected"]), str(r["qid"])) for r in rows]
     groups = [group(question, answers, (1.0, 0.0), key, i) for i, (question, answers, key) in enumerate(told)]
     train = [g for g in groups if int(g.key) % 3]
@@ -241,4 +241,4 @@ def test_frozen_smollm2_on_human_preferences(preference_data: Path) -> None:
     seen = reward_accuracy(fitted, held_out)
     print(f"\n{fitted.facts}\n{seen}")
     assert fitted.facts["validation_nll"] < 0.6931
-    assert seen.accuracy.value > 0.5
+    assert seen.accuracy.low > 0.5

@@ -22,7 +22,7 @@ from prefloop.policies import sampler
 from prefloop.policies.pretrained import Model, Tokenizer, check_prompt, end_ids, is_adapted, parts, prompt_limit
 from prefloop.policies.sampler import Sampling
 
-LOGITS_BUDGET = 2**25  # logits held at a time (128 MiB in float32); more are recomputed in the backward pass
+LOGITS_BUDGET = 2**27  # logits held at a time (512 MiB in float32); more are recomputed in the backward pass
 CPU_BF16 = frozenset({"avx512_bf16", "amx_bf16"})
 
 

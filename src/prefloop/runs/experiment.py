@@ -108,7 +108,7 @@ def resume(path: str | Path, *, quiet: bool = False) -> Result:
 def _loop(parts: Parts, poll: Callable[[], None]) -> Loop:
     training = parts.config.training
     optimizer = torch.optim.AdamW(
-        parts.policy.parameters(), lr=training.lr, betas=(0.9, 0.95), weight_decay=training.weight_decay
+        parts.policy.parameters(), lr=training.lr, betas=(0.9, 0.95), weight_decay=training.weight_decay, fused=True
     )
     return Loop(
         parts.method,
