@@ -157,6 +157,7 @@ def configs() -> st.SearchStrategy[Config]:
     ranges: dict[str, st.SearchStrategy[Any]] = {
         "top_p": st.floats(0.01, 1),
         "held_out_share": st.floats(0, 0.99),
+        "max_cut": st.floats(0, 1),
         "autocast": st.sampled_from(["auto", True, False]),
         "override": st.dictionaries(st.from_regex(r"[a-z]{1,6}", fullmatch=True), number | st.text() | st.booleans()),
         "options": st.dictionaries(st.text(min_size=1), number | st.integers() | st.none()),

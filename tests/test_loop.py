@@ -160,6 +160,12 @@ def skewed() -> Skewed:
     return Skewed(tabular().logits.detach(), 2)
 
 
+class Truncated(Skewed):
+    """The same, and it admits to it."""
+
+    exact_sampler = False  # type: ignore[assignment]
+
+
 def test_the_first_pass_has_ratio_exactly_one() -> None:
     row = METHODS["ppo_critic_free"].override(clip=1e-12)
     for record in make_loop(row, replace(PLAN, minibatch=16), policy=skewed()):
@@ -198,8 +204,7 @@ def test_minibatches_after_an_update_keep_the_anchor_of_the_collection() -> None
 def test_the_mismatch_weight_is_truncated(cap: float, factor: float) -> None:
     """The sampler says e^−0.5 of the trainer's probability: the weight is e^0.5 = 1.6487, or the cap."""
     row = METHODS["rloo"].override(mismatch_cap=cap)
-    policy = skewed()
-    policy.exact_sampler = False  # type: ignore[misc]
+    policy = Truncated(tabular().logits.detach(), 2)
     record = next(iter(make_loop(row, replace(PLAN, minibatch=16), policy=policy)))
     plain = torch.where(record.batch.mask, record.signal.weight[..., None] / 16, 0.0)  # type: ignore[index]
     assert torch.allclose(record.coefficient, factor * plain, atol=1e-12)
@@ -221,8 +226,7 @@ def test_senseless_combinations_are_refused() -> None:
     with pytest.raises(UserError, match="KL inside the reward"):
         make_loop(METHODS["dpo"].override(kl=0.1), PLAN)
     make_loop(METHODS["dpo"].override(kl=0.1, kl_in="loss"), PLAN)
-    truncated = tabular()
-    truncated.exact_sampler = False  # type: ignore[misc]
+    truncated = Truncated(tabular().logits.detach(), 2)
     with pytest.raises(UserError, match="tempered or truncated"):
         make_loop("rloo", PLAN, policy=truncated)
     make_loop("online_dpo", PLAN, policy=truncated)

@@ -290,6 +290,14 @@ def test_nll_negative_as_unlikelihood() -> None:
     assert torch.equal(default, o.nll_negative(logp(), signal(), record(), push=0.1, gate=0.01, form="log"))
 
 
+def test_nll_negative_at_the_gate_itself_does_not_push() -> None:
+    same = torch.tensor([[[-0.5], [-0.5]]], dtype=F64).requires_grad_()
+    one = torch.ones(1, 2, 1, dtype=torch.bool)
+    pair = Signal(pairs=torch.tensor([[[0, 1]]]), pair_weight=torch.ones(1, 1))
+    o.nll_negative(same, pair, Batch(torch.zeros(1), one.long(), one), gate=1.0).sum().backward()
+    assert same.grad is not None and same.grad.flatten().tolist() == [-1.0, 0.0]
+
+
 def test_nll_negative_default_gate_is_one_percent() -> None:
     batch = Batch(torch.zeros(1), torch.zeros(1, 2, 1, dtype=torch.long), torch.ones(1, 2, 1, dtype=torch.bool))
     pair = Signal(pairs=torch.tensor([[[0, 1]]]), pair_weight=torch.ones(1, 1))

@@ -73,6 +73,7 @@ def test_best_vs_rest_spreads_one_unit_of_weight() -> None:
         [],
         [(0, 1, third), (0, 2, third), (0, 3, third)],
     ]
+    assert listed(p.best_vs_rest(record([[1.0, 2.0]], None))) == [[(1, 0, 1.0)]]
     assert p.best_vs_rest(record())[1].sum(-1).tolist() == pytest.approx([1.0, 1.0, 0.0, 1.0], abs=1e-15)
 
 
@@ -120,17 +121,26 @@ def test_rejection_pairs_survive_extreme_noise_and_absent_places() -> None:
     batch = record([[9.0, 0.0, 1.0, 0.5]], None)
     # keys 18 − 3.32, −3.32, 2.37, 1 + 27.63: responses 3 and 0
     assert listed(p.rejection_pairs(batch, rng=Fixed(u))) == [[(0, 3, 1.0)]]
-    lonely = record([[1.0, NAN, 2.0]], [[True, False, False]])
-    assert listed(p.rejection_pairs(lonely, rng=signal_rng())) == [[]]
+    for garbage in (NAN, 5.0):
+        lonely = record([[1.0, garbage, garbage]], [[True, False, False]])
+        assert listed(p.rejection_pairs(lonely, rng=signal_rng())) == [[]]
+        two = record([[1.0, garbage, 2.0, garbage]], [[True, False, True, False]])
+        assert listed(p.rejection_pairs(two, rng=signal_rng())) == [[(2, 0, 1.0)]]
+
+
+def test_rejection_pairs_default_temperature_is_a_half() -> None:
+    # noise 2.25, 0.37, 0.37: with 2r the keys are 2.25, 2.37, 2.27; with r alone response 0 would be accepted
+    u = torch.tensor([[0.9, 0.5, 0.5]], dtype=F64)
+    assert listed(p.rejection_pairs(record([[0.0, 1.0, 0.95]], None), rng=Fixed(u))) == [[(1, 2, 1.0)]]
 
 
 def test_the_least_and_the_greatest_noise_are_as_stated() -> None:
     # −log(−log 1e-12) = −3.319 and −log(−log(1 − 1e-12)) = 27.631: scores beyond the gap decide, below it do not
-    for r, best in ((30.9, True), (31.0, False)):
+    for r, best in ((30.945, True), (30.955, False)):
         u = torch.tensor([[0.0, 1.0, 1.0]], dtype=F64)
         batch = record([[r, 0.0, 0.01]], None)
-        accepted = {i for i, _, _ in listed(p.rejection_pairs(batch, rng=Fixed(u), beta=1.0))[0]}
-        assert (accepted == {2}) == best
+        accepted = {i for pair in listed(p.rejection_pairs(batch, rng=Fixed(u), beta=1.0))[0] for i in pair[:2]}
+        assert accepted == ({1, 2} if best else {0, 2})
 
 
 @pytest.mark.parametrize(("size", "count"), [(2, 1), (3, 1), (4, 1), (7, 1), (8, 2), (12, 3)])

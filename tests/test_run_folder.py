@@ -131,7 +131,7 @@ def test_records_that_lost_bytes_are_not_rewound(tmp_path: Path) -> None:
 
 
 HOLD = "import os, sys; from prefloop.runs.folder import RunFolder; run = RunFolder.open(sys.argv[1])"
-DIE = "run.metrics({'step': 1}); run._files['metrics'].write(b'{\"st'); run._files['metrics'].flush(); os.kill(os.getpid(), 9)"
+DIE = "run.metrics({'step': 1}); log = run._files['metrics']; log.write(b'{\"st'); log.flush(); os.kill(os.getpid(), 9)"
 
 
 def test_one_process_at_a_time(tmp_path: Path) -> None:

@@ -47,7 +47,7 @@ def close(x: Tensor, want: list[list[float]], tolerance: float = 1e-12) -> None:
 
 def test_uniform_counts_every_response_that_is_there() -> None:
     close(w.uniform(record()), [[1, 1, 1], [1, 1], [1]])
-    close(w.uniform(full([[5.0, 1.0]])), [[1, 1]])
+    close(w.uniform(record([[5.0, 1.0]], None, tokens=1)), [[1, 1]])
 
 
 def test_best_only_shares_ties_and_skips_empty_places() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 
 if TYPE_CHECKING:
-    from prefloop.data.check import Report
+    from prefloop.data.check import Lengths, Report
     from prefloop.data.formats import Loaded
     from prefloop.data.records import Group
 
@@ -139,10 +139,10 @@ def _facts(report: Report) -> dict[str, str]:
         "rows": f"{report.groups:,}",
         "questions": f"{report.keys:,} (a split goes by these); {report.prompts:,} distinct prompts",
         "responses": f"{report.responses:,} (rows: {sizes})",
-        "prompt length": _lengths(asdict(report.prompt_length)),
+        "prompt length": _lengths(report.prompt_length),
     }
     if report.response_length is not None:
-        facts["response length"] = _lengths(asdict(report.response_length))
+        facts["response length"] = _lengths(report.response_length)
     if report.longer_wins is not None:
         facts["preferences"] = f"{report.preferences:,}; the longer response wins {report.longer_wins:.1%}"
     if report.positive_labels is not None:
@@ -151,8 +151,8 @@ def _facts(report: Report) -> dict[str, str]:
     return facts | {"repeats": counts}
 
 
-def _lengths(x: Mapping[str, float]) -> str:
-    return f"{x['min']:,} to {x['max']:,} characters, median {x['median']:,.0f}, 95 % up to {x['p95']:,.0f}"
+def _lengths(x: Lengths) -> str:
+    return f"{x.min:,} to {x.max:,} characters, median {x.median:,.0f}, 95 % up to {x.p95:,.0f}"
 
 
 def _remarks(report: Report) -> list[str]:

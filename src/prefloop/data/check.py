@@ -48,7 +48,7 @@ def check(groups: Sequence[Group]) -> Report:
     if not groups:
         raise ValueError("there are no groups to check")
     preferences = [pair for group in groups for pair in _preferences(group)]
-    labels = [g.scores[0] > 0 for g in groups if g.scores is not None and len(g.scores) == 1]
+    labels = [float(g.scores[0] > 0) for g in groups if g.scores is not None and len(g.scores) == 1]
     responses = [len(r) for g in groups for r in g.responses]
     return Report(
         groups=len(groups),

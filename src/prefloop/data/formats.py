@@ -203,12 +203,13 @@ def _check_bare(path: Path, row: Mapping[str, Any], found: Sequence[str]) -> Non
     """Refuse to throw responses or labels away that stand in columns of other names."""
     answers = [c for c in row if c != "prompt" and ANSWER.search(c)]
     if answers:
-        needed = max((f.columns for f in FORMATS.values()), key=lambda columns: sum(c in row for c in columns))
-        missing = [c for c in needed if c not in row] or ["chosen", "rejected"]
+        closest = max(FORMATS.values(), key=lambda f: sum(c in row for c in f.columns))  # the first of equals
+        missing = [c for c in closest.columns if c not in row]
+        spare = [c for c in row if c not in closest.columns]
         raise DataError(
             f"the columns are {', '.join(found)}; which of them are responses is not clear",
             where=f"row 1 of {path}",
-            fix=f"{_mapping(missing, answers)}; format=prompt_only ignores all but the prompt",
+            fix=f"{_mapping(missing, spare)}; format=prompt_only ignores all but the prompt",
         )
 
 

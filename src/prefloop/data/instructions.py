@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from importlib.resources import files
-from typing import Literal
 
 from prefloop.data.records import Group, Message
 from prefloop.errors import UserError, nearest
@@ -12,7 +11,7 @@ from prefloop.errors import UserError, nearest
 SPLITS = ("train", "held_out")
 
 
-def instructions(split: Literal["train", "held_out"]) -> list[Group]:
+def instructions(split: str) -> list[Group]:
     """The 220 training or 80 held-out instructions, without responses; topics are mixed in both.
 
     Raises:
