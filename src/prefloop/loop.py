@@ -215,7 +215,7 @@ class Loop:
 
     def _same_fields(self, part: Batch) -> Batch:
         """A mixture has log-probs on all of its groups or on none; its scores come from one scorer."""
-        part = replace(part, scores=None)
+        part = replace(part, scores=None, valid=part.present)
         if "behaviour" not in self.method.needs:
             return replace(part, logp_behaviour=None, logp_proximal=None)
         if part.logp_proximal is not None:

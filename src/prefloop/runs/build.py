@@ -11,11 +11,11 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from prefloop.analysis.statistics import bootstrap
+from prefloop.analysis.preference import reward_accuracy
 from prefloop.batch import Batch, Stream, streams
 from prefloop.data.formats import load
 from prefloop.data.instructions import instructions
-from prefloop.data.records import Group, split
+from prefloop.data.records import Group, first_responses, split
 from prefloop.errors import DataError, UserError, nearest
 from prefloop.loop import Plan, no_op
 from prefloop.methods import Method, method
@@ -102,6 +102,9 @@ def build(config: Config, *, poll: Callable[[], None] = no_op, say: Callable[[st
             where="reward.name",
             fix="name a reward (length_min, bradley_terry, module:function, …) or set on_policy: 0",
         )
+    lost = problem.truncation([group for group in train if group.responses])
+    if lost.cut or lost.empty or lost.identical:
+        say(f"training responses: {lost}")
     parts = Parts(config, row, plan, policy, reference, problem, scorer, note, held_out, hashes)
     if note:
         say(note)
@@ -169,7 +172,8 @@ def _groups(config: Config) -> tuple[list[Group], list[Group], dict[str, str]]:
 
     def read(path: str) -> list[Group]:
         hashes[path] = pretrained.file_hash(Path(path)) if Path(path).is_file() else ""
-        return load(path, format=data.format, group_by=data.group_by, limit=data.limit)
+        groups = load(path, format=data.format, group_by=data.group_by, columns=data.columns, limit=data.limit)
+        return groups if data.responses is None else first_responses(groups, data.responses)
 
     if data.held_out == "split":
         whole = instructions("train") if data.train == "builtin" else read(data.train)
@@ -195,10 +199,8 @@ def _scorer(
     model = _bradley_terry(options, policy, train, config.seed, poll)
     if model.tokenizer.get_vocab() != policy.tokenizer.get_vocab():
         raise UserError("the reward model has another vocabulary than the policy", where="reward.options.path")
-    judged = model.compare(held_out[: config.evaluation.pairs])
-    right = bootstrap((judged.margin > 0).double().numpy(), clusters=judged.keys, seed=config.seed)
-    longer = float((judged.longer > 0).double().mean())
-    note = f"Bradley–Terry scorer: held-out accuracy {right} on {len(judged.keys)} pairs; longer wins {longer:.3f}"
+    judged = reward_accuracy(model, held_out[: config.evaluation.pairs], seed=config.seed)
+    note = f"Bradley–Terry scorer: {judged}"
     return model.score_batch, note
 
 

@@ -39,6 +39,8 @@ class DataConfig:
     """`builtin`, a file, or `split`: a share of the training file."""
     format: str = "auto"
     """Format of the files; `auto` reads it from the columns."""
+    columns: dict[str, str] = field(default_factory=dict)
+    """Our column names and what the files call them: `{chosen: response}`."""
     group_by: str = "prompt"
     """Column whose equal values belong to one group and to one side of the split."""
     held_out_share: float = 0.2

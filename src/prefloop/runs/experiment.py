@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from prefloop.analysis.describe import describe
-from prefloop.analysis.divergence import kl_estimates
+from prefloop.analysis.divergence import kl_estimates, sequence_logp
 from prefloop.analysis.ledger import step_metrics
-from prefloop.analysis.preference import evaluate_preferences
+from prefloop.analysis.preference import preference_accuracy, winner_first
 from prefloop.analysis.statistics import mean_se
 from prefloop.batch import Batch
 from prefloop.loop import Loop, Record
@@ -43,11 +43,21 @@ class Result:
     seconds: float
 
 
+@dataclass(frozen=True)
+class Pairs:
+    """Held-out pairs, winners first, with what the reference says of them."""
+
+    batch: Batch
+    keys: list[str]  # the question of each pair
+    reference: Tensor  # summed log π_ref [P, 2]
+
+
 @dataclass
 class Shared:
     """What several runs of one comparison have in common, so that it is made once: same seed, model and data."""
 
     first: tuple[Metrics, Batch | None] | None = None  # evaluation of the reference and its answers
+    pairs: Pairs | None = None  # held-out pairs
     offline: dict[int, Batch] = field(default_factory=dict)  # offline collection by group size
 
 
@@ -81,7 +91,7 @@ def run(
             folder.metrics({"kind": "evaluation", "step": 0, **first})
             folder.samples(_samples(parts, answers, 0))
             loop = _loop(parts, interrupt.poll)
-            return _go(parts, loop, folder, (first, answers), quiet, label or config.method, observers)
+            return _go(parts, loop, folder, shared, quiet, label or config.method, observers)
 
 
 def resume(path: str | Path, *, quiet: bool = False) -> Result:
@@ -95,14 +105,14 @@ def resume(path: str | Path, *, quiet: bool = False) -> Result:
     with Interrupt(quiet=quiet) as interrupt, RunFolder.open(home) as folder:
         parts = build(config, poll=interrupt.poll, say=_say(quiet))
         shared = Shared()
-        first, answers = _first(parts, shared, interrupt.poll)
+        _first(parts, shared, interrupt.poll)
         _offline(parts, shared, interrupt.poll)
         loop = _loop(parts, interrupt.poll)
         found, state = checkpoint.restore(folder.checkpoints, fallback=True, say=_say(quiet))
         loop.restore(state["loop"])
         folder.rewind(state["offsets"])
         folder.event("resume", {"step": loop.step, "checkpoint": found.name})
-        return _go(parts, loop, folder, (first, answers), quiet, config.method)
+        return _go(parts, loop, folder, shared, quiet, config.method)
 
 
 def _loop(parts: Parts, poll: Callable[[], None]) -> Loop:
@@ -126,14 +136,15 @@ def _go(
     parts: Parts,
     loop: Loop,
     folder: RunFolder,
-    start: tuple[Metrics, Batch | None],
+    shared: Shared,
     quiet: bool,
     label: str,
     observers: Sequence[Observer] = (),
 ) -> Result:
     """The steps that are left, under observers; an interruption saves the loop at the last step boundary."""
-    config, clock, (first, answers) = parts.config, time.monotonic(), start
-    every: list[Observer] = [_Recorder(parts, folder), *_every(parts, folder, answers), *observers]
+    config, clock = parts.config, time.monotonic()
+    first, answers = _first(parts, shared, loop.poll)
+    every: list[Observer] = [_Recorder(parts, folder), *_every(parts, folder, shared), *observers]
     try:
         with Progress(config.training.steps, label, quiet=quiet) as bar:
             bar.advance(loop.step)
@@ -141,7 +152,7 @@ def _go(
                 for observe in every:
                     observe(record, loop)
                 bar.advance(note=_note(record))
-        last, fresh = evaluate(parts, parts.policy, answers, loop.poll)
+        last, fresh = evaluate(parts, parts.policy, answers, shared.pairs, loop.poll)
     except (Interrupted, KeyboardInterrupt) as stop:
         save(folder, loop)
         folder.event("interrupted", {"step": loop.step})
@@ -182,13 +193,14 @@ class _Recorder:
         self.clock = now
 
 
-def _every(parts: Parts, folder: RunFolder, answers: Batch | None) -> Iterator[Callable[[Record, Loop], None]]:
+def _every(parts: Parts, folder: RunFolder, shared: Shared) -> Iterator[Observer]:
     """Evaluations and checkpoints at their own cadence."""
     config = parts.config
 
     def evaluation(record: Record, loop: Loop) -> None:
         if record.step % config.evaluation.every == 0 and record.step < config.training.steps:
-            found, _ = evaluate(parts, parts.policy, answers, loop.poll)
+            _, answers = _first(parts, shared, loop.poll)
+            found, _ = evaluate(parts, parts.policy, answers, shared.pairs, loop.poll)
             folder.metrics({"kind": "evaluation", "step": record.step, **found})
 
     def saving(record: Record, loop: Loop) -> None:
@@ -205,13 +217,14 @@ def _every(parts: Parts, folder: RunFolder, answers: Batch | None) -> Iterator[C
 
 
 def evaluate(
-    parts: Parts, policy: CausalLM, answers: Batch | None, poll: Callable[[], None]
+    parts: Parts, policy: CausalLM, answers: Batch | None, pairs: Pairs | None, poll: Callable[[], None]
 ) -> tuple[Metrics, Batch | None]:
     """Gold reward, lengths and KL on held-out prompts; preference accuracy where the held-out set has pairs.
 
     Args:
         answers: the reference's own answers to the same prompts, for KL(π_ref‖π); None while it is the reference that
             is evaluated, whose KL is 0 by definition.
+        pairs: held-out pairs, where there are any.
     """
     out: Metrics = {}
     fresh = None
@@ -223,11 +236,11 @@ def evaluate(
         out |= _mean("reward", fresh.scores) | _mean("length", fresh.lengths.float())
         out["eval/cut"] = float(policy.is_cut(fresh).float().mean())
         out |= _divergence(parts, policy, fresh, answers, poll)
-    pairs = parts.preferences
     if pairs is not None:
-        batch, keys = pairs
+        same = policy is parts.reference  # then all implicit rewards tie by construction
+        own = pairs.reference if same else sequence_logp(policy, pairs.batch, poll)
         beta = float(parts.method.defaults.get("beta", 1.0))
-        found = evaluate_preferences(policy, parts.reference, batch, keys, beta=beta, poll=poll)
+        found = preference_accuracy(own, pairs.reference, pairs.batch.lengths, pairs.keys, beta=beta)
         out |= {f"eval/{k}": v for k, v in found.metrics().items()}
     return out, fresh
 
@@ -251,7 +264,11 @@ def _mean(name: str, x: Tensor) -> Metrics:
 def _first(parts: Parts, shared: Shared, poll: Callable[[], None]) -> tuple[Metrics, Batch | None]:
     """The reference before training; it also decides whether the length limit is fit for use."""
     if shared.first is None:
-        shared.first = evaluate(parts, parts.reference, None, poll)
+        if parts.preferences is not None:
+            batch, keys = parts.preferences
+            batch = winner_first(batch)
+            shared.pairs = Pairs(batch, keys, sequence_logp(parts.reference, batch, poll))
+        shared.first = evaluate(parts, parts.reference, None, shared.pairs, poll)
         if "eval/cut" in shared.first[0]:
             check_cut(shared.first[0]["eval/cut"], parts.config)
     return shared.first

@@ -1,0 +1,50 @@
+"""The grid behind the demo's learning rates: every cell at every rate, on a seed and on prompts that the demo never uses.
+
+    python benchmarks/demo_grid.py [--steps 12] [--rates 1e-5 3e-5] [--cells online_dpo ...] [--out demo_grid.json]
+
+Writes one entry per run; `demo_configs/base.yaml` takes the rate whose mean over the cells is best.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from prefloop.cli.demo import CONFIGS, GRID
+from prefloop.data.instructions import instructions
+from prefloop.runs import config as configuration
+from prefloop.runs import experiment
+
+SEED, USED = 100, 48  # the demo evaluates on the first 48 held-out prompts
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("--steps", type=int, default=12)
+    parser.add_argument("--rates", type=float, nargs="+", default=[1e-5, 3e-5])
+    parser.add_argument("--cells", nargs="+", default=list(GRID))
+    parser.add_argument("--out", type=Path, default=Path(__file__).with_suffix(".json"))
+    args, found = parser.parse_args(), []
+    with TemporaryDirectory() as folder:
+        prompts = Path(folder) / "tuning.jsonl"
+        rest = [group.prompt[-1].content for group in instructions("held_out")[USED:]]
+        prompts.write_text("".join(json.dumps({"prompt": p}) + "\n" for p in rest), encoding="utf-8")
+        shared = experiment.Shared()
+        for rate in args.rates:
+            for cell in args.cells:
+                flags = [f"--seed={SEED}", f"--training.steps={args.steps}", f"--training.lr={rate}"]
+                flags += [f"--output={folder}/runs", f"--data.held_out={prompts}"]
+                config = configuration.load(CONFIGS / f"{cell}.yaml", flags)
+                result = experiment.run(config, label=f"{cell} lr={rate}", shared=shared)
+                kept = ("eval/reward", "eval/reward_se", "eval/kl_reverse", "eval/length")
+                entry = {"cell": cell, "lr": rate, "steps": args.steps, "seed": SEED, "seconds": round(result.seconds)}
+                entry |= {"before": result.before["eval/reward"], **{k: result.after[k] for k in kept}}
+                found.append(entry)
+                print(json.dumps(entry), flush=True)
+                args.out.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
