@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -59,7 +60,7 @@ class Parts:
     def preferences(self) -> tuple[Batch, list[str]] | None:
         """Held-out pairs with their questions, where the held-out set has pairs with a winner."""
         pairs = [g for g in self.held_out if len(g.responses) == 2 and g.scores and g.scores[0] != g.scores[1]]
-        pairs = pairs[: self.config.evaluation.pairs]
+        pairs = spread(pairs)[: self.config.evaluation.pairs]
         return (self.problem.batch_of(pairs, 2), [g.key for g in pairs]) if pairs else None
 
 
@@ -109,6 +110,16 @@ def build(config: Config, *, poll: Callable[[], None] = no_op, say: Callable[[st
     if note:
         say(note)
     return parts
+
+
+def spread(groups: list[Group]) -> list[Group]:
+    """The first group of every question, then the second of every question, …: a prefix covers many questions."""
+    seen: Counter[str] = Counter()
+    turn = []
+    for group in groups:
+        turn.append(seen[group.key])
+        seen[group.key] += 1
+    return [groups[i] for i in sorted(range(len(groups)), key=lambda i: turn[i])]
 
 
 def offline_collection(parts: Parts, poll: Callable[[], None] = no_op) -> Batch:
@@ -199,7 +210,7 @@ def _scorer(
     model = _bradley_terry(options, policy, train, config.seed, poll)
     if model.tokenizer.get_vocab() != policy.tokenizer.get_vocab():
         raise UserError("the reward model has another vocabulary than the policy", where="reward.options.path")
-    judged = reward_accuracy(model, held_out[: config.evaluation.pairs], seed=config.seed)
+    judged = reward_accuracy(model, spread(held_out)[: config.evaluation.pairs], seed=config.seed)
     note = f"Bradley–Terry scorer: {judged}"
     return model.score_batch, note
 
@@ -213,7 +224,7 @@ def _bradley_terry(
         raise UserError(f"`bradley_terry` has no option `{key}`", where="reward.options", fix=nearest(key, known))
     if "path" in options:
         return bradley_terry.load(options["path"], autocast=policy.autocast)
-    pairs = [g for g in train if len(g.responses) > 1 and g.scores][: options.get("pairs", 300)]
+    pairs = spread([g for g in train if len(g.responses) > 1 and g.scores])[: options.get("pairs", 300)]
     settings = {k: v for k, v in options.items() if k in ("steps", "lr")}
     return bradley_terry.fit(
         policy.model,
