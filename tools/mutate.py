@@ -184,26 +184,24 @@ def run_tests(folder: Path, module: str) -> int:
     return os.waitstatus_to_exitcode(status)
 
 
-def prepare() -> Path:
-    """A worker's own copy of the package; heavy imports happen once, before any fork."""
+FOLDER = Path()  # of this worker
+
+
+def prepare(scratch: str) -> None:
+    """Start of a worker: its own copy of the package; heavy imports happen once, before any fork."""
+    global FOLDER
     import hypothesis  # noqa: F401
     import jaxtyping  # noqa: F401
     import torch
 
     torch.set_num_threads(1)
     sys.dont_write_bytecode = True  # a stale cache of another mutant must not be read
-    folder = Path(tempfile.mkdtemp(prefix="prefloop-mutants-"))
-    shutil.copytree(PACKAGE, folder / "prefloop", ignore=shutil.ignore_patterns("__pycache__"))
-    return folder
-
-
-FOLDER: Path | None = None
+    FOLDER = Path(tempfile.mkdtemp(dir=scratch))
+    shutil.copytree(PACKAGE, FOLDER / "prefloop", ignore=shutil.ignore_patterns("__pycache__"))
 
 
 def judge(mutant: Mutant) -> tuple[Mutant, int]:
     """Exit code of the tests: 0 = survived, anything else = killed."""
-    global FOLDER
-    FOLDER = prepare() if FOLDER is None else FOLDER
     target = FOLDER / "prefloop" / f"{mutant.module}.py"
     original = (PACKAGE / f"{mutant.module}.py").read_text()
     target.write_text(mutant.source)
@@ -238,7 +236,11 @@ def main() -> int:
     found = [m for module in args.modules for m in mutants(module) if args.only in m.name]
     proofs, started, survivors = reviewed(), time.monotonic(), []
     os.environ["OMP_NUM_THREADS"] = "1"
-    with multiprocessing.get_context("spawn").Pool(args.jobs) as pool:
+    workers = multiprocessing.get_context("spawn").Pool
+    with (
+        tempfile.TemporaryDirectory(prefix="prefloop-mutants-") as scratch,
+        workers(args.jobs, prepare, (scratch,)) as pool,
+    ):
         for module in args.modules:
             clean = Mutant(module, f"{module}: unchanged", (PACKAGE / f"{module}.py").read_text())
             if pool.apply(judge, (clean,))[1] != 0:
