@@ -13,7 +13,7 @@ from torch import Tensor
 
 from prefloop import kl, weights
 from prefloop.batch import DATASET, Batch, Signal, Stream, concatenate, put, streams
-from prefloop.errors import UserError
+from prefloop.errors import DataError, UserError
 from prefloop.methods import Method
 from prefloop.objectives import MAX_LOG_RATIO, LogProbs, per_run, sequence
 
@@ -121,7 +121,7 @@ class Plan:
     def check(self, method: Method) -> None:
         """Refuse portions that would split a group or a collection."""
         c, m, b = method.responses, self.minibatch, self.batch
-        if m % c or b % m or min(m, b) < 1:
+        if min(m, b) < 1 or m % c or b % m:
             raise UserError(
                 f"responses C={c} must divide minibatch M={m}, and M must divide batch B={b}",
                 fix=f"for instance minibatch={max(c, m // c * c)}, batch={max(1, b // m) * max(c, m // c * c)}",
@@ -150,6 +150,9 @@ class Loop:
         plan.check(method)
         if 0 < method.on_policy < 1 and method.refuses_mixture:
             raise UserError(f"this row refuses on_policy={method.on_policy}: {method.refuses_mixture}")
+        groups = plan.batch // method.responses
+        if 0 < method.on_policy < 1 and round(method.on_policy * groups) in (0, groups):
+            raise UserError(f"on_policy={method.on_policy} of {groups} groups is no mixture", fix="a larger batch")
         if "behaviour" in method.needs and not policy.exact_sampler and method.mismatch_cap is None:
             raise UserError(
                 "the ratio of this method assumes that responses come from the policy itself, but the sampler is"
@@ -198,7 +201,7 @@ class Loop:
             with torch.no_grad():
                 drawn = self.policy.sample(prompts, m.responses, self.rng["sampling"], self.poll)
             parts.append(replace(drawn, source=torch.full(drawn.mask.shape[:-2], self.step)))
-            self.samples += fresh * m.responses
+            self.samples += drawn.present.numel()
             self.sampled_tokens += int(drawn.mask.sum())
         if groups - fresh:
             given = groups - fresh
@@ -207,7 +210,9 @@ class Loop:
         if len(parts) > 1:
             parts = [self._same_fields(part) for part in parts]
         batch = self.problem.score(concatenate(parts))
-        self.queries += fresh * m.responses
+        if batch.scores is not None and not bool(torch.isfinite(batch.scores[batch.present]).all()):
+            raise DataError("a score is not finite", where=f"collection {iteration}", fix="mend the reward")
+        self.queries += batch.scores.numel() if fresh and batch.scores is not None else 0
         batch = self.prepare(batch)
         m.check(batch)
         self.collection, self.signal = batch, m.signal(batch, self.moments or None, self.rng["signal"])
@@ -284,7 +289,8 @@ class Loop:
                 micro = replace(micro, logp_proximal=seen.logp.detach())
             own = seen.logp.view_as(seen.logp)
             own.register_hook(partial(_note, push, part))  # type: ignore[no-untyped-call]
-            terms = {"method": m.loss(own, micro, _corrected(m, sig, micro), total)}
+            sig = _corrected(m, sig, micro)
+            terms = {"method": m.loss(own, micro, sig, total)}
             terms |= beside(m, seen, self.policy, micro, sig, total, present)
             torch.stack(list(terms.values())).sum().backward()  # type: ignore[no-untyped-call]
             put(logp, part, seen.logp.detach())
@@ -320,14 +326,15 @@ class Loop:
         """Everything, as of the last step boundary: tensors, numbers and nested dicts or lists of them."""
         moments = self.optimizer.state_dict()["state"]
         optimizer = {str(k): v for k, v in moments.items()}
-        return {**self._boundary, "policy": self.policy.state(), "optimizer": optimizer}
+        drawn = {**self._boundary["streams"], "evaluation": self.rng["evaluation"].state()}  # observers' own
+        return {**self._boundary, "streams": drawn, "policy": self.policy.state(), "optimizer": optimizer}
 
     def restore(self, state: dict[str, Any]) -> None:
         """Go on from `state()`: the next record is bit for bit what it would have been."""
         for name, value in state["counters"].items():
             setattr(self, name, value)
         self.policy.restore(state["policy"])
-        moments = {int(k): v for k, v in state["optimizer"].items()}
+        moments = {int(k): {n: x.clone() for n, x in v.items()} for k, v in state["optimizer"].items()}
         self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": moments})
         for name, drawn in state["streams"].items():
             self.rng[name].restore(drawn)
@@ -368,9 +375,14 @@ def _corrected(method: Method, signal: Signal, batch: Batch) -> Signal:
     if batch.logp_proximal is None or batch.logp_behaviour is None:
         return signal
     d = torch.where(batch.mask, batch.logp_proximal - batch.logp_behaviour, 0.0)
+    d = d.sum(-1) if method.defaults.get("level") == "sequence" else d
     factor = d.clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO).exp().clamp(max=method.mismatch_cap)
-    weight = signal.weight if signal.weight.ndim == factor.ndim else signal.weight[..., None]
-    return replace(signal, weight=weight * factor)
+
+    def times(weight: Tensor) -> Tensor:
+        return factor * (weight if weight.ndim == factor.ndim else weight[..., None])
+
+    share = None if signal.kl_weight is None else times(signal.kl_weight)
+    return replace(signal, weight=times(signal.weight), kl_weight=share)
 
 
 def beside(

@@ -84,6 +84,10 @@ class Method:
     def __post_init__(self) -> None:
         for name, value in {**{f.name: getattr(self, f.name) for f in fields(self)}, **self.options}.items():
             _check(name, value)
+        if self.pairs is not None and self.reduction != "sequence":
+            raise UserError("pair losses are averaged over pairs", where=f"reduction={self.reduction}")
+        if self.options.get("baseline") == "values" and not self.critic:
+            raise UserError("baseline='values' needs a value head", fix="critic=True")
 
     # ------------------------------------------------------------------------------------------------ configuration
 
@@ -110,12 +114,13 @@ class Method:
             UserError: a name that neither the row nor one of its parts has, or a value out of range.
         """
         known = {f.name for f in fields(self)} - {"options"}
-        for name in changes:
-            if name not in known | self.defaults.keys():
-                raise UserError(f"this method has no `{name}`", fix=nearest(name, known | self.defaults.keys()))
         own = {k: v for k, v in changes.items() if k in known}
         options = {k: v for k, v in changes.items() if k not in known}
-        return replace(self, **own, options={**self.options, **options})
+        row = replace(self, **own, options={**self.options, **options})
+        for name in options:
+            if name not in row.defaults:
+                raise UserError(f"this method has no `{name}`", fix=nearest(name, known | row.defaults.keys()))
+        return row
 
     def _call(self, part: Callable[..., Any], *args: Any, **context: Any) -> Any:
         accepted = inspect.signature(part).parameters
@@ -219,9 +224,11 @@ def _keywords(part: Callable[..., Any]) -> dict[str, Any]:
     return {k: p.default for k, p in found if p.kind is p.KEYWORD_ONLY and k not in ("state", "rng")}
 
 
-POSITIVE = ("beta", "tau", "clip", "responses", "reuse", "horizon", "eps", "mismatch_cap", "cap")
-NOT_NEGATIVE = ("kl", "entropy", "sft", "value_weight", "push", "odds", "keep", "clip_high")
-SHARES = ("on_policy", "negative", "smoothing", "discount", "lam", "quantile", "gate")
+POSITIVE = ("beta", "tau", "clip", "responses", "reuse", "horizon", "eps", "mismatch_cap", "cap", "gate", "clip_high")
+NOT_NEGATIVE = ("kl", "entropy", "sft", "value_weight", "push", "odds", "keep", "desirable", "undesirable")
+SHARES = ("on_policy", "negative", "smoothing", "discount", "lam", "quantile")
+FREE = ("gamma", "threshold")
+OPTIONAL = ("mismatch_cap", "clip_high", "threshold")
 CHOICES = {
     "reduction": REDUCTIONS,
     "kl_in": ("reward", "loss"),
@@ -240,7 +247,7 @@ def _check(name: str, value: Any) -> None:
         if value not in CHOICES[name]:
             raise UserError(f"`{name}` cannot be {value!r}", fix=nearest(str(value), CHOICES[name]))
         return
-    if name not in POSITIVE + NOT_NEGATIVE + SHARES or value is None:
+    if name not in POSITIVE + NOT_NEGATIVE + SHARES + FREE or (value is None and name in OPTIONAL):
         return
     if isinstance(value, bool) or not isinstance(value, int | float | Tensor):
         raise UserError(f"`{name}` must be a number, not {value!r}")
@@ -253,7 +260,7 @@ def _check(name: str, value: Any) -> None:
         raise UserError(f"`{name}` must not be below 0, but is {value}")
     if name in SHARES and not 0 <= low <= high <= 1:
         raise UserError(f"`{name}` is a share between 0 and 1, not {value}")
-    if name in ("responses", "reuse") and value != int(value):
+    if name in ("responses", "reuse") and not isinstance(value, int):
         raise UserError(f"`{name}` must be a whole number, not {value}")
 
 

@@ -96,7 +96,7 @@ def exponential(
     """exp((r − b)/β): the weight of π* against π_ref (RWR, Peters & Schaal 2007; AWR, arXiv:1910.00177, eq. 5).
 
     normalise: "none" leaves the raw weight, at most `cap`; "prompt" and "batch" make the mean weight 1 inside the
-    group or the collection, which also makes the baseline vanish.
+    group or the collection, which also makes a baseline that is constant there vanish.
 
     Raises:
         UserError: normalise="prompt" with one response per prompt, where every weight would be 1.
