@@ -1,4 +1,4 @@
-"""The grid behind the demo's learning rates: every cell at every rate, on a seed and on prompts that the demo never uses.
+"""The grid behind the demo's learning rate: cells and rates, on a seed and on prompts that the demo never uses.
 
     python benchmarks/demo_grid.py [--steps 12] [--rates 1e-5 3e-5] [--cells online_dpo ...] [--out demo_grid.json]
 
