@@ -114,6 +114,7 @@ class Method:
             UserError: a name that neither the row nor one of its parts has, or a value out of range.
         """
         known = {f.name for f in fields(self)} - {"options"}
+        changes = {k: _as(getattr(self, k, self.defaults.get(k)), v) for k, v in changes.items()}
         own = {k: v for k, v in changes.items() if k in known}
         options = {k: v for k, v in changes.items() if k not in known}
         row = replace(self, **own, options={**self.options, **options})
@@ -216,6 +217,12 @@ class Method:
         leaf = logp.detach().requires_grad_()
         (grad,) = torch.autograd.grad(self.loss(leaf, batch, signal).sum(), leaf, allow_unused=True)
         return torch.zeros_like(leaf) if grad is None else -grad
+
+
+def _as(default: Any, value: Any) -> Any:
+    """A whole number where a fraction is expected is a fraction: on_policy=1."""
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    return float(value) if whole and isinstance(default, float) else value
 
 
 def _keywords(part: Callable[..., Any]) -> dict[str, Any]:

@@ -241,7 +241,7 @@ def evaluate(
         own = pairs.reference if same else sequence_logp(policy, pairs.batch, poll)
         beta = float(parts.method.defaults.get("beta", 1.0))
         found = preference_accuracy(own, pairs.reference, pairs.batch.lengths, pairs.keys, beta=beta)
-        out |= {f"eval/{k}": v for k, v in found.metrics().items()}
+        out |= {f"eval/{k}": float(v) for k, v in found.metrics().items()}
     return out, fresh
 
 
