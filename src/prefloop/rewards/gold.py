@@ -160,7 +160,7 @@ def _import(path: str) -> tuple[Callable[..., Any], bool]:
     module_name, _, name = path.partition(":")
     if not module_name or not name.isidentifier():
         raise UserError(f"`{path}` is not of the form module:function", where="reward.name")
-    module = _import_module(path, module_name)
+    module = user_module(module_name, where=f"reward.name={path}")
     functions = [k for k, v in vars(module).items() if callable(v) and not k.startswith("_")]
     function = getattr(module, name, None)
     if not callable(function):
@@ -175,7 +175,12 @@ def _import(path: str) -> tuple[Callable[..., Any], bool]:
     return function, next(iter(signature.parameters)) == "prompts"
 
 
-def _import_module(path: str, name: str) -> Any:
+def user_module(name: str, *, where: str) -> Any:
+    """A module of the user, from the current directory or installed.
+
+    Raises:
+        UserError: there is none, or importing it raised.
+    """
     here = str(Path.cwd())
     if here not in sys.path:  # for good, as `python -m` does: the function may import its neighbours later
         sys.path.insert(0, here)
@@ -187,8 +192,8 @@ def _import_module(path: str, name: str) -> Any:
             files = [f.relative_to(here) for pattern in ("*.py", "*/*.py") for f in Path(here).glob(pattern)]
             close = difflib.get_close_matches(name, [".".join(f.with_suffix("").parts) for f in files], n=1, cutoff=0.5)
             fix = f"did you mean `{close[0]}`?" if close else "put it into the current directory, or install it"
-            raise UserError(f"there is no module `{name}`", where=f"reward.name={path}", fix=fix) from error
-        raise UserError(f"importing `{name}` raised {_told(error)}", where=f"reward.name={path}") from error
+            raise UserError(f"there is no module `{name}`", where=where, fix=fix) from error
+        raise UserError(f"importing `{name}` raised {_told(error)}", where=where) from error
 
 
 def _call_each(path: str, function: Callable[..., Any], texts: list[tuple[str, str]]) -> list[Any]:

@@ -164,8 +164,12 @@ def evaluation_stream(config: Config) -> Stream:
 
 
 def _row(config: Config) -> Method:
+    """The row with its overrides; `module:row` imports the user's module, which adds the row to METHODS, first."""
+    module, _, name = config.method.rpartition(":")
+    if module:
+        gold.user_module(module, where=f"method={config.method}")
     try:
-        return method(config.method).override(**config.override)
+        return method(name).override(**config.override)
     except UserError as error:
         raise UserError(error.what, where=error.where or f"method {config.method}", fix=error.fix) from None
 

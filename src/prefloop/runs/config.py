@@ -159,7 +159,7 @@ class Config:
     """Everything that decides a run."""
 
     method: str = "dpo"
-    """A row of `prefloop methods`."""
+    """A row of `prefloop methods`, or `module:row` of a file of yours that adds the row to METHODS."""
     override: dict[str, Any] = field(default_factory=dict)
     """Switches (on_policy, reuse, negative) and hyper-parameters of that row to change."""
     model: ModelConfig = field(default_factory=ModelConfig)
