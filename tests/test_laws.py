@@ -13,10 +13,11 @@ from torch import Tensor
 
 from prefloop import kl, objectives
 from prefloop.batch import Batch, Signal, Stream
-from prefloop.loop import Plan, no_op
+from prefloop.loop import Plan
 from prefloop.methods import METHODS, Method
 from prefloop.pairs import Pairs, all_pairs
 from prefloop.policies.categorical import Categorical
+from prefloop.protocols import no_op
 from worlds import F64, Arms, fixed, group_size, make_batch, make_logp, make_loop, tabular
 
 

@@ -12,7 +12,7 @@ from prefloop.analysis.divergence import kl_estimates, sequence_logp
 from prefloop.analysis.preference import evaluate_preferences, preference_accuracy, winner_first
 from prefloop.batch import Batch
 from prefloop.errors import DataError, UserError
-from prefloop.loop import Evaluation, Policy
+from prefloop.protocols import Evaluation, Policy
 
 
 @dataclass(frozen=True)

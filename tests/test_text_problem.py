@@ -18,8 +18,8 @@ from prefloop.batch import DATASET, Batch, Stream, streams
 from prefloop.data.formats import load
 from prefloop.data.records import Group, Message
 from prefloop.errors import DataError, UserError
-from prefloop.loop import Problem
 from prefloop.problems.text import TextProblem, places
+from prefloop.protocols import Problem
 
 TOKENIZER = tiny.tokenizer()
 ID = {word: i for i, word in enumerate(tiny.WORDS)}

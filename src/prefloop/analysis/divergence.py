@@ -13,7 +13,7 @@ from torch import Tensor
 from prefloop.analysis.statistics import Mean, mean_se
 from prefloop.batch import Batch, put
 from prefloop.kl import k1, k3
-from prefloop.loop import Policy, no_op
+from prefloop.protocols import Policy, no_op
 
 
 @dataclass(frozen=True)

@@ -7,14 +7,14 @@ from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float, Int
-from prefloop.data.records import Group
 from torch import Tensor
 
 from prefloop.analysis.divergence import sequence_logp
 from prefloop.analysis.statistics import Clusters, Interval, bootstrap
 from prefloop.batch import Batch
+from prefloop.data.records import Group
 from prefloop.errors import DataError, UserError
-from prefloop.loop import Policy, no_op
+from prefloop.protocols import Policy, no_op
 from prefloop.rewards.bradley_terry import BradleyTerry
 
 # field -> its name in metrics.jsonl; those that TRL has carry TRL's

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from prefloop.batch import Batch, Stream
 from prefloop.kl import exact
-from prefloop.loop import Evaluation, no_op
+from prefloop.protocols import Evaluation, no_op
 
 
 class Categorical:

@@ -15,8 +15,8 @@ from transformers.cache_utils import DynamicLayer
 
 from prefloop.batch import Batch, Stream
 from prefloop.errors import UserError
-from prefloop.loop import no_op
 from prefloop.policies.pretrained import Model, parts
+from prefloop.protocols import no_op
 
 BLOCK = 256  # tokens whose mass is summed first when the CDF is inverted in two steps
 NUCLEUS = 512  # most likely tokens looked at before the whole vocabulary is sorted

@@ -22,8 +22,8 @@ from torch.nn.utils.rnn import pad_sequence
 from prefloop.batch import Batch
 from prefloop.data.records import Group, Message
 from prefloop.errors import DataError, UserError
-from prefloop.loop import no_op
 from prefloop.policies.pretrained import Model, Tokenizer, encode_response, is_adapted, parts, render
+from prefloop.protocols import no_op
 from prefloop.rewards.logistic import fit_linear, pair_nll
 
 Pooling = Literal["last", "mean", "both"]

@@ -18,12 +18,13 @@ from prefloop.data.formats import load
 from prefloop.data.instructions import instructions
 from prefloop.data.records import Group, first_responses, split
 from prefloop.errors import DataError, UserError, nearest
-from prefloop.loop import Plan, no_op
+from prefloop.loop import Plan
 from prefloop.methods import Method, method
 from prefloop.policies import pretrained
 from prefloop.policies.causal_lm import CausalLM, resolve_autocast
 from prefloop.policies.sampler import Sampling
 from prefloop.problems.text import TextProblem
+from prefloop.protocols import no_op
 from prefloop.rewards import bradley_terry, gold
 from prefloop.runs.config import Config
 
