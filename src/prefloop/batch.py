@@ -150,7 +150,7 @@ def concatenate(batches: Sequence[Batch]) -> Batch:
     return Batch(**merged)
 
 
-STREAMS = ("init", "prompts", "sampling", "shuffle", "signal", "evaluation")
+STREAMS = ("prompts", "dataset", "sampling", "shuffle", "signal", "evaluation")
 
 
 class Stream:
@@ -163,9 +163,6 @@ class Stream:
     def rand(self, *shape: int, dtype: torch.dtype | None = None) -> Tensor:
         """Uniform on [0, 1), `[*S, *shape]`."""
         return self._each(lambda g: torch.rand(*shape, generator=g, dtype=dtype))
-
-    def permutation(self, n: int) -> Int[Tensor, "*S n"]:
-        return self._each(lambda g: torch.randperm(n, generator=g))
 
     def epoch(self, n: int, number: int) -> Int[Tensor, "*S n"]:
         """The order of epoch `number` over n items: a function of the seed alone, so that it needs no state."""

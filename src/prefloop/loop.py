@@ -90,6 +90,8 @@ class Loop:
         if 0 < method.on_policy < 1 and method.refuses_mixture:
             raise UserError(f"this row refuses on_policy={method.on_policy}: {method.refuses_mixture}")
         groups = plan.batch // method.responses
+        if "z" in method.needs and groups < 2:
+            raise UserError("z compares a prompt with another one's responses, and there is a single prompt")
         if 0 < method.on_policy < 1 and round(method.on_policy * groups) in (0, groups):
             raise UserError(f"on_policy={method.on_policy} of {groups} groups is no mixture", fix="a larger batch")
         if "behaviour" in method.needs and not policy.exact_sampler and method.mismatch_cap is None:
@@ -136,7 +138,7 @@ class Loop:
         fresh = round(m.on_policy * groups)
         parts = []
         if fresh:
-            prompts = self.problem.prompts(iteration * fresh, fresh, self.rng["prompts"])
+            prompts = self.problem.prompts(iteration * groups, fresh, self.rng["prompts"])
             with torch.no_grad():
                 drawn = self.policy.sample(prompts, m.responses, self.rng["sampling"], self.poll)
             parts.append(replace(drawn, source=torch.full(drawn.mask.shape[:-2], self.step)))
@@ -144,14 +146,16 @@ class Loop:
             self.sampled_tokens += int(drawn.mask.sum())
         if groups - fresh:
             given = groups - fresh
-            known = self.problem.dataset(iteration * given, given, m.responses, self.rng["prompts"])
+            start = iteration * groups + fresh  # not the prompts that the policy answers
+            known = self.problem.dataset(start, given, m.responses, self.rng["prompts"])
             parts.append(replace(known, source=torch.full(known.mask.shape[:-2], DATASET)))
         if len(parts) > 1:
             parts = [self._same_fields(part) for part in parts]
-        batch = self.problem.score(concatenate(parts))
+        joined = concatenate(parts)
+        batch = self.problem.score(joined)
         if batch.scores is not None and not bool(torch.isfinite(batch.scores[batch.present]).all()):
             raise DataError("a score is not finite", where=f"collection {iteration}", fix="mend the reward")
-        self.queries += batch.scores.numel() if fresh and batch.scores is not None else 0
+        self.queries += 0 if batch.scores is joined.scores else int(batch.present.sum())
         batch = self.prepare(batch)
         m.check(batch)
         self.collection, self.signal = batch, m.signal(batch, self.moments or None, self.rng["signal"])
@@ -246,6 +250,7 @@ class Loop:
         self.step += 1
         self.trained_tokens += int(mini.mask.sum())
         own_loss = losses.pop("method")
+        mini = replace(mini, logp_proximal=logp) if first else mini
         counts = (self.samples, self.sampled_tokens, self.trained_tokens, self.queries)
         return Record(self.step, iteration, pass_, mini, signal, logp, push, own_loss, losses, norm, lr, *counts)
 

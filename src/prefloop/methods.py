@@ -114,6 +114,7 @@ class Method:
             UserError: a name that neither the row nor one of its parts has, or a value out of range.
         """
         known = {f.name for f in fields(self)} - {"options"}
+        changes = {k: _part(k, v) if isinstance(v, str) and k in HOMES else v for k, v in changes.items()}
         changes = {k: _as(getattr(self, k, self.defaults.get(k)), v) for k, v in changes.items()}
         own = {k: v for k, v in changes.items() if k in known}
         options = {k: v for k, v in changes.items() if k not in known}
@@ -185,6 +186,8 @@ class Method:
             losses = objectives.sequence(losses, batch)
             if self.reduction == "mean":
                 losses = losses / batch.lengths.clamp(min=1)
+        elif signal.pair_weight is None and self.reduction != "sequence":
+            raise UserError("one loss per response is averaged over responses", fix="reduction=sequence")
         weight = batch.present if signal.pair_weight is None else signal.pair_weight
         return torch.where(weight > 0, losses * weight, 0.0).sum((-2, -1))
 
@@ -219,6 +222,15 @@ class Method:
         return torch.zeros_like(leaf) if grad is None else -grad
 
 
+def _part(place: str, name: str) -> Callable[..., Any]:
+    """The objective, weight or pairs function of that name, so that a configuration can change a part."""
+    home = HOMES[place]
+    known = {k: f for k, f in vars(home).items() if hasattr(f, "needs") and f.__module__ == home.__name__}
+    if name not in known:
+        raise UserError(f"there is no {place} `{name}`", fix=nearest(name, known))
+    return known[name]  # type: ignore[no-any-return]
+
+
 def _as(default: Any, value: Any) -> Any:
     """A whole number where a fraction is expected is a fraction: on_policy=1."""
     whole = isinstance(value, int) and not isinstance(value, bool)
@@ -231,6 +243,7 @@ def _keywords(part: Callable[..., Any]) -> dict[str, Any]:
     return {k: p.default for k, p in found if p.kind is p.KEYWORD_ONLY and k not in ("state", "rng")}
 
 
+HOMES = {"objective": objectives, "weight": weights, "pairs": pairs}
 POSITIVE = ("beta", "tau", "clip", "responses", "reuse", "horizon", "eps", "mismatch_cap", "cap", "gate", "clip_high")
 NOT_NEGATIVE = ("kl", "entropy", "sft", "value_weight", "push", "odds", "keep", "desirable", "undesirable")
 SHARES = ("on_policy", "negative", "smoothing", "discount", "lam", "quantile")
@@ -250,6 +263,10 @@ CHOICES = {
 
 def _check(name: str, value: Any) -> None:
     """One letter means one thing, so its range is known wherever it occurs."""
+    if name == "critic" and not isinstance(value, bool):
+        raise UserError(f"`critic` is true or false, not {value!r}")
+    if name in HOMES and not callable(value) and not (value is None and name != "objective"):
+        raise UserError(f"`{name}` is a function, not {value!r}")
     if name in CHOICES:
         if value not in CHOICES[name]:
             raise UserError(f"`{name}` cannot be {value!r}", fix=nearest(str(value), CHOICES[name]))

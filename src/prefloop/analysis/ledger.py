@@ -35,11 +35,17 @@ def step_metrics(record: Record, method: Method) -> dict[str, float]:
         if bool(fresh.any()):
             out["staleness"] = (record.step - 1 - b.source[fresh]).float().mean()
     if b.scores is not None:
-        spread = b.scores.std(-1) if b.scores.shape[-1] > 1 else torch.zeros_like(b.scores[..., 0])
+        n = b.present.sum(-1, keepdim=True)
+        centred = torch.where(b.present, b.scores - (b.scores * b.present).sum(-1, keepdim=True) / n, 0.0)
+        spread = ((centred**2).sum(-1) / (n[..., 0] - 1).clamp(min=1)).sqrt()
         out |= {"reward": b.scores[b.present].mean(), "reward_std": spread.mean()}
         out["frac_reward_zero_std"] = (spread == 0).float().mean()
     if b.logp_proximal is not None:
-        out |= ratio_metrics(record, float(method.defaults.get("clip", 0.2)))
+        out |= ratio_metrics(record, method)
+    if "behaviour" in method.needs and b.logp_proximal is not None and b.logp_behaviour is not None:
+        d = torch.where(b.mask, b.logp_proximal - b.logp_behaviour, 0.0)[b.mask]
+        weight = d.clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO).exp()
+        out |= {"mismatch/mean": weight.mean(), "mismatch/max": weight.max()}
     out |= _pair_metrics(record, float(method.defaults.get("beta", 1.0)))
     return {k: float(v) for k, v in out.items()}
 
@@ -49,7 +55,7 @@ def coefficient_mass(coefficient: Tensor) -> dict[str, Tensor]:
     return {"push/up": coefficient.clamp(min=0).sum(), "push/down": (-coefficient).clamp(min=0).sum()}
 
 
-def ratio_metrics(record: Record, clip: float) -> dict[str, Tensor]:
+def ratio_metrics(record: Record, method: Method) -> dict[str, Tensor]:
     """How far the policy is from the one that is being reused: tails, clip fraction, effective sample size.
 
     `ess` is (Σw)²/(n Σw²) of sequence-level ratios, 1 while nothing has moved; `kl/collection` estimates
@@ -62,10 +68,23 @@ def ratio_metrics(record: Record, clip: float) -> dict[str, Tensor]:
     return {
         "ratio/max": rho.max(),
         "ratio/p99": rho.quantile(0.99) if len(rho) < 2**24 else rho.max(),
-        "clip_ratio": ((rho - 1).abs() > clip).float().mean(),
+        "clip_ratio": _clipped(rho, record, method).float().mean(),
         "ess": w.sum() ** 2 / (len(w) * (w**2).sum()),
         "kl/collection": -total.mean(),
     }
+
+
+def _clipped(rho: Tensor, record: Record, method: Method) -> Tensor:
+    """Tokens that PPO's clip takes out of the gradient; of rows without an advantage, those outside the range."""
+    low = float(method.defaults.get("clip", 0.2))
+    high = float(method.defaults.get("clip_high") or low)
+    above, below = rho > 1 + high, rho < 1 - low
+    weight = record.signal.weight
+    if weight is None:
+        return above | below
+    mask = record.batch.mask
+    advantage = (weight if weight.ndim == mask.ndim else weight[..., None].expand(mask.shape))[mask]
+    return (above & (advantage > 0)) | (below & (advantage < 0))
 
 
 def _pair_metrics(record: Record, beta: float) -> dict[str, Tensor]:

@@ -54,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if name not in LABELS:
             raise UserError(f"the demo has no cell `{name}`", fix=nearest(name, LABELS))
     flags = [f"--seed={args.seed}", f"--output={args.output}"]
-    flags += [f"--training.steps={args.steps}"] if args.steps else []
+    flags += [] if args.steps is None else [f"--training.steps={args.steps}"]
     configs = {name: configuration.load(CONFIGS / f"{name}.yaml", flags) for name in names}
 
     from prefloop.runs import experiment  # torch and transformers load here

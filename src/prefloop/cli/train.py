@@ -33,7 +33,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     quiet = args.quiet or args.json
     result = experiment.resume(args.resume, quiet=quiet) if config is None else experiment.run(config, quiet=quiet)
     if args.json:
-        print(json.dumps({"run": str(result.folder), "before": result.before, "after": result.after}))
+        told = {"run": str(result.folder), "before": result.before, "after": result.after, "note": result.note}
+        print(json.dumps(told))
     elif not args.quiet:
         _table(result)
     return 0
@@ -54,6 +55,8 @@ def _table(result: object) -> None:
             name, before, after = key.removeprefix("eval/"), _number(result.before, key), _number(result.after, key)
             table.add_row(name, before, after, meaning)
     Console().print(table)
+    if result.note:
+        print(result.note)
     print(f"run folder: {result.folder}\nnext: prefloop report {result.folder}")
 
 

@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import json
 from importlib.resources import files
+from pathlib import Path
 
 from prefloop.data.records import Group, Message
 from prefloop.errors import UserError, nearest
 
 SPLITS = ("train", "held_out")
+
+
+def builtin() -> Path:
+    """The file that holds them."""
+    return Path(str(files("prefloop.data").joinpath("instructions.jsonl")))
 
 
 def instructions(split: str) -> list[Group]:
@@ -19,7 +25,7 @@ def instructions(split: str) -> list[Group]:
     """
     if split not in SPLITS:
         raise UserError(f"the built-in instructions have no split `{split}`", fix=nearest(split, SPLITS))
-    text = files("prefloop.data").joinpath("instructions.jsonl").read_text(encoding="utf-8")
+    text = builtin().read_text(encoding="utf-8")
     found = [(number, json.loads(line)) for number, line in enumerate(text.splitlines(), 1)]
     return [
         Group((Message("user", row["prompt"]),), (), None, row["prompt"], number)

@@ -160,18 +160,6 @@ class CausalLM:
             frozen=True,
         )
 
-    def exact_kl(self, batch: Batch) -> Float[Tensor, "P G"]:
-        """No language model can enumerate its responses.
-
-        Raises:
-            UserError: always.
-        """
-        raise UserError(
-            "the KL of a language model cannot be enumerated",
-            where="override.kl_estimator",
-            fix='use kl_in="reward", or another estimator',
-        )
-
     def _trainable(self) -> dict[str, Tensor]:
         if self.frozen:
             return {}

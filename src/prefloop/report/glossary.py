@@ -114,8 +114,15 @@ DRIFT = {
         "above 100: a few tokens carry the step; lower `lr` or `reuse`",
     ),
     "ratio/p99": Metric("99th percentile of the same.", "", "below 1.5", "above 2"),
+    "mismatch/mean": Metric(
+        "Mean of π_trainer/π_sampler per token of what the sampler wrote: numerics, temperature and truncation.",
+        "ratio",
+        "0.99 to 1.01",
+        "far from 1: correct with `mismatch_cap`, or sample in the trainer's precision",
+    ),
+    "mismatch/max": Metric("Largest of them.", "ratio", "below 2", "above 10: single tokens dominate the correction"),
     "clip_ratio": Metric(
-        "Share of tokens whose ratio is outside 1 ± clip (0.2 where a row has no clip).",
+        "Share of tokens that the clip takes out of the gradient (1 ± 0.2 where a row has no clip).",
         "share",
         "0 on the first pass, below 0.2 later",
         "above 0.4: most of the batch no longer gives a gradient",

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,8 @@ from torch import Tensor
 from prefloop.analysis.preference import reward_accuracy
 from prefloop.batch import Batch, Stream, streams
 from prefloop.data.formats import load
-from prefloop.data.instructions import instructions
-from prefloop.data.records import Group, first_responses, split
+from prefloop.data.instructions import builtin, instructions
+from prefloop.data.records import Group, Message, first_responses, split
 from prefloop.errors import DataError, UserError, nearest
 from prefloop.loop import Plan
 from prefloop.methods import Method, method
@@ -27,6 +28,7 @@ from prefloop.problems.text import TextProblem
 from prefloop.protocols import no_op
 from prefloop.rewards import bradley_terry, gold
 from prefloop.runs.config import Config
+from prefloop.runs.manifest import sha256
 
 Scorer = Callable[[Batch], Tensor]
 Poll = Callable[[], None]
@@ -123,19 +125,20 @@ def spread(groups: list[Group]) -> list[Group]:
     return [groups[i] for i in sorted(range(len(groups)), key=lambda i: turn[i])]
 
 
-def offline_collection(parts: Parts, poll: Callable[[], None] = no_op) -> Batch:
-    """Responses of the reference to the training prompts, scored: the preference data of prompt-only sets.
-
-    As many groups as the run will see, at most one per prompt.
-    """
-    m, config = parts.method, parts.config
-    per_collection = parts.plan.batch // m.responses
+def offline_groups(parts: Parts) -> int:
+    """As many offline groups as the run will see, at most one per prompt."""
+    m, plan = parts.method, parts.plan
+    per_collection = plan.batch // m.responses
     given = per_collection - round(m.on_policy * per_collection)
-    collections = -(-parts.plan.steps * parts.plan.minibatch // (parts.plan.batch * m.reuse))
-    count = min(len(parts.problem.train), given * collections)
-    prompts = parts.problem.prompts(0, count, streams(config.seed)["prompts"])
+    collections = -(-plan.steps * plan.minibatch // (plan.batch * m.reuse))
+    return min(len(parts.problem.train), given * collections)
+
+
+def offline_collection(parts: Parts, poll: Poll = no_op) -> Batch:
+    """Responses of the reference to the training prompts, scored: the preference data of prompt-only sets."""
+    prompts = parts.problem.prompts(0, offline_groups(parts), streams(parts.config.seed)["prompts"])
     with torch.no_grad():
-        drawn = parts.reference.sample(prompts, m.responses, streams(config.seed)["init"], poll)
+        drawn = parts.reference.sample(prompts, parts.method.responses, streams(parts.config.seed)["dataset"], poll)
     return replace(parts.problem.score(drawn), logp_behaviour=None, logp_proximal=None)
 
 
@@ -185,9 +188,11 @@ def _plan(config: Config, row: Method) -> Plan:
 def _groups(config: Config) -> tuple[list[Group], list[Group], dict[str, str]]:
     """Training and held-out groups, and the SHA-256 of every file they came from."""
     data, hashes = config.data, {}
+    if "builtin" in (data.train, data.held_out):
+        hashes["builtin"] = sha256(builtin())
 
     def read(path: str) -> list[Group]:
-        hashes[path] = pretrained.file_hash(Path(path)) if Path(path).is_file() else ""
+        hashes[path] = sha256(path) if Path(path).is_file() else ""
         groups = load(path, format=data.format, group_by=data.group_by, columns=data.columns, limit=data.limit)
         return groups if data.responses is None else first_responses(groups, data.responses)
 
@@ -212,12 +217,23 @@ def _scorer(
         return None, ""
     if name != "bradley_terry":
         return gold.build(name, options, decode=problem.decode, decode_prompts=problem.decode_prompts), ""
-    model = _bradley_terry(options, policy, train, config.seed, poll)
+    seen = partial(_with_system, config.data.system)  # fitted and judged on the prompts that it will score
+    model = _bradley_terry(options, policy, seen(train), config.seed, poll)
     if model.tokenizer.get_vocab() != policy.tokenizer.get_vocab():
         raise UserError("the reward model has another vocabulary than the policy", where="reward.options.path")
-    judged = reward_accuracy(model, spread(held_out)[: config.evaluation.pairs], seed=config.seed)
-    note = f"Bradley–Terry scorer: {judged}"
+    pairs = [g for g in spread(held_out) if len(g.responses) > 1 and g.scores][: config.evaluation.pairs]
+    if not pairs:
+        return model.score_batch, "Bradley–Terry scorer: accuracy not measured, the held-out set has no pairs"
+    note = f"Bradley–Terry scorer: {reward_accuracy(model, seen(pairs), seed=config.seed)}"
     return model.score_batch, note
+
+
+def _with_system(system: str | None, groups: Sequence[Group]) -> list[Group]:
+    """The groups with the system message that the policy's prompts have."""
+    if system is None:
+        return list(groups)
+    said = Message("system", system)
+    return [g if g.prompt[0].role == "system" else replace(g, prompt=(said, *g.prompt)) for g in groups]
 
 
 def _bradley_terry(
@@ -227,15 +243,21 @@ def _bradley_terry(
     known = {"path", "pairs", "freeze_backbone", "steps", "lr"}
     for key in options.keys() - known:
         raise UserError(f"`bradley_terry` has no option `{key}`", where="reward.options", fix=nearest(key, known))
+    frozen = options.get("freeze_backbone", True)
+    if frozen is True and options.keys() & {"steps", "lr"}:
+        raise UserError("a frozen backbone takes no steps", where="reward.options", fix="freeze_backbone: false")
+    count = options.get("pairs", 300)
+    if not isinstance(frozen, bool) or isinstance(count, bool) or not isinstance(count, int) or count < 2:
+        raise UserError("`pairs` is a whole number above 1, `freeze_backbone` true or false", where="reward.options")
     if "path" in options:
         return bradley_terry.load(options["path"], autocast=policy.autocast)
-    pairs = spread([g for g in train if len(g.responses) > 1 and g.scores])[: options.get("pairs", 300)]
+    pairs = spread([g for g in train if len(g.responses) > 1 and g.scores])[:count]
     settings = {k: v for k, v in options.items() if k in ("steps", "lr")}
     return bradley_terry.fit(
         policy.model,
         policy.tokenizer,
         pairs,
-        freeze_backbone=bool(options.get("freeze_backbone", True)),
+        freeze_backbone=frozen,
         seed=seed,
         autocast=policy.autocast,
         poll=poll,

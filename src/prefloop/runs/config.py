@@ -136,7 +136,8 @@ class EvaluationConfig:
     """Largest share of the untrained model's answers that the length limit may cut."""
 
     def __post_init__(self) -> None:
-        _positive("evaluation", self, ("prompts", "samples", "pairs"))
+        _positive("evaluation", self, ("samples", "pairs"))
+        _require(self.prompts >= 2, "evaluation.prompts", self.prompts, "use 2 or more: one has no standard error")
         _require(0 <= self.max_cut <= 1, "evaluation.max_cut", self.max_cut, "use a share from 0 to 1")
         _require(self.every >= 0, "evaluation.every", self.every, "use 0 (before and after only) or more")
 

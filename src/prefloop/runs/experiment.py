@@ -17,13 +17,22 @@ from prefloop.analysis.ledger import step_metrics
 from prefloop.analysis.preference import preference_accuracy, winner_first
 from prefloop.analysis.statistics import mean_se
 from prefloop.batch import Batch
+from prefloop.errors import DataError, UserError
 from prefloop.loop import Loop, Record
 from prefloop.policies import pretrained
 from prefloop.policies.causal_lm import CausalLM
 from prefloop.runs import checkpoint
-from prefloop.runs.build import Parts, build, check_cut, evaluation_stream, needs_collection, offline_collection
+from prefloop.runs.build import (
+    Parts,
+    build,
+    check_cut,
+    evaluation_stream,
+    needs_collection,
+    offline_collection,
+    offline_groups,
+)
 from prefloop.runs.config import Config, load, to_yaml
-from prefloop.runs.folder import CONFIG, RunFolder, existing
+from prefloop.runs.folder import CONFIG, RunFolder, existing, read, read_manifest
 from prefloop.runs.interrupt import Interrupt, Interrupted
 from prefloop.runs.manifest import manifest
 from prefloop.runs.progress import Progress
@@ -41,6 +50,7 @@ class Result:
     before: Metrics
     after: Metrics
     seconds: float
+    note: str  # what must be said beside every number: the held-out accuracy of a learned scorer
 
 
 @dataclass(frozen=True)
@@ -58,7 +68,7 @@ class Shared:
 
     first: tuple[Metrics, Batch | None] | None = None  # evaluation of the reference and its answers
     pairs: Pairs | None = None  # held-out pairs
-    offline: dict[int, Batch] = field(default_factory=dict)  # offline collection by group size
+    offline: dict[tuple[int, int], Batch] = field(default_factory=dict)  # by number and size of groups
 
 
 def run(
@@ -102,17 +112,34 @@ def resume(path: str | Path, *, quiet: bool = False) -> Result:
     """
     home = existing(path)
     config = load(home / CONFIG)
+    done = [line for line in read(home, "metrics") if line["kind"] == "evaluation" and line["step"]]
+    if done and done[-1]["step"] >= config.training.steps:
+        raise UserError("this run is finished", where=str(home), fix="start a new one with another configuration")
     with Interrupt(quiet=quiet) as interrupt, RunFolder.open(home) as folder:
         parts = build(config, poll=interrupt.poll, say=_say(quiet))
         shared = Shared()
         _first(parts, shared, interrupt.poll)
         _offline(parts, shared, interrupt.poll)
         loop = _loop(parts, interrupt.poll)
+        _unchanged(home, parts)
         found, state = checkpoint.restore(folder.checkpoints, fallback=True, say=_say(quiet))
         loop.restore(state["loop"])
         folder.rewind(state["offsets"])
         folder.event("resume", {"step": loop.step, "checkpoint": found.name})
         return _go(parts, loop, folder, shared, quiet, config.method)
+
+
+def _unchanged(home: Path, parts: Parts) -> None:
+    """Refuse to go on with other data or another model.
+
+    Raises:
+        DataError: a hash differs from the one in the manifest.
+    """
+    recorded = read_manifest(home)
+    for name, digest in {**parts.hashes, "model": pretrained.model_hash(parts.config.model.path)}.items():
+        before = recorded["model"]["sha256"] if name == "model" else recorded["data"].get(name)
+        if digest != before:
+            raise DataError(f"`{name}` is not what the run was started with", where=str(home), fix="restore it")
 
 
 def _loop(parts: Parts, poll: Callable[[], None]) -> Loop:
@@ -153,15 +180,15 @@ def _go(
                     observe(record, loop)
                 bar.advance(note=_note(record))
         last, fresh = evaluate(parts, parts.policy, answers, shared.pairs, loop.poll)
-    except (Interrupted, KeyboardInterrupt) as stop:
+    except Interrupted as stop:  # a second Ctrl-C is no safe point: then the last checkpoint stays the newest
         save(folder, loop)
         folder.event("interrupted", {"step": loop.step})
-        raise Stopped(folder.path, loop.step, getattr(stop, "exit_code", 130)) from None
+        raise Stopped(folder.path, loop.step, stop.exit_code) from None
     folder.metrics({"kind": "evaluation", "step": loop.step, **last})
     folder.samples(_samples(parts, fresh, loop.step))
     if config.save.final:
         pretrained.save(parts.policy.model, parts.policy.tokenizer, folder.final, _card(parts, first, last))
-    return Result(folder.path, first, last, time.monotonic() - clock)
+    return Result(folder.path, first, last, time.monotonic() - clock, parts.scorer_note)
 
 
 class Stopped(Exception):
@@ -276,10 +303,10 @@ def _first(parts: Parts, shared: Shared, poll: Callable[[], None]) -> tuple[Metr
 
 def _offline(parts: Parts, shared: Shared, poll: Callable[[], None]) -> None:
     if needs_collection(parts):
-        size = parts.method.responses
-        if size not in shared.offline:
-            shared.offline[size] = offline_collection(parts, poll)
-        parts.problem = replace(parts.problem, offline=shared.offline[size])
+        wanted = (offline_groups(parts), parts.method.responses)
+        if wanted not in shared.offline:
+            shared.offline[wanted] = offline_collection(parts, poll)
+        parts.problem = replace(parts.problem, offline=shared.offline[wanted])
 
 
 # --------------------------------------------------------------------------------------------------------- records
@@ -313,11 +340,14 @@ def _manifest(parts: Parts) -> dict[str, Any]:
         "needs": list(row.needs),
         "paper": row.paper,
         "reward": {"name": config.reward.name, **config.reward.options},
-        "kl_estimates": "reverse: mean log π/π_ref on samples of π; forward: mean log π_ref/π on samples of π_ref",
+        "kl_estimates": "reverse: mean log π/π_ref on samples of π; forward: mean log π_ref/π on samples of π_ref"
+        + ("" if parts.policy.exact_sampler else "; biased: the sampler was tempered or truncated"),
     }
     notes = [parts.scorer_note] if parts.scorer_note else []
     if m.on_policy < 1 and "behaviour" in m.needs:
         notes.append("dataset responses have no behaviour log-prob: the policy at collection stands in")
+    if parts.problem.offline is not None:
+        notes.append(f"offline data: {len(parts.problem.offline.mask)} groups that the reference wrote, gold-scored")
     return manifest(
         seeds={"run": config.seed},
         objective=objective,
@@ -345,6 +375,7 @@ def _card(parts: Parts, before: Metrics, after: Metrics) -> str:
             "",
             f"Switches: on_policy={m.on_policy}, reuse={m.reuse}, negative={m.negative};"
             f" {config.training.steps} steps of {config.training.minibatch} responses, reward `{config.reward.name}`.",
+            parts.scorer_note,
             "",
             "| held-out | before | after |",
             "|---|---|---|",
