@@ -36,9 +36,21 @@ PREDICTIONS = (  # (better, worse, what the study says of a reward peak that is 
     ("offline_dpo", "offline_positive", "the negative gradient helps, offline"),
 )
 
+ROWS = (
+    "gold reward before",
+    "gold reward after",
+    "KL(π‖ref), nats",
+    "KL(ref‖π), nats",
+    "on-policy share",
+    "passes",
+    "pushed down",
+    "tokens sampled",
+    "tokens trained",
+    "minutes",
+)
 CAPTION = (
     "KL: mean log-ratio of whole responses on samples of the first-named distribution, nats. pushed down: coefficient"
-    " mass, summed over steps. tokens: sampled + trained. min: training and evaluation."
+    " mass, summed over steps. minutes: training steps. Offline cells train on answers of the reference, drawn once."
 )
 
 
@@ -120,12 +132,12 @@ def _print(runs: dict[str, Any], verdicts: list[str], where: Path, seconds: floa
     from rich.table import Table
 
     console = Console()
-    table = Table(title="gold reward on held-out prompts (−tokens/10), mean ± standard error", title_justify="left")
-    heads = ("", "before", "after", "KL(π‖ref)", "KL(ref‖π)", "on-policy", "passes", "pushed down", "tokens", "min")
-    for head in heads:
-        table.add_column(head, justify="left" if not head else "right")
+    table = Table(title="On held-out prompts: gold reward (−tokens/10), mean ± standard error", title_justify="left")
+    table.add_column("")
     for run in runs.values():
-        table.add_row(run.label, *_cells(run))
+        table.add_column(run.label.replace(", ", ",\n"), justify="right")
+    for row in zip(ROWS, *(_cells(run) for run in runs.values()), strict=True):
+        table.add_row(*row)
     console.print(table)
     console.print(CAPTION, highlight=False)
     console.print("\nThe study's predictions for a reward peak that is far away:")
@@ -145,7 +157,8 @@ def _cells(run: Any) -> list[str]:
         f"{run.mean('on_policy'):.0%}",
         f"{run.last('pass'):.0f}",
         f"{down:.1f}",
-        f"{run.last('tokens/sampled'):.0f} + {run.last('tokens/trained'):.0f}",
+        f"{run.last('tokens/sampled'):.0f}",
+        f"{run.last('tokens/trained'):.0f}",
         f"{run.seconds / 60:.1f}",
     ]
 
