@@ -158,6 +158,8 @@ def configs() -> st.SearchStrategy[Config]:
         "top_p": st.floats(0.01, 1),
         "held_out_share": st.floats(0, 0.99),
         "max_cut": st.floats(0, 1),
+        "prompts": st.integers(2, 2**60),
+        "columns": st.dictionaries(st.from_regex(r"[a-z]{1,6}", fullmatch=True), st.text(min_size=1)),
         "autocast": st.sampled_from(["auto", True, False]),
         "override": st.dictionaries(st.from_regex(r"[a-z]{1,6}", fullmatch=True), number | st.text() | st.booleans()),
         "options": st.dictionaries(st.text(min_size=1), number | st.integers() | st.none()),
