@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
@@ -12,12 +11,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from prefloop import kl, objectives, pairs, weights
+from prefloop import objectives, pairs, weights
 from prefloop.batch import Batch, MissingNeed, Signal, Stream, streams
 from prefloop.errors import UserError, nearest
 from prefloop.objectives import LogProbs, Number, per_run
-
-REDUCTIONS = ("sequence", "token", "mean", "constant")
+from prefloop.ranges import check_range
 
 
 class _Switch(torch.autograd.Function):
@@ -83,7 +81,7 @@ class Method:
 
     def __post_init__(self) -> None:
         for name, value in {**{f.name: getattr(self, f.name) for f in fields(self)}, **self.options}.items():
-            _check(name, value)
+            check_range(name, value)
         if self.pairs is not None and self.reduction != "sequence":
             raise UserError("pair losses are averaged over pairs", where=f"reduction={self.reduction}")
         if self.options.get("baseline") == "values" and not self.critic:
@@ -244,49 +242,6 @@ def _keywords(part: Callable[..., Any]) -> dict[str, Any]:
 
 
 HOMES = {"objective": objectives, "weight": weights, "pairs": pairs}
-POSITIVE = ("beta", "tau", "clip", "responses", "reuse", "horizon", "eps", "mismatch_cap", "cap", "gate", "clip_high")
-NOT_NEGATIVE = ("kl", "entropy", "sft", "value_weight", "push", "odds", "keep", "desirable", "undesirable")
-SHARES = ("on_policy", "negative", "smoothing", "discount", "lam", "quantile")
-FREE = ("gamma", "threshold")
-OPTIONAL = ("mismatch_cap", "clip_high", "threshold")
-CHOICES = {
-    "reduction": REDUCTIONS,
-    "kl_in": ("reward", "loss"),
-    "kl_estimator": (*kl.LOSSES, "exact"),
-    "level": ("token", "sequence"),
-    "form": ("log", "unlikelihood"),
-    "normalise": ("none", "prompt", "batch"),
-    "baseline": weights.BASELINES,
-    "scale": ("none", "batch", "prompt"),
-}
-
-
-def _check(name: str, value: Any) -> None:
-    """One letter means one thing, so its range is known wherever it occurs."""
-    if name == "critic" and not isinstance(value, bool):
-        raise UserError(f"`critic` is true or false, not {value!r}")
-    if name in HOMES and not callable(value) and not (value is None and name != "objective"):
-        raise UserError(f"`{name}` is a function, not {value!r}")
-    if name in CHOICES:
-        if value not in CHOICES[name]:
-            raise UserError(f"`{name}` cannot be {value!r}", fix=nearest(str(value), CHOICES[name]))
-        return
-    if name not in POSITIVE + NOT_NEGATIVE + SHARES + FREE or (value is None and name in OPTIONAL):
-        return
-    if isinstance(value, bool) or not isinstance(value, int | float | Tensor):
-        raise UserError(f"`{name}` must be a number, not {value!r}")
-    low, high = (float(value.min()), float(value.max())) if isinstance(value, Tensor) else (value, value)
-    if not (math.isfinite(low) and math.isfinite(high)):
-        raise UserError(f"`{name}` must be finite, not {value}")
-    if name in POSITIVE and low <= 0:
-        raise UserError(f"`{name}` must be above 0, not {value}")
-    if name in NOT_NEGATIVE and low < 0:
-        raise UserError(f"`{name}` must not be below 0, but is {value}")
-    if name in SHARES and not 0 <= low <= high <= 1:
-        raise UserError(f"`{name}` is a share between 0 and 1, not {value}")
-    if name in ("responses", "reuse") and not isinstance(value, int):
-        raise UserError(f"`{name}` must be a whole number, not {value}")
-
 
 OWN = "imitating its own samples has an expected gradient of zero, so a mixture only dilutes the data"
 _o, _w, _p = objectives, weights, pairs
