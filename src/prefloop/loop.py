@@ -218,7 +218,8 @@ class Loop:
         assert self.collection is not None and self.signal is not None
         m, mini, signal = self.method, self.collection[rows], self.signal[rows]
         total, present = m.denominator(mini, signal), mini.present.sum((-2, -1)).clamp(min=1)
-        first = "behaviour" in m.needs and pass_ == 0 and self.plan.batch == self.plan.minibatch
+        fresh = pass_ == 0 and self.plan.batch == self.plan.minibatch
+        first = fresh and ("behaviour" in m.needs or self.collection.logp_proximal is not None)
         losses: dict[str, Tensor] = {}
         logp = push = torch.zeros(0)
         self.optimizer.zero_grad(set_to_none=True)
