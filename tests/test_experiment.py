@@ -13,6 +13,8 @@ from transformers import AutoModelForCausalLM
 
 import tiny
 from prefloop.cli.main import main
+from prefloop.errors import DataError, UserError
+from prefloop.loop import Loop, Record
 from prefloop.methods import METHODS
 from prefloop.policies import pretrained
 from prefloop.runs import config as configuration
@@ -21,6 +23,7 @@ from prefloop.runs.folder import read
 from prefloop.runs.interrupt import Interrupt, Interrupted
 
 ROWS = {
+    "rloo": ["--evaluation.every=2", "--training.batch=8", "--training.minibatch=8"],
     "online_dpo": ["--override.reuse=2", "--training.batch=8", "--training.minibatch=4"],
     "ppo": ["--training.batch=8", "--training.minibatch=8"],
     "rwr": ["--override.on_policy=0.5", "--training.batch=16", "--training.minibatch=8"],
@@ -92,6 +95,47 @@ def test_a_run_that_was_stopped_anywhere_ends_in_the_same_bytes(
         except Interrupted:
             return  # before the run folder was made: nothing to keep
     assert contents(stopped) == contents(whole.folder)
+
+
+def stop_at(step: int) -> experiment.Observer:
+    def observe(record: Record, loop: Loop) -> None:
+        if record.step == step:
+            raise Interrupted(signal.SIGINT)
+
+    return observe
+
+
+def test_a_finished_run_and_changed_data_are_not_resumed(model: Path, tmp_path: Path) -> None:
+    finished = start(model, tmp_path, "rloo")
+    before = contents(finished.folder)
+    with pytest.raises(UserError, match="finished"):
+        experiment.resume(finished.folder, quiet=True)
+    assert contents(finished.folder) == before
+
+    data = tmp_path / "prompts.jsonl"
+    data.write_text('{"prompt": "yes"}\n{"prompt": "no"}\n', encoding="utf-8")
+    config = configuration.load(None, flags(model, tmp_path, "rloo", f"--data.train={data}"))
+    with pytest.raises(experiment.Stopped) as stop:
+        experiment.run(config, quiet=True, observers=[stop_at(2)])
+    data.write_text('{"prompt": "a"}\n{"prompt": "no"}\n', encoding="utf-8")
+    with pytest.raises(DataError, match="is not what the run was started with"):
+        experiment.resume(str(stop.value).split()[-1], quiet=True)
+
+
+def test_a_mixture_uses_every_prompt_once(model: Path, tmp_path: Path) -> None:
+    words = [w for w in tiny.WORDS if w.isalpha()]
+    lines = [{"prompt": f"{a} {b}", "chosen": "yes", "rejected": "no"} for a in words for b in words[:2]]
+    data = tmp_path / "pairs.jsonl"
+    data.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    more = [f"--data.train={data}", "--override.on_policy=0.5", "--training.batch=8", "--training.minibatch=8"]
+    seen = []
+
+    def note(record: Record, loop: Loop) -> None:
+        seen.extend(tuple(p.tolist()) for p in record.batch.prompts)
+
+    config = configuration.load(None, flags(model, tmp_path, "dpo", *more))
+    experiment.run(config, quiet=True, observers=[note])
+    assert len(seen) == 16 == len(set(seen))
 
 
 def test_the_final_model_loads_with_transformers(model: Path, tmp_path: Path) -> None:

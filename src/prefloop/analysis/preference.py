@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from prefloop.analysis.divergence import sequence_logp
 from prefloop.analysis.statistics import Clusters, Interval, bootstrap
 from prefloop.batch import Batch
 from prefloop.data.records import Group
 from prefloop.errors import DataError, UserError
-from prefloop.protocols import Policy, no_op
 from prefloop.rewards.bradley_terry import BradleyTerry
 
 # field -> its name in metrics.jsonl; those that TRL has carry TRL's
@@ -89,34 +87,6 @@ def preference_accuracy(
     }
     intervals = {k: bootstrap(x.double().cpu().numpy(), clusters=keys, seed=seed, n=n) for k, x in columns.items()}
     return Preference(**intervals, pairs=len(reward), questions=intervals["implicit"].units, beta=beta)
-
-
-def evaluate_preferences(
-    policy: Policy,
-    reference: Policy,
-    batch: Batch,
-    keys: Clusters,
-    *,
-    beta: float = 1.0,
-    seed: int = 0,
-    n: int = 2000,
-    poll: Callable[[], None] = no_op,
-) -> Preference:
-    """The held-out preference accuracy of a policy on a batch of pairs; the scores say which response won.
-
-    Log-probs of the reference are taken from the batch where it has them.
-
-    Raises:
-        UserError: groups that are not pairs, or no scores.
-        DataError: a pair without a winner.
-    """
-    batch = winner_first(batch)
-    if batch.logp_reference is None:
-        known = sequence_logp(reference, batch, poll)
-    else:
-        known = batch.logp_reference.double().sum(-1)
-    own = sequence_logp(policy, batch, poll)
-    return preference_accuracy(own, known, batch.lengths, keys, beta=beta, seed=seed, n=n)
 
 
 @dataclass(frozen=True)

@@ -126,7 +126,17 @@ def resume(path: str | Path, *, quiet: bool = False) -> Result:
         loop.restore(state["loop"])
         folder.rewind(state["offsets"])
         folder.event("resume", {"step": loop.step, "checkpoint": found.name})
+        _catch_up(parts, loop, folder, shared)
         return _go(parts, loop, folder, shared, quiet, config.method)
+
+
+def _catch_up(parts: Parts, loop: Loop, folder: RunFolder, shared: Shared) -> None:
+    """The evaluation that was due at this step, where the interruption came before it was written."""
+    every, last = parts.config.evaluation.every, parts.config.training.steps
+    written = [line["step"] for line in read(folder.path, "metrics") if line["kind"] == "evaluation"]
+    if every and 0 < loop.step < last and loop.step % every == 0 and loop.step not in written:
+        found, _ = evaluate(parts, parts.policy, _first(parts, shared, loop.poll)[1], shared.pairs, loop.poll)
+        folder.metrics({"kind": "evaluation", "step": loop.step, **found})
 
 
 def _unchanged(home: Path, parts: Parts) -> None:
