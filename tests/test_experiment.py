@@ -13,12 +13,15 @@ from transformers import AutoModelForCausalLM
 
 import tiny
 from prefloop.cli.main import main
+from prefloop.data.records import Group, Message
 from prefloop.errors import DataError, UserError
 from prefloop.loop import Loop, Record
 from prefloop.methods import METHODS
 from prefloop.policies import pretrained
+from prefloop.problems.text import TextProblem
+from prefloop.rewards import bradley_terry
+from prefloop.runs import build, experiment
 from prefloop.runs import config as configuration
-from prefloop.runs import experiment
 from prefloop.runs.folder import read
 from prefloop.runs.interrupt import Interrupt, Interrupted
 
@@ -238,3 +241,19 @@ def test_a_method_of_the_users_own_file_trains(model: Path, tmp_path: Path, monk
         assert losses[0] == 1.0 > losses[-1]
     finally:
         METHODS.pop("squared_hinge", None)
+
+
+def test_scorer_and_policy_see_the_same_prompts() -> None:
+    words, system = [w for w in tiny.WORDS if w.isalpha()], "system yes"
+    groups = [
+        Group((Message("user", f"{a} {b}"),), (f"{a} yes", f"{b} no a"), (1.0, 0.0), f"{a} {b}", i)
+        for i, (a, b) in enumerate((a, b) for a in words for b in words)
+    ]
+    seen = build.with_system(system, groups)
+    model = bradley_terry.fit(
+        tiny.llama(len(tiny.WORDS), torch.float32), tiny.tokenizer(), seen, freeze_backbone=True, pooling="both"
+    )
+    scores = model.score_batch(TextProblem(groups, tiny.tokenizer(), system=system).batch_of(groups))
+    torch.testing.assert_close(scores[:, 0] - scores[:, 1], model.compare(seen).margin, atol=1e-5, rtol=0)
+    other = model.compare(groups).margin
+    assert not torch.allclose(other, model.compare(seen).margin, atol=1e-3)

@@ -217,7 +217,7 @@ def _scorer(
         return None, ""
     if name != "bradley_terry":
         return gold.build(name, options, decode=problem.decode, decode_prompts=problem.decode_prompts), ""
-    seen = partial(_with_system, config.data.system)  # fitted and judged on the prompts that it will score
+    seen = partial(with_system, config.data.system)  # fitted and judged on the prompts that it will score
     model = _bradley_terry(options, policy, seen(train), config.seed, poll)
     if model.tokenizer.get_vocab() != policy.tokenizer.get_vocab():
         raise UserError("the reward model has another vocabulary than the policy", where="reward.options.path")
@@ -228,7 +228,7 @@ def _scorer(
     return model.score_batch, note
 
 
-def _with_system(system: str | None, groups: Sequence[Group]) -> list[Group]:
+def with_system(system: str | None, groups: Sequence[Group]) -> list[Group]:
     """The groups with the system message that the policy's prompts have."""
     if system is None:
         return list(groups)
