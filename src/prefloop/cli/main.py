@@ -14,7 +14,7 @@ from prefloop import __version__
 from prefloop.errors import UserError, nearest
 
 VERBS = {  # each is a module of its own beside this one, imported when it is called
-    "demo": "fine-tune a small language model in four ways and compare them (about ten minutes on two cores)",
+    "demo": "fine-tune a small language model in four ways and compare them (about twelve minutes on two cores)",
     "train": "fine-tune a model as a configuration says; --resume RUN goes on with an interrupted run",
     "methods": "list the methods, or explain one",
     "data": "check a file of preferences, labels or prompts",
