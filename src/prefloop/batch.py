@@ -164,6 +164,10 @@ class Stream:
         """Uniform on [0, 1), `[*S, *shape]`."""
         return self._each(lambda g: torch.rand(*shape, generator=g, dtype=dtype))
 
+    def randn(self, *shape: int, dtype: torch.dtype | None = None) -> Tensor:
+        """Standard normal, `[*S, *shape]`."""
+        return self._each(lambda g: torch.randn(*shape, generator=g, dtype=dtype))
+
     def epoch(self, n: int, number: int) -> Int[Tensor, "*S n"]:
         """The order of epoch `number` over n items: a function of the seed alone, so that it needs no state."""
         each = [torch.Generator().manual_seed(_derive(s, f"{self.name}/{number}")) for s in self.seeds]

@@ -1,0 +1,103 @@
+"""Stacked networks from a context to a softmax over arms: the published MLP, or a linear map. One token, so exact."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from prefloop.batch import Batch, Stream
+from prefloop.kl import exact
+from prefloop.policies.stacked import Init, Stacked, initialise, inverse_cdf, layer_norm, linear, xavier
+from prefloop.protocols import Evaluation, no_op
+
+PUBLISHED = (50, 256, 256)  # hidden widths; a LayerNorm stands before the first ReLU
+GAIN = 0.01
+
+
+class MLP(Stacked):
+    """π(a|x) = softmax(f(x))[a], f = Linear – LayerNorm – ReLU – (Linear – ReLU)* – Linear; linear without hidden layers.
+
+    With the published widths, 100 contexts and 100 arms a run has 109,698 parameters, and 257 more in the value head.
+    """
+
+    @classmethod
+    def create(
+        cls,
+        seeds: Sequence[int],
+        *,
+        context: int = 100,
+        arms: int = 100,
+        hidden: Sequence[int] = PUBLISHED,
+        dtype: torch.dtype = torch.float32,
+    ) -> MLP:
+        """Fresh networks, one per seed: weights Xavier with gain 0.01, biases 0, the value head 0."""
+        widths = (context, *hidden, arms)
+        inits: dict[str, Init] = {}
+        for i, (a, b) in enumerate(zip(widths[:-1], widths[1:], strict=True)):
+            inits |= {f"layer{i}.weight": xavier(a, b, GAIN), f"layer{i}.bias": Init((b,))}
+            if i == 0 and hidden:
+                inits |= {"norm.gain": Init((b,), mean=1.0), "norm.bias": Init((b,))}
+        inits |= {"value.weight": Init((widths[-2], 1)), "value.bias": Init((1,))}
+        return cls(initialise(inits, seeds, dtype))
+
+    anchor: MLP | None = None  # what `exact_kl` is measured against
+
+    @property
+    def layers(self) -> int:
+        return sum(name.startswith("layer") for name in self.weights) // 2
+
+    def reference(self) -> MLP:
+        """A frozen copy; it also becomes the anchor of this policy's exact KL."""
+        self.anchor = self.frozen()
+        return self.anchor
+
+    def _hidden(self, contexts: Float[Tensor, "S P D"]) -> Float[Tensor, "S P H"]:
+        w, x = self.weights, contexts
+        for i in range(self.layers - 1):
+            x = linear(x, w[f"layer{i}.weight"], w[f"layer{i}.bias"])
+            if i == 0:
+                x = layer_norm(x, w["norm.gain"], w["norm.bias"])
+            x = x.relu()
+        return x
+
+    def _head(self, hidden: Float[Tensor, "S P H"]) -> Float[Tensor, "S P V"]:
+        last = self.layers - 1
+        return linear(hidden, self.weights[f"layer{last}.weight"], self.weights[f"layer{last}.bias"]).log_softmax(-1)
+
+    def distribution(self, prompts: Float[Tensor, "S P D"]) -> Float[Tensor, "S P V"]:
+        """Log-probs of every arm, differentiable."""
+        return self._head(self._hidden(prompts))
+
+    def sample(
+        self, prompts: Float[Tensor, "S P D"], responses: int, rng: Stream, poll: Callable[[], None] = no_op
+    ) -> Batch:
+        poll()
+        with torch.no_grad():
+            full = self.distribution(prompts)
+        arms = inverse_cdf(full, rng.rand(prompts.shape[1], responses, dtype=full.dtype))
+        logp = full.gather(-1, arms)[..., None]
+        mask = torch.ones_like(logp, dtype=torch.bool)
+        return Batch(prompts, arms[..., None], mask, logp_behaviour=logp, logp_proximal=logp.clone())
+
+    def evaluate(self, batch: Batch, *, entropy: bool = False, values: bool = False) -> Evaluation:
+        hidden = self._hidden(batch.prompts)
+        full = self._head(hidden)
+        logp = torch.where(batch.mask, full.gather(-1, batch.responses[..., 0])[..., None], 0.0)
+        spread = -(full.exp() * full).sum(-1)[..., None, None].expand_as(logp) if entropy else None
+        value = None
+        if values:
+            value = linear(hidden, self.weights["value.weight"], self.weights["value.bias"])
+            value = value[..., None].expand_as(logp)
+        return Evaluation(logp, spread, value)
+
+    def exact_kl(self, batch: Batch) -> Float[Tensor, "S P G"]:
+        """KL(π‖π_ref) per prompt over all arms, the same for each response of the group."""
+        if self.anchor is None:
+            raise ValueError("call `reference()` first: it fixes what the KL is measured against")
+        with torch.no_grad():
+            theirs = self.anchor.distribution(batch.prompts)
+        divergence = exact(self.distribution(batch.prompts), theirs)
+        return divergence[..., None].expand(batch.mask.shape[:-1])

@@ -1,0 +1,108 @@
+"""What policies with a leading run axis share: named parameters [S, …], frozen copies, sampling by inverse CDF."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from prefloop.batch import Batch, Stream
+
+Kind = TypeVar("Kind", bound="Stacked")
+
+
+@dataclass(frozen=True)
+class Init:
+    """How a parameter starts: its shape in one run, and the standard deviation of its normal draw around `mean`."""
+
+    shape: tuple[int, ...]
+    std: float = 0.0
+    mean: float = 0.0
+
+
+def xavier(fan_in: int, fan_out: int, gain: float = 1.0) -> Init:
+    """A weight [fan_in, fan_out] of variance gain² · 2/(fan_in + fan_out) (Glorot & Bengio 2010, eq. 16)."""
+    return Init((fan_in, fan_out), std=gain * math.sqrt(2 / (fan_in + fan_out)))
+
+
+def initialise(
+    inits: Mapping[str, Init], seeds: Sequence[int], dtype: torch.dtype = torch.float32
+) -> dict[str, Tensor]:
+    """Parameters [S, …] whose run s is what seed s alone would give.
+
+    They are drawn in float64 and rounded, so that float32 and float64 runs start from the same numbers.
+    """
+    rng = Stream("init", seeds, stacked=True)
+    drawn = {k: rng.randn(*i.shape, dtype=torch.float64) * i.std + i.mean for k, i in inits.items()}
+    return {k: x.to(torch.float32).to(dtype) for k, x in drawn.items()}
+
+
+def linear(x: Float[Tensor, "S N i"], weight: Float[Tensor, "S i o"], bias: Float[Tensor, "S o"]) -> Tensor:
+    """x W + b, run by run."""
+    return torch.baddbmm(bias[:, None], x, weight)
+
+
+def layer_norm(x: Float[Tensor, "S *N D"], gain: Float[Tensor, "S D"], bias: Float[Tensor, "S D"]) -> Tensor:
+    """Mean 0 and variance 1 over the last axis, then each run's own gain and bias."""
+    shape = (len(gain), *[1] * (x.ndim - 2), gain.shape[-1])
+    return torch.addcmul(bias.view(shape), torch.layer_norm(x, x.shape[-1:]), gain.view(shape))
+
+
+def inverse_cdf(logp: Float[Tensor, "*B V"], u: Float[Tensor, "*B n"]) -> Int[Tensor, "*B n"]:
+    """The categories at which the cumulated probability passes each u of [0, 1)."""
+    cdf = logp.exp().cumsum(-1)
+    place = torch.searchsorted(cdf, u * cdf[..., -1:], right=True)
+    return place.clamp(max=logp.shape[-1] - 1)
+
+
+class Stacked:
+    """Parameters by name, each [S, …]; run s of every one belongs to run s alone.
+
+    Args:
+        weights: copied; they become leaves with a gradient.
+    """
+
+    def __init__(self, weights: Mapping[str, Tensor]) -> None:
+        self.weights = {k: v.detach().clone().requires_grad_() for k, v in weights.items()}
+
+    @property
+    def exact_sampler(self) -> bool:
+        return True
+
+    @property
+    def runs(self) -> int:
+        return len(next(iter(self.weights.values())))
+
+    def parameters(self) -> list[Tensor]:
+        return list(self.weights.values())
+
+    def frozen(self: Kind) -> Kind:
+        """A copy without a gradient."""
+        twin = copy.copy(self)
+        twin.weights = {k: v.detach().clone() for k, v in self.weights.items()}
+        return twin
+
+    def take(self: Kind, runs: Int[Tensor, " s"]) -> Kind:
+        """The same kind of policy with these runs, in this order; a run may come several times."""
+        twin = copy.copy(self)
+        twin.weights = {k: v.detach()[runs].clone().requires_grad_() for k, v in self.weights.items()}
+        return twin
+
+    def state(self) -> dict[str, Tensor]:
+        return {k: v.detach().clone() for k, v in self.weights.items()}
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        with torch.no_grad():
+            for name, weight in self.weights.items():
+                weight.copy_(state[name])
+
+    def micro_batches(self, batch: Batch) -> list[Int[Tensor, "*S m"]]:
+        """Everything at once."""
+        shape = batch.mask.shape[:-2]
+        return [torch.arange(shape[-1]).expand(shape)]

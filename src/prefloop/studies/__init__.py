@@ -1,0 +1,1 @@
+"""The study's questions: each file one grid, its scores and plots, and verdict rules stated before the run."""

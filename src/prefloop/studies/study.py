@@ -1,0 +1,141 @@
+"""What a study is: a question, claims with their verdict rules, and a function that measures them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from prefloop.analysis.statistics import Interval, bootstrap
+
+Array = NDArray[np.float64]
+Verdict = Literal["supported", "contradicted", "inconclusive"]
+SIZES = ("smoke", "small", "paper")
+RULE = (
+    "supported: the 95 % interval of the effect lies above the threshold; contradicted: it lies below the threshold;"
+    " inconclusive: it contains the threshold"
+)
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One prediction with the rule that judges it, both written before the run.
+
+    Args:
+        name: short and unique in its study, such as `fresh-beats-stale-far`.
+        prediction: what the paper says, in one sentence.
+        effect: what is measured, so that a positive number speaks for the prediction.
+        threshold: the smallest effect that counts; see RULE.
+        unit: of effect and threshold.
+    """
+
+    name: str
+    prediction: str
+    effect: str
+    threshold: float
+    unit: str
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A claim and what was measured."""
+
+    claim: Claim
+    effect: Interval
+
+    @property
+    def verdict(self) -> Verdict:
+        """By RULE."""
+        if self.effect.low > self.claim.threshold:
+            return "supported"
+        return "contradicted" if self.effect.high < self.claim.threshold else "inconclusive"
+
+
+def judge(claim: Claim, effects: ArrayLike, *, seed: int = 0) -> Finding:
+    """The mean effect over independent units (paired over seeds, or random instances) with its bootstrap interval.
+
+    Args:
+        effects: [N], one per seed or instance.
+
+    Raises:
+        ValueError: no effect, or one that is not finite.
+    """
+    values = np.asarray(effects, dtype=np.float64)
+    if values.ndim != 1 or not np.isfinite(values).all():
+        raise ValueError(f"{claim.name}: effects must be a list of finite numbers")
+    return Finding(claim, bootstrap(values, seed=seed))
+
+
+@dataclass(frozen=True)
+class Line:
+    """A curve, or points of a scatter or bars; `low` and `high` are the ends of intervals around y."""
+
+    label: str
+    x: Sequence[Any]  # numbers, or names of bars
+    y: ArrayLike
+    low: ArrayLike | None = None
+    high: ArrayLike | None = None
+    dashed: bool = False
+
+
+@dataclass(frozen=True)
+class Chart:
+    """One panel of a figure."""
+
+    title: str
+    x: str
+    y: str
+    lines: Sequence[Line]
+    kind: Literal["lines", "points", "bars"] = "lines"
+    log_x: bool = False
+    guides: Mapping[str, float] = field(default_factory=dict)  # labelled horizontal lines, such as a ceiling
+
+
+@dataclass(frozen=True)
+class Table:
+    title: str
+    head: Sequence[str]
+    rows: Sequence[Sequence[Any]]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a study leaves: findings in the order of its claims, figures (rows of panels by file name), tables, remarks."""
+
+    findings: Sequence[Finding]
+    figures: Mapping[str, Sequence[Chart]] = field(default_factory=dict)
+    tables: Sequence[Table] = ()
+    notes: Sequence[str] = ()
+    runs: int = 0  # runs of the lab that were used
+
+
+class Bench(Protocol):
+    """What a study is given to work with."""
+
+    @property
+    def size(self) -> str:
+        """Of SIZES: the one dial."""
+
+
+@dataclass(frozen=True)
+class Study:
+    """A question and how it is answered.
+
+    Args:
+        name: of the file and on the command line, such as `kl-modes`.
+        question: in one sentence.
+        source: section and figure of the paper.
+        method: how it is measured, in a few sentences for the page.
+        claims: judged by `run`, in this order.
+        run: measures; deterministic given the bench's size.
+    """
+
+    name: str
+    question: str
+    source: str
+    method: str
+    claims: Sequence[Claim]
+    run: Callable[[Any], Outcome]  # of a Bench, or of one that can do more
