@@ -13,8 +13,8 @@ import pytest
 import prefloop
 
 ROOT = Path(prefloop.__file__).parent
-CORE = ("batch", "protocols", "objectives", "weights", "pairs", "kl", "methods", "loop")
-PURE = ("objectives", "weights", "pairs", "kl")  # tensor functions
+CORE = ("batch", "protocols", "objectives", "weights", "pairs", "kl", "optim", "methods", "loop")
+PURE = ("objectives", "weights", "pairs", "kl", "optim")  # tensor functions
 RANK = {  # imports point down, or stay in one house
     "errors": 0,
     "batch": 1,
@@ -149,7 +149,7 @@ def code_lines(path: Path) -> int:
 
 def test_the_core_stays_small_enough_to_read() -> None:
     sizes = {name: code_lines(ROOT / f"{name}.py") for name in CORE}
-    assert sum(sizes.values()) <= 1030, sizes  # see docs/design.md: 600 was the first plan
+    assert sum(sizes.values()) <= 1140, sizes  # see docs/design.md: 600 was the first plan
 
 
 @pytest.mark.parametrize("module", MODULES)

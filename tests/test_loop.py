@@ -15,6 +15,7 @@ from prefloop.batch import DATASET, Batch, Stream
 from prefloop.errors import UserError
 from prefloop.loop import Diverged, Loop, Plan, Record, train
 from prefloop.methods import METHODS, Method
+from prefloop.optim import StackedAdam
 from prefloop.policies.categorical import Categorical
 from worlds import F64, Arms, make_loop, rewards, tabular
 
@@ -109,9 +110,73 @@ def test_stacked_runs_equal_each_alone(name: str) -> None:
         for got, want in zip(records, alone, strict=True):
             assert torch.allclose(got.loss[run], want.loss, atol=1e-10)
             assert torch.allclose(got.grad_norm[run], want.grad_norm, atol=1e-10)
-            assert torch.allclose(got.coefficient[run], want.coefficient, atol=1e-10)
+            missing = got.coefficient.shape[2] - want.coefficient.shape[1]  # a stack is as wide as its widest run
+            alone_c = torch.nn.functional.pad(want.coefficient, (0, 0, 0, missing)).sort(1).values
+            assert torch.allclose(got.coefficient[run].sort(1).values, alone_c, atol=1e-10)
         for a, b in zip(stacked.policy.parameters(), policy.parameters(), strict=True):
             assert torch.allclose(a[run], b, atol=1e-9, rtol=0)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_leaving_out_what_the_loss_does_not_use_changes_nothing(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    row = METHODS[name].override(responses=max(4, METHODS[name].responses))
+    plan = replace(PLAN, minibatch=row.responses * 2, batch=row.responses * 4)
+    narrowed = make_loop(row, plan)
+    records = list(narrowed)
+    monkeypatch.setattr(Method, "used", lambda self, batch, signal: batch.present)
+    whole = make_loop(row, plan)
+    for got, want in zip(records, whole, strict=True):
+        assert torch.allclose(got.loss, want.loss, atol=1e-12)
+        assert torch.allclose(got.coefficient.sum(), want.coefficient.sum(), atol=1e-12)
+        assert torch.equal(got.batch.responses, want.batch.responses)
+    assert torch.allclose(parameters(narrowed), parameters(whole), atol=1e-10)
+    few = {"best_of_n", "best_of_n_offline", "pref_ft", "dpo", "online_ipo", "simpo", "rest", "best_of_n_negative"}
+    if name in few:
+        assert any(got.used.mask.shape[-2] < row.responses for got in records)
+
+
+def stacked_loop(lr: Tensor, limit: Tensor, row: Method | None = None) -> Loop:
+    """Three runs with a learning rate and a norm limit of their own."""
+    plan = Plan(steps=6, batch=16, minibatch=16, lr=lr, max_grad_norm=limit)
+    policy = Categorical(torch.stack([tabular(seed=s).logits.detach() for s in (4, 5, 6)]), 2)
+    problem = Arms(torch.stack([rewards(seed=s) for s in (1, 2, 3)]), 3, 2, runs=3)
+    adam = StackedAdam(policy.parameters(), lr=lr)
+    row = METHODS["rloo"] if row is None else row
+    return Loop(row, policy, problem, plan, reference=policy.reference(), optimizer=adam, seed=[0, 1, 2])
+
+
+def test_learning_rates_and_norm_limits_are_a_runs_own() -> None:
+    lr, limit = torch.tensor([0.1, 0.01, 0.3], dtype=F64), torch.tensor([1.0, 0.05, 0.2], dtype=F64)
+    stacked = stacked_loop(lr, limit)
+    list(stacked)
+    for run in range(3):
+        plan = Plan(steps=6, batch=16, minibatch=16, lr=float(lr[run]), max_grad_norm=float(limit[run]))
+        alone = make_loop("rloo", plan, policy=tabular(seed=4 + run), problem=Arms(rewards(seed=run + 1), 3, 2), seed=run)
+        list(alone)
+        for a, b in zip(stacked.policy.parameters(), alone.policy.parameters(), strict=True):
+            assert torch.allclose(a[run], b, atol=1e-9, rtol=0)
+
+
+def test_a_stacked_run_that_diverges_stands_still_and_the_others_go_on() -> None:
+    def explode(logp: Tensor, signal: Any, batch: Batch) -> Tensor:
+        moved = logp - logp.detach()  # 0, and run 0 takes its root: the gradient is infinite
+        return torch.cat([moved[:1].abs().sqrt(), -moved[1:]])
+
+    lr, limit = torch.tensor([0.1, 0.1, 0.1], dtype=F64), torch.tensor([1.0, 1.0, 1.0], dtype=F64)
+    loop = stacked_loop(lr, limit, Method(explode))
+    before = parameters(loop).clone()
+    records = list(loop)
+    assert len(records) == 6 and loop.diverged is not None and loop.diverged.tolist() == [True, False, False]
+    logits = loop.policy.parameters()[0].detach()
+    assert torch.equal(logits[0].flatten(), before[: logits[0].numel()])
+    assert bool(torch.isfinite(logits).all())
+    assert not torch.equal(logits[1:].flatten(), before[logits[0].numel() : logits.numel()])
+    assert isinstance(records[-1].lr, Tensor) and records[-1].lr.tolist() == [0.0, 0.1, 0.1]
+    again = stacked_loop(lr, limit, Method(explode))
+    again.restore(copy.deepcopy(loop.state()))
+    assert again.diverged is not None and again.diverged.tolist() == [True, False, False]
 
 
 # ------------------------------------------------------------------------------------------------- who wrote what

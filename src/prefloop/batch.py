@@ -21,6 +21,7 @@ Part = TypeVar("Part", bound=Callable[..., Any])
 Record = TypeVar("Record", "Batch", "Signal")
 DATASET = -1  # `Batch.source` of a group that no policy of ours wrote
 PER_RUN = frozenset({"z"})  # fields without a prompt axis: one value per run
+UNGROUPED = PER_RUN | {"prompts", "source", "pairs", "pair_weight"}  # fields without a group axis
 
 
 @dataclass(frozen=True)
@@ -122,6 +123,30 @@ def put(x: Tensor, rows: Int[Tensor, "*S m"], value: Tensor) -> None:
         x[torch.arange(len(rows))[:, None], rows] = value
 
 
+def pick(x: Tensor, places: Int[Tensor, "*S P g"]) -> Tensor:
+    """Places of the group axis: of [*S, P, G] or of [*S, P, G, T]."""
+    if x.ndim == places.ndim:
+        return x.gather(-1, places)
+    return x.gather(-2, places[..., None].expand(*places.shape, x.shape[-1]))
+
+
+def narrow(batch: Batch, signal: Signal, used: Bool[Tensor, "*S P G"]) -> tuple[Batch, Signal]:
+    """Groups with their used responses only, so that the others cost nothing; places left over are not `valid`."""
+    most = max(1, int(used.sum(-1).max()))
+    if most == used.shape[-1]:
+        return batch, signal
+    places = (~used).to(torch.uint8).argsort(dim=-1, stable=True)[..., :most]
+
+    def picked(record: Record) -> Record:
+        grouped = {f.name: getattr(record, f.name) for f in fields(record) if f.name not in UNGROUPED}
+        return replace(record, **{k: pick(x, places) for k, x in grouped.items() if x is not None})
+
+    pairs = signal.pairs
+    if pairs is not None:  # a pair of weight 0 may point at a place that is gone: any legal one will do
+        pairs = (used.cumsum(-1) - 1).clamp(min=0).gather(-1, pairs.flatten(-2)).view_as(pairs)
+    return picked(replace(batch, valid=used)), replace(picked(signal), pairs=pairs)
+
+
 def concatenate(batches: Sequence[Batch]) -> Batch:
     """One batch of all prompt groups, responses padded to the longest.
 
@@ -179,7 +204,7 @@ class Stream:
 
     def restore(self, state: Tensor) -> None:
         for generator, row in zip(self.generators, state, strict=True):
-            generator.set_state(row)
+            generator.set_state(row.clone())  # torch reads a view from the start of its storage
 
     def _each(self, draw: Any) -> Tensor:
         drawn = [draw(g) for g in self.generators]

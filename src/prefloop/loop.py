@@ -12,10 +12,11 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from prefloop import kl, weights
-from prefloop.batch import DATASET, Batch, Signal, concatenate, put, streams
+from prefloop.batch import DATASET, Batch, Signal, concatenate, narrow, put, streams
 from prefloop.errors import DataError, UserError
 from prefloop.methods import Method
-from prefloop.objectives import MAX_LOG_RATIO, LogProbs, per_run, sequence
+from prefloop.objectives import MAX_LOG_RATIO, LogProbs, Number, sequence
+from prefloop.optim import StackedAdam, clip_gradients, hold
 from prefloop.protocols import Enumerable, Evaluation, Policy, Problem, no_op
 
 
@@ -33,13 +34,14 @@ class Record:
     iteration: int
     pass_: int  # over this collection, from 0
     batch: Batch  # the optimiser batch
+    used: Batch  # its responses that the loss depends on: what follows is of these
     signal: Signal
     logp: LogProbs  # before the step, detached
     coefficient: LogProbs  # −∂/∂log π of the method's own term
     loss: Float[Tensor, "*S"]  # the method's own term
     regularisers: dict[str, Tensor]  # weighted terms beside it, [*S] each
     grad_norm: Tensor
-    lr: float
+    lr: Number
     samples: int  # responses drawn from the policy so far, and tokens in them
     sampled_tokens: int
     trained_tokens: int  # response tokens that went through the loss so far
@@ -48,14 +50,17 @@ class Record:
 
 @dataclass(frozen=True)
 class Plan:
-    """How long and in what portions: B and M count responses, C (the row's `responses`) divides M divides B."""
+    """How long and in what portions: B and M count responses, C (the row's `responses`) divides M divides B.
+
+    Learning rate and norm limit are one number, or one per stacked run, [S].
+    """
 
     steps: int
     batch: int
     minibatch: int
-    lr: float
+    lr: Number
     warmup: int = 0
-    max_grad_norm: float = 1.0
+    max_grad_norm: Number = 1.0
 
     def check(self, method: Method) -> None:
         """Refuse portions that would split a group or a collection."""
@@ -109,6 +114,7 @@ class Loop:
         self.rng = streams(seed)
         self.step = self.samples = self.sampled_tokens = self.trained_tokens = self.queries = 0
         self.moments: dict[str, Tensor] = {}
+        self.diverged: Bool[Tensor, "*S"] | None = None  # stacked runs that stand still since they lost finiteness
         self.collection: Batch | None = None
         self.signal: Signal | None = None
         self._boundary = self._mark()
@@ -216,8 +222,9 @@ class Loop:
     def update(self, rows: Int[Tensor, "*S m"], iteration: int, pass_: int) -> Record:
         """One optimiser step on whole groups, in micro-batches whose losses share fixed denominators."""
         assert self.collection is not None and self.signal is not None
-        m, mini, signal = self.method, self.collection[rows], self.signal[rows]
-        total, present = m.denominator(mini, signal), mini.present.sum((-2, -1)).clamp(min=1)
+        m, whole, signal = self.method, self.collection[rows], self.signal[rows]
+        total, present = m.denominator(whole, signal), whole.present.sum((-2, -1)).clamp(min=1)
+        mini, signal = narrow(whole, signal, m.used(whole, signal))
         fresh = pass_ == 0 and self.plan.batch == self.plan.minibatch
         first = fresh and ("behaviour" in m.needs or self.collection.logp_proximal is not None)
         losses: dict[str, Tensor] = {}
@@ -239,21 +246,39 @@ class Loop:
             torch.stack(list(terms.values())).sum().backward()  # type: ignore[no-untyped-call]
             put(logp, part, seen.logp.detach())
             losses = {k: losses.get(k, 0.0) + v.detach() for k, v in terms.items()}
-        if first and m.reuse > 1 and self.collection.logp_proximal is not None:
+        if first and mini is whole and m.reuse > 1 and self.collection.logp_proximal is not None:
             put(self.collection.logp_proximal, rows, logp.to(self.collection.logp_proximal))
-        lr = self.plan.lr * min(1.0, (self.step + 1) / max(self.plan.warmup, 1))
-        norm = clip_gradients(self.policy.parameters(), self.plan.max_grad_norm, stacked=mini.mask.ndim == 4)
-        if not bool(torch.isfinite(norm).all() & torch.isfinite(torch.stack(list(losses.values()))).all()):
+        norm, lr = self._descend(torch.stack(list(losses.values())), stacked=mini.mask.ndim == 4)
+        self.trained_tokens += int((mini.mask & mini.present[..., None]).sum())
+        own_loss = losses.pop("method")
+        used = replace(mini, logp_proximal=logp) if first else mini
+        seen_as = (used if mini is whole else whole, used, signal, logp, push)
+        counts = (self.samples, self.sampled_tokens, self.trained_tokens, self.queries)
+        return Record(self.step, iteration, pass_, *seen_as, own_loss, losses, norm, lr, *counts)
+
+    def _descend(self, losses: Float[Tensor, "n *S"], stacked: bool) -> tuple[Float[Tensor, "*S"], Number]:
+        """The optimiser's step; what is not finite changes no weight, and a stacked run that is not stands still from
+        then on while the others go on.
+
+        Raises:
+            Diverged: the only run, or every stacked one, is not finite.
+        """
+        parameters = self.policy.parameters()
+        norm = clip_gradients(parameters, self.plan.max_grad_norm, stacked=stacked)
+        lost = ~(torch.isfinite(norm) & torch.isfinite(losses).all(0))
+        lost = lost if self.diverged is None else lost | self.diverged
+        if bool(lost.all()):
             raise Diverged(f"step {self.step + 1}: loss or gradient is not finite; the weights were not touched")
+        lr = self.plan.lr * min(1.0, (self.step + 1) / max(self.plan.warmup, 1))
+        if bool(lost.any()):
+            self.diverged = lost
+            hold(parameters, lost)
+            lr = torch.where(lost, 0.0, torch.as_tensor(lr))
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         self.optimizer.step()
         self.step += 1
-        self.trained_tokens += int(mini.mask.sum())
-        own_loss = losses.pop("method")
-        mini = replace(mini, logp_proximal=logp) if first else mini
-        counts = (self.samples, self.sampled_tokens, self.trained_tokens, self.queries)
-        return Record(self.step, iteration, pass_, mini, signal, logp, push, own_loss, losses, norm, lr, *counts)
+        return norm, lr
 
     # ----------------------------------------------------------------------------------------------- exact resumption
 
@@ -263,6 +288,7 @@ class Loop:
             "counters": {k: getattr(self, k) for k in COUNTERS},
             "streams": {name: stream.state() for name, stream in self.rng.items()},
             "moments": self.moments,
+            "diverged": self.diverged,
             "collection": None if self.collection is None else vars(self.collection),
             "signal": None if self.signal is None else vars(self.signal),
         }
@@ -283,7 +309,7 @@ class Loop:
         self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": moments})
         for name, drawn in state["streams"].items():
             self.rng[name].restore(drawn)
-        self.moments = state["moments"]
+        self.moments, self.diverged = state["moments"], state["diverged"]
         self.collection = None if state["collection"] is None else Batch(**state["collection"])
         self.signal = None if state["signal"] is None else Signal(**state["signal"])
         self._boundary = self._mark()
@@ -366,18 +392,6 @@ def _mean(x: Tensor, where: Bool[Tensor, "*S P G"], count: Int[Tensor, "*S"]) ->
     return torch.where(where, x, 0.0).sum((-2, -1)) / count
 
 
-def clip_gradients(parameters: Sequence[Tensor], limit: float, *, stacked: bool = False) -> Tensor:
-    """Scale gradients in place to a global norm of at most `limit`, per run where they are stacked; the norm [*S]."""
-    grads = [p.grad for p in parameters if p.grad is not None]
-    if not stacked:
-        return torch.nn.utils.clip_grad_norm_(list(parameters), limit)
-    norm = torch.stack([g.flatten(1).square().sum(1) for g in grads]).sum(0).sqrt()
-    scale = (limit / (norm + 1e-6)).clamp(max=1.0)
-    for g in grads:
-        g.mul_(per_run(scale, g))
-    return norm
-
-
 def train(
     method: Method,
     policy: Policy,
@@ -393,19 +407,20 @@ def train(
 
     Args:
         reference: π_ref; a frozen copy of the policy as it is now where not given.
-        optimizer: over `policy.parameters()`; Adam where not given.
+        optimizer: over `policy.parameters()`; Adam where not given, per run for stacked ones.
         seed: one seed, or one per stacked run.
 
     Returns:
         The finished loop, whose `policy` is trained and whose `state()` can be saved.
     """
+    adam = torch.optim.Adam if isinstance(seed, int) else StackedAdam
     loop = Loop(
         method,
         policy,
         problem,
         plan,
         reference=policy.reference() if reference is None else reference,
-        optimizer=torch.optim.Adam(policy.parameters(), lr=plan.lr) if optimizer is None else optimizer,
+        optimizer=adam(policy.parameters(), lr=plan.lr) if optimizer is None else optimizer,
         seed=seed,
     )
     for record in loop:

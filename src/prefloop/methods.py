@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from prefloop import objectives, pairs, weights
@@ -163,6 +163,19 @@ class Method:
             gain = weights.gae(batch, lam=lam, discount=discount, whiten=False)
             out = replace(out, value_target=gain + torch.where(batch.mask, batch.values, 0.0))
         return out
+
+    def used(self, batch: Batch, signal: Signal) -> Bool[Tensor, "*S P G"]:
+        """Responses that the loss depends on: of weight ≠ 0, or in a pair. All of them where terms stand beside."""
+        beside = self.critic or self.sft > 0 or self.entropy > 0 or isinstance(self.kl, Tensor) or self.kl > 0
+        if beside or "behaviour" in self.needs or (signal.weight is None and signal.pairs is None):
+            return batch.present
+        used = torch.zeros_like(batch.mask[..., 0])
+        if signal.weight is not None:
+            used = signal.weight != 0 if signal.weight.ndim == used.ndim else (signal.weight != 0).any(-1)
+        if signal.pairs is not None and signal.pair_weight is not None:
+            there = (signal.pair_weight > 0)[..., None].expand(signal.pairs.shape).flatten(-2)
+            used = used | (used.long().scatter_add(-1, signal.pairs.flatten(-2), there.long()) > 0)
+        return used & batch.present
 
     def denominator(self, batch: Batch, signal: Signal) -> Float[Tensor, "*S"]:
         """What the summed losses are divided by, per run: fixed on the whole optimiser batch, so that micro-batches,
