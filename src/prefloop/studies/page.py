@@ -1,0 +1,342 @@
+"""A study's page: numbers as JSON, figures, and a README that says what was asked, measured and found."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from prefloop.errors import DataError
+from prefloop.runs.progress import clock_text
+from prefloop.studies import plots
+from prefloop.studies.registry import STUDIES
+from prefloop.studies.study import RULE, Chart, Finding, Line, Outcome, Study, Table
+
+RESULT, PAGE, FINDINGS = "result.json", "README.md", "findings.md"
+MARK = "<!-- written by `prefloop study run`: do not edit -->\n\n"
+DECIMALS = 7  # most that are printed
+TINY = 1e-3  # below it powers of ten are printed
+INTERVAL = "Intervals are 95 % bootstrap intervals over independent units: paired seeds, or random instances."
+SMOKE = "Runs of size `smoke` prove that the code runs; their verdicts are no evidence."
+HEAD = ("study", "prediction", "effect [95 % interval]", "must exceed", "verdict")  # of the table over all studies
+GROUPS = {"supported": "Confirmed", "contradicted": "Not confirmed: contradicted", "inconclusive": "Not decided"}
+
+Result = dict[str, Any]
+
+
+def write(
+    study: Study,
+    outcome: Outcome,
+    folder: Path,
+    *,
+    size: str,
+    seconds: float,
+    command: str,
+    versions: Mapping[str, str | None],
+) -> Result:
+    """Write `folder/NAME/` with result.json, README.md and the figures; what an earlier run left there is replaced.
+
+    Args:
+        folder: that holds the pages of all studies.
+        seconds: the run took.
+        command: that repeats it.
+        versions: of what can change a number; None where a package is not installed.
+
+    Returns:
+        What stands in result.json.
+
+    Raises:
+        ValueError: findings of other claims than the study's, or a number of a finding that is not finite.
+    """
+    result = record(study, outcome, size=size, seconds=seconds, command=command, versions=versions)
+    home = folder / study.name
+    before = load_one(home / RESULT)["figures"] if (home / RESULT).is_file() else {}
+    plots.draw(outcome.figures, home)
+    plots.replace(home / PAGE, page(result).encode())
+    plots.replace(home / RESULT, (json.dumps(result, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode())
+    for name in set(before) - set(result["figures"]):
+        (home / plots.file_name(name)).unlink(missing_ok=True)
+    return result
+
+
+def load(folder: Path) -> list[Result]:
+    """Every result.json below a folder, in the order of the registry.
+
+    Raises:
+        DataError: a file that is no result.
+    """
+    found = [load_one(path) for path in sorted(folder.glob(f"*/{RESULT}"))]
+    places = {name: place for place, name in enumerate(STUDIES)}
+    return sorted(found, key=lambda result: places.get(result["study"], len(places)))
+
+
+def load_one(path: Path) -> Result:
+    """One result.json.
+
+    Raises:
+        DataError: it is none.
+    """
+    try:
+        result = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise DataError(f"the result is broken: {error}", where=str(path), fix="run the study again") from None
+    if not isinstance(result, dict) or not {"study", "claims", "figures"} <= result.keys():
+        raise DataError("this is no result of a study", where=str(path), fix="run the study again, or move the file")
+    return result
+
+
+# ---- the record ---------------------------------------------------------------------------------------------------
+
+
+def record(
+    study: Study, outcome: Outcome, *, size: str, seconds: float, command: str, versions: Mapping[str, str | None]
+) -> Result:
+    """Everything that is known, as JSON has it.
+
+    Raises:
+        ValueError: findings of other claims than the study's, or a number of a finding that is not finite.
+    """
+    claims = [finding.claim for finding in outcome.findings]
+    if claims != list(study.claims):
+        judged, stated = [claim.name for claim in claims], [claim.name for claim in study.claims]
+        raise ValueError(f"{study.name}: judged {judged}, but stated {stated}; the claims stand before the run")
+    return {
+        "study": study.name,
+        "question": study.question,
+        "source": study.source,
+        "method": study.method,
+        "size": size,
+        "command": command,
+        "seconds": round(seconds, 1),
+        "runs": outcome.runs,
+        "versions": {name: version for name, version in versions.items() if version is not None},
+        "rule": RULE,
+        "claims": [_claim(finding) for finding in outcome.findings],
+        "figures": {plots.file_name(name): [_chart(c) for c in charts] for name, charts in outcome.figures.items()},
+        "tables": [_table(table) for table in outcome.tables],
+        "notes": list(outcome.notes),
+    }
+
+
+def _claim(finding: Finding) -> Result:
+    claim, effect = finding.claim, finding.effect
+    numbers = {"value": effect.value, "low": effect.low, "high": effect.high, "threshold": claim.threshold}
+    if not all(math.isfinite(number) for number in numbers.values()):
+        raise ValueError(f"{claim.name}: {numbers}; a finding must be finite")
+    return {**asdict(claim), **numbers, "level": effect.level, "units": effect.units, "verdict": finding.verdict}
+
+
+def _chart(chart: Chart) -> Result:
+    words = {"title": chart.title, "kind": chart.kind, "x": chart.x, "y": chart.y, "log_x": chart.log_x}
+    return {**words, "lines": [_line(line) for line in chart.lines], "guides": _plain(chart.guides)}
+
+
+def _line(line: Line) -> Result:
+    ends = {} if line.low is None else {"low": _plain(line.low), "high": _plain(line.high)}
+    return {"label": line.label, "x": _plain(line.x), "y": _plain(line.y), **ends}
+
+
+def _table(table: Table) -> Result:
+    if any(len(row) != len(table.head) for row in table.rows):
+        raise ValueError(f"table {table.title!r}: every row needs {len(table.head)} cells")
+    return {"title": table.title, "head": list(table.head), "rows": _plain(table.rows)}
+
+
+def _plain(value: Any) -> Any:
+    """Numbers, text, lists and mappings; null where a number is not defined, words for the infinite."""
+    value = value.tolist() if hasattr(value, "tolist") else value
+    if isinstance(value, float) and not math.isfinite(value):
+        return None if math.isnan(value) else "∞" if value > 0 else "−∞"
+    if value is None or isinstance(value, str | bool | int | float):
+        return value
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value]
+
+
+# ---- the page -----------------------------------------------------------------------------------------------------
+
+
+def page(result: Result) -> str:
+    """README.md of a study."""
+    parts = [
+        f"# {result['study']}: {result['question']}",
+        f"Source: {result['source']}",
+        f"## Verdicts\n\n{tally([result])} at size `{result['size']}`.{caution([result['size']])}",
+        _verdicts(result["claims"]),
+        f"{sentence(result['rule'])} {INTERVAL}",
+        f"## How it is measured\n\n{result['method']}",
+        *(["## Figures"] if result["figures"] else []),
+        *(f"![{alt(charts)}]({name})" for name, charts in result["figures"].items()),
+        *(["## Tables"] if result["tables"] else []),
+        *(f"**{table['title']}**\n\n{grid(table['head'], table['rows'])}" for table in result["tables"]),
+        *(["## Remarks\n\n" + "\n".join(f"- {note}" for note in result["notes"])] if result["notes"] else []),
+        _again(result),
+    ]
+    return MARK + "\n\n".join(parts) + "\n"
+
+
+def _verdicts(claims: Sequence[Result]) -> str:
+    head = ("claim", "prediction", "effect, positive if it holds", "measured", "must exceed", "units", "verdict")
+    rows = [
+        (f"`{c['name']}`", c["prediction"], c["effect"], measured(c), threshold(c), c["units"], f"**{c['verdict']}**")
+        for c in claims
+    ]
+    return grid(head, rows)
+
+
+def _again(result: Result) -> str:
+    versions = ", ".join(f"{name} {version}" for name, version in result["versions"].items())
+    runs = f"{result['runs']:,} runs in the lab, " if result["runs"] else ""
+    return (
+        f"## Run it again\n\n```\n{result['command']}\n```\n\n"
+        f"It took {runs}{clock_text(result['seconds'])} min. Versions: {versions}. All numbers: [{RESULT}]({RESULT})."
+    )
+
+
+def alt(charts: Sequence[Result]) -> str:
+    """What a figure shows, for those who do not see it."""
+    return "; ".join(chart["title"] for chart in charts).replace("[", "(").replace("]", ")")
+
+
+def grid(head: Sequence[Any], rows: Sequence[Sequence[Any]]) -> str:
+    """A Markdown table; columns of numbers are aligned to the right."""
+    right = [bool(rows) and all(_is_number(row[i]) for row in rows) for i in range(len(head))]
+    body = [[cell(x) for x in row] for row in rows]
+    lines = [[cell(x) for x in head], ["--:" if numbers else "---" for numbers in right], *body]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _is_number(value: Any) -> bool:
+    return value is None or (isinstance(value, int | float) and not isinstance(value, bool))
+
+
+def cell(value: Any) -> str:
+    """One cell of a Markdown table."""
+    if value is None:
+        return "–"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return signed(f"{value:.4g}")
+    return " ".join(str(value).split()).replace("|", "\\|")
+
+
+def signed(text: str) -> str:
+    """A number with a real minus sign."""
+    return text.replace("-", "−", 1) if text.startswith("-") else text
+
+
+def measured(claim: Result) -> str:
+    """`+0.31 [+0.22, +0.40] nats`: two digits of the interval's width, more where rounding would hide the verdict."""
+    value, low, high, bound = (claim[key] for key in ("value", "low", "high", "threshold"))
+    width = (high - low) or abs(value) or 1.0
+    digits = min(4, max(0, 1 - math.floor(math.log10(width))))
+    while digits < DECIMALS and any(_side(round(end, digits), bound) != _side(end, bound) for end in (low, high)):
+        digits += 1
+    form = "+.1e" if 0 < max(abs(value), abs(low), abs(high)) < TINY else f"+.{digits}f"
+    texts = [signed(format(number, form)) for number in (value, low, high)]
+    return f"{texts[0]} [{texts[1]}, {texts[2]}] {claim['unit']}".strip()
+
+
+def _side(number: float, bound: float) -> int:
+    return (number > bound) - (number < bound)
+
+
+def threshold(claim: Result) -> str:
+    return f"{signed(format(claim['threshold'], 'g'))} {claim['unit']}".strip()
+
+
+def caution(sizes: Sequence[str]) -> str:
+    return f" {SMOKE}" if "smoke" in sizes else ""
+
+
+def sentence(text: str) -> str:
+    """With a capital letter and a full stop."""
+    return text[:1].upper() + text[1:].rstrip(".") + "."
+
+
+def counts(results: Sequence[Result]) -> dict[str, int]:
+    """How many verdicts of each kind."""
+    found = [claim["verdict"] for result in results for claim in result["claims"]]
+    return {verdict: found.count(verdict) for verdict in GROUPS}
+
+
+def tally(results: Sequence[Result]) -> str:
+    """`3 supported, 0 contradicted, 1 inconclusive`."""
+    return ", ".join(f"{count} {verdict}" for verdict, count in counts(results).items())
+
+
+# ---- over all studies ---------------------------------------------------------------------------------------------
+
+
+def write_findings(folder: Path) -> Path:
+    """findings.md over every result.json of a folder."""
+    plots.replace(folder / FINDINGS, findings(load(folder)).encode())
+    return folder / FINDINGS
+
+
+def findings(results: Sequence[Result], at: str = "") -> str:
+    """findings.md: all verdicts, then every study in words.
+
+    Args:
+        results: as they stand in result.json.
+        at: what links put before a study's folder, such as `studies/`.
+    """
+    total = sum(len(result["claims"]) for result in results)
+    sizes = list(dict.fromkeys(result["size"] for result in results))
+    verdicts = f"**{tally(results)}**: {_of(total, 'prediction')} in {_of(len(results), 'study', 'studies')}"
+    parts = [
+        "# Findings",
+        f"{verdicts}, size {', '.join(f'`{size}`' for size in sizes) or 'none'}.{caution(sizes)}",
+        f"{sentence(RULE)} {INTERVAL} Predictions, effects and thresholds were written down before the runs.",
+        "## All verdicts",
+        grid(HEAD, [_row(result, claim, at) for result in results for claim in result["claims"]]),
+        *(_section(result, at) for result in results),
+    ]
+    return MARK + "\n\n".join(parts) + "\n"
+
+
+def _row(result: Result, claim: Result, at: str) -> tuple[str, ...]:
+    link = f"[{result['study']}]({at}{result['study']}/{PAGE})"
+    return link, claim["prediction"], measured(claim), threshold(claim), f"**{claim['verdict']}**"
+
+
+def _of(count: int, one: str, many: str = "") -> str:
+    return f"{count} {one if count == 1 else many or one + 's'}"
+
+
+def _section(result: Result, at: str) -> str:
+    """One study: what was and what was not confirmed, figures, and how to repeat it."""
+    home = f"{at}{result['study']}/"
+    parts = [
+        f"## {result['study']}: {result['question']}",
+        *(_group(result["claims"], verdict, title) for verdict, title in GROUPS.items()),
+        "\n".join(f"- {note}" for note in result["notes"]),
+        *(f"![{alt(charts)}]({home}{name})" for name, charts in result["figures"].items()),
+        f"[How it was measured, with all tables]({home}{PAGE}). Source: {result['source']}. Size `{result['size']}`, "
+        f"{clock_text(result['seconds'])} min: `{result['command']}`",
+    ]
+    return "\n\n".join(part for part in parts if part)
+
+
+def _group(claims: Sequence[Result], verdict: str, title: str) -> str:
+    lines = [f"- {sentence(c['prediction'])} {_words(c)}" for c in claims if c["verdict"] == verdict]
+    return f"**{title}** ({len(lines)} of {len(claims)})\n\n" + "\n".join(lines) if lines else ""
+
+
+def _words(claim: Result) -> str:
+    """What the numbers say about a prediction, without the word of the verdict."""
+    low, high, bound = claim["low"], claim["high"], claim["threshold"]
+    told = f"Measured: {claim['effect'].rstrip('.')}, {measured(claim)}"
+    if low > bound:
+        return f"{told}; more than {threshold(claim)} was asked."
+    if high < bound:
+        seen = "it is smaller" if low > 0 else "there is no such effect"
+        seen = "the opposite was seen" if high < 0 <= bound else seen
+        return f"{told}; more than {threshold(claim)} was asked: {seen}."
+    sure = "there is an effect, but " if low > 0 else ""
+    return f"{told}; {sure}the interval does not tell whether it exceeds {threshold(claim)}."

@@ -1,0 +1,36 @@
+"""Which studies there are: names and what each asks. A study's module is imported only when it is wanted."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from prefloop.errors import UserError, nearest
+
+if TYPE_CHECKING:
+    from prefloop.studies.study import Study
+
+SUMMARIES = {  # the module has the name of the study, with _ for -
+    "on-policy": "when do the policy's own samples beat a fixed dataset?",
+    "reuse": "how many passes over one collection are too many, and for which methods?",
+    "negative": "what does pushing bad responses down add, offline and on-policy?",
+    "displacement": "when does the likelihood of preferred responses fall, and where does it go?",
+    "complement": "do on-policy samples and the negative gradient help each other?",
+    "kl-modes": "how do the forward and the reverse KL move probability mass?",
+    "theory": "do the paper's lemmas hold where everything can be enumerated?",
+    "published-defects": "what do the defects of the published code change?",
+}
+STUDIES = tuple(SUMMARIES)
+
+
+def study(name: str) -> Study:
+    """A study by its name.
+
+    Raises:
+        UserError: no such study; the nearest name is suggested.
+    """
+    if name not in SUMMARIES:
+        raise UserError(f"there is no study `{name}`", where="prefloop study", fix=nearest(name, SUMMARIES))
+    module = import_module(f"prefloop.studies.{name.replace('-', '_')}")
+    found: Study = module.STUDY
+    return found
