@@ -10,6 +10,7 @@ from torch import Tensor
 
 from prefloop.batch import Batch, Stream
 from prefloop.kl import exact
+from prefloop.policies.stacked import inverse_cdf
 from prefloop.protocols import Evaluation, no_op
 
 
@@ -58,8 +59,7 @@ class Categorical:
         node, chosen = torch.zeros(shape, dtype=torch.long), []
         for t in range(self.tokens):
             poll()
-            cdf = self._logp_at(prompts, node[..., None]).squeeze(-2).exp().cumsum(-1)
-            chosen.append((u[..., t, None] * cdf[..., -1:] >= cdf).sum(-1).clamp(max=self.arms - 1))
+            chosen.append(inverse_cdf(self._logp_at(prompts, node[..., None]).squeeze(-2), u[..., t, None]).squeeze(-1))
             node = node * self.arms + 1 + chosen[-1]
         tokens = torch.stack(chosen, -1)
         batch = Batch(prompts, tokens, torch.ones_like(tokens, dtype=torch.bool))
@@ -73,6 +73,12 @@ class Categorical:
         logp = torch.where(batch.mask, logp, 0.0)
         spread = torch.where(batch.mask, -(full.exp() * full).sum(-1), 0.0) if entropy else None
         return Evaluation(logp, spread, self._at(self.critic, batch.prompts, nodes) if values else None)
+
+    def next_logp(
+        self, prompts: Int[Tensor, "*S P"], responses: Int[Tensor, "*S P G T"]
+    ) -> Float[Tensor, "*S P G T V"]:
+        """Log-probs of every arm before each token, differentiable."""
+        return self._logp_at(prompts, self._nodes(responses))
 
     def micro_batches(self, batch: Batch) -> list[Int[Tensor, "*S m"]]:
         """Everything at once."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from prefloop.batch import Batch, Stream
@@ -70,6 +70,13 @@ class MLP(Stacked):
     def distribution(self, prompts: Float[Tensor, "S P D"]) -> Float[Tensor, "S P V"]:
         """Log-probs of every arm, differentiable."""
         return self._head(self._hidden(prompts))
+
+    def next_logp(
+        self, prompts: Float[Tensor, "S P D"], responses: Int[Tensor, "S P G 1"]
+    ) -> Float[Tensor, "S P G 1 V"]:
+        """The same as `distribution`, for every response."""
+        full = self.distribution(prompts)[:, :, None, None]
+        return full.expand(*responses.shape, full.shape[-1])
 
     def sample(
         self, prompts: Float[Tensor, "S P D"], responses: int, rng: Stream, poll: Callable[[], None] = no_op

@@ -1,0 +1,86 @@
+"""What stacked policies do on a problem with known rewards: exact where a response is one token, Rao-Blackwellised else.
+
+Everything is read from whole next-token distributions: at each token of a sampled response the expectation over the
+next token is exact, so that only the prefixes are sampled. With one token there is no prefix, and nothing is sampled.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from prefloop.analysis.ledger import GROUPS, ratio_tail
+from prefloop.batch import Batch, Stream
+from prefloop.kl import exact
+from prefloop.objectives import MAX_LOG_RATIO, log_ratio, sequence
+
+PerRun = Float[Tensor, " S"]
+
+
+class Nested(Protocol):
+    """A policy that can be sampled and that gives the next-token distributions along a response."""
+
+    def sample(self, prompts: Any, responses: int, rng: Stream) -> Batch: ...
+
+    def next_logp(self, prompts: Any, responses: Int[Tensor, "S P G T"]) -> Float[Tensor, "S P G T V"]: ...
+
+
+def over_prompts(x: Float[Tensor, "S P G"]) -> tuple[PerRun, PerRun]:
+    """Mean over prompts and its standard error; groups are averaged first."""
+    each = x.mean(-1)
+    return each.mean(-1), each.std(-1) / each.shape[-1] ** 0.5
+
+
+def state_of(
+    policy: Nested,
+    reference: Nested,
+    prompts: Tensor,
+    gold: Float[Tensor, "S V"],
+    regions: Mapping[str, Bool[Tensor, "S V"]],
+    *,
+    tokens: int,
+    rng: Stream,
+    group: int = 4,
+) -> dict[str, PerRun]:
+    """Expected reward, KL both ways, entropy and mass by region on a fixed set of prompts, [S] each with `_se`.
+
+    KLs and entropy are nats per response, rewards and masses means per token. Sequences take `group` samples of each
+    policy per prompt.
+    """
+    with torch.no_grad():
+        if tokens == 1:
+            own_path = other_path = torch.zeros(*prompts.shape[:2], 1, 1, dtype=torch.long)
+        else:
+            own_path = policy.sample(prompts, group, rng).responses
+            other_path = reference.sample(prompts, group, rng).responses
+        own, base = policy.next_logp(prompts, own_path), reference.next_logp(prompts, own_path)
+        away, home = policy.next_logp(prompts, other_path), reference.next_logp(prompts, other_path)
+        p = own.exp()
+        found = {
+            "reward": (p * gold[:, None, None, None]).sum(-1).mean(-1),
+            "kl": exact(own, base).sum(-1),
+            "kl_forward": exact(home, away).sum(-1),
+            "entropy": -(p * torch.where(p > 0, own, 0.0)).sum((-2, -1)),
+            **{f"mass_{name}": (p * where[:, None, None, None]).sum(-1).mean(-1) for name, where in regions.items()},
+        }
+        out: dict[str, PerRun] = {}
+        for name, value in found.items():
+            out[name], out[f"{name}_se"] = over_prompts(value)
+        return out
+
+
+def staleness(logp: Float[Tensor, "S P G T"], batch: Batch) -> dict[str, PerRun]:
+    """How far a policy has moved from the one at collection, on all responses of a batch that it has log-probs of.
+
+    `kl_collection` estimates KL(π_collection‖π) in nats per response, `ess` is (Σw)²/(n Σw²) of sequence ratios.
+    """
+    d = log_ratio(logp, batch)
+    total = sequence(d, batch).clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)
+    w = total.exp()
+    tail = {k.replace("/", "_"): v for k, v in ratio_tail(d, batch.mask).items()}
+    ess = w.sum(GROUPS) ** 2 / (w[0].numel() * (w**2).sum(GROUPS))
+    return {"kl_collection": -total.mean(GROUPS), "ess": ess, **tail}

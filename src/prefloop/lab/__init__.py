@@ -1,0 +1,1 @@
+"""The bandit lab: many runs of the loop stacked on one axis, sweeps that can be resumed, tables with intervals."""

@@ -1,0 +1,106 @@
+"""Jobs on other processes, one thread each: on this machine, or on a Ray cluster (see `scale.ray_pool`)."""
+
+from __future__ import annotations
+
+import multiprocessing
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+
+from prefloop.errors import UserError
+from prefloop.lab.setting import Setting
+from prefloop.lab.stack import run_stack
+from prefloop.lab.table import to_bytes
+
+POLL = 0.5  # seconds between looks at the counter
+_counter: Any = None  # run-steps done by all workers, shared with them
+
+
+@dataclass(frozen=True)
+class Done:
+    """What came back for a job: its table as Parquet bytes, or the message of a mistake."""
+
+    job: int
+    table: bytes = b""
+    error: str = ""
+
+
+class Pool(Protocol):
+    """Runs stacks somewhere."""
+
+    workers: int
+
+    def run(self, jobs: Sequence[Sequence[Setting]], tick: Callable[[int], None]) -> Iterator[Done]:
+        """Results in the order of their completion; `tick` hears of run-steps done."""
+
+    def close(self) -> None:
+        """End the workers."""
+
+
+def run_job(number: int, settings: Sequence[Setting], tick: Callable[[int], None]) -> Done:
+    """One stack in a worker; a mistake of the user becomes a message, a defect keeps its traceback."""
+    torch.set_num_threads(1)
+    try:
+        return Done(number, to_bytes(run_stack(settings, lambda steps: tick(steps * len(settings)))))
+    except UserError as error:
+        return Done(number, error=str(error))
+
+
+class LocalPool:
+    """Worker processes of this machine, started when first used and kept for later sweeps."""
+
+    def __init__(self, workers: int = 2) -> None:
+        if workers < 1:
+            raise UserError(f"{workers} workers can do nothing", fix="--workers 1 or more")
+        self.workers = workers
+        self._executor: ProcessPoolExecutor | None = None
+        context = multiprocessing.get_context("spawn")
+        self._done = context.Value("q", 0)
+        self._context = context
+
+    def run(self, jobs: Sequence[Sequence[Setting]], tick: Callable[[int], None]) -> Iterator[Done]:
+        if self._executor is None:
+            self._executor = ProcessPoolExecutor(self.workers, self._context, _start, (self._done,))
+        told = self._done.value
+        waiting: set[Future[Done]] = {self._executor.submit(_job, i, job) for i, job in enumerate(jobs)}
+        try:
+            while waiting:
+                ready, waiting = wait(waiting, POLL, FIRST_COMPLETED)
+                now = self._done.value
+                tick(now - told)
+                told = now
+                yield from (future.result() for future in ready)
+        except BrokenProcessPool as error:
+            self._executor = None
+            raise UserError("a worker process died", fix="fewer --workers or a smaller --stack, if memory ran out") from error
+        finally:
+            for future in waiting:
+                future.cancel()
+
+    def close(self) -> None:
+        if self._executor is not None:
+            processes = list((self._executor._processes or {}).values())
+            self._executor.shutdown(wait=False, cancel_futures=True)
+            for process in processes:  # a stack that is still running has nothing to save
+                process.terminate()
+            self._executor = None
+
+
+def _start(counter: Any) -> None:
+    """In every worker: Ctrl-C is the parent's business."""
+    global _counter
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    _counter = counter
+
+
+def _job(number: int, settings: Sequence[Setting]) -> Done:
+    def tick(steps: int) -> None:
+        with _counter.get_lock():
+            _counter.value += steps
+
+    return run_job(number, settings, tick)

@@ -1,0 +1,161 @@
+"""One run of the lab as a value: what is in it decides the result, and what may differ inside a stack."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
+from typing import Any
+
+from prefloop.errors import UserError, nearest
+from prefloop.loop import Plan
+from prefloop.methods import Method, method
+
+VERSION = 1  # of what a setting means: a new one makes earlier results unknown
+POLICIES = {"arms": ("mlp", "linear", "tabular"), "sequences": ("gpt",), "categorical": ("tabular",)}
+CHOICES = {
+    "problem": tuple(POLICIES),
+    "fit": ("likelihood", "reverse"),
+    "labels": ("gold", "noisy"),
+    "scorer": ("gold", "proxy"),
+    "precision": ("float32", "float64"),
+}
+REWARDS = {"far": 70.0, "near": 20.0}  # centres of R1 and R2
+SWITCHES = ("negative", "kl")  # fields of a row that take one value per run
+STACKED = ("seed", "lr", "max_grad_norm", "centre", "width", "coverage", "skew_centre", "skew_width", "temperature")
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Everything that decides one run.
+
+    Args:
+        method: a row of METHODS.
+        override: switches and hyper-parameters of the row that differ from it, such as {"reuse": 4}.
+        problem: "arms" (one token), "sequences" (nine tokens) or "categorical" (one context, for theory).
+        policy: "mlp", "linear" or "tabular" for arms; the problem's own where empty.
+        contexts: arms: length of a fixed list of contexts; 0 draws fresh ones for every collection.
+        centre, width: of the reward exp(−((a − centre)/width)²).
+        fit: how the reference gets its law: by "likelihood", or by "reverse" KL.
+        data: groups in the offline data set.
+        coverage: share of the offline responses that the reference wrote; the others follow a bump at `skew_centre`.
+        labels: "gold" scores in the offline data, or "noisy" ones that compare as Bradley-Terry at `temperature`.
+        scorer: responses of the policy are scored by "gold", or by a "proxy" learned from the offline data.
+        responses: per prompt, C in the study.
+        batch, minibatch: responses per collection and per optimiser step, B and M.
+        steps: optimiser steps.
+        evaluate: steps between evaluations.
+        evaluation: prompts in the fixed evaluation set.
+    """
+
+    method: str
+    override: Mapping[str, Any] = field(default_factory=dict)
+    problem: str = "arms"
+    policy: str = ""
+    contexts: int = 0
+    centre: float = 70.0
+    width: float = 10.0
+    fit: str = "likelihood"
+    data: int = 100
+    coverage: float = 1.0
+    skew_centre: float = 20.0
+    skew_width: float = 5.0
+    labels: str = "gold"
+    temperature: float = 0.1
+    scorer: str = "gold"
+    responses: int = 10
+    batch: int = 100
+    minibatch: int = 100
+    steps: int = 300
+    lr: float = 1e-3
+    warmup: int = 0
+    max_grad_norm: float = 1.0
+    evaluate: int = 10
+    evaluation: int = 64
+    precision: str = "float32"
+    seed: int = 0
+
+    @property
+    def family(self) -> str:
+        """The policy, the problem's own where none is named."""
+        return self.policy or POLICIES[self.problem][0]
+
+    @property
+    def row(self) -> Method:
+        """The method with this setting's switches and group size."""
+        return method(self.method).override(**{"responses": self.responses, **self.override})
+
+    @property
+    def run(self) -> str:
+        """The run's name: a hash of everything in it."""
+        told = json.dumps([VERSION, asdict(self)], sort_keys=True)
+        return hashlib.sha256(told.encode()).hexdigest()[:20]
+
+    @property
+    def stack(self) -> str:
+        """Settings of one stack key differ only in what a stack holds per run."""
+        shared = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in (*STACKED, "override")}
+        own = per_run_names(self.row)
+        shared["override"] = {k: _kind(k, v) if k in own else v for k, v in self.override.items()}
+        return json.dumps(shared, sort_keys=True)
+
+    def check(self) -> None:
+        """Refuse what could not run, before anything runs.
+
+        Raises:
+            UserError: an unknown name, a value out of range, or portions that do not divide.
+        """
+        for name, known in CHOICES.items():
+            if getattr(self, name) not in known:
+                raise UserError(f"`{name}` cannot be {getattr(self, name)!r}", fix=nearest(getattr(self, name), known))
+        if self.family not in POLICIES[self.problem]:
+            known = POLICIES[self.problem]
+            raise UserError(f"the problem `{self.problem}` has no policy `{self.policy}`", fix=nearest(self.policy, known))
+        for name in ("steps", "evaluate", "evaluation", "data", "batch", "minibatch", "responses"):
+            if not isinstance(getattr(self, name), int) or getattr(self, name) < 1:
+                raise UserError(f"`{name}` must be a whole number of at least 1, not {getattr(self, name)!r}")
+        for name in ("lr", "width", "skew_width", "temperature", "max_grad_norm"):
+            if not (math.isfinite(getattr(self, name)) and getattr(self, name) > 0):
+                raise UserError(f"`{name}` must be a positive number, not {getattr(self, name)!r}")
+        if not 0 <= self.coverage <= 1 or self.contexts < 0 or self.seed < 0:
+            raise UserError("coverage is a share between 0 and 1; contexts and seed are not below 0")
+        if self.family == "tabular" and self.problem == "arms" and not self.contexts:
+            raise UserError("a table needs a fixed list of contexts", fix="contexts=10")
+        if self.scorer == "proxy" and self.responses < 2:
+            raise UserError("a learned reward needs pairs of responses", fix="responses >= 2")
+        self.plan.check(self.row)
+
+    @property
+    def plan(self) -> Plan:
+        return Plan(self.steps, self.batch, self.minibatch, self.lr, self.warmup, self.max_grad_norm)
+
+
+def _kind(name: str, value: Any) -> Any:
+    """What a per-run hyper-parameter must share with its stack: its type, and for `kl` whether it is on at all."""
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return ["number" if number else type(value).__name__, name == "kl" and value == 0]
+
+
+def per_run_names(row: Method) -> set[str]:
+    """Hyper-parameters that take one value per run: those that are annotated so, and the switches that are numbers."""
+    found = set(SWITCHES)
+    for part in row.parts:
+        parameters = inspect.signature(part).parameters.items()
+        found |= {k for k, p in parameters if p.kind is p.KEYWORD_ONLY and "Number" in str(p.annotation)}
+    return found
+
+
+def stacks(settings: Iterable[Setting], size: int) -> list[list[Setting]]:
+    """Settings that can share a stack, in stacks of at most `size`, the order kept."""
+    groups: dict[str, list[Setting]] = {}
+    for setting in settings:
+        groups.setdefault(setting.stack, []).append(setting)
+    return [g[i : i + size] for g in groups.values() for i in range(0, len(g), size)]
+
+
+def seeds(setting: Setting, numbers: Sequence[int]) -> list[Setting]:
+    """The same setting once per seed."""
+    return [replace(setting, seed=n) for n in numbers]

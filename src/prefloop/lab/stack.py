@@ -1,0 +1,136 @@
+"""Run one stack to its end and give each run's curves."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from prefloop.analysis.exact import staleness, state_of
+from prefloop.analysis.ledger import coefficient_mass, run_metrics
+from prefloop.lab.setting import Setting
+from prefloop.lab.world import World, build
+from prefloop.loop import Diverged, Record
+
+Array = NDArray[np.float64]
+FROM_STEP = {  # numbers of the step that an evaluation follows
+    "clip_ratio": "clip_ratio",
+    "staleness": "staleness",
+    "loss": "loss",
+    "grad_norm": "grad_norm",
+    "train_reward": "reward",
+    "chosen": "rewards/chosen",
+    "rejected": "rewards/rejected",
+    "margin": "rewards/margins",
+}
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run: its setting, and one array over evaluations for each column of COLUMNS."""
+
+    setting: Setting
+    curves: Mapping[str, Array]
+
+    def last(self, column: str) -> float:
+        return float(self.curves[column][-1])
+
+    def mean(self, column: str) -> float:
+        """Over training: the area under the curve by steps, divided by their number (trapezoids)."""
+        step = self.curves["step"]
+        return float(np.trapezoid(self.curves[column], step) / (step[-1] - step[0]))
+
+
+def run_stack(settings: Sequence[Setting], tick: Callable[[int], None] = lambda steps: None) -> list[Run]:
+    """Train every run of a stack.
+
+    Args:
+        settings: of one stack key.
+        tick: called with the number of steps done since the last call.
+    """
+    world = build(settings)
+    watch = Watch(world, settings[0])
+    watch.evaluate(None)
+    done = 0
+    try:
+        for record in world.loop:
+            watch.see(record)
+            if record.step % 10 == 0 or record.step == settings[0].steps:
+                tick(record.step - done)
+                done = record.step
+    except Diverged:  # every run stands still: what they were is what they are
+        watch.evaluate(None)
+        tick(settings[0].steps - done)
+    return [Run(s, {k: column[:, i] for k, column in watch.columns().items()}) for i, s in enumerate(settings)]
+
+
+class Watch:
+    """Observes a stack: its state at every evaluation, and the ledger of the steps between."""
+
+    def __init__(self, world: World, one: Setting) -> None:
+        self.world, self.one = world, one
+        self.rows: list[dict[str, Tensor]] = []
+        self.up, self.down = torch.zeros(len(world.gold)), torch.zeros(len(world.gold))
+        self.since = 0
+        self.stale: dict[str, Tensor] = {}
+        row = world.loop.method
+        self.span = row.reuse * one.batch // one.minibatch  # steps per collection
+
+    def see(self, record: Record) -> None:
+        """The ledger of every step, the state of some."""
+        mass = coefficient_mass(record.coefficient)
+        self.up, self.down, self.since = self.up + mass["push/up"], self.down + mass["push/down"], self.since + 1
+        due = record.step % self.one.evaluate == 0 or record.step == self.one.steps
+        left = -record.step % self.one.evaluate  # steps to the next evaluation
+        if record.step % self.span == 0 and left < self.span and record.batch.logp_proximal is not None:
+            with torch.no_grad():  # the last minibatch of a collection: as stale as its responses get
+                self.stale = staleness(self.world.loop.policy.evaluate(record.batch).logp, record.batch)
+        if due:
+            self.evaluate(record)
+
+    def evaluate(self, record: Record | None) -> None:
+        """A row of numbers, [S] each; before the first step there is no record."""
+        world, loop = self.world, self.world.loop
+        policy: Any = loop.policy
+        reference: Any = loop.reference
+        state = state_of(
+            policy,
+            reference,
+            world.prompts,
+            world.gold,
+            world.regions,
+            tokens=world.tokens,
+            rng=loop.rng["evaluation"],
+        )
+        step = run_metrics(record, loop.method) if record is not None else {}
+        count = {
+            "step": loop.step,
+            "samples": loop.samples,
+            "queries": loop.queries,
+            "passes": self.passes(),
+            "push_up": self.up / max(1, self.since),
+            "push_down": self.down / max(1, self.since),
+            "diverged": 0.0 if loop.diverged is None else loop.diverged.double(),
+        }
+        seen = {name: step.get(key, torch.nan) for name, key in FROM_STEP.items()}
+        stale = {name: self.stale.get(name, torch.nan) for name in ("kl_collection", "ess", "ratio_max", "ratio_p99")}
+        self.rows.append({k: self._each(v) for k, v in {**count, **state, **seen, **stale}.items()})
+        self.up, self.down, self.since = torch.zeros_like(self.up), torch.zeros_like(self.down), 0
+
+    def passes(self) -> float:
+        """How often each distinct response has been through the loss so far, on average."""
+        loop = self.world.loop
+        collected = -(-loop.step // self.span) * self.one.batch
+        distinct = loop.samples + min(collected - loop.samples, self.world.offline)
+        return loop.step * self.one.minibatch / distinct if distinct else 0.0
+
+    def _each(self, value: Any) -> Tensor:
+        return torch.as_tensor(value, dtype=torch.float64).detach().expand(len(self.world.gold))
+
+    def columns(self) -> dict[str, Array]:
+        return {k: torch.stack([row[k] for row in self.rows]).numpy() for k in self.rows[0]}

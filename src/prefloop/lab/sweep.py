@@ -1,0 +1,118 @@
+"""A sweep: many settings, in stacks, on workers; what a folder already holds is not computed again."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from prefloop.errors import DataError, UserError
+from prefloop.lab.pool import Pool
+from prefloop.lab.setting import Setting, stacks
+from prefloop.lab.stack import Run
+from prefloop.lab.table import read
+from prefloop.runs.interrupt import Interrupt
+from prefloop.runs.progress import Progress
+
+STACKS = {"arms": 32, "categorical": 32, "sequences": 16}  # runs per stack where none is asked for: see benchmarks
+SUFFIX = ".parquet"
+
+
+@dataclass
+class Store:
+    """A folder of Parquet files, one per stack; a file appears whole or not at all."""
+
+    path: Path
+
+    def __post_init__(self) -> None:
+        self.path.mkdir(parents=True, exist_ok=True)
+        for left in self.path.glob(f".tmp-*{SUFFIX}"):
+            left.unlink(missing_ok=True)
+        self._runs: dict[str, Run] = {}
+        for file in sorted(self.path.glob(f"*{SUFFIX}")):
+            self._runs |= {run.setting.run: run for run in read(file)}
+
+    def __contains__(self, setting: Setting) -> bool:
+        return setting.run in self._runs
+
+    def __getitem__(self, setting: Setting) -> Run:
+        return self._runs[setting.run]
+
+    def add(self, settings: Sequence[Setting], table: bytes) -> None:
+        """Keep a stack's runs."""
+        name = hashlib.sha256("".join(s.run for s in settings).encode()).hexdigest()[:20]
+        temporary, final = self.path / f".tmp-{name}{SUFFIX}", self.path / f"{name}{SUFFIX}"
+        with temporary.open("wb") as file:
+            file.write(table)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(final)
+        self._runs |= {run.setting.run: run for run in read(final)}
+
+
+def missing(settings: Iterable[Setting], store: Store) -> list[Setting]:
+    """Each setting that the store lacks, once."""
+    return list({s.run: s for s in settings if s not in store}.values())
+
+
+def jobs_of(settings: Sequence[Setting], size: int | None) -> list[list[Setting]]:
+    """Stacks, the longest first so that no worker is left waiting at the end."""
+    stacked = []
+    for problem, default in STACKS.items():
+        own = [s for s in settings if s.problem == problem]
+        stacked += stacks(own, size or default)
+    return sorted(stacked, key=lambda job: -len(job) * cost(job[0]))
+
+
+def cost(setting: Setting) -> float:
+    """Relative time of one run, for the order of jobs and for the forecast of what is left."""
+    per_step = setting.minibatch * (9 if setting.problem == "sequences" else 0.1)
+    return setting.steps * (20 + per_step)
+
+
+def sweep(
+    settings: Sequence[Setting], store: Store, pool: Pool, *, stack: int | None = None, label: str = "", quiet: bool = False
+) -> list[Run]:
+    """All runs, in the order of their settings; those that the store has are read from it.
+
+    Args:
+        stack: runs per stack; see STACKS where None.
+
+    Raises:
+        UserError: a bad setting, before anything runs.
+        DataError: some stacks failed; the others are kept.
+    """
+    for setting in settings:
+        setting.check()
+    if stack is not None and stack < 1:
+        raise UserError(f"a stack of {stack} runs is empty", fix="--stack 1 or more")
+    jobs = jobs_of(missing(settings, store), stack)
+    if jobs:
+        failed = _run(jobs, store, pool, label or "runs", quiet)
+        if failed:
+            raise DataError(f"{len(failed)} of {len(jobs)} stacks failed; the others are kept", where=failed[0])
+    return [store[s] for s in settings]
+
+
+def _run(jobs: list[list[Setting]], store: Store, pool: Pool, label: str, quiet: bool) -> list[str]:
+    """Run the jobs; the messages of those that failed."""
+    failed, finished, start = [], 0, time.monotonic()
+    total = sum(len(job) * job[0].steps for job in jobs)
+    with Interrupt(quiet=quiet) as interrupt, Progress(total, label, quiet=quiet) as progress:
+
+        def tick(steps: int) -> None:
+            interrupt.poll()
+            rate = finished / max(1e-9, time.monotonic() - start)
+            if steps:
+                progress.advance(steps, f"{finished} runs done, {rate:.2f} runs/s")
+
+        for done in pool.run(jobs, tick):
+            if done.error:
+                failed.append(done.error)
+            else:
+                store.add(jobs[done.job], done.table)
+                finished += len(jobs[done.job])
+    return failed
