@@ -145,13 +145,12 @@ def _tell(result: dict[str, Any], args: argparse.Namespace, quiet: bool) -> None
     from rich.table import Table
     from rich.text import Text
 
-    from prefloop.runs.progress import clock_text
-    from prefloop.studies.page import PAGE, measured, threshold
+    from prefloop.studies.page import PAGE, measured, spent, threshold
 
     console = Console(highlight=False)
     console = console if console.is_terminal else Console(width=PIPE, highlight=False)
     head = Text(f"\n{result['study']}", style="bold")
-    console.print(head.append(f"  {result['question']}  {clock_text(result['seconds'])}", style="not bold dim"))
+    console.print(head.append(f"  {result['question']}  {spent(result['seconds'])}", style="not bold dim"))
     table = Table(box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False)
     for title in ("claim", "effect [95 % interval]", "must exceed", "verdict"):
         table.add_column(title)
@@ -166,8 +165,7 @@ def _close(
     results: list[dict[str, Any]], failed: dict[str, Exception], seconds: float, args: argparse.Namespace
 ) -> None:
     """The JSON object, or what came out in all."""
-    from prefloop.runs.progress import clock_text
-    from prefloop.studies.page import FINDINGS, counts, tally
+    from prefloop.studies.page import FINDINGS, counts, spent, tally
 
     place = str(args.out / FINDINGS) if results else None
     if args.json:
@@ -176,4 +174,4 @@ def _close(
         print(json.dumps({**told, "results": results, "failed": errors}, ensure_ascii=False, allow_nan=False))
     elif not args.quiet and (results or failed):
         lost = f"; failed: {', '.join(failed)}" if failed else ""
-        print(f"\n{tally(results)} in {clock_text(seconds)}{lost}" + (f"\nfindings: {place}" if place else ""))
+        print(f"\n{tally(results)} in {spent(seconds)}{lost}" + (f"\nfindings: {place}" if place else ""))

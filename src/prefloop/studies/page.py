@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -21,7 +22,7 @@ DECIMALS = 7  # most that are printed
 TINY = 1e-3  # below it powers of ten are printed
 INTERVAL = "Intervals are 95 % bootstrap intervals over independent units: paired seeds, or random instances."
 SMOKE = "Runs of size `smoke` prove that the code runs; their verdicts are no evidence."
-HEAD = ("study", "prediction", "effect [95 % interval]", "must exceed", "verdict")  # of the table over all studies
+HEAD = ("study", "claim", "prediction", "effect [95 % interval]", "must exceed", "verdict")  # over all studies
 GROUPS = {"supported": "Confirmed", "contradicted": "Not confirmed: contradicted", "inconclusive": "Not decided"}
 
 Result = dict[str, Any]
@@ -136,7 +137,7 @@ def _chart(chart: Chart) -> Result:
 
 def _line(line: Line) -> Result:
     ends = {} if line.low is None else {"low": _plain(line.low), "high": _plain(line.high)}
-    return {"label": line.label, "x": _plain(line.x), "y": _plain(line.y), **ends}
+    return {"label": line.label, "x": _plain(line.x), "y": _plain(line.y), **ends, "dashed": line.dashed}
 
 
 def _table(table: Table) -> Result:
@@ -173,10 +174,15 @@ def page(result: Result) -> str:
         *(f"![{alt(charts)}]({name})" for name, charts in result["figures"].items()),
         *(["## Tables"] if result["tables"] else []),
         *(f"**{table['title']}**\n\n{grid(table['head'], table['rows'])}" for table in result["tables"]),
-        *(["## Remarks\n\n" + "\n".join(f"- {note}" for note in result["notes"])] if result["notes"] else []),
+        _remarks(result, "## Remarks"),
         _again(result),
     ]
-    return MARK + "\n\n".join(parts) + "\n"
+    return MARK + "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _remarks(result: Result, title: str) -> str:
+    notes = "\n".join(f"- {prose(note)}" for note in result["notes"])
+    return f"{title}\n\n{notes}" if notes else ""
 
 
 def _verdicts(claims: Sequence[Result]) -> str:
@@ -193,7 +199,7 @@ def _again(result: Result) -> str:
     runs = f"{result['runs']:,} runs in the lab, " if result["runs"] else ""
     return (
         f"## Run it again\n\n```\n{result['command']}\n```\n\n"
-        f"It took {runs}{clock_text(result['seconds'])} min. Versions: {versions}. All numbers: [{RESULT}]({RESULT})."
+        f"It took {runs}{spent(result['seconds'])}. Versions: {versions}. All numbers: [{RESULT}]({RESULT})."
     )
 
 
@@ -222,7 +228,12 @@ def cell(value: Any) -> str:
         return "yes" if value else "no"
     if isinstance(value, float):
         return signed(f"{value:.4g}")
-    return " ".join(str(value).split()).replace("|", "\\|")
+    return prose(str(value)).replace("|", "\\|")
+
+
+def prose(text: str) -> str:
+    """One line of Markdown in which `a<b` is no HTML."""
+    return re.sub(r"<(?=[A-Za-z/!?])", r"\\<", " ".join(text.split()))
 
 
 def signed(text: str) -> str:
@@ -233,12 +244,12 @@ def signed(text: str) -> str:
 def measured(claim: Result) -> str:
     """`+0.31 [+0.22, +0.40] nats`: two digits of the interval's width, more where rounding would hide the verdict."""
     value, low, high, bound = (claim[key] for key in ("value", "low", "high", "threshold"))
-    width = (high - low) or abs(value) or 1.0
-    digits = min(4, max(0, 1 - math.floor(math.log10(width))))
+    digits = 3 if high == low else min(4, max(0, 1 - math.floor(math.log10(high - low))))
     while digits < DECIMALS and any(_side(round(end, digits), bound) != _side(end, bound) for end in (low, high)):
         digits += 1
-    form = "+.1e" if 0 < max(abs(value), abs(low), abs(high)) < TINY else f"+.{digits}f"
-    texts = [signed(format(number, form)) for number in (value, low, high)]
+    form = ".1e" if 0 < max(abs(value), abs(low), abs(high)) < TINY else f".{digits}f"
+    sign = "" if bound > 0 else "+"  # a share, or another quantity that no zero divides, needs none
+    texts = [signed(format(number, sign + form)) for number in (value, low, high)]
     return f"{texts[0]} [{texts[1]}, {texts[2]}] {claim['unit']}".strip()
 
 
@@ -247,7 +258,13 @@ def _side(number: float, bound: float) -> int:
 
 
 def threshold(claim: Result) -> str:
-    return f"{signed(format(claim['threshold'], 'g'))} {claim['unit']}".strip()
+    """In the unit of the effect, which stands beside it."""
+    return signed(f"{claim['threshold']:g}")
+
+
+def spent(seconds: float) -> str:
+    """A time in seconds, m:ss or h:mm:ss."""
+    return f"{seconds:.0f} s" if seconds < 60 else clock_text(seconds)
 
 
 def caution(sizes: Sequence[str]) -> str:
@@ -302,7 +319,8 @@ def findings(results: Sequence[Result], at: str = "") -> str:
 
 def _row(result: Result, claim: Result, at: str) -> tuple[str, ...]:
     link = f"[{result['study']}]({at}{result['study']}/{PAGE})"
-    return link, claim["prediction"], measured(claim), threshold(claim), f"**{claim['verdict']}**"
+    numbers = measured(claim), threshold(claim)
+    return link, f"`{claim['name']}`", claim["prediction"], *numbers, f"**{claim['verdict']}**"
 
 
 def _of(count: int, one: str, many: str = "") -> str:
@@ -315,28 +333,27 @@ def _section(result: Result, at: str) -> str:
     parts = [
         f"## {result['study']}: {result['question']}",
         *(_group(result["claims"], verdict, title) for verdict, title in GROUPS.items()),
-        "\n".join(f"- {note}" for note in result["notes"]),
+        _remarks(result, "**Remarks**"),
         *(f"![{alt(charts)}]({home}{name})" for name, charts in result["figures"].items()),
         f"[How it was measured, with all tables]({home}{PAGE}). Source: {result['source']}. Size `{result['size']}`, "
-        f"{clock_text(result['seconds'])} min: `{result['command']}`",
+        f"{spent(result['seconds'])}: `{result['command']}`",
     ]
     return "\n\n".join(part for part in parts if part)
 
 
 def _group(claims: Sequence[Result], verdict: str, title: str) -> str:
-    lines = [f"- {sentence(c['prediction'])} {_words(c)}" for c in claims if c["verdict"] == verdict]
-    return f"**{title}** ({len(lines)} of {len(claims)})\n\n" + "\n".join(lines) if lines else ""
+    chosen = [claim for claim in claims if claim["verdict"] == verdict]
+    told = [f"- `{claim['name']}`: {prose(sentence(claim['prediction']))} {_words(claim)}" for claim in chosen]
+    return f"**{title}** ({len(told)} of {len(claims)})\n\n" + "\n".join(told) if told else ""
 
 
 def _words(claim: Result) -> str:
     """What the numbers say about a prediction, without the word of the verdict."""
     low, high, bound = claim["low"], claim["high"], claim["threshold"]
-    told = f"Measured: {claim['effect'].rstrip('.')}, {measured(claim)}"
+    told = f"Measured: {prose(claim['effect'].rstrip('.'))}, {measured(claim)}"
     if low > bound:
-        return f"{told}; more than {threshold(claim)} was asked."
+        return f"{told}."
     if high < bound:
-        seen = "it is smaller" if low > 0 else "there is no such effect"
-        seen = "the opposite was seen" if high < 0 <= bound else seen
-        return f"{told}; more than {threshold(claim)} was asked: {seen}."
-    sure = "there is an effect, but " if low > 0 else ""
-    return f"{told}; {sure}the interval does not tell whether it exceeds {threshold(claim)}."
+        return f"{told}: {'the opposite' if high < 0 <= bound else f'less than {threshold(claim)}, which was asked'}."
+    above = ", though it lies above 0" if low > 0 else ""
+    return f"{told}: the interval contains {threshold(claim)}{above}."

@@ -166,7 +166,7 @@ def _titles(out: Figure, places: Sequence[Axes], charts: Sequence[Chart]) -> Non
         width, height = place.bbox.width * 72 / out.dpi, place.bbox.height * 72 / out.dpi
         place.set_title(textwrap.fill(chart.title, int(width / TITLE_LETTER)))
         place.set_xlabel(textwrap.fill(chart.x, int(width / LETTER)))
-        place.set_ylabel(textwrap.fill(chart.y, int(height / LETTER)))
+        place.set_ylabel(textwrap.fill(chart.y, int(1.2 * height / LETTER)))
 
 
 # ---- colours and legends ------------------------------------------------------------------------------------------
@@ -229,8 +229,9 @@ def _columns(labels: Collection[str], inches: float) -> int:
 
 
 def _handle(chart: Chart, line: Line, look: Look) -> Line2D:
-    shape = "s" if chart.kind == "bars" else look.marker
-    stroke: Stroke = "none" if chart.kind != "lines" else "--" if line.dashed else "-"
+    curve = chart.kind == "points" and line.dashed
+    shape = "s" if chart.kind == "bars" else "" if curve else look.marker
+    stroke: Stroke = "--" if curve else "none" if chart.kind != "lines" else "--" if line.dashed else "-"
     return Line2D([], [], color=look.colour, marker=shape, linestyle=stroke, markeredgewidth=0, label=line.label)
 
 
@@ -261,7 +262,7 @@ def _panel(place: Axes, chart: Chart, looks: Mapping[str, Look]) -> None:
         if chart.kind == "bars":
             _bars(place, looks[line.label], (number, len(chart.lines)), x, y, ends)
         elif chart.kind == "points":
-            _points(place, looks[line.label], x, y, ends)
+            _points(place, looks[line.label], line.dashed, x, y, ends)
         else:
             _curve(place, looks[line.label], line.dashed, x, y, ends)
     _ticks(place, chart, names)
@@ -298,7 +299,11 @@ def _curve(place: Axes, look: Look, dashed: bool, x: Array, y: Array, ends: tupl
     place.plot(x, y, color=look.colour, marker=look.marker, markevery=every, linestyle="--" if dashed else "-")
 
 
-def _points(place: Axes, look: Look, x: Array, y: Array, ends: tuple[Array, Array] | None) -> None:
+def _points(place: Axes, look: Look, dashed: bool, x: Array, y: Array, ends: tuple[Array, Array] | None) -> None:
+    """Points; a dashed line among them is a curve that they are compared with."""
+    if dashed:
+        place.plot(x, y, color=look.colour, linestyle="--")
+        return
     many = len(x) > 60
     if ends is not None:
         place.vlines(x, *ends, color=look.colour, linewidth=0.9, alpha=0.5)
@@ -328,7 +333,7 @@ def _bars(
 
 
 def _ticks(place: Axes, chart: Chart, names: Sequence[str] | None) -> None:
-    """Names below bars; on a logarithmic axis the values themselves where they are few."""
+    """Names below bars; on a logarithmic axis the values themselves where they fit."""
     if names is not None:
         room = max(4, round(TICKS / max(1, len(names))))
         wrapped = [textwrap.fill(name, room, break_long_words=False, break_on_hyphens=False) for name in names]
@@ -337,11 +342,26 @@ def _ticks(place: Axes, chart: Chart, names: Sequence[str] | None) -> None:
         place.grid(False, axis="x")
         place.tick_params(axis="x", length=0)
     elif chart.log_x:
-        values = sorted({float(x) for line in chart.lines for x in line.x})
-        if sum(len(f"{x:g}") + 2 for x in values) <= TICKS:
-            place.xaxis.set_major_locator(FixedLocator(values))
-            place.xaxis.set_minor_locator(NullLocator())
-            place.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
+        values = sorted({float(x) for line in chart.lines for x in line.x if x > 0})
+        place.xaxis.set_major_locator(FixedLocator(_few(values)))
+        place.xaxis.set_minor_locator(NullLocator())
+        place.xaxis.set_major_formatter(FuncFormatter(lambda x, _: _power(x)))
+
+
+def _few(values: Sequence[float]) -> list[float]:
+    """The values themselves where they fit below a panel, else 1, 2, 5, … over a short range, else powers of ten."""
+    if sum(len(f"{x:g}") + 2 for x in values) <= TICKS:
+        return list(values)
+    first, last = math.floor(math.log10(values[0])), math.ceil(math.log10(values[-1]))
+    steps = (1, 2, 5) if values[-1] / values[0] < 100 else (1,)
+    apart = range(first, last + 1, 1 + (last - first) // 7)
+    return [step * 10.0**power for power in apart for step in steps if values[0] <= step * 10.0**power <= values[-1]]
+
+
+def _power(x: float) -> str:
+    """Of a tick: plain up to four zeros, else a power of ten."""
+    power = round(math.log10(x))
+    return f"{x:g}" if 1e-3 <= x < 1e5 or not math.isclose(x, 10.0**power) else f"$10^{{{power}}}$"
 
 
 def _guides(place: Axes, guides: Mapping[str, float]) -> None:
