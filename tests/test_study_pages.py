@@ -435,7 +435,7 @@ def test_run_prints_verdicts_and_writes_pages(toys: Toys, tmp_path: Path, capsys
     out = tmp_path / "pages"
     assert main(["study", "run", "all", "--size", "smoke", "--out", str(out), "--workers", "3", "--stack", "5"]) == 0
     shown = capsys.readouterr()
-    told = {"size": "smoke", "out": out, "workers": 3, "stack": 5, "ray": None, "quiet": False}
+    told = {"size": "smoke", "out": out, "workers": 3, "stack": 5, "ray": "", "quiet": False}
     assert Bench.made == [told] and shown.err == ""
     for name in toys:
         assert f"{out}/{name}/README.md" in shown.out and (out / name / "README.md").is_file()
@@ -455,9 +455,9 @@ def test_json_is_one_object_and_quiet_is_silent(
     assert told["results"] == page.load(tmp_path)[::-1]
     assert told["verdicts"] == {"supported": 2, "contradicted": 2, "inconclusive": 2}
     assert (told["size"], told["failed"], told["findings"]) == ("small", {}, str(tmp_path / "findings.md"))
-    assert main(["study", "run", "toy-one", "--out", str(tmp_path), "--quiet"]) == 0
+    assert main(["study", "run", "toy-one", "--out", str(tmp_path), "--quiet", "--ray", "head:6379"]) == 0
     assert capsys.readouterr() == ("", "")
-    assert [made["quiet"] for made in Bench.made] == [True, True]
+    assert [(made["quiet"], made["ray"]) for made in Bench.made] == [(True, ""), (True, "head:6379")]
 
 
 def test_the_others_run_when_one_fails(toys: Toys, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

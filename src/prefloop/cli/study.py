@@ -18,6 +18,7 @@ from prefloop.studies import registry
 if TYPE_CHECKING:  # scipy, matplotlib and torch load when a study runs
     from prefloop.studies.study import Study
 
+DESCRIPTION = "The paper's questions, asked in the bandit lab: each prediction judged by a rule stated before the run."
 ALL = "all"
 SIZES = ("smoke", "small", "paper")  # those of studies.study, which takes half a second to import
 PIPE = 140  # columns where the output is no terminal
@@ -35,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="prefloop study", description=__doc__.split(": ", 1)[1])
+    parser = argparse.ArgumentParser(prog="prefloop study", description=DESCRIPTION)
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="list|run")
     show = verbs.add_parser("list", help="what each study asks", description="What each study asks.")
     run = verbs.add_parser(
@@ -46,7 +47,7 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--out", type=Path, default=Path("studies"), metavar="DIR", help="default: studies")
     run.add_argument("--workers", type=int, default=_cores(), metavar="N", help="processes (default: usable cores)")
     run.add_argument("--stack", type=int, metavar="N", help="most runs in one stack (default: chosen by the lab)")
-    run.add_argument("--ray", metavar="ADDRESS", help="run on a Ray cluster instead of local processes")
+    run.add_argument("--ray", default="", metavar="ADDRESS", help="run on a Ray cluster instead of local processes")
     for verb in (show, run):
         verb.add_argument("--json", action="store_true", help="print one JSON value and nothing else")
     show.add_argument("--quiet", "-q", action="store_true", help="print names only")

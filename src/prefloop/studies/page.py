@@ -196,10 +196,10 @@ def _verdicts(claims: Sequence[Result]) -> str:
 
 def _again(result: Result) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in result["versions"].items())
-    runs = f"{result['runs']:,} runs in the lab, " if result["runs"] else ""
+    kept = f" for {result['runs']:,} runs of the lab, less those that had been kept" if result["runs"] else ""
     return (
         f"## Run it again\n\n```\n{result['command']}\n```\n\n"
-        f"It took {runs}{spent(result['seconds'])}. Versions: {versions}. All numbers: [{RESULT}]({RESULT})."
+        f"It took {spent(result['seconds'])}{kept}. Versions: {versions}. All numbers: [{RESULT}]({RESULT})."
     )
 
 
