@@ -7,7 +7,7 @@ next token is exact, so that only the prefixes are sampled. With one token there
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -21,6 +21,7 @@ from prefloop.objectives import MAX_LOG_RATIO, log_ratio, sequence
 PerRun = Float[Tensor, " S"]
 
 
+@runtime_checkable
 class Nested(Protocol):
     """A policy that can be sampled and that gives the next-token distributions along a response."""
 

@@ -22,10 +22,10 @@ def step_metrics(record: Record, method: Method) -> dict[str, float]:
     return {k: float(v) for k, v in run_metrics(record, method).items() if not torch.as_tensor(v).isnan().any()}
 
 
-def run_metrics(record: Record, method: Method) -> dict[str, float | Tensor]:
+def run_metrics(record: Record, method: Method) -> dict[str, int | float | Tensor]:
     """All numbers of a step, [*S] each or the same for all runs; nan where a run has nothing to measure."""
     b = record.batch
-    out: dict[str, float | Tensor] = {
+    out: dict[str, int | float | Tensor] = {
         "step": record.step,
         "iteration": record.iteration,
         "pass": record.pass_ + 1,
