@@ -82,7 +82,7 @@ def relative_change(
 
 def log_mean(a: Values, b: Values) -> Values:
     """Logarithmic mean (a − b)/log(a/b) of positive numbers, a where a = b; between geometric and arithmetic mean."""
-    excess = a / b - 1
+    excess = (a - b) / b  # exact to rounding for close numbers, as a/b − 1 is not
     return torch.where(excess == 0, a, (a - b) / torch.log1p(torch.where(excess == 0, 1.0, excess)))
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,7 +17,7 @@ from prefloop.analysis.statistics import mean_se
 from prefloop.analysis.theory import forward_gradient, reverse_gradient
 from prefloop.kl import exact
 from prefloop.policies.mlp import MLP
-from prefloop.studies.study import Array, Bench, Chart, Claim, Line, Outcome, Study, Table, judge
+from prefloop.studies.study import Array, Chart, Claim, Line, Outcome, Study, Table, judge
 
 FIGURE_P, FIGURE_Q = (0.3, 0.3, 0.1, 0.3), (0.2, 0.1, 0.6, 0.1)  # the paper's case study
 PRINTED = ((0.33, 0.225, 0.22, 0.225), (0.25, 0.20, 0.35, 0.20))  # its forward and reverse, read off to ± 0.003
@@ -33,16 +34,13 @@ RATES = {  # learning rates of both parametrisations; momentum is 0.9
 }
 FACTORS = (0.3, 1.0, 3.0)  # times the learning rate, in the search for the printed values
 OBJECTIVES = ("forward", "reverse")
-
 Key = tuple[str, str]  # parametrisation and optimiser
 Fit = tuple[float, float, int]  # largest error over both printed distributions, of the best factor and step
+Fits = dict[str, tuple[Fit, Fit]]  # by optimiser: labels as printed, labels exchanged
 
 
 def _claims() -> tuple[Claim, ...]:
-    faster, seeks = (
-        "reverse KL moves mass faster to where the target is heaviest",
-        "of two equal modes reverse KL favours",
-    )
+    faster, seeks = "reverse KL moves mass faster to where q is heaviest", "of two equal modes reverse KL favours"
     lead, share = "mass on the target's heaviest category", "p(likelier)/p(both modes)"
     half, path = "where half of KL(q‖p) + KL(p‖q) is gone", f"at the path length that the shorter has at step {EARLY}"
     rows = [
@@ -67,16 +65,13 @@ def _claims() -> tuple[Claim, ...]:
 
 CLAIMS = _claims()
 
-# ---- instances ------------------------------------------------------------------------------------------------------
-
 
 @dataclass(frozen=True)
 class Instances:
-    """Starting policies [N, V], the same in every context, and targets [N, P, V]; `modes` are those of the target."""
+    """Starting policies [N, V], the same in every context, and targets [N, P, V]."""
 
     start: Tensor
     target: Tensor
-    modes: Tensor | None = None  # [N, P, 2], the one that is likelier at the start first
 
 
 def random_targets(rng: np.random.Generator, n: int, contexts: int) -> Instances:
@@ -86,8 +81,8 @@ def random_targets(rng: np.random.Generator, n: int, contexts: int) -> Instances
     return Instances(torch.from_numpy(start), torch.from_numpy(target))
 
 
-def two_modes(rng: np.random.Generator, n: int, contexts: int) -> Instances:
-    """Targets with MODE on each of two random categories and the rest spread evenly."""
+def two_modes(rng: np.random.Generator, n: int, contexts: int) -> tuple[Instances, Tensor]:
+    """Targets with MODE on each of two random categories, the rest spread evenly; modes [N, P, 2], likelier first."""
     start = rng.dirichlet(np.ones(CATEGORIES), size=10 * n)
     start = start[start.max(-1) <= MODE_START][:n]  # both modes have room to grow
     modes = np.argsort(rng.random((n, contexts, CATEGORIES)), -1)[..., :2]
@@ -95,7 +90,7 @@ def two_modes(rng: np.random.Generator, n: int, contexts: int) -> Instances:
     modes = np.take_along_axis(modes, np.argsort(-mass, -1), -1)
     target = np.full((n, contexts, CATEGORIES), (1 - 2 * MODE) / (CATEGORIES - 2))
     np.put_along_axis(target, modes, MODE, -1)
-    return Instances(torch.from_numpy(start), torch.from_numpy(target), torch.from_numpy(modes))
+    return Instances(torch.from_numpy(start), torch.from_numpy(target)), torch.from_numpy(modes)
 
 
 def case_study(rng: np.random.Generator, n: int, contexts: int) -> Instances:
@@ -105,18 +100,12 @@ def case_study(rng: np.random.Generator, n: int, contexts: int) -> Instances:
     return Instances(torch.tensor(FIGURE_P, dtype=torch.float64).expand(n, -1), torch.from_numpy(target))
 
 
-# ---- descent --------------------------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True)
 class Paths:
     """Both descents of every instance: log-probs [2, time, N, P, V] and length of the parameters' path [2, time, N]."""
 
     logp: Tensor
     length: Tensor
-
-    def rows(self, first: int, last: int) -> Paths:
-        return Paths(self.logp[:, :, first:last], self.length[:, :, first:last])
 
 
 def logits(start: Tensor) -> tuple[list[Tensor], Callable[[], Tensor]]:
@@ -175,17 +164,10 @@ def descend(key: Key, at: Instances, steps: int, factors: Tensor | None = None) 
     return Paths(logp, torch.stack(lengths).unflatten(1, (2, n)).transpose(0, 1))
 
 
-# ---- measures: [2, time, N], forward first --------------------------------------------------------------------------
-
-
 def heaviest(paths: Paths, at: Instances) -> Array:
     """Mass on the target's heaviest category, mean over contexts."""
     place = at.target.argmax(-1, keepdim=True).expand(*paths.logp.shape[:-1], 1)
     return paths.logp.gather(-1, place).exp().squeeze(-1).mean(-1).numpy()
-
-
-def entropy(paths: Paths) -> Array:
-    return -(paths.logp.exp() * paths.logp).sum(-1).mean(-1).numpy()
 
 
 def left(paths: Paths, at: Instances) -> Array:
@@ -214,8 +196,7 @@ def at_progress(measure: Array, remains: Array, level: float) -> Array:
 
 def lead(pair: Array) -> Array:
     """Reverse − forward of the instances that have both."""
-    difference = pair[1] - pair[0]
-    return difference[np.isfinite(difference)]
+    return (pair[1] - pair[0])[np.isfinite(pair).all(0)]
 
 
 # of one parametrisation and optimiser, [2, N] unless said otherwise: `mass` and `share` [2, time, N]; both at equal
@@ -227,19 +208,19 @@ LEVELS = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1)
 def measure(key: Key, n: int, steps: int) -> Measured:
     rng = np.random.default_rng(n)
     contexts = 1 if key[0] == "logits" else CONTEXTS
-    some, double = random_targets(rng, n, contexts), two_modes(rng, n, contexts)
+    some, (double, modes) = random_targets(rng, n, contexts), two_modes(rng, n, contexts)
     together = Instances(torch.cat([some.start, double.start]), torch.cat([some.target, double.target]))
     every = descend(key, together, steps)
-    paths, split = every.rows(0, n), every.rows(n, 2 * n)
-    assert double.modes is not None
-    modes = split.logp.gather(-1, double.modes.expand(*split.logp.shape[:-1], 2)).exp().numpy()  # [2, time, N, P, 2]
-    gained, share = (modes - modes[:, :1]).mean(-2), (modes[..., 0] / modes.sum(-1)).mean(-1)
+    paths, split = (Paths(every.logp[:, :, part], every.length[:, :, part]) for part in (slice(n), slice(n, None)))
+    both = split.logp.gather(-1, modes.expand(*split.logp.shape[:-1], 2)).exp().numpy()  # [2, time, N, P, 2]
+    gained, share = (both - both[:, :1]).mean(-2), (both[..., 0] / both.sum(-1)).mean(-1)
     mass, remains, length = heaviest(paths, some), left(split, double), paths.length.numpy()
+    entropy = -(paths.logp.exp() * paths.logp).sum(-1).mean(-1).numpy()
     return {
         "mass": mass,
         "mass_path": at_path(mass, length),
         "mass_progress": at_progress(mass, left(paths, some), 0.5),
-        "entropy_path": at_path(entropy(paths), length),
+        "entropy_path": at_path(entropy, length),
         "share": share,
         "share_progress": at_progress(share, remains, 0.5),
         "curve": np.stack([at_progress(share, remains, level) for level in LEVELS]),
@@ -248,41 +229,27 @@ def measure(key: Key, n: int, steps: int) -> Measured:
     }
 
 
-# ---- the case study -------------------------------------------------------------------------------------------------
-
-
 def case_paths(key: Key, steps: int) -> Array:
     """[2, time, N, V] of the case study's context: N learning rates of the logits, or N networks."""
-    if key[0] == "network":
-        at = case_study(np.random.default_rng(4), FIGURE_NETWORKS, CONTEXTS)
-        return descend(key, at, steps).logp[..., 0, :].exp().numpy()
-    at = case_study(np.random.default_rng(4), len(FACTORS), 1)
-    return descend(key, at, steps, torch.tensor(FACTORS, dtype=torch.float64)).logp[..., 0, :].exp().numpy()
+    n, contexts = (FIGURE_NETWORKS, CONTEXTS) if key[0] == "network" else (len(FACTORS), 1)
+    factors = torch.tensor(FACTORS, dtype=torch.float64) if key[0] == "logits" else None
+    at = case_study(np.random.default_rng(4), n, contexts)
+    return descend(key, at, steps, factors).logp[..., 0, :].exp().numpy()
 
 
-def fit(paths: Array, printed: Array) -> Fit:
-    error = np.abs(paths - printed[:, None, None]).max((0, 3))
-    step, factor = np.unravel_index(error.argmin(), error.shape)
-    return float(error.min()), FACTORS[factor], int(step)
-
-
-def fits(cases: Mapping[Key, Array]) -> dict[str, tuple[Fit, Fit]]:
+def fits(cases: Mapping[Key, Array]) -> Fits:
     """Per optimiser, with labels as printed and exchanged; the same learning rates and steps for both."""
-    printed = np.array(PRINTED)
-    return {name: (fit(x, printed), fit(x, printed[::-1])) for (where, name), x in cases.items() if where == "logits"}
+
+    def best(paths: Array, printed: Array) -> Fit:
+        error = np.abs(paths - printed[:, None, None]).max((0, 3))
+        step, factor = np.unravel_index(error.argmin(), error.shape)
+        return float(error.min()), FACTORS[factor], int(step)
+
+    both = np.array(PRINTED), np.array(PRINTED[::-1])
+    return {name: (best(x, both[0]), best(x, both[1])) for (where, name), x in cases.items() if where == "logits"}
 
 
-def typical(key: Key, paths: Array) -> Array:
-    """[2, time, V]: at the stated learning rate, or the mean over networks."""
-    return paths[:, :, FACTORS.index(1.0)] if key[0] == "logits" else paths.mean(2)
-
-
-# ---- results --------------------------------------------------------------------------------------------------------
-
-
-def effects(
-    seen: Mapping[Key, Measured], cases: Mapping[Key, Array], fitted: Mapping[str, tuple[Fit, Fit]]
-) -> dict[str, Array]:
+def effects(seen: Mapping[Key, Measured], cases: Mapping[Key, Array], fitted: Fits) -> dict[str, Array]:
     out = {
         "labels-as-printed": np.array([swapped[0] - printed[0] for printed, swapped in fitted.values()]),
         "forward-raises-category-0": np.array([p[0, EARLY, 0] - FIGURE_P[0] for p in cases.values()]),
@@ -345,11 +312,11 @@ def case_table(cases: Mapping[Key, Array]) -> Table:
     for key, x in cases.items():
         rows += [(f"{' '.join(key)}, {name}", *(f"{v:.3f}" for v in x[o, EARLY])) for o, name in enumerate(OBJECTIVES)]
     rows += [(f"printed as {name}", *map(str, x)) for name, x in zip(OBJECTIVES, PRINTED, strict=True)]
-    head = ("", *(f"category {i}" for i in range(len(FIGURE_P))))
-    return Table(f"The case study from p0 = {FIGURE_P} to q = {FIGURE_Q}, after {EARLY} steps", head, rows)
+    title = f"The case study from p0 = {FIGURE_P} to q = {FIGURE_Q}, after {EARLY} steps"
+    return Table(title, ("", *(f"category {i}" for i in range(4))), rows)
 
 
-def fit_table(fitted: Mapping[str, tuple[Fit, Fit]]) -> Table:
+def fit_table(fitted: Fits) -> Table:
     def cells(name: str, found: Fit) -> tuple[str, str]:
         return f"{found[0]:.3f}", f"{found[1] * RATES['logits'][name]:g}, {found[2]}"
 
@@ -366,7 +333,7 @@ def case_chart(key: Key, p: Array) -> Chart:
     return Chart(f"Case study: {' '.join(key)}", "gradient steps", "probability", lines)
 
 
-def mean_line(name: str, x: Sequence[float], rows: Array, dashed: bool) -> Line:
+def mean_line(name: str, x: Sequence[int | float], rows: Array, dashed: bool) -> Line:
     """Means of [x, N] ± 1.96 standard errors, without what is not there."""
     found = {place: mean_se(r[np.isfinite(r)]) for place, r in zip(x, rows, strict=True) if np.isfinite(r).sum() > 1}
     value, spread = (np.array([getattr(m, part) for m in found.values()]) for part in ("value", "se"))
@@ -394,21 +361,21 @@ NOTES = (
     f" the parameters (what the slower has covered at step {EARLY}), as if every gradient had been normalised; half the"
     " divergence gone compares them where KL(q‖p) + KL(p‖q), which prefers neither, has halved; instances that do not"
     " get there with both are left out of it, and the tables say how many do.",
-    "The printed values of the case study are read off a picture; the labels are judged by a fit, which is no proof.",
+    "The printed values of the case study are read off a picture; the labels are judged by a fit, which is no proof."
+    " Its intervals span parametrisations and optimisers, not random draws.",
 )
 
 
-def run(bench: Bench) -> Outcome:
+def run(bench: Any) -> Outcome:  # of a Bench only the size is read
     n, steps = INSTANCES[bench.size], STEPS[bench.size]
     keys = [(where, name) for where, rates in RATES.items() for name in rates]
     seen = {key: measure(key, n, steps) for key in keys}
     tried = {key: case_paths(key, steps) for key in keys}
-    cases, fitted = {key: typical(key, x) for key, x in tried.items()}, fits(tried)
+    cases = {key: x[:, :, FACTORS.index(1.0)] if key[0] == "logits" else x.mean(2) for key, x in tried.items()}
+    fitted, charted = fits(tried), [key for key in keys if key[1] != "momentum"]
     values = effects(seen, cases, fitted)
-    findings = [judge(claim, values[claim.name]) for claim in CLAIMS]
-    charted = [key for key in keys if key[1] != "momentum"]
     return Outcome(
-        findings,
+        [judge(claim, values[claim.name]) for claim in CLAIMS],
         figures={
             "kl-modes-case": [case_chart(key, cases[key]) for key in charted],
             "kl-modes-mass": [mass_chart(key, seen[key]) for key in charted],
@@ -423,11 +390,10 @@ STUDY = Study(
     "kl-modes",
     "How do the forward and the reverse KL move probability mass on the way to a target?",
     "section 6, categorical case study and its figure",
-    "Gradient descent on exact divergences, from the same start with both objectives: the paper's four categories, and"
-    " random policies and targets over ten, of which half have two equal modes. The policy has independent logits, or"
-    " is a small network that serves four contexts with different targets at once. Optimisers: SGD, SGD with momentum"
-    " 0.9, Adam. Effects are paired by instance; those of the case study have one value per parametrisation and"
-    " optimiser.",
+    "Descent of exact divergences, from the same start with both objectives: the paper's four categories, and random"
+    " policies and targets over ten, half of them with two equal modes. The policy has independent logits or is a small"
+    " network for four contexts with different targets at once. Optimisers: SGD, SGD with momentum 0.9, Adam. Effects"
+    " are paired by instance; the case study has one value per parametrisation and optimiser.",
     CLAIMS,
     run,
 )
