@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from prefloop.batch import Batch, Stream
-from prefloop.policies.gpt import GPT
+from prefloop.policies.gpt import GPT, Attention, Gelu
 from prefloop.protocols import Policy
 from worlds import F64
 
@@ -275,6 +275,38 @@ def test_the_value_head_starts_at_zero_and_reads_the_state_before_each_token() -
     want = states @ policy.weights["value.weight"][0] + policy.weights["value.bias"][0]
     values = policy.evaluate(batch, values=True).values
     assert values is not None and torch.allclose(values.flatten(), want.flatten(), atol=1e-10)
+
+
+def test_gelu_is_the_tanh_form() -> None:
+    x = torch.linspace(-9, 9, 301, dtype=F64).requires_grad_()
+    want = 0.5 * x * (1 + torch.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
+    assert torch.allclose(Gelu.apply(x), want, atol=1e-14)
+    slope = torch.autograd.grad(want.sum(), x)[0]
+    assert torch.allclose(torch.autograd.grad(Gelu.apply(x).sum(), x)[0], slope, atol=1e-13)
+    far = torch.tensor([-1e4, -50.0, 0.0, 50.0, 1e4]).requires_grad_()
+    assert Gelu.apply(far).tolist() == [0.0, 0.0, 0.0, 50.0, 1e4]
+    assert torch.autograd.grad(Gelu.apply(far).sum(), far)[0].tolist() == [0.0, 0.0, 0.5, 1.0, 1.0]
+
+
+@pytest.mark.parametrize("dropped", [False, True])
+def test_attention_is_the_published_formula(dropped: bool) -> None:
+    g = torch.Generator().manual_seed(3)
+    qkv = torch.randn(
+        2, 3 * 4, 3 * 6, generator=g, dtype=F64
+    ).requires_grad_()  # 2 runs, 3 sequences of 4, 3 heads of 2
+    mask = torch.full((4, 4), -torch.inf, dtype=F64).triu(1)
+    keep = torch.rand(2 * 3 * 3, 4, 4, generator=g, dtype=F64) if dropped else None
+    got, want = Attention.apply(qkv, mask, keep, 3), torch.zeros(2, 12, 6, dtype=F64)
+    for run, sequence, head in itertools.product(range(2), range(3), range(3)):
+        rows = qkv[run, 4 * sequence : 4 * sequence + 4]
+        q, k, v = (rows[:, 6 * i + 2 * head : 6 * i + 2 * head + 2] for i in range(3))
+        weights = (q @ k.T / math.sqrt(2) + mask).softmax(-1)
+        weights = weights * keep[(run * 3 + sequence) * 3 + head] if keep is not None else weights
+        want[run, 4 * sequence : 4 * sequence + 4, 2 * head : 2 * head + 2] = weights @ v
+    assert torch.allclose(got, want, atol=1e-13)
+    along = torch.randn(got.shape, generator=g, dtype=F64)
+    gradient, theirs = (torch.autograd.grad((x * along).sum(), qkv)[0] for x in (got, want))
+    assert torch.allclose(gradient, theirs, atol=1e-13)
 
 
 def test_dropout_comes_in_where_gpt2_has_it() -> None:

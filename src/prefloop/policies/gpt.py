@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from prefloop.batch import Batch, Stream
 from prefloop.policies.stacked import Init, Stacked, initialise, inverse_cdf, layer_norm, linear
@@ -78,12 +80,18 @@ class GPT(Stacked):
         """Normalised last hidden states of whole sequences, prompt included.
 
         Args:
-            drop: applied to the embeddings, the attention weights and both residual branches, as dropout would be.
+            drop: dropout of the embeddings, both residual branches, and (as a factor: what it makes of ones) of the
+                attention weights.
         """
         runs, rows, length = tokens.shape
         x = drop(self._embed(tokens, self.weights["place"][:, None, :length])).view(runs, rows * length, -1)
         mask = torch.full((length, length), -torch.inf, dtype=x.dtype).triu(1)
-        x = self._blocks(x, lambda _, qkv: causal_attention(qkv, mask, self.heads, drop), drop)
+
+        def attend(_: int, qkv: Tensor) -> Tensor:
+            keep = None if drop is unchanged else drop(qkv.new_ones(runs * rows * self.heads, length, length))
+            return Attention.apply(qkv, mask, keep, self.heads)
+
+        x = self._blocks(x, attend, drop)
         return x.view(runs, rows, length, -1)
 
     def logits(self, hidden: Float[Tensor, "S *N D"]) -> Float[Tensor, "S *N V"]:
@@ -146,7 +154,7 @@ class GPT(Stacked):
             mixed = attend(i, linear(inner, w["qkv.weight"], w["qkv.bias"]))
             x = x + drop(linear(mixed, w["proj.weight"], w["proj.bias"]))
             inner = layer_norm(x, w["norm2.gain"], w["norm2.bias"])
-            inner = F.gelu(linear(inner, w["up.weight"], w["up.bias"]), approximate="tanh")
+            inner = Gelu.apply(linear(inner, w["up.weight"], w["up.bias"]))
             x = x + drop(linear(inner, w["down.weight"], w["down.bias"]))
         return layer_norm(x, self.weights["norm.gain"], self.weights["norm.bias"])
 
@@ -173,34 +181,81 @@ def inputs(prompts: Int[Tensor, "S P"], responses: Int[Tensor, "S P G T"]) -> In
     return torch.cat([first, responses[..., :-1]], -1).flatten(1, 2)
 
 
-def causal_attention(
-    qkv: Float[Tensor, "S N three_D"], mask: Float[Tensor, "T T"], heads: int, drop: Dropout = unchanged
-) -> Float[Tensor, "S N D"]:
-    """softmax(q kᵀ/√d + mask) v for sequences of T rows each, N/T of them in every run."""
-    runs, rows, width, length = len(qkv), qkv.shape[1], qkv.shape[2] // 3, len(mask)
-    parts = qkv.view(-1, length, 3, heads, width // heads).permute(2, 0, 3, 1, 4)
-    q, k, v = parts.reshape(3, -1, length, width // heads).unbind()
-    scores = torch.bmm(q, k.transpose(1, 2)) * (width // heads) ** -0.5 + mask
-    mixed = torch.bmm(drop(scores.softmax(-1)), v)
-    return mixed.view(-1, heads, length, width // heads).transpose(1, 2).reshape(runs, rows, width)
+class Gelu(torch.autograd.Function):
+    """x σ(x(a + b x²)): the tanh form of GELU by the logistic function, which is vectorised where tanh is not."""
+
+    LINEAR = 2 * math.sqrt(2 / math.pi)
+    CUBIC = LINEAR * 0.044715
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        gate = torch.addcmul(x.new_tensor(Gelu.LINEAR), x, x, value=Gelu.CUBIC).mul_(x).sigmoid_()
+        ctx.save_for_backward(x, gate)
+        return x * gate
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        """σ (1 + (1 − σ) x(a + 3b x²)) times the gradient."""
+        x, gate = ctx.saved_tensors
+        slope = torch.addcmul(x.new_tensor(Gelu.LINEAR), x, x, value=3 * Gelu.CUBIC).mul_(x)
+        return slope.addcmul_(slope, gate, value=-1).add_(1).mul_(gate).mul_(grad)
+
+
+class Attention(torch.autograd.Function):
+    """softmax(q kᵀ/√d + mask) v within sequences of T rows, with a single copy of q, k and v on either way.
+
+    Args of `apply`: rows [S, N, 3D] of q, k and v, the mask [T, T] to add, factors of the weights or None, heads.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, qkv: Tensor, mask: Tensor, keep: Tensor | None, heads: int) -> Tensor:
+        parts = split(qkv, len(mask), 3, heads)
+        q, k, v = parts
+        weights = torch.baddbmm(mask, q, k.transpose(1, 2), alpha=q.shape[-1] ** -0.5).softmax(-1)
+        ctx.save_for_backward(parts, weights, keep)
+        ctx.heads = heads
+        return join(torch.bmm(weights if keep is None else weights * keep, v)[None], heads, len(qkv))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
+        parts, weights, keep = ctx.saved_tensors
+        (q, k, v), out = parts, torch.empty_like(parts)
+        mixed = split(grad, weights.shape[-1], 1, ctx.heads)[0]
+        back = torch.bmm(mixed, v.transpose(1, 2))
+        torch.bmm((weights if keep is None else weights * keep).transpose(1, 2), mixed, out=out[2])
+        back = torch._softmax_backward_data(back if keep is None else back * keep, weights, -1, weights.dtype)
+        back.mul_(q.shape[-1] ** -0.5)
+        torch.bmm(back, k, out=out[0])
+        torch.bmm(back.transpose(1, 2), q, out=out[1])
+        return join(out, ctx.heads, len(grad)), None, None, None
+
+
+def split(x: Float[Tensor, "S N kD"], length: int, parts: int, heads: int) -> Float[Tensor, "k B T d"]:
+    """Rows of k vectors side by side, as one matrix [T, d] for each of the k, sequence and head."""
+    x = x.reshape(-1, length, parts, heads, x.shape[-1] // parts // heads)
+    return x.permute(2, 0, 3, 1, 4).reshape(parts, -1, length, x.shape[-1])
+
+
+def join(x: Float[Tensor, "k B T d"], heads: int, runs: int) -> Float[Tensor, "S N kD"]:
+    """The inverse of `split`."""
+    x = x.unflatten(1, (-1, heads)).permute(1, 3, 0, 2, 4)
+    return x.reshape(runs, -1, x[0, 0].numel())
 
 
 class Cache:
-    """Keys and values of the places so far: [S, P, G, H, T, d] in every layer."""
+    """Keys and values of the places so far: [T, S, P, G, H, d] in every layer."""
 
     def __init__(self, shape: tuple[int, int, int], policy: GPT) -> None:
-        place = policy.weights["place"]
-        self.layers, self.heads = policy.layers, policy.heads
-        sizes = (2 * policy.layers, *shape, self.heads, policy.tokens, place.shape[-1] // self.heads)
+        place, self.heads = policy.weights["place"], policy.heads
+        sizes = (policy.layers, 2, policy.tokens, *shape, self.heads, place.shape[-1] // self.heads)
         self.buffers = place.detach().new_empty(sizes)
 
-    def attend(self, layer: int, place: int, qkv: Float[Tensor, "S P g three_D"]) -> Float[Tensor, "S N D"]:
+    def attend(self, layer: int, place: int, qkv: Float[Tensor, "S P g threeD"]) -> Float[Tensor, "S N D"]:
         """Write keys and values of `place`, of the whole group at once where g is 1, and attend to all so far."""
         q, k, v = qkv.unflatten(-1, (3, self.heads, -1)).unbind(3)
-        keys, values = self.buffers[layer], self.buffers[layer + self.layers]
-        keys[..., place, :], values[..., place, :] = k, v
-        group = qkv.shape[2]
-        keys, values = (x[:, :, :group, :, : place + 1] for x in (keys, values))
-        scores = (keys @ q[..., None]).squeeze(-1) * q.shape[-1] ** -0.5
-        mixed = scores.softmax(-1)[..., None, :] @ values
-        return mixed.flatten(3).flatten(1, 2)
+        self.buffers[layer, 0, place], self.buffers[layer, 1, place] = k, v
+        keys, values = self.buffers[layer, :, : place + 1, :, :, : qkv.shape[2]]
+        weights = ((keys * q).sum(-1) * q.shape[-1] ** -0.5).softmax(0)
+        return (weights[..., None] * values).sum(0).flatten(3).flatten(1, 2)
