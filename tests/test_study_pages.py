@@ -9,6 +9,7 @@ import sys
 import types
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -120,6 +121,8 @@ def test_figures_are_xml_with_a_title_and_stand_alone() -> None:
     root = ElementTree.fromstring(plots.svg(charts()))
     title = root.find("{http://www.w3.org/2000/svg}title")
     assert title is not None and title.text == "Reward [mean]; After training; Each seed"
+    ground = next(path for path in root.iter("{http://www.w3.org/2000/svg}path"))
+    assert "fill: #ffffff" in ground.attrib["style"]  # readable on a dark page
     assert not re.search(rb'href="(?!#)|<text|@import', plots.svg(charts()))  # neither fonts nor files from elsewhere
 
 
@@ -191,6 +194,35 @@ def test_bars_and_points_stand_where_the_numbers_are() -> None:
     band = panels[0].collections[0].get_paths()[0].vertices
     assert (band[:, 1].min(), band[:, 1].max()) == (0.0, 1.0)
     assert [line.get_ydata()[0] for line in panels[0].lines if len(line.get_xdata()) == 2] == [1.0, 0.1, 0.12]
+
+
+@pytest.mark.parametrize("panels", [1, 3])
+@pytest.mark.parametrize("names", [["DPO, offline", "best-of-N"], ["REINFORCE", "on-policy", "offline", "ten"] * 3])
+def test_names_of_bars_do_not_touch(panels: int, names: list[str]) -> None:
+    names = [f"{name} {i}" for i, name in enumerate(names)]
+    out = drawn([Chart("t", "x", "y", [Line("a", names, np.ones(len(names)))], kind="bars")] * panels)
+    labels = out.axes[0].get_xticklabels()
+    assert [" ".join(label.get_text().split()) for label in labels] == names
+    if labels[0].get_rotation() == 40:  # lines of text at 40° are apart by sin 40° of the distance of their ends
+        ends = [label.get_transform().transform(label.get_position())[0] for label in labels]
+        assert np.diff(ends).min() * np.sin(np.deg2rad(40)) > 8.5 * out.dpi / 72
+    else:
+        boxes = [label.get_window_extent() for label in labels]
+        assert not any(a.overlaps(b) for a, b in pairwise(boxes))
+
+
+def test_axes_are_equally_high_whatever_stands_around_them() -> None:
+    wordy = Chart("many words " * 12, "x", "y", [Line(c * 40, [0, 1], [0, 1]) for c in "abcde"])
+    for panels in ([wordy], charts(), [wordy, *charts()]):
+        heights = [axes.bbox.height / 100 for axes in drawn(panels).axes]  # at 100 dots per inch
+        assert heights == pytest.approx([plots.HEIGHT] * len(panels), abs=0.12)
+
+
+def test_names_of_guides_move_no_more_than_they_must() -> None:
+    assert plots._apart([0.1, 0.9], [0.1, 0.1]) == [0.1, 0.9]
+    assert plots._apart([0.5, 0.52], [0.1, 0.1]) == pytest.approx([0.46, 0.56])
+    found = plots._apart([0.0, 0.01, 0.02], [0.1, 0.2, 0.1])
+    assert np.diff(found) == pytest.approx([0.15, 0.15], abs=1e-3) and np.mean(found) == pytest.approx(0.01)
 
 
 @pytest.mark.parametrize(

@@ -29,11 +29,11 @@ from prefloop.studies.study import Array, Chart, Line
 
 ACROSS = 3  # panels in one row
 WIDTHS = {1: 4.9, 2: 3.7, 3: 3.2}  # inches of one panel, by panels in a row
-HEIGHT = 2.75  # inches of a row of panels
+HEIGHT = 1.85  # inches of one panel's axes; titles, ticks and legends come on top
 MARKED = 12  # most markers on one line
-TICKS = 34  # characters of tick labels that fit below a panel
-LETTER, TITLE_LETTER = 5.4, 5.7  # points, mean width of a letter in labels and in titles
-ENTRY = 0.19  # inches of one row of a legend
+TICKS = 34  # characters of numbers that fit below a panel
+LETTER, TITLE_LETTER, TICK_LETTER = 5.4, 5.7, 4.8  # points, mean width of a letter in labels, titles, below bars
+SLANT = 17  # points that slanted names need from one to the next
 INK, FAINT, GRID = "#222222", "#666666", "#e6e6e6"
 # Okabe & Ito (2008) without yellow, which white swallows; neighbours differ in lightness too
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#333333", "#e69f00", "#56b4e9")
@@ -142,7 +142,7 @@ def figure(charts: Sequence[Chart]) -> Figure:
         raise ValueError("a figure needs at least one chart")
     across = 2 if len(charts) == 4 else min(ACROSS, len(charts))
     down = math.ceil(len(charts) / across)
-    out = Figure(figsize=(across * WIDTHS[across], down * HEIGHT), layout="constrained")
+    out = Figure(figsize=(across * WIDTHS[across], down * (HEIGHT + 1)), layout="constrained")
     grid = out.subplots(down, across, squeeze=False).ravel()
     for place in grid[len(charts) :]:
         place.remove()
@@ -156,17 +156,22 @@ def figure(charts: Sequence[Chart]) -> Figure:
         _legends(out, places, charts, across)
     else:
         _legend(out, charts)
+    out.draw_without_rendering()
+    missing = HEIGHT - min(place.bbox.height for place in places) / out.dpi
+    out.set_figheight(out.get_figheight() + down * missing)
     return out
 
 
 def _titles(out: Figure, places: Sequence[Axes], charts: Sequence[Chart]) -> None:
-    """Titles and axis labels, wrapped at what the panels measure once their ticks are known."""
+    """Titles, axis labels and names of bars, wrapped at what the panels measure once their ticks are known."""
     out.draw_without_rendering()
     for place, chart in zip(places, charts, strict=True):
-        width, height = place.bbox.width * 72 / out.dpi, place.bbox.height * 72 / out.dpi
+        width = place.bbox.width * 72 / out.dpi
         place.set_title(textwrap.fill(chart.title, int(width / TITLE_LETTER)))
         place.set_xlabel(textwrap.fill(chart.x, int(width / LETTER)))
-        place.set_ylabel(textwrap.fill(chart.y, int(1.2 * height / LETTER)))
+        place.set_ylabel(textwrap.fill(chart.y, int(1.1 * 72 * HEIGHT / LETTER)))
+        if names := _names(chart):
+            _name_ticks(place, names, width)
 
 
 # ---- colours and legends ------------------------------------------------------------------------------------------
@@ -205,16 +210,12 @@ def _legend(out: Figure, charts: Sequence[Chart]) -> None:
             handles.setdefault(line.label, _handle(chart, line, looks[line.label]))
     if len(handles) > 1:
         columns = _columns(handles, out.get_figwidth())
-        out.set_figheight(out.get_figheight() + ENTRY * math.ceil(len(handles) / columns))
         out.legend(handles=list(handles.values()), loc="outside lower center", ncols=columns)
 
 
 def _legends(out: Figure, places: Sequence[Axes], charts: Sequence[Chart], across: int) -> None:
     """A legend below every panel that has two labels or more."""
     columns = [_columns(_labels([chart]), out.get_figwidth() / across) for chart in charts]
-    deep = [math.ceil(len(chart.lines) / count) for chart, count in zip(charts, columns, strict=True)]
-    room = sum(max(deep[i : i + across]) for i in range(0, len(deep), across))
-    out.set_figheight(out.get_figheight() + ENTRY * room)
     out.draw_without_rendering()  # only now it is known how far ticks and axis label reach down
     for place, chart, count in zip(places, charts, columns, strict=True):
         looks = _looks(_labels([chart]))
@@ -335,9 +336,7 @@ def _bars(
 def _ticks(place: Axes, chart: Chart, names: Sequence[str] | None) -> None:
     """Names below bars; on a logarithmic axis the values themselves where they fit."""
     if names is not None:
-        room = max(4, round(TICKS / max(1, len(names))))
-        wrapped = [textwrap.fill(name, room, break_long_words=False, break_on_hyphens=False) for name in names]
-        place.set_xticks(range(len(names)), wrapped)
+        place.set_xticks(range(len(names)), names)
         place.set_xlim(-0.6, len(names) - 0.4)
         place.grid(False, axis="x")
         place.tick_params(axis="x", length=0)
@@ -346,6 +345,19 @@ def _ticks(place: Axes, chart: Chart, names: Sequence[str] | None) -> None:
         place.xaxis.set_major_locator(FixedLocator(_few(values)))
         place.xaxis.set_minor_locator(NullLocator())
         place.xaxis.set_major_formatter(FuncFormatter(lambda x, _: _power(x)))
+
+
+def _name_ticks(place: Axes, names: Sequence[str], width: float) -> None:
+    """Wrapped where the words fit side by side, else slanted, else upright; `width` of the panel in points."""
+    each = width / len(names)
+    room = int(each / TICK_LETTER)
+    if all(len(word) <= room for name in names for word in name.split()):
+        wrapped = [textwrap.fill(name, max(room, 1), break_on_hyphens=False) for name in names]
+        place.set_xticks(range(len(names)), wrapped)
+    elif each > SLANT:
+        place.set_xticks(range(len(names)), names, rotation=40, rotation_mode="anchor", ha="right")
+    else:
+        place.set_xticks(range(len(names)), names, rotation=90)
 
 
 def _few(values: Sequence[float]) -> list[float]:
@@ -370,10 +382,18 @@ def _guides(place: Axes, guides: Mapping[str, float]) -> None:
         place.axhline(height, color=FAINT, linewidth=1.0, linestyle=(0, (1.2, 2)), zorder=1.5)
     low, high = place.get_ylim()
     place.set_ylim(low, high)
-    floor = -math.inf
-    for name, height in sorted(guides.items(), key=lambda item: item[1]):
-        text = textwrap.fill(name, 15)
-        room = 0.095 * (text.count("\n") + 1)
-        at = max((height - low) / (high - low), floor + room / 2)
+    texts = [textwrap.fill(name, 15) for name in sorted(guides, key=lambda name: guides[name])]
+    rooms = [(10 * (text.count("\n") + 1) + 1) / (72 * HEIGHT) for text in texts]  # points as a share of the axes
+    for text, at in zip(texts, _apart([(x - low) / (high - low) for x in sorted(guides.values())], rooms), strict=True):
         place.text(1.02, at, text, transform=place.transAxes, va="center", fontsize=8, color=FAINT, linespacing=1.05)
-        floor = at + room / 2
+
+
+def _apart(heights: Sequence[float], rooms: Sequence[float]) -> list[float]:
+    """Sorted heights, moved as little as keeps neighbours that take so much room from overlapping."""
+    out = list(heights)
+    for _ in range(100):
+        for i in range(len(out) - 1):
+            short = (rooms[i] + rooms[i + 1]) / 2 - (out[i + 1] - out[i])
+            if short > 0:
+                out[i], out[i + 1] = out[i] - short / 2, out[i + 1] + short / 2
+    return out
