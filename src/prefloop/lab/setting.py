@@ -13,6 +13,7 @@ from typing import Any
 from prefloop.errors import UserError, nearest
 from prefloop.loop import Plan
 from prefloop.methods import Method, method
+from prefloop.problems.bandit import TOKENS
 
 VERSION = 1  # of what a setting means: a new one makes earlier results unknown
 POLICIES = {"arms": ("mlp", "linear", "tabular"), "sequences": ("gpt",), "categorical": ("tabular",)}
@@ -22,6 +23,7 @@ CHOICES = {
     "labels": ("gold", "noisy"),
     "scorer": ("gold", "proxy"),
     "precision": ("float32", "float64"),
+    "defect": ("", "off_by_one", "k1_loss", "reference_dropout", "prompt_in_reward"),
 }
 REWARDS = {"far": 70.0, "near": 20.0}  # centres of R1 and R2
 SWITCHES = ("negative", "kl")  # fields of a row that take one value per run
@@ -37,11 +39,13 @@ class Setting:
         override: switches and hyper-parameters of the row that differ from it, such as {"reuse": 4}.
         problem: "arms" (one token), "sequences" (nine tokens) or "categorical" (one context, for theory).
         policy: "mlp", "linear" or "tabular" for arms; the problem's own where empty.
+        hidden: width of the MLP's two hidden layers after the first.
         contexts: arms: length of a fixed list of contexts; 0 draws fresh ones for every collection.
         centre, width: of the reward exp(−((a − centre)/width)²).
         fit: how the reference gets its law: by "likelihood", or by "reverse" KL.
         data: groups in the offline data set.
         coverage: share of the offline responses that the reference wrote; the others follow a bump at `skew_centre`.
+        shared: sequences: tokens that the responses of a group of the offline data have in common.
         labels: "gold" scores in the offline data, or "noisy" ones that compare as Bradley-Terry at `temperature`.
         scorer: responses of the policy are scored by "gold", or by a "proxy" learned from the offline data.
         responses: per prompt, C in the study.
@@ -49,12 +53,14 @@ class Setting:
         steps: optimiser steps.
         evaluate: steps between evaluations.
         evaluation: prompts in the fixed evaluation set.
+        defect: a defect of the published code to run with, for the study of them (see `lab.defects`).
     """
 
     method: str
     override: Mapping[str, Any] = field(default_factory=dict)
     problem: str = "arms"
     policy: str = ""
+    hidden: int = 256
     contexts: int = 0
     centre: float = 70.0
     width: float = 10.0
@@ -63,6 +69,7 @@ class Setting:
     coverage: float = 1.0
     skew_centre: float = 20.0
     skew_width: float = 5.0
+    shared: int = 0
     labels: str = "gold"
     temperature: float = 0.1
     scorer: str = "gold"
@@ -76,6 +83,7 @@ class Setting:
     evaluate: int = 10
     evaluation: int = 64
     precision: str = "float32"
+    defect: str = ""
     seed: int = 0
 
     @property
@@ -114,7 +122,7 @@ class Setting:
         if self.family not in POLICIES[self.problem]:
             known = POLICIES[self.problem]
             raise UserError(f"the problem `{self.problem}` has no policy `{self.policy}`", fix=nearest(self.policy, known))
-        for name in ("steps", "evaluate", "evaluation", "data", "batch", "minibatch", "responses"):
+        for name in ("steps", "evaluate", "evaluation", "data", "hidden", "batch", "minibatch", "responses"):
             if not isinstance(getattr(self, name), int) or getattr(self, name) < 1:
                 raise UserError(f"`{name}` must be a whole number of at least 1, not {getattr(self, name)!r}")
         for name in ("lr", "width", "skew_width", "temperature", "max_grad_norm"):
@@ -124,6 +132,10 @@ class Setting:
             raise UserError("coverage is a share between 0 and 1; contexts and seed are not below 0")
         if self.family == "tabular" and self.problem == "arms" and not self.contexts:
             raise UserError("a table needs a fixed list of contexts", fix="contexts=10")
+        if not 0 <= self.shared < (TOKENS if self.problem == "sequences" else 1):
+            raise UserError(f"responses of this problem cannot share {self.shared} tokens", where="shared")
+        if self.defect and self.problem != "sequences":
+            raise UserError("the published defects are those of the sequence code", fix="problem=sequences")
         if self.scorer == "proxy" and self.responses < 2:
             raise UserError("a learned reward needs pairs of responses", fix="responses >= 2")
         self.plan.check(self.row)

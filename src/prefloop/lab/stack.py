@@ -12,10 +12,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from prefloop.analysis.exact import staleness, state_of
-from prefloop.analysis.ledger import coefficient_mass, run_metrics
+from prefloop.analysis.ledger import GROUPS, coefficient_mass, mean, run_metrics
 from prefloop.lab.setting import Setting
 from prefloop.lab.world import World, build
 from prefloop.loop import Diverged, Record
+from prefloop.objectives import sequence
 
 Array = NDArray[np.float64]
 FROM_STEP = {  # numbers of the step that an evaluation follows
@@ -118,9 +119,23 @@ class Watch:
             "diverged": 0.0 if loop.diverged is None else loop.diverged.double(),
         }
         seen = {name: step.get(key, torch.nan) for name, key in FROM_STEP.items()}
+        seen["rest"] = torch.nan if record is None else self.rest(record)
         stale = {name: self.stale.get(name, torch.nan) for name in ("kl_collection", "ess", "ratio_max", "ratio_p99")}
         self.rows.append({k: self._each(v) for k, v in {**count, **state, **seen, **stale}.items()})
         self.up, self.down, self.since = torch.zeros_like(self.up), torch.zeros_like(self.down), 0
+
+    def rest(self, record: Record) -> Any:
+        """Mean log of (1 − π(w) − π(l)) against the reference's: what is left for all other arms; nan where not defined."""
+        pairs, weight = record.signal.pairs, record.signal.pair_weight
+        if pairs is None or weight is None or self.world.tokens > 1:
+            return torch.nan
+        policies: tuple[Any, ...] = (self.world.loop.policy, self.world.loop.reference)
+        batch, left = record.used, []
+        for policy in policies:
+            with torch.no_grad():
+                p = sequence(policy.evaluate(batch).logp, batch).exp().gather(-1, pairs.flatten(-2)).view(pairs.shape)
+            left.append((1 - p.sum(-1)).clamp(min=1e-6).log())
+        return mean(left[0] - left[1], weight > 0, GROUPS)
 
     def passes(self) -> float:
         """How often each distinct response has been through the loss so far, on average."""

@@ -13,16 +13,18 @@ from torch import Tensor
 
 from prefloop import objectives, weights
 from prefloop.batch import Batch, Stream
+from prefloop.lab.defects import Parts, install
 from prefloop.lab.setting import Setting, per_run_names
 from prefloop.loop import Loop, Plan
 from prefloop.methods import Method
 from prefloop.optim import StackedAdam
 from prefloop.policies.gpt import GPT
-from prefloop.policies.mlp import MLP, PUBLISHED
+from prefloop.policies.mlp import MLP
 from prefloop.policies.stacked import Stacked
 from prefloop.problems import bandit
 from prefloop.problems.bandit import ARMS, CONTEXT, HUMP, TOKENS, Bandit, Draw, Law
 
+FIRST = 50  # width of the MLP's first hidden layer
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
 
@@ -60,9 +62,12 @@ def build(settings: Sequence[Setting]) -> World:
     bar = (bandit.reference_law().to(gold) * gold).sum(-1) if reads_labels(row) else None
     if data is not None and bar is not None and data.scores is not None:
         data = replace(data, scores=bandit.labelled(data.scores, bar))
-    problem = Bandit(draw, gold, proxy, bar, data)
+    parts = Parts(row, policy, policy.reference(), Bandit(draw, gold, proxy, bar, data))
+    parts = install(one.defect, parts, seeds) if one.defect else parts
     optimizer = StackedAdam(policy.parameters(), lr=plan.lr)
-    loop = Loop(row, policy, problem, plan, reference=policy.reference(), optimizer=optimizer, seed=seeds)
+    loop = Loop(
+        parts.row, parts.policy, parts.problem, plan, reference=parts.reference, optimizer=optimizer, seed=seeds
+    )
     prompts = draw(0, min(one.evaluation, one.contexts or one.evaluation), Stream("evaluation set", seeds, True))
     size = 0 if data is None or row.on_policy > 0 else one.data * one.responses
     return World(loop, prompts, gold, regions(settings), tokens, size)
@@ -99,16 +104,16 @@ def reference_policy(one: Setting, seeds: Sequence[int], dtype: torch.dtype) -> 
     if one.family == "tabular":
         return bandit.tabular_reference(len(seeds), max(1, one.contexts), dtype)
     known = sorted(set(seeds))
-    fitted = _fitted(one.family, one.fit, dtype, tuple(known))
+    fitted = _fitted(one.family, one.hidden, one.fit, dtype, tuple(known))
     return fitted.take(torch.tensor([known.index(s) for s in seeds]))
 
 
 @cache
-def _fitted(family: str, objective: str, dtype: torch.dtype, seeds: tuple[int, ...]) -> Stacked:
+def _fitted(family: str, hidden: int, objective: str, dtype: torch.dtype, seeds: tuple[int, ...]) -> Stacked:
     """Kept in memory, because the cells of a sweep share their seeds."""
     policy: Any = GPT.create(seeds, dtype=dtype) if family == "gpt" else None
     if policy is None:
-        policy = MLP.create(seeds, hidden=PUBLISHED if family == "mlp" else (), dtype=dtype)
+        policy = MLP.create(seeds, hidden=(FIRST, hidden, hidden) if family == "mlp" else (), dtype=dtype)
     draw = bandit.prompt_tokens if family == "gpt" else bandit.fresh(dtype)
     bandit.fit(policy, draw, TOKENS if family == "gpt" else 1, objective, seeds)
     return policy
@@ -121,6 +126,8 @@ def offline_data(settings: Sequence[Setting], policy: Any, draw: Draw, gold: Ten
     with torch.no_grad():
         drawn = policy.sample(draw(0, one.data, rng), one.responses, rng)
     data = Batch(drawn.prompts, drawn.responses, drawn.mask)
+    if one.shared:
+        data = bandit.sharing(data, one.shared, rng)
     law = Law(*(_per_run(settings, n) for n in ("coverage", "skew_centre", "skew_width")))
     if bool((law.coverage < 1).any()):
         data = bandit.skewed(data, law, rng)

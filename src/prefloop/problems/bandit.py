@@ -188,6 +188,14 @@ def skewed(batch: Batch, law: Law, rng: Stream) -> Batch:
     return replace(batch, responses=torch.where(own[..., None], batch.responses, other))
 
 
+def sharing(batch: Batch, tokens: int, rng: Stream) -> Batch:
+    """Groups whose responses have `tokens` places in common, chosen at random for each group: similar pairs."""
+    _, n, _, length = batch.responses.shape
+    rank = rng.rand(n, length).argsort(-1)
+    common = (rank < tokens)[:, :, None]
+    return replace(batch, responses=torch.where(common, batch.responses[:, :, :1], batch.responses))
+
+
 def noisy(scores: Float[Tensor, "S N C"], temperature: Float[Tensor, " S"], rng: Stream) -> Float[Tensor, "S N C"]:
     """Scores plus Gumbel noise: any two of them then compare as Bradley-Terry of scores/temperature has it."""
     u = rng.rand(*scores.shape[1:], dtype=torch.float64).clamp(1e-12, 1 - 1e-12)

@@ -1,0 +1,102 @@
+"""From runs to numbers with intervals: cells of a grid, the learning rate of each, tables."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from prefloop.analysis.statistics import Interval, iqm, stratified_bootstrap
+from prefloop.lab.setting import Setting
+from prefloop.lab.stack import Run
+
+Array = NDArray[np.float64]
+Sweep = Callable[[Sequence[Setting]], list[Run]]
+TUNING = 1000  # tuning seeds start here, so that they are not those of the comparison
+
+
+def over_training(run: Run) -> float:
+    """Mean gold reward over training: how fast and how high."""
+    return run.mean("reward")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One place of a grid: its runs over seeds, at the learning rate that was chosen for it on other seeds."""
+
+    setting: Setting  # with the chosen learning rate; its seed is of no meaning
+    runs: Sequence[Run]
+    tried: dict[float, float]  # learning rate -> mean score on the tuning seeds; empty where there was one rate only
+
+    def values(self, score: Callable[[Run], float]) -> Array:
+        """The score of each seed, in the order of the seeds."""
+        return np.array([score(run) for run in self.runs])
+
+    def last(self, column: str = "reward") -> Array:
+        return self.values(lambda run: run.last(column))
+
+    def mean(self, column: str = "reward") -> Array:
+        """Over training, per seed."""
+        return self.values(lambda run: run.mean(column))
+
+    def curve(self, column: str) -> Array:
+        """[seeds, evaluations]"""
+        return np.stack([run.curves[column] for run in self.runs])
+
+    @property
+    def at_edge(self) -> bool:
+        """Whether the chosen learning rate is the lowest or highest that was tried."""
+        return bool(self.tried) and self.setting.lr in (min(self.tried), max(self.tried))
+
+
+def tuned(
+    cells: Sequence[Setting],
+    rates: Sequence[float],
+    seeds: Sequence[int],
+    tuning: int,
+    sweep: Sweep,
+    score: Callable[[Run], float] = over_training,
+) -> list[Cell]:
+    """Every cell at the learning rate that scores best on tuning seeds, all rates with equal budgets.
+
+    Args:
+        rates: tried; a single one is taken as it is.
+        seeds: of the comparison.
+        tuning: how many tuning seeds.
+    """
+    found: list[dict[float, float]] = [{} for _ in cells]
+    if len(rates) > 1:
+        own = [TUNING + i for i in range(tuning)]
+        tried = sweep([replace(c, lr=lr, seed=s) for c in cells for lr in rates for s in own])
+        marks = np.array([score(r) if r.last("diverged") == 0 else -np.inf for r in tried])
+        table = marks.reshape(len(cells), len(rates), tuning).mean(-1)
+        found = [dict(zip(rates, map(float, row), strict=True)) for row in table]
+    chosen = [replace(c, lr=max(f, key=f.__getitem__) if f else rates[0]) for c, f in zip(cells, found, strict=True)]
+    runs = sweep([replace(c, seed=s) for c in chosen for s in seeds])
+    n = len(seeds)
+    return [Cell(c, runs[i * n : (i + 1) * n], f) for i, (c, f) in enumerate(zip(chosen, found, strict=True))]
+
+
+def interval(values: Array, seed: int = 0) -> Interval:
+    """Interquartile mean over seeds with its 95 % stratified-bootstrap interval (Agarwal et al. 2021)."""
+    return stratified_bootstrap(values[:, None], iqm, seed=seed)
+
+
+def band(curves: Array) -> tuple[Array, Array, Array]:
+    """Mean over seeds at each evaluation, and ± 1.96 standard errors around it."""
+    middle = curves.mean(0)
+    spread = 1.96 * curves.std(0, ddof=1) / np.sqrt(len(curves)) if len(curves) > 1 else np.zeros_like(middle)
+    return middle, middle - spread, middle + spread
+
+
+def differences(settings: Sequence[Setting], *, ignore: Sequence[str] = ("seed", "lr", "steps")) -> list[dict[str, Any]]:
+    """What tells the settings apart: for each, its values of the fields and overrides that are not the same in all."""
+    flat = []
+    for setting in settings:
+        fields = {k: v for k, v in asdict(setting).items() if k not in (*ignore, "override")}
+        flat.append(fields | dict(setting.override))
+    names = [k for k in dict.fromkeys(k for f in flat for k in f) if len({repr(f.get(k)) for f in flat}) > 1]
+    return [{k: f.get(k, "–") for k in names} for f in flat]

@@ -1,0 +1,93 @@
+"""What a study works with: the size dial, the store of finished runs, and the workers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+
+from prefloop.errors import UserError, nearest
+from prefloop.lab.pool import LocalPool, Pool
+from prefloop.lab.setting import Setting
+from prefloop.lab.stack import Run
+from prefloop.lab.summary import Cell, over_training, tuned
+from prefloop.lab.sweep import Store, sweep
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What the one dial turns: seeds of the comparison and of tuning, updates, and how many learning rates are tried."""
+
+    seeds: int
+    tuning: int
+    arms: int  # updates of a run on arms
+    sequences: int  # updates of a run on sequences
+    rates: int  # of the study's list, from its middle
+    evaluations: int  # per run
+
+
+BUDGETS = {
+    "smoke": Budget(seeds=2, tuning=1, arms=16, sequences=8, rates=1, evaluations=2),
+    "small": Budget(seeds=10, tuning=2, arms=300, sequences=120, rates=3, evaluations=15),
+    "paper": Budget(seeds=20, tuning=3, arms=1000, sequences=1000, rates=5, evaluations=50),
+}
+
+
+class Bench:
+    """A place to run studies; a context manager that ends its workers.
+
+    Args:
+        size: of BUDGETS.
+        out: folder of the studies; runs are kept in `out/runs` and shared between studies.
+        workers: processes on this machine.
+        stack: runs per stack.
+        ray: address of a Ray cluster to use instead.
+    """
+
+    def __init__(
+        self, size: str, out: Path, *, workers: int = 2, stack: int | None = None, ray: str = "", quiet: bool = False
+    ) -> None:
+        if size not in BUDGETS:
+            raise UserError(f"there is no size `{size}`", fix=nearest(size, BUDGETS))
+        self.size, self.budget, self.stack, self.quiet = size, BUDGETS[size], stack, quiet
+        self.store = Store(out / "runs")
+        self.pool: Pool = pool_for(workers, ray)
+        self.runs = 0  # used so far, computed or found
+
+    def __enter__(self) -> Bench:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.pool.close()
+
+    @property
+    def seeds(self) -> list[int]:
+        return list(range(self.budget.seeds))
+
+    def steps(self, problem: str) -> dict[str, int]:
+        """`steps` and `evaluate` of a setting of that problem."""
+        steps = self.budget.sequences if problem == "sequences" else self.budget.arms
+        return {"steps": steps, "evaluate": max(1, steps // self.budget.evaluations)}
+
+    def sweep(self, settings: Sequence[Setting]) -> list[Run]:
+        """All runs, in the order of their settings."""
+        self.runs += len(settings)
+        return sweep(settings, self.store, self.pool, stack=self.stack, quiet=self.quiet)
+
+    def tuned(
+        self, cells: Sequence[Setting], rates: Sequence[float], score: Callable[[Run], float] = over_training
+    ) -> list[Cell]:
+        """Each cell over the bench's seeds, at the best of the middle rates of `rates` on tuning seeds."""
+        skip = max(0, len(rates) - self.budget.rates)
+        tried = rates[skip // 2 : len(rates) - (skip + 1) // 2]
+        return tuned(cells, tried, self.seeds, self.budget.tuning, self.sweep, score)
+
+
+def pool_for(workers: int, ray: str) -> Pool:
+    """Worker processes here, or a Ray cluster."""
+    if not ray:
+        return LocalPool(workers)
+    from prefloop.scale.ray_pool import RayPool
+
+    return RayPool(ray)
