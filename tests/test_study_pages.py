@@ -478,9 +478,7 @@ def test_run_prints_verdicts_and_writes_pages(toys: Toys, tmp_path: Path, capsys
     assert command == "prefloop study run toy-two --size smoke --stack 5"
 
 
-def test_json_is_one_object_and_quiet_is_silent(
-    toys: Toys, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_json_is_one_object_and_quiet_is_silent(toys: Toys, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["study", "run", "toy-two", "toy-one", "toy-two", "--out", str(tmp_path), "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
     assert [result["study"] for result in told["results"]] == ["toy-two", "toy-one"]  # once each, as they were named
