@@ -205,16 +205,18 @@ def noisy(scores: Float[Tensor, "S N C"], temperature: Float[Tensor, " S"], rng:
 def learned_reward(data: Batch, seeds: Sequence[int], arms: int = ARMS) -> Float[Tensor, "S V"]:
     """A Bradley-Terry reward per arm, fitted run by run to neighbouring responses of each group of the data.
 
-    A response's score is the mean over its tokens, so its features are the shares of the arms in it.
+    A response's score is the mean over its tokens, so its features are the shares of the arms in it. In a group of odd
+    size the last response has no neighbour.
     """
     assert data.scores is not None
+    pairs = data.mask.shape[2] // 2
     share = torch.nn.functional.one_hot(data.responses, arms).double().mean(-2)
     out = []
     for run, seed in enumerate(seeds):
-        gap = (share[run, :, 0::2] - share[run, :, 1::2]).flatten(0, 1)
-        sign = torch.sign(data.scores[run, :, 0::2] - data.scores[run, :, 1::2]).flatten()
+        gap = (share[run, :, 0 : 2 * pairs : 2] - share[run, :, 1::2]).flatten(0, 1)
+        sign = torch.sign(data.scores[run, :, 0 : 2 * pairs : 2] - data.scores[run, :, 1::2]).flatten()
         told = (sign != 0) & (gap != 0).any(-1)
-        keys = torch.arange(data.mask.shape[1]).repeat_interleave(data.mask.shape[2] // 2)[told]
+        keys = torch.arange(data.mask.shape[1]).repeat_interleave(pairs)[told]
         found = fit_linear(gap[told] * sign[told, None], keys.tolist(), seed=seed, penalties=PENALTIES)
         out.append(found.weight)
     return torch.stack(out).to(data.scores)
