@@ -317,6 +317,31 @@ def test_the_labels_are_judged_by_the_fit(exchanged: bool) -> None:
     assert best["sgd"][int(not exchanged)][0] > 0.05
 
 
+def test_effects_speak_for_the_paper_when_they_are_positive() -> None:
+    """Reverse ahead by 0.1 in mass, 0.2 in share and 0.3 nats below in entropy; printed labels fit better by 0.4."""
+
+    def pair(forward: float, reverse: float) -> np.ndarray:
+        return np.array([[forward] * 2, [reverse] * 2])
+
+    over_time = np.repeat(pair(0.5, 0.6)[:, None], kl_modes.EARLY + 1, 1)
+    seen = {
+        "mass": over_time,
+        "mass_path": pair(0.5, 0.6),
+        "share": over_time + np.array([0.0, 0.1])[:, None, None],
+        "share_progress": pair(0.5, 0.7),
+        "entropy_path": pair(1.3, 1.0),
+    }
+    case = np.zeros((2, kl_modes.EARLY + 1, 4))
+    case[0, -1], case[1, -1] = [0.35, 0.2, 0.2, 0.25], [0.2, 0.2, 0.4, 0.2]
+    keys = [(where, name) for where in kl_modes.RATES for name in ("sgd", "adam")]
+    fitted = {"sgd": ((0.1, 1.0, 5), (0.5, 1.0, 9))}
+    got = kl_modes.effects(dict.fromkeys(keys, seen), dict.fromkeys(keys, case), fitted)
+    want = {"printed": 0.4, "category-0": 0.05, "category-2": 0.2, "faster": 0.1, "entropy": 0.3, "mode-": 0.2}
+    assert set(got) == {claim.name for claim in kl_modes.CLAIMS}
+    for name, values in got.items():
+        assert_allclose(values, next(x for part, x in want.items() if part in name), atol=1e-12)
+
+
 # ---- both studies ---------------------------------------------------------------------------------------------------
 
 

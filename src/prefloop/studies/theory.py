@@ -253,7 +253,7 @@ def boundary(whole: Measured) -> tuple[Chart, Chart]:
     """The plane of p and log-mean, and how sharply each mean of q separates the two."""
     some = np.random.default_rng(0).permutation(len(whole["p"]))[:800]
     x, y, more = whole["logarithmic"][some], whole["p"][some], whole["theorem-6.5-1"][some] > 0
-    edge = np.geomspace(1e-4, 0.5, 200)
+    edge = np.linspace(0.0, 0.5, 200)
     plane = Chart(
         "Theorem 6.5 (1): who moves more mass?",
         "log-mean of q(x1), q(x2)",
@@ -264,7 +264,6 @@ def boundary(whole: Measured) -> tuple[Chart, Chart]:
             Line("p = log-mean", edge.tolist(), edge),
         ],
         kind="points",
-        log_x=True,
     )
     edges = np.geomspace(0.25, 4.0, 25)
     lines = [_profile(name, whole["p"] / whole[name], whole["theorem-6.5-1"], edges) for name in MEANS]
