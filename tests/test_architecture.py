@@ -26,7 +26,7 @@ RANK = {  # imports point down, or stay in one house
     "policies": 6,
     **dict.fromkeys(("problems", "rewards", "data"), 7),
     "analysis": 8,
-    **dict.fromkeys(("runs", "scale"), 9),
+    **dict.fromkeys(("runs", "scale", "lab"), 9),
     **dict.fromkeys(("report", "studies"), 10),
     "cli": 11,
 }

@@ -256,7 +256,7 @@ class Loop:
         counts = (self.samples, self.sampled_tokens, self.trained_tokens, self.queries)
         return Record(self.step, iteration, pass_, *seen_as, own_loss, losses, norm, lr, *counts)
 
-    def _descend(self, losses: Float[Tensor, "n *S"], stacked: bool) -> tuple[Float[Tensor, "*S"], Number]:
+    def _descend(self, losses: Tensor, stacked: bool) -> tuple[Float[Tensor, "*S"], Number]:
         """The optimiser's step; what is not finite changes no weight, and a stacked run that is not stands still from
         then on while the others go on.
 

@@ -1,4 +1,4 @@
-"""What stacked policies do on a problem with known rewards: exact where a response is one token, Rao-Blackwellised else.
+"""What stacked policies do where rewards are known: exact where a response is one token, else Rao-Blackwellised.
 
 Everything is read from whole next-token distributions: at each token of a sampled response the expectation over the
 next token is exact, so that only the prefixes are sampled. With one token there is no prefix, and nothing is sampled.

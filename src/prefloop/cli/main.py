@@ -17,6 +17,7 @@ VERBS = {  # each is a module of its own beside this one, imported when it is ca
     "demo": "fine-tune a small language model in four ways and compare them (about twelve minutes on two cores)",
     "train": "fine-tune a model as a configuration says; --resume RUN goes on with an interrupted run",
     "methods": "list the methods, or explain one",
+    "lab": "run a grid on the study's didactic problems, hundreds of runs at once, with intervals",
     "study": "run the study's questions in the lab: verdicts, figures, pages",
     "data": "check a file of preferences, labels or prompts",
     "report": "make one HTML page from run folders",

@@ -79,7 +79,9 @@ def forecast(jobs: Sequence[Sequence[Setting]], workers: int) -> Forecast:
         busy += p.step * len(job) / p.runs * job[0].steps
         build += p.build / max(1, len(jobs) // len(kinds))  # references are kept between stacks of the same seeds
     seconds = spawn + (busy + build) / min(workers, len(jobs))
-    return Forecast(sum(map(len, jobs)), len(jobs), seconds, min(workers, len(jobs)) * max(p.peak for p in seen.values()))
+    return Forecast(
+        sum(map(len, jobs)), len(jobs), seconds, min(workers, len(jobs)) * max(p.peak for p in seen.values())
+    )
 
 
 def best_size(setting: Setting) -> tuple[int, dict[int, float]]:

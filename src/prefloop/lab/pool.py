@@ -77,7 +77,9 @@ class LocalPool:
                 yield from (future.result() for future in ready)
         except BrokenProcessPool as error:
             self._executor = None
-            raise UserError("a worker process died", fix="fewer --workers or a smaller --stack, if memory ran out") from error
+            raise UserError(
+                "a worker process died", fix="fewer --workers or a smaller --stack, if memory ran out"
+            ) from error
         finally:
             for future in waiting:
                 future.cancel()

@@ -121,7 +121,9 @@ class Setting:
                 raise UserError(f"`{name}` cannot be {getattr(self, name)!r}", fix=nearest(getattr(self, name), known))
         if self.family not in POLICIES[self.problem]:
             known = POLICIES[self.problem]
-            raise UserError(f"the problem `{self.problem}` has no policy `{self.policy}`", fix=nearest(self.policy, known))
+            raise UserError(
+                f"the problem `{self.problem}` has no policy `{self.policy}`", fix=nearest(self.policy, known)
+            )
         for name in ("steps", "evaluate", "evaluation", "data", "hidden", "batch", "minibatch", "responses"):
             if not isinstance(getattr(self, name), int) or getattr(self, name) < 1:
                 raise UserError(f"`{name}` must be a whole number of at least 1, not {getattr(self, name)!r}")

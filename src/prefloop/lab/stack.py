@@ -125,7 +125,7 @@ class Watch:
         self.up, self.down, self.since = torch.zeros_like(self.up), torch.zeros_like(self.down), 0
 
     def rest(self, record: Record) -> Any:
-        """Mean log of (1 − π(w) − π(l)) against the reference's: what is left for all other arms; nan where not defined."""
+        """Mean log of 1 − π(w) − π(l) against the reference's, what is left for all other arms; nan for sequences."""
         pairs, weight = record.signal.pairs, record.signal.pair_weight
         if pairs is None or weight is None or self.world.tokens > 1:
             return torch.nan

@@ -92,7 +92,9 @@ def band(curves: Array) -> tuple[Array, Array, Array]:
     return middle, middle - spread, middle + spread
 
 
-def differences(settings: Sequence[Setting], *, ignore: Sequence[str] = ("seed", "lr", "steps")) -> list[dict[str, Any]]:
+def differences(
+    settings: Sequence[Setting], *, ignore: Sequence[str] = ("seed", "lr", "steps")
+) -> list[dict[str, Any]]:
     """What tells the settings apart: for each, its values of the fields and overrides that are not the same in all."""
     flat = []
     for setting in settings:

@@ -74,7 +74,13 @@ def cost(setting: Setting) -> float:
 
 
 def sweep(
-    settings: Sequence[Setting], store: Store, pool: Pool, *, stack: int | None = None, label: str = "", quiet: bool = False
+    settings: Sequence[Setting],
+    store: Store,
+    pool: Pool,
+    *,
+    stack: int | None = None,
+    label: str = "",
+    quiet: bool = False,
 ) -> list[Run]:
     """All runs, in the order of their settings; those that the store has are read from it.
 

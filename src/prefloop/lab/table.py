@@ -23,10 +23,10 @@ def to_bytes(runs: Sequence[Run]) -> bytes:
     for run in runs:
         rows = len(run.curves["step"])
         told = {"run": run.setting.run, "setting": json.dumps(asdict(run.setting), sort_keys=True)}
-        for name, value in told.items():
-            columns.setdefault(name, []).append(pa.repeat(pa.scalar(value), rows))
-        for name, value in run.curves.items():
-            columns.setdefault(name, []).append(pa.array(value))
+        for name, text in told.items():
+            columns.setdefault(name, []).append(pa.repeat(pa.scalar(text), rows))
+        for name, curve in run.curves.items():
+            columns.setdefault(name, []).append(pa.array(curve))
     table = pa.table({name: pa.chunked_array(parts) for name, parts in columns.items()})
     out = io.BytesIO()
     pq.write_table(table, out, use_dictionary=["run", "setting"], compression="zstd")
@@ -41,11 +41,15 @@ def read(path: Path) -> list[Run]:
     """
     try:
         table = pq.read_table(path)
-        columns = {n: table[n].to_numpy(zero_copy_only=False) for n in table.column_names if n not in ("run", "setting")}
+        columns = {
+            n: table[n].to_numpy(zero_copy_only=False) for n in table.column_names if n not in ("run", "setting")
+        }
         names = table["run"].to_pylist()
         settings = table["setting"].to_pylist()
     except (OSError, pa.ArrowException, KeyError) as error:
-        raise DataError("this is no table of runs", where=str(path), fix="delete it; its runs are computed again") from error
+        raise DataError(
+            "this is no table of runs", where=str(path), fix="delete it; its runs are computed again"
+        ) from error
     starts = [i for i, name in enumerate(names) if i == 0 or names[i - 1] != name]
     ends = [*starts[1:], len(names)]
     return [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 
 import torch
 from jaxtyping import Float, Int
@@ -18,7 +19,7 @@ GAIN = 0.01
 
 
 class MLP(Stacked):
-    """π(a|x) = softmax(f(x))[a], f = Linear – LayerNorm – ReLU – (Linear – ReLU)* – Linear; linear without hidden layers.
+    """π(a|x) = softmax(f(x))[a], f = Linear – LayerNorm – ReLU – (Linear – ReLU)* – Linear, or one Linear alone.
 
     With the published widths, 100 contexts and 100 arms a run has 109,698 parameters, and 257 more in the value head.
     """
@@ -36,7 +37,7 @@ class MLP(Stacked):
         """Fresh networks, one per seed: weights Xavier with gain 0.01, biases 0, the value head 0."""
         widths = (context, *hidden, arms)
         inits: dict[str, Init] = {}
-        for i, (a, b) in enumerate(zip(widths[:-1], widths[1:], strict=True)):
+        for i, (a, b) in enumerate(pairwise(widths)):
             inits |= {f"layer{i}.weight": xavier(a, b, GAIN), f"layer{i}.bias": Init((b,))}
             if i == 0 and hidden:
                 inits |= {"norm.gain": Init((b,), mean=1.0), "norm.bias": Init((b,))}

@@ -141,7 +141,14 @@ def labelled(scores: Float[Tensor, "S P G"], bar: Float[Tensor, " S"] | None) ->
 
 
 def fit(
-    policy: Stacked, draw: Draw, tokens: int, objective: str, seeds: Sequence[int], *, steps: int = 100, lr: float = 0.01
+    policy: Stacked,
+    draw: Draw,
+    tokens: int,
+    objective: str,
+    seeds: Sequence[int],
+    *,
+    steps: int = 100,
+    lr: float = 0.01,
 ) -> None:
     """Make every next-token distribution of the policy the reference law, in place, as the published `run_sft` does.
 

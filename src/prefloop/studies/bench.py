@@ -8,16 +8,17 @@ from pathlib import Path
 from types import TracebackType
 
 from prefloop.errors import UserError, nearest
-from prefloop.lab.pool import LocalPool, Pool
+from prefloop.lab.pool import Pool
 from prefloop.lab.setting import Setting
 from prefloop.lab.stack import Run
 from prefloop.lab.summary import Cell, over_training, tuned
 from prefloop.lab.sweep import Store, sweep
+from prefloop.lab.workers import pool_for
 
 
 @dataclass(frozen=True)
 class Budget:
-    """What the one dial turns: seeds of the comparison and of tuning, updates, and how many learning rates are tried."""
+    """What the one dial turns: seeds of the comparison and of tuning, updates, learning rates that are tried."""
 
     seeds: int
     tuning: int
@@ -58,7 +59,9 @@ class Bench:
     def __enter__(self) -> Bench:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.pool.close()
 
     @property
@@ -82,12 +85,3 @@ class Bench:
         skip = max(0, len(rates) - self.budget.rates)
         tried = rates[skip // 2 : len(rates) - (skip + 1) // 2]
         return tuned(cells, tried, self.seeds, self.budget.tuning, self.sweep, score)
-
-
-def pool_for(workers: int, ray: str) -> Pool:
-    """Worker processes here, or a Ray cluster."""
-    if not ray:
-        return LocalPool(workers)
-    from prefloop.scale.ray_pool import RayPool
-
-    return RayPool(ray)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -103,21 +103,13 @@ class Table:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a study leaves: findings in the order of its claims, figures (rows of panels by file name), tables, remarks."""
+    """What a study leaves: findings in the order of its claims, figures (panels by file name), tables, remarks."""
 
     findings: Sequence[Finding]
     figures: Mapping[str, Sequence[Chart]] = field(default_factory=dict)
     tables: Sequence[Table] = ()
     notes: Sequence[str] = ()
     runs: int = 0  # runs of the lab that were used
-
-
-class Bench(Protocol):
-    """What a study is given to work with."""
-
-    @property
-    def size(self) -> str:
-        """Of SIZES: the one dial."""
 
 
 @dataclass(frozen=True)
@@ -130,7 +122,7 @@ class Study:
         source: section and figure of the paper.
         method: how it is measured, in a few sentences for the page.
         claims: judged by `run`, in this order.
-        run: measures; deterministic given the bench's size.
+        run: measures, given a `bench.Bench`; deterministic given its size.
     """
 
     name: str
@@ -138,4 +130,4 @@ class Study:
     source: str
     method: str
     claims: Sequence[Claim]
-    run: Callable[[Any], Outcome]  # of a Bench, or of one that can do more
+    run: Callable[[Any], Outcome]

@@ -1,0 +1,1 @@
+"""Adapters to clusters; what they adapt is imported when it is used."""

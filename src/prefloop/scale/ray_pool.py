@@ -1,0 +1,215 @@
+"""The lab's stacks as tasks of a Ray cluster, or of a local Ray of two workers; see `lab.pool` for what a pool is."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from prefloop.errors import UserError
+
+if TYPE_CHECKING:  # the counter's process loads this module and needs no torch
+    from prefloop.lab.pool import Done
+    from prefloop.lab.setting import Setting
+
+LOCAL = "local"  # the address of a Ray that starts and ends with the pool
+POLL = 0.5  # seconds between looks at the counter
+REACH = 5.0  # seconds until something must listen at an address
+ANSWER = 30.0  # seconds until it must turn out to be a cluster
+QUIET: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.WARNING}
+TRIAL = """
+import logging, sys, ray
+try:
+    ray.init(address=sys.argv[1], log_to_driver=False, logging_level=logging.WARNING)
+except Exception as error:
+    sys.exit(f"{type(error).__name__}: {error}")
+"""
+
+
+class RayPool:
+    """Runs each stack as a task of one CPU; every node of the cluster needs the driver's Python and packages.
+
+    Args:
+        address: HOST:PORT of a cluster that this machine belongs to, `auto` to look for it here, or LOCAL.
+
+    Raises:
+        UserError: Ray is not installed, or there is no cluster at the address.
+    """
+
+    def __init__(self, address: str) -> None:
+        self._ray = _connect(address)
+        self.workers = max(1, int(self._ray.cluster_resources().get("CPU", 0)))
+
+    def run(self, jobs: Sequence[Sequence[Setting]], tick: Callable[[int], None]) -> Iterator[Done]:
+        """Results in the order of their completion; a stack whose worker died counts as one that failed."""
+        ray = self._ray
+        counter = ray.remote(num_cpus=0, max_restarts=-1)(Counter).remote()
+        task = ray.remote(num_cpus=1, max_retries=0)(_task)  # a sweep that is started again does what is missing
+        here = _versions()
+        numbers = {task.remote(i, job, counter, here): i for i, job in enumerate(jobs)}
+        told, asked, waiting = [0] * len(jobs), counter.steps.remote(), list(numbers)
+        try:
+            while waiting:
+                ready, waiting = ray.wait(waiting, timeout=POLL)
+                results = [_result(ray, ref, numbers[ref], told) for ref in ready]
+                seen = {done.job: steps for done, steps in results}
+                if ray.wait([asked], timeout=0)[0]:
+                    seen = _told(ray, asked) | seen
+                    asked = counter.steps.remote()
+                tick(_new(seen, told))
+                yield from (done for done, _ in results)
+        finally:
+            if ray.is_initialized():
+                for ref in waiting:  # a stack that is still running has nothing to save
+                    ray.cancel(ref, force=True)
+                ray.kill(counter)
+
+    def close(self) -> None:
+        """Leave the cluster, which ends what still runs for this process; a local Ray ends."""
+        self._ray.shutdown()
+
+
+class Counter:
+    """Run-steps done by each stack that runs, told by its worker."""
+
+    def __init__(self) -> None:
+        self._steps: dict[int, int] = {}
+
+    def tell(self, job: int, steps: int) -> None:
+        self._steps[job] = steps
+
+    def steps(self) -> dict[int, int]:
+        return self._steps
+
+
+def _task(number: int, settings: Sequence[Setting], counter: Any, versions: str) -> tuple[Done, int]:
+    """In a worker: the result of a stack, and the run-steps that were done for it."""
+    from prefloop.lab.pool import Done, run_job
+
+    if _versions() != versions:
+        return Done(number, error=f"a worker on {socket.gethostname()} has {_versions()}, not {versions}"), 0
+    done, spoken = 0, time.monotonic()
+
+    def tick(steps: int) -> None:
+        nonlocal done, spoken
+        done += steps
+        if time.monotonic() - spoken > POLL:
+            counter.tell.remote(number, done)
+            spoken = time.monotonic()
+
+    return run_job(number, settings, tick), done
+
+
+def _result(ray: Any, ref: Any, number: int, told: Sequence[int]) -> tuple[Done, int]:
+    """What a finished task gave; a defect in it is raised here, with its traceback."""
+    from prefloop.lab.pool import Done
+
+    try:
+        result: tuple[Done, int] = ray.get(ref)
+        return result
+    except ray.exceptions.RayTaskError as error:
+        if "failed to import on the worker" not in str(error):
+            raise
+        raise UserError(
+            "a worker of the Ray cluster cannot import Prefloop", fix=f"install there what is here: {_versions()}"
+        ) from error
+    except ray.exceptions.RayError as error:  # the process or its node is gone
+        lost = UserError(
+            "a worker of the Ray cluster died",
+            where=" ".join(str(error).split())[:300],
+            fix="a smaller --stack, if memory ran out; started again, the sweep does only what is missing",
+        )
+        return Done(number, error=str(lost)), told[number]
+
+
+def _told(ray: Any, asked: Any) -> dict[int, int]:
+    """The counter's numbers; none while it is started again, since progress decides nothing."""
+    try:
+        steps: dict[int, int] = ray.get(asked)
+        return steps
+    except ray.exceptions.RayActorError:
+        return {}
+
+
+def _new(seen: dict[int, int], told: list[int]) -> int:
+    """Run-steps that were not told before; notes them."""
+    new = 0
+    for job, steps in seen.items():
+        new += max(0, steps - told[job])
+        told[job] = max(steps, told[job])
+    return new
+
+
+def _versions() -> str:
+    """What must be the same everywhere for the same bytes."""
+    from prefloop.runs.manifest import versions
+
+    own = versions()
+    return ", ".join(f"{name} {str(own[name]).split('+')[0]}" for name in ("prefloop", "torch", "numpy"))
+
+
+# ---- the connection -----------------------------------------------------------------------------------------------
+
+
+def _connect(address: str) -> Any:
+    """Ray, connected."""
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    try:
+        ray = import_module("ray")
+    except ImportError as error:
+        raise UserError("Ray is not installed", where="--ray", fix="pip install 'prefloop[scale]'") from error
+    if address == LOCAL:
+        _start(ray)
+        return ray
+    _probe(address)
+    try:
+        ray.init(address=address, **QUIET)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        raise _nothing(address, str(error)) from error
+    return ray
+
+
+def _start(ray: Any) -> None:
+    """A Ray of two workers that listens on the loopback interface only; Ray's own token guards it even there."""
+    constants: Any = import_module("ray._private.ray_constants")
+    announcer = logging.getLogger("ray._private.authentication.authentication_token_setup")
+    announcer.setLevel(logging.ERROR)  # that the token is asked for, Ray's default, is no warning here
+    before = constants.ENABLE_RAY_CLUSTER
+    constants.ENABLE_RAY_CLUSTER = False  # what Ray does by itself on macOS and Windows: no other machine can join
+    try:
+        ray.init(address=LOCAL, num_cpus=2, include_dashboard=False, **QUIET)
+    finally:
+        constants.ENABLE_RAY_CLUSTER = before
+
+
+def _probe(address: str) -> None:
+    """Refuse an address without a cluster soon: Ray itself tries for minutes and cannot be stopped meanwhile."""
+    if address != "auto":
+        try:
+            parts = urlsplit(address if "://" in address else f"//{address}")
+            socket.create_connection((parts.hostname or "", parts.port or 0), REACH).close()
+        except (OSError, ValueError) as error:
+            raise _nothing(address, str(error)) from error
+    try:
+        trial = subprocess.run(
+            [sys.executable, "-c", TRIAL, address], capture_output=True, text=True, timeout=ANSWER, check=False
+        )
+    except subprocess.TimeoutExpired as error:
+        raise _nothing(address, f"no answer of a cluster within {ANSWER:.0f} s") from error
+    if trial.returncode:
+        raise _nothing(address, trial.stderr)
+
+
+def _nothing(address: str, why: str) -> UserError:
+    return UserError(
+        f"there is no Ray cluster at `{address}`, or this process cannot use it",
+        where=" ".join(why.split())[-300:],
+        fix="start one with `ray start --head` and give its HOST:PORT, or use --ray local",
+    )

@@ -1,0 +1,103 @@
+"""What the studies of the lab share: the score, learning rates, curves and tables of cells."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from prefloop.lab.setting import REWARDS, Setting
+from prefloop.lab.stack import Run
+from prefloop.lab.summary import Cell, band, interval
+from prefloop.studies.study import Array, Chart, Line, Table
+
+RATES = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2)  # learning rates of Adam, tried per cell at equal budgets
+FAR, NEAR = REWARDS["far"], REWARDS["near"]
+SCORE = (
+    "Score: gold reward averaged over training (trapezoids over gradient steps), as a share of what can be gained,"
+    " (r − r_ref)/(1 − r_ref), so that both rewards are on one scale; 0 is the reference, 1 the ceiling from the first"
+    " step on. Learning rates are tried on seeds of their own, at equal budgets, and the best of each cell is used."
+)
+
+
+def gain(run: Run) -> float:
+    """Mean reward over training as a share of what could be gained over the reference."""
+    start = float(run.curves["reward"][0])
+    return (run.mean("reward") - start) / (1 - start)
+
+
+def end_gain(run: Run) -> float:
+    """The same of the last evaluation."""
+    start = float(run.curves["reward"][0])
+    return (run.last("reward") - start) / (1 - start)
+
+
+def gains(cells: Sequence[Cell]) -> Array:
+    """Score of each seed, averaged over the cells: paired by seed with any other set of cells."""
+    return np.stack([cell.values(gain) for cell in cells]).mean(0)
+
+
+def place(centre: float) -> str:
+    """The reward's name for titles."""
+    return {FAR: "peak far (R1, arm 70)", NEAR: "peak near (R2, arm 20)"}.get(centre, f"peak at {centre:g}")
+
+
+def curves(title: str, cells: Sequence[Cell], labels: Sequence[str], *, x: str = "step", y: str = "reward") -> Chart:
+    """Mean over seeds with its 95 % band, one line per cell."""
+    axis = {"step": "gradient steps", "samples": "responses sampled", "queries": "reward queries"}[x]
+    lines = []
+    for cell, label in zip(cells, labels, strict=True):
+        middle, low, high = band(cell.curve(y))
+        lines.append(Line(label, cell.runs[0].curves[x].tolist(), middle, low, high))
+    name = {"reward": "gold reward"}.get(y, y)
+    return Chart(title, axis, name, lines, guides={"ceiling": 1.0} if y == "reward" else {})
+
+
+def summary(title: str, cells: Sequence[Cell], head: Sequence[str], names: Sequence[Sequence[Any]]) -> Table:
+    """One row per cell: what it is, then its numbers; means over seeds but for the score's IQM and interval.
+
+    Args:
+        head, names: of the leading columns, and their values per cell.
+    """
+    numbers = (
+        ("ESS", "ess"),
+        ("staleness, nats", "kl_collection"),
+        ("clipped", "clip_ratio"),
+        ("passes", "passes"),
+        ("samples", "samples"),
+        ("queries", "queries"),
+        ("push up", "push_up"),
+        ("push down", "push_down"),
+        ("KL(π‖ref)", "kl"),
+    )
+    rows = []
+    for cell, name in zip(cells, names, strict=True):
+        edge = " (edge)" if cell.at_edge else ""
+        seen = [f"{_mean(cell, column):.3g}" for _, column in numbers]
+        score = str(interval(cell.values(gain)))
+        rows.append([*name, f"{cell.setting.lr:g}{edge}", score, f"{cell.last().mean():.3f}", *seen])
+    return Table(title, [*head, "lr", "score, IQM [95 %]", "end reward", *(h for h, _ in numbers)], rows)
+
+
+def _mean(cell: Cell, column: str) -> float:
+    """Mean over seeds and over training of what varies, of the end for what counts up."""
+    if column in ("passes", "samples", "queries", "kl"):
+        return float(cell.last(column).mean())
+    known = cell.curve(column)[:, 1:]
+    return float(known[np.isfinite(known)].mean()) if np.isfinite(known).any() else float("nan")
+
+
+def by(cells: Sequence[Cell], keys: Sequence[tuple[Any, ...]]) -> dict[tuple[Any, ...], Cell]:
+    """Cells under the keys they were made from."""
+    return dict(zip(keys, cells, strict=True))
+
+
+def arms(method: str, **changes: Any) -> Setting:
+    """A setting of the arms with the published MLP; what overrides the row goes into `override`."""
+    return Setting(method=method, problem="arms", **changes)
+
+
+def sequences(method: str, **changes: Any) -> Setting:
+    """A setting of the sequences with the stacked GPT."""
+    return Setting(method=method, problem="sequences", **changes)

@@ -1,0 +1,166 @@
+"""§5.2.2: when does the winner's likelihood rise, and when does the freed mass go elsewhere?"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from prefloop.lab.summary import Cell, band
+from prefloop.studies.bench import Bench
+from prefloop.studies.cells import FAR, arms, by, sequences
+from prefloop.studies.study import Chart, Claim, Line, Outcome, Study, Table, judge
+
+PROMPTS = (5, 20, 100, 500)
+WIDTHS = (8, 32, 256)
+SHARED = (0, 4, 8)  # of nine tokens that winner and loser have in common
+FEW, MANY = PROMPTS[0], PROMPTS[-1]
+IPO = {"tau": 0.05}  # the published target margin of 10
+LR = 1e-3
+NATS = "nats"
+CLAIMS = (
+    Claim(
+        "winner-rises-few",
+        "with few prompts IPO raises the winner",
+        f"log π/π_ref of the winner at the end, {FEW} prompts",
+        0.0,
+        NATS,
+    ),
+    Claim(
+        "loser-falls-few",
+        "and lowers the loser",
+        f"−log π/π_ref of the loser at the end, {FEW} prompts",
+        0.0,
+        NATS,
+    ),
+    Claim(
+        "more-prompts-lower-winner",
+        "as the number of prompts grows, with the same network, the winner's implicit reward gets lower",
+        f"log π/π_ref of the winner with {FEW} prompts less the same with {MANY}",
+        0.1,
+        NATS,
+    ),
+    Claim(
+        "winner-falls-many",
+        "with many prompts the winner falls below the reference",
+        f"−log π/π_ref of the winner at the end, {MANY} prompts",
+        0.0,
+        NATS,
+    ),
+    Claim(
+        "margin-grows-many",
+        "the margin grows all the same",
+        f"margin of log π/π_ref at the end, {MANY} prompts",
+        0.1,
+        NATS,
+    ),
+    Claim(
+        "mass-goes-elsewhere",
+        "the freed mass goes to other responses",
+        f"log (1 − π(w) − π(l)) against the reference's, at the end, {MANY} prompts",
+        0.0,
+        NATS,
+    ),
+    Claim(
+        "capacity-helps-winner",
+        "a larger network keeps the winner up",
+        f"log π/π_ref of the winner at hidden width {WIDTHS[-1]} less the same at {WIDTHS[0]}, 100 prompts",
+        0.1,
+        NATS,
+    ),
+    Claim(
+        "distinct-pairs-help-winner",
+        "the winner rises only where the loser is different enough",
+        f"log π/π_ref of the winner with no token in common less the same with {SHARED[-1]} of 9, sequences",
+        0.1,
+        NATS,
+    ),
+)
+Key = tuple[str, int]
+
+
+def run(bench: Bench) -> Outcome:
+    """Offline IPO on pairs of the reference: prompts, width of the net, similarity of the pair."""
+    made: dict[Key, Any] = {}
+    for n in PROMPTS:
+        made["prompts", n] = _pairs(bench, n)
+    for h in WIDTHS[:-1]:
+        made["width", h] = _pairs(bench, 100, hidden=h)
+    for k in SHARED:
+        fields = {"responses": 2, "data": 50, "batch": 100, "minibatch": 100, "lr": LR, **bench.steps("sequences")}
+        made["shared", k] = sequences("ipo", override=IPO, centre=FAR, shared=k, **fields)
+    cells = by(bench.tuned(list(made.values()), (LR,)), list(made))
+    cells["width", WIDTHS[-1]] = cells["prompts", 100]
+    findings = [judge(claim, effect) for claim, effect in zip(CLAIMS, measure(cells), strict=True)]
+    return Outcome(findings, _figures(cells), [_table(cells)], runs=len(made) * len(bench.seeds))
+
+
+def _pairs(bench: Bench, prompts: int, **fields: Any) -> Any:
+    """Full batches of one pair per prompt, on a fixed list of contexts."""
+    size = {"responses": 2, "data": prompts, "contexts": prompts, "batch": 2 * prompts, "minibatch": 2 * prompts}
+    return arms("ipo", override=IPO, centre=FAR, lr=LR, **size, **fields, **bench.steps("arms"))
+
+
+def measure(cells: dict[Key, Cell]) -> list[np.ndarray]:
+    """One effect per claim, paired by seed."""
+    few, many = cells["prompts", FEW], cells["prompts", MANY]
+    small, large = cells["width", WIDTHS[0]], cells["width", WIDTHS[-1]]
+    return [
+        few.last("chosen"),
+        -few.last("rejected"),
+        few.last("chosen") - many.last("chosen"),
+        -many.last("chosen"),
+        many.last("margin"),
+        many.last("rest"),
+        large.last("chosen") - small.last("chosen"),
+        cells["shared", SHARED[0]].last("chosen") - cells["shared", SHARED[-1]].last("chosen"),
+    ]
+
+
+def _figures(cells: dict[Key, Cell]) -> dict[str, list[Chart]]:
+    axes = {"prompts": ("prompts", PROMPTS), "width": ("hidden width, 100 prompts", WIDTHS)}
+    ends = [_ends(cells, kind, *axis) for kind, axis in axes.items()]
+    ends.append(_ends(cells, "shared", "tokens in common, sequences", SHARED))
+    return {"ends": ends, "curves": [_course(cells["prompts", n], f"{n} prompts") for n in PROMPTS]}
+
+
+def _ends(cells: dict[Key, Cell], kind: str, x: str, values: tuple[int, ...]) -> Chart:
+    lines = []
+    for name, column in (("winner", "chosen"), ("loser", "rejected"), ("all others", "rest")):
+        got = np.stack([cells[kind, v].last(column) for v in values])
+        if np.isfinite(got).all():
+            error = 1.96 * got.std(1, ddof=1) / np.sqrt(got.shape[1])
+            lines.append(Line(name, values, got.mean(1), got.mean(1) - error, got.mean(1) + error))
+    return Chart("At the end of training", x, "log π/π_ref", lines, log_x=kind != "shared", guides={"reference": 0.0})
+
+
+def _course(cell: Cell, title: str) -> Chart:
+    lines = []
+    for name, column in (("winner", "chosen"), ("loser", "rejected"), ("all others", "rest")):
+        middle, low, high = (part[1:] for part in band(cell.curve(column)))
+        lines.append(Line(name, cell.runs[0].curves["step"][1:].tolist(), middle, low, high))
+    return Chart(title, "gradient steps", "log π/π_ref", lines, guides={"reference": 0.0})
+
+
+def _table(cells: dict[Key, Cell]) -> Table:
+    rows = []
+    for (kind, value), cell in cells.items():
+        numbers = [cell.last(c) for c in ("chosen", "rejected", "margin", "rest", "reward")]
+        rows.append([kind, value, *(f"{x.mean():.3f} ± {x.std(ddof=1) / np.sqrt(len(x)):.3f}" for x in numbers)])
+    head = ["varied", "value", "winner", "loser", "margin", "all others", "gold reward"]
+    return Table("log π/π_ref at the end, mean ± standard error over seeds", head, rows)
+
+
+STUDY = Study(
+    name="displacement",
+    question="When does the winner's likelihood rise, and when does only the margin grow?",
+    source="Tajwar et al. 2024, §5.2.2, Fig. 16",
+    method=(
+        "Offline IPO (target margin 10, τ = 0.05) on pairs that the reference wrote, gold labels (R1), full"
+        f" batches on a fixed list of contexts, Adam at {LR:g}, equal gradient steps. Varied: the number of prompts, the"
+        " width of the network's two large hidden layers, and, on sequences, how many of the nine tokens winner and"
+        " loser have in common. Effects are in nats of log π/π_ref, without β, on the training pairs."
+    ),
+    claims=CLAIMS,
+    run=run,
+)
