@@ -265,6 +265,11 @@ def test_impossible_arms_are_never_drawn_at_either_end(dtype: torch.dtype) -> No
     assert (drawn[:, 0] == 1).all() and (drawn[:, -1] == 37).all()
 
 
+def test_a_run_without_numbers_still_draws_an_arm() -> None:
+    logp = torch.stack([torch.full((4,), torch.nan), torch.zeros(4)]).log_softmax(-1)
+    assert inverse_cdf(logp, torch.tensor([[0.1, 0.6], [0.1, 0.6]])).tolist() == [[3, 3], [0, 2]]
+
+
 def test_take_gives_independent_copies_of_runs_in_order() -> None:
     policy = scattered([1, 2, 3], **SMALL)
     taken = policy.take(torch.tensor([2, 0, 2]))

@@ -58,7 +58,7 @@ def inverse_cdf(logp: Float[Tensor, "*B V"], u: Float[Tensor, "*B n"]) -> Int[Te
     """The categories at which the cumulated probability passes each u of [0, 1)."""
     cdf = logp.exp().cumsum(-1)
     place = torch.searchsorted(cdf, u * cdf[..., -1:], right=True)
-    return place.clamp(max=logp.shape[-1] - 1)
+    return place.clamp(max=logp.shape[-1] - 1)  # only a NaN stands past the end: it must not stop the other runs
 
 
 class Stacked:
