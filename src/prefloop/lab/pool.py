@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import signal
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -17,8 +19,26 @@ from prefloop.lab.setting import Setting
 from prefloop.lab.stack import run_stack
 from prefloop.lab.table import to_bytes
 
+WORKER = {  # one thread; and keep freed memory, which saves a page fault for every fourth kilobyte of every update
+    "OMP_NUM_THREADS": "1",
+    "MALLOC_TRIM_THRESHOLD_": str(2**33),
+    "MALLOC_MMAP_THRESHOLD_": str(2**30),
+    "MALLOC_TOP_PAD_": str(2**26),
+}
 POLL = 0.5  # seconds between looks at the counter
 _counter: Any = None  # run-steps done by all workers, shared with them
+
+
+@contextmanager
+def environment(variables: Mapping[str, str]) -> Iterator[None]:
+    """Variables for processes that start inside; those that the user has set stay as they are."""
+    added = {k: v for k, v in variables.items() if k not in os.environ}
+    os.environ.update(added)
+    try:
+        yield
+    finally:
+        for name in added:
+            del os.environ[name]
 
 
 @dataclass(frozen=True)
@@ -66,8 +86,9 @@ class LocalPool:
     def run(self, jobs: Sequence[Sequence[Setting]], tick: Callable[[int], None]) -> Iterator[Done]:
         if self._executor is None:
             self._executor = ProcessPoolExecutor(self.workers, self._context, _start, (self._done,))
-        told = self._done.value
-        waiting: set[Future[Done]] = {self._executor.submit(_job, i, job) for i, job in enumerate(jobs)}
+        told, executor = self._done.value, self._executor
+        with environment(WORKER):  # what a worker finds when it starts
+            waiting: set[Future[Done]] = {executor.submit(_job, i, job) for i, job in enumerate(jobs)}
         try:
             while waiting:
                 ready, waiting = wait(waiting, POLL, FIRST_COMPLETED)

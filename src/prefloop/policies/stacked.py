@@ -91,6 +91,7 @@ class Stacked:
     def take(self: Kind, runs: Int[Tensor, " s"]) -> Kind:
         """The same kind of policy with these runs, in this order; a run may come several times."""
         twin = copy.copy(self)
+        vars(twin).pop("anchor", None)  # that of the whole stack
         twin.weights = {k: v.detach()[runs].clone().requires_grad_() for k, v in self.weights.items()}
         return twin
 

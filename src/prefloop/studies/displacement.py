@@ -157,8 +157,8 @@ STUDY = Study(
     source="Tajwar et al. 2024, §5.2.2, Fig. 16",
     method=(
         "Offline IPO (target margin 10, τ = 0.05) on pairs that the reference wrote, gold labels (R1), full"
-        f" batches on a fixed list of contexts, Adam at {LR:g}, equal gradient steps. Varied: the number of prompts, the"
-        " width of the network's two large hidden layers, and, on sequences, how many of the nine tokens winner and"
+        f" batches on a fixed list of contexts, Adam at {LR:g}, equal gradient steps. Varied: the number of prompts,"
+        " the width of the network's two large hidden layers, and, on sequences, how many of the nine tokens winner and"
         " loser have in common. Effects are in nats of log π/π_ref, without β, on the training pairs."
     ),
     claims=CLAIMS,
