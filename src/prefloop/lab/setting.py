@@ -15,7 +15,7 @@ from prefloop.loop import Plan
 from prefloop.methods import Method, method
 from prefloop.problems.bandit import TOKENS
 
-VERSION = 1  # of what a setting means: a new one makes earlier results unknown
+VERSION = 2  # of what a setting means: a new one makes earlier results unknown
 POLICIES = {"arms": ("mlp", "linear", "tabular"), "sequences": ("gpt",), "categorical": ("tabular",)}
 CHOICES = {
     "problem": tuple(POLICIES),
@@ -127,11 +127,17 @@ class Setting:
         for name in ("steps", "evaluate", "evaluation", "data", "hidden", "batch", "minibatch", "responses"):
             if not isinstance(getattr(self, name), int) or getattr(self, name) < 1:
                 raise UserError(f"`{name}` must be a whole number of at least 1, not {getattr(self, name)!r}")
+        for name in ("contexts", "warmup", "seed"):
+            if not isinstance(getattr(self, name), int) or getattr(self, name) < 0:
+                raise UserError(f"`{name}` must be a whole number of at least 0, not {getattr(self, name)!r}")
         for name in ("lr", "width", "skew_width", "temperature", "max_grad_norm"):
-            if not (math.isfinite(getattr(self, name)) and getattr(self, name) > 0):
+            if not (_finite(getattr(self, name)) and getattr(self, name) > 0):
                 raise UserError(f"`{name}` must be a positive number, not {getattr(self, name)!r}")
-        if not 0 <= self.coverage <= 1 or self.contexts < 0 or self.seed < 0:
-            raise UserError("coverage is a share between 0 and 1; contexts and seed are not below 0")
+        for name in ("centre", "skew_centre"):
+            if not _finite(getattr(self, name)):
+                raise UserError(f"`{name}` must be a number, not {getattr(self, name)!r}")
+        if not (_finite(self.coverage) and 0 <= self.coverage <= 1):
+            raise UserError(f"`coverage` is a share between 0 and 1, not {self.coverage!r}")
         if self.family == "tabular" and self.problem == "arms" and not self.contexts:
             raise UserError("a table needs a fixed list of contexts", fix="contexts=10")
         if not 0 <= self.shared < (TOKENS if self.problem == "sequences" else 1):
@@ -145,6 +151,10 @@ class Setting:
     @property
     def plan(self) -> Plan:
         return Plan(self.steps, self.batch, self.minibatch, self.lr, self.warmup, self.max_grad_norm)
+
+
+def _finite(value: Any) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
 
 
 def _kind(name: str, value: Any) -> Any:

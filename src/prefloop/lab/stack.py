@@ -64,8 +64,8 @@ def run_stack(settings: Sequence[Setting], tick: Callable[[int], None] = lambda 
             if record.step % 10 == 0 or record.step == settings[0].steps:
                 tick(record.step - done)
                 done = record.step
-    except Diverged:  # every run stands still: what they were is what they are
-        watch.evaluate(None)
+    except Diverged:
+        watch.stand_still()
         tick(settings[0].steps - done)
     return [Run(s, {k: column[:, i] for k, column in watch.columns().items()}) for i, s in enumerate(settings)]
 
@@ -111,8 +111,8 @@ class Watch:
         step = run_metrics(record, loop.method) if record is not None else {}
         count = {
             "step": loop.step,
-            "samples": loop.samples,
-            "queries": loop.queries,
+            "samples": loop.samples / len(world.gold),  # the loop counts those of all runs
+            "queries": loop.queries / len(world.gold),
             "passes": self.passes(),
             "push_up": self.up / max(1, self.since),
             "push_down": self.down / max(1, self.since),
@@ -123,6 +123,16 @@ class Watch:
         stale = {name: self.stale.get(name, torch.nan) for name in ("kl_collection", "ess", "ratio_max", "ratio_p99")}
         self.rows.append({k: self._each(v) for k, v in {**count, **state, **seen, **stale}.items()})
         self.up, self.down, self.since = torch.zeros_like(self.up), torch.zeros_like(self.down), 0
+
+    def stand_still(self) -> None:
+        """The rest of the curves where every run has diverged: what they were is what they are, at each evaluation."""
+        loop = self.world.loop
+        loop.diverged = torch.ones(len(self.world.gold), dtype=torch.bool)
+        self.evaluate(None)
+        now = self.rows.pop()
+        for step in range(loop.step + 1, self.one.steps + 1):
+            if step % self.one.evaluate == 0 or step == self.one.steps:
+                self.rows.append({**now, "step": self._each(step)})
 
     def rest(self, record: Record) -> Any:
         """Mean log of 1 − π(w) − π(l) against the reference's, what is left for all other arms; nan for sequences."""
@@ -140,8 +150,8 @@ class Watch:
     def passes(self) -> float:
         """How often each distinct response has been through the loss so far, on average."""
         loop = self.world.loop
-        collected = -(-loop.step // self.span) * self.one.batch
-        distinct = loop.samples + min(collected - loop.samples, self.world.offline)
+        collected, fresh = -(-loop.step // self.span) * self.one.batch, loop.samples / len(self.world.gold)
+        distinct = fresh + min(collected - fresh, self.world.offline)
         return loop.step * self.one.minibatch / distinct if distinct else 0.0
 
     def _each(self, value: Any) -> Tensor:

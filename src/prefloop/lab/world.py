@@ -69,7 +69,7 @@ def build(settings: Sequence[Setting]) -> World:
         parts.row, parts.policy, parts.problem, plan, reference=parts.reference, optimizer=optimizer, seed=seeds
     )
     prompts = draw(0, min(one.evaluation, one.contexts or one.evaluation), Stream("evaluation set", seeds, True))
-    size = 0 if data is None or row.on_policy > 0 else one.data * one.responses
+    size = 0 if data is None or row.on_policy == 1 else one.data * one.responses
     return World(loop, prompts, gold, regions(settings), tokens, size)
 
 
@@ -129,8 +129,7 @@ def offline_data(settings: Sequence[Setting], policy: Any, draw: Draw, gold: Ten
     if one.shared:
         data = bandit.sharing(data, one.shared, rng)
     law = Law(*(_per_run(settings, n) for n in ("coverage", "skew_centre", "skew_width")))
-    if bool((law.coverage < 1).any()):
-        data = bandit.skewed(data, law, rng)
+    data = bandit.skewed(data, law, rng)  # draws the same numbers whatever the law, so that stacked equals alone
     scores = bandit.mean_reward(gold, data.responses)
     if one.labels == "noisy":
         scores = bandit.noisy(scores, _per_run(settings, "temperature"), rng)
