@@ -54,6 +54,13 @@ CLAIMS = (
         0.02,
         UNIT,
     ),
+    Claim(
+        "switch-removes-push",
+        "the switch at 0 leaves no coefficient that pushes down",
+        "coefficient mass pushed down per step at negative = 1 less that at 0, smallest of the eight rows, R1",
+        0.0,
+        "Σ max(−c, 0)",
+    ),
     *(
         Claim(
             f"dose-{row}",
@@ -106,7 +113,16 @@ def measure(cells: dict[tuple[str, float], Cell], dosed: dict[tuple[str, float],
     def versus(a: str, b: str) -> np.ndarray:
         return gains([cells[a, FAR]]) - gains([cells[b, FAR]])
 
-    first = [gap(FAR), gap(FAR) - gap(NEAR), versus("dpo", "pref_ft"), versus("best_of_n + negative", "best_of_n")]
+    def pushed(dose: float) -> np.ndarray:
+        return np.stack([dosed[row, dose].curve("push_down")[:, 1:].mean(1) for row in ROWS])
+
+    first = [
+        gap(FAR),
+        gap(FAR) - gap(NEAR),
+        versus("dpo", "pref_ft"),
+        versus("best_of_n + negative", "best_of_n"),
+        (pushed(1.0) - pushed(0.0)).min(0),
+    ]
     return [*first, *(gains([dosed[row, 1.0]]) - gains([dosed[row, 0.0]]) for row in ROWS)]
 
 

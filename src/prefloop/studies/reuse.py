@@ -13,6 +13,7 @@ from prefloop.studies.study import Chart, Claim, Line, Outcome, Study, judge
 
 PASSES = {"arms": (1, 2, 4, 8, 16), "sequences": (1, 4, 8)}
 METHODS = ("ppo_critic_free", "best_of_n")
+UNCLIPPED = "ppo without its clip"  # the same advantage and ratio, unbounded
 MODERATE, MANY = 4, 8
 MOST = PASSES["arms"][-1]
 UNIT = "share of the attainable gain"
@@ -36,6 +37,20 @@ CLAIMS = (
         f"PPO is unaffected up to T = {MANY}, which the paper credits to its ratio clip",
         f"score of PPO at T = {MANY} less that at T = 1, arms, R1, equal gradient steps",
         -0.02,
+        UNIT,
+    ),
+    Claim(
+        "clip-is-active",
+        "reuse brings the clip into play",
+        f"clipped share of tokens of PPO at T = {MANY} less that at T = 1, arms, R1, mean over training",
+        0.01,
+        "share of tokens",
+    ),
+    Claim(
+        "clip-is-why",
+        "and the clip is why PPO bears reuse",
+        f"score of PPO at T = {MOST} less that of the same ratio without a clip, arms, R1",
+        0.02,
         UNIT,
     ),
     Claim(
@@ -71,8 +86,9 @@ Key = tuple[str, str, int, float]
 
 
 def run(bench: Bench) -> Outcome:
-    """Both methods at every T on both rewards and both problems."""
+    """Both methods at every T on both rewards and both problems; PPO without its clip where T is largest."""
     keys: list[Key] = [(p, m, t, c) for p in PASSES for m in METHODS for t in PASSES[p] for c in (FAR, NEAR)]
+    keys.append(("arms", UNCLIPPED, MOST, FAR))
     cells = by(bench.tuned([_setting(bench, *key) for key in keys], RATES), keys)
     findings = [judge(claim, effect) for claim, effect in zip(CLAIMS, measure(cells), strict=True)]
     figures = {f"{p}-steps": _panels(cells, p, "step") for p in PASSES} | {
@@ -86,7 +102,9 @@ def run(bench: Bench) -> Outcome:
 
 def _setting(bench: Bench, problem: str, method: str, passes: int, centre: float) -> Setting:
     make = arms if problem == "arms" else sequences
-    return make(method, override={"reuse": passes}, centre=centre, **bench.steps(problem))
+    unclipped = {"objective": "policy_gradient"} if method == UNCLIPPED else {}
+    row = METHODS[0] if method == UNCLIPPED else method
+    return make(row, override={"reuse": passes, **unclipped}, centre=centre, **bench.steps(problem))
 
 
 def measure(cells: dict[Key, Cell]) -> list[np.ndarray]:
@@ -95,12 +113,17 @@ def measure(cells: dict[Key, Cell]) -> list[np.ndarray]:
     def loss(problem: str, method: str, passes: int, centre: float = FAR) -> np.ndarray:
         return gains([cells[problem, method, 1, centre]]) - gains([cells[problem, method, passes, centre]])
 
+    def clipped(passes: int) -> np.ndarray:
+        return np.nanmean(cells["arms", METHODS[0], passes, FAR].curve("clip_ratio"), axis=1)
+
     saved = np.stack([_at_equal_samples(cells["arms", m, MODERATE, FAR], cells["arms", m, 1, FAR]) for m in METHODS])
     long = cells["sequences", "best_of_n", MANY, FAR]
     return [
         saved.mean(0),
         loss("arms", "best_of_n", MOST),
         -loss("arms", "ppo_critic_free", MANY),
+        clipped(MANY) - clipped(1),
+        gains([cells["arms", METHODS[0], MOST, FAR]]) - gains([cells["arms", UNCLIPPED, MOST, FAR]]),
         loss("arms", "best_of_n", MANY) - loss("arms", "ppo_critic_free", MANY),
         loss("sequences", "best_of_n", MANY) - loss("sequences", "ppo_critic_free", MANY),
         long.values(lambda r: float(r.curves["reward"].max() - r.curves["reward"][-1])),
