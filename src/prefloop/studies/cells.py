@@ -12,7 +12,7 @@ from prefloop.lab.stack import Run
 from prefloop.lab.summary import Cell, band, interval
 from prefloop.studies.study import Array, Chart, Line, Table
 
-RATES = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2)  # learning rates of Adam, tried per cell at equal budgets
+RATES = (1e-3, 3e-3, 1e-2, 3e-2, 1e-1)  # learning rates of Adam, tried per cell at equal budgets
 FAR, NEAR = REWARDS["far"], REWARDS["near"]
 SCORE = (
     "Score: gold reward averaged over training (trapezoids over gradient steps), as a share of what can be gained,"
