@@ -5,12 +5,13 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 
@@ -50,6 +51,7 @@ class Done:
     error: str = ""
 
 
+@runtime_checkable
 class Pool(Protocol):
     """Runs stacks somewhere."""
 
@@ -86,13 +88,13 @@ class LocalPool:
     def run(self, jobs: Sequence[Sequence[Setting]], tick: Callable[[int], None]) -> Iterator[Done]:
         if self._executor is None:
             self._executor = ProcessPoolExecutor(self.workers, self._context, _start, (self._done,))
-        told, executor = self._done.value, self._executor
+        told, executor = self._steps(), self._executor
         with environment(WORKER):  # what a worker finds when it starts
             waiting: set[Future[Done]] = {executor.submit(_job, i, job) for i, job in enumerate(jobs)}
         try:
             while waiting:
                 ready, waiting = wait(waiting, POLL, FIRST_COMPLETED)
-                now = self._done.value
+                now = self._steps()
                 tick(now - told)
                 told = now
                 yield from (future.result() for future in ready)
@@ -105,6 +107,10 @@ class LocalPool:
             for future in waiting:
                 future.cancel()
 
+    def _steps(self) -> int:
+        """Read without the lock, which a worker that was killed may have taken with it."""
+        return int(self._done.get_obj().value)
+
     def close(self) -> None:
         if self._executor is not None:
             processes = list((self._executor._processes or {}).values())
@@ -115,10 +121,19 @@ class LocalPool:
 
 
 def _start(counter: Any) -> None:
-    """In every worker: Ctrl-C is the parent's business."""
+    """In every worker: Ctrl-C is the parent's business, and without a parent there is none."""
     global _counter
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     _counter = counter
+
+
+def _end_with_parent() -> None:
+    """A worker whose parent was killed would go on, and then wait for jobs for ever."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _job(number: int, settings: Sequence[Setting]) -> Done:

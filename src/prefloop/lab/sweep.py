@@ -69,7 +69,7 @@ def jobs_of(settings: Sequence[Setting], size: int | None) -> list[list[Setting]
 
 def cost(setting: Setting) -> float:
     """Relative time of one run, for the order of jobs and for the forecast of what is left."""
-    per_step = setting.minibatch * (9 if setting.problem == "sequences" else 0.1)
+    per_step = setting.minibatch * (9.0 if setting.problem == "sequences" else 0.1)
     return setting.steps * (20 + per_step)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +15,8 @@ import pyarrow.parquet as pq
 from prefloop.errors import DataError
 from prefloop.lab.setting import Setting
 from prefloop.lab.stack import Run
+
+FIELDS = {f.name for f in fields(Setting)}
 
 
 def to_bytes(runs: Sequence[Run]) -> bytes:
@@ -34,7 +36,7 @@ def to_bytes(runs: Sequence[Run]) -> bytes:
 
 
 def read(path: Path) -> list[Run]:
-    """The runs of a file.
+    """The runs of a file, but for those that another version of the package knew by another name.
 
     Raises:
         DataError: no Parquet file of runs.
@@ -52,7 +54,9 @@ def read(path: Path) -> list[Run]:
         ) from error
     starts = [i for i, name in enumerate(names) if i == 0 or names[i - 1] != name]
     ends = [*starts[1:], len(names)]
-    return [
-        Run(Setting(**json.loads(settings[a])), {k: np.asarray(v[a:b]) for k, v in columns.items()})
-        for a, b in zip(starts, ends, strict=True)
-    ]
+    runs = []
+    for a, b in zip(starts, ends, strict=True):
+        told = json.loads(settings[a])
+        if told.keys() <= FIELDS and Setting(**told).run == names[a]:
+            runs.append(Run(Setting(**told), {k: np.asarray(v[a:b]) for k, v in columns.items()}))
+    return runs
