@@ -6,16 +6,18 @@ import multiprocessing
 import resource
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 
 from prefloop.lab.setting import Setting
-from prefloop.lab.stack import run_stack
+from prefloop.lab.stack import Watch, run_stack
+from prefloop.lab.world import build
 
-STEPS = 3  # timed per probe, after as many that are not
+STEPS = 3  # timed per probe, at least
 SIZES = (1, 4, 8, 16, 32)  # stack sizes that `best_size` tries
 
 
@@ -24,29 +26,33 @@ class Probe:
     """Measured on one stack."""
 
     runs: int
-    build: float  # seconds before the first step: fitting the reference, drawing data
+    fit: float  # seconds to fit the reference, once per worker and set of seeds
+    build: float  # seconds that every stack takes before its first step and after its last
     step: float  # seconds per step of the whole stack, its share of evaluations included
     peak: int  # bytes of the worker process at its largest so far
 
 
 def probe(settings: Sequence[Setting]) -> Probe:
-    """Time a stack on one thread."""
+    """Time a stack on one thread: fit, preparation, an evaluation, and a few steps in whole collections."""
     torch.set_num_threads(1)
     row = settings[0].row
     span = row.reuse * settings[0].batch // settings[0].minibatch
-    length = span * -(-STEPS // span)  # whole collections, so that sampling has its true share
-    start = time.perf_counter()
-    run_stack([replace(s, steps=length, evaluate=length) for s in settings])
-    once = time.perf_counter() - start
-    start = time.perf_counter()  # the reference is in memory now
-    run_stack([replace(s, steps=length, evaluate=length) for s in settings])
-    again = time.perf_counter() - start
-    start = time.perf_counter()
-    run_stack([replace(s, steps=2 * length, evaluate=2 * length) for s in settings])
-    step = max(1e-6, time.perf_counter() - start - again) / length
-    evaluation = max(0.0, again - step * length) / 2  # one before, one after
+    steps = span * -(-STEPS // span)  # whole collections, so that sampling has its true share
+    first, _ = timed(lambda: build(settings))
+    again, world = timed(lambda: build(settings))  # the fitted reference is in memory now
+    evaluation, _ = timed(Watch(world, settings[0]).state)
+    short = [replace(s, steps=steps, evaluate=steps) for s in settings]
+    whole, _ = timed(lambda: run_stack(short))
+    step = max(1e-6, whole - again - 2 * evaluation) / steps + evaluation / settings[0].evaluate
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-    return Probe(len(settings), max(0.0, once - again), step + evaluation / settings[0].evaluate, peak)
+    return Probe(len(settings), max(0.0, first - again), again + 2 * evaluation, step, peak)
+
+
+def timed(work: Callable[[], Any]) -> tuple[float, Any]:
+    """Seconds, and what came out."""
+    start = time.perf_counter()
+    out = work()
+    return time.perf_counter() - start, out
 
 
 @dataclass(frozen=True)
@@ -73,12 +79,9 @@ def forecast(jobs: Sequence[Sequence[Setting]], workers: int) -> Forecast:
         worker.submit(abs, 0).result()
         spawn = time.perf_counter() - start
         seen = dict(zip(kinds, worker.map(probe, kinds.values()), strict=True))
-    busy = build = 0.0
-    for job in jobs:
-        p = seen[replace(job[0], steps=1).stack]
-        busy += p.step * len(job) / p.runs * job[0].steps
-        build += p.build / max(1, len(jobs) // len(kinds))  # references are kept between stacks of the same seeds
-    seconds = spawn + (busy + build) / min(workers, len(jobs))
+    used = [seen[replace(job[0], steps=1).stack] for job in jobs]
+    busy = sum(p.build + p.step * len(j) / p.runs * j[0].steps for p, j in zip(used, jobs, strict=True))
+    seconds = spawn + max(p.fit for p in used) + busy / min(workers, len(jobs))
     return Forecast(
         sum(map(len, jobs)), len(jobs), seconds, min(workers, len(jobs)) * max(p.peak for p in seen.values())
     )

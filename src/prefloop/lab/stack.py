@@ -94,25 +94,21 @@ class Watch:
         if due:
             self.evaluate(record)
 
+    def state(self) -> dict[str, Tensor]:
+        """What the policies do on the evaluation set."""
+        world = self.world
+        policies: tuple[Any, Any] = (world.loop.policy, world.loop.reference)
+        rng = world.loop.rng["evaluation"]
+        return state_of(*policies, world.prompts, world.gold, world.regions, tokens=world.tokens, rng=rng)
+
     def evaluate(self, record: Record | None) -> None:
         """A row of numbers, [S] each; before the first step there is no record."""
-        world, loop = self.world, self.world.loop
-        policy: Any = loop.policy
-        reference: Any = loop.reference
-        state = state_of(
-            policy,
-            reference,
-            world.prompts,
-            world.gold,
-            world.regions,
-            tokens=world.tokens,
-            rng=loop.rng["evaluation"],
-        )
+        loop, state = self.world.loop, self.state()
         step = run_metrics(record, loop.method) if record is not None else {}
         count = {
             "step": loop.step,
-            "samples": loop.samples / len(world.gold),  # the loop counts those of all runs
-            "queries": loop.queries / len(world.gold),
+            "samples": loop.samples / len(self.world.gold),  # the loop counts those of all runs
+            "queries": loop.queries / len(self.world.gold),
             "passes": self.passes(),
             "push_up": self.up / max(1, self.since),
             "push_down": self.down / max(1, self.since),
