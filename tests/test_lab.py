@@ -21,7 +21,7 @@ from prefloop import lab
 from prefloop.batch import Batch
 from prefloop.errors import UserError
 from prefloop.lab import stack as stack_module
-from prefloop.lab.setting import STACKED, Setting, seeds, stacks
+from prefloop.lab.setting import Setting, seeds, stacks
 from prefloop.lab.stack import Run, run_stack
 from prefloop.lab.table import read, to_bytes
 from prefloop.lab.world import World, build
@@ -137,11 +137,14 @@ def test_the_name_of_a_run_says_everything_that_is_in_it() -> None:
     assert told.stdout.strip() == NET.run
 
 
+OWN = ("seed", "lr", "max_grad_norm", "centre", "width", "coverage", "skew_centre", "skew_width", "temperature")
+
+
 def test_a_stack_holds_what_differs_per_run_and_nothing_else() -> None:
-    for name in STACKED:
+    for name in OWN:
         assert replace(NET, **{name: getattr(NET, name) + 1}).stack == NET.stack, name
     for f in fields(Setting):
-        if f.name not in (*STACKED, "method", "override"):
+        if f.name not in (*OWN, "method", "override"):
             assert replace(NET, **{f.name: other(getattr(NET, f.name))}).stack != NET.stack, f.name
     assert replace(NET, method="reinforce").stack != NET.stack
 
@@ -187,7 +190,9 @@ def assert_stacked_equals_alone(settings: list[Setting], members: Sequence[int],
             np.testing.assert_allclose(together[run].curves[name], want, rtol=0, atol=atol, err_msg=name)
         for a, b in zip(parameters(world), parameters(own), strict=True):
             assert torch.allclose(a[run], b[0], atol=atol, rtol=0)
-        assert abs(alone.last("reward") - alone.curves["reward"][0]) > 10 * atol
+        start = [p.detach() for p in own.loop.reference.parameters()]
+        moved = [float((a - b).abs().max()) for a, b in zip(parameters(own), start, strict=True)]
+        assert max(moved) > 100 * atol
         assert alone.last("step") == settings[run].steps and alone.last("diverged") == 0
     gap = max(float((p[0] - p[-1]).abs().max()) for p in parameters(world))
     assert gap > 100 * atol
@@ -360,6 +365,13 @@ def test_what_an_offline_run_has_used() -> None:
     one = replace(TABLE, method="dpo", batch=20, minibatch=20, steps=16, evaluate=2)
     want = {step: (0, 0, 1.0 if step <= 4 else step / 4) for step in range(2, 17, 2)}
     assert counted(one) == {0: (0, 0, 0), **want}
+
+
+def test_what_an_offline_run_with_reuse_has_used() -> None:
+    """B=40 in M=20, two passes: 4 steps per collection, and the 80 responses are all there from step 5 on."""
+    one = replace(TABLE, method="dpo", override={"reuse": 2}, batch=40, minibatch=20, steps=12, evaluate=2)
+    want = {2: 40 / 40, 4: 80 / 40, 6: 120 / 80, 8: 160 / 80, 10: 200 / 80, 12: 240 / 80}
+    assert counted(one) == {0: (0, 0, 0), **{step: (0, 0, passes) for step, passes in want.items()}}
 
 
 def test_what_a_mixture_has_used() -> None:

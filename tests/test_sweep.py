@@ -118,6 +118,8 @@ def test_a_bad_setting_is_refused_before_any_job(tmp_path: Path) -> None:
     pool = Here()
     with pytest.raises(UserError, match="did you mean `rloo`"):
         sweep([*FOUR, replace(ONE, method="rlo")], Store(tmp_path), pool, quiet=True)
+    with pytest.raises(UserError, match="`lr` must be a positive number"):
+        sweep([*FOUR, replace(ONE, lr=-1.0)], Store(tmp_path), pool, quiet=True)
     with pytest.raises(UserError, match="stack of 0"):
         sweep(FOUR, Store(tmp_path), pool, stack=0, quiet=True)
     assert pool.ran == [] and files(tmp_path) == {}
