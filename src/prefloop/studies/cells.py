@@ -74,10 +74,15 @@ def summary(title: str, cells: Sequence[Cell], head: Sequence[str], names: Seque
     rows = []
     for cell, name in zip(cells, names, strict=True):
         edge = " (edge)" if cell.at_edge else ""
-        seen = [f"{_mean(cell, column):.3g}" for _, column in numbers]
+        seen = [_text(_mean(cell, column)) for _, column in numbers]
         score = str(interval(cell.values(gain)))
         rows.append([*name, f"{cell.setting.lr:g}{edge}", score, f"{cell.last().mean():.3f}", *seen])
     return Table(title, [*head, "lr", "score, IQM [95 %]", "end reward", *(h for h, _ in numbers)], rows)
+
+
+def _text(x: float) -> str:
+    """Three digits, or whole counts; what was not there to be measured is a dash."""
+    return "–" if np.isnan(x) else f"{x:.0f}" if abs(x) >= 100 else f"{x:.3g}" if abs(x) >= 1e-4 else "0"
 
 
 def _mean(cell: Cell, column: str) -> float:
