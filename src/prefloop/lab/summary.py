@@ -98,7 +98,7 @@ def differences(
     """What tells the settings apart: for each, its values of the fields and overrides that are not the same in all."""
     flat = []
     for setting in settings:
-        fields = {k: v for k, v in asdict(setting).items() if k not in (*ignore, "override")}
-        flat.append(fields | dict(setting.override))
-    names = [k for k in dict.fromkeys(k for f in flat for k in f) if len({repr(f.get(k)) for f in flat}) > 1]
+        told = {k: v for k, v in asdict(setting).items() if k != "override"} | dict(setting.override)
+        flat.append({k: v for k, v in told.items() if k not in ignore})
+    names = [k for k in dict.fromkeys(k for f in flat for k in f) if len({repr(f.get(k, "–")) for f in flat}) > 1]
     return [{k: f.get(k, "–") for k in names} for f in flat]
