@@ -15,7 +15,7 @@ from prefloop.loop import Plan
 from prefloop.methods import Method, method
 from prefloop.problems.bandit import TOKENS
 
-VERSION = 2  # of what a setting means: a new one makes earlier results unknown
+VERSION = 3  # of what a setting means: a new one makes earlier results unknown
 POLICIES = {"arms": ("mlp", "linear", "tabular"), "sequences": ("gpt",), "categorical": ("tabular",)}
 CHOICES = {
     "problem": tuple(POLICIES),

@@ -99,7 +99,7 @@ class Watch:
         world = self.world
         policies: tuple[Any, Any] = (world.loop.policy, world.loop.reference)
         rng = world.loop.rng["evaluation"]
-        return state_of(*policies, world.prompts, world.gold, world.regions, tokens=world.tokens, rng=rng)
+        return state_of(*policies, world.prompts, world.gold, world.regions, tokens=world.tokens, rng=rng, group=1)
 
     def evaluate(self, record: Record | None) -> None:
         """A row of numbers, [S] each; before the first step there is no record."""

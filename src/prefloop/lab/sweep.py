@@ -68,7 +68,7 @@ def jobs_of(settings: Sequence[Setting], size: int | None) -> list[list[Setting]
 
 
 def cost(setting: Setting) -> float:
-    """Relative time of one run, for the order of jobs and for the forecast of what is left."""
+    """Relative time of one run, for the order of jobs."""
     per_step = setting.minibatch * (9.0 if setting.problem == "sequences" else 0.1)
     return setting.steps * (20 + per_step)
 
@@ -96,29 +96,30 @@ def sweep(
     if stack is not None and stack < 1:
         raise UserError(f"a stack of {stack} runs is empty", fix="--stack 1 or more")
     jobs = jobs_of(missing(settings, store), stack)
-    if jobs:
-        failed = _run(jobs, store, pool, label or "runs", quiet)
-        if failed:
-            raise DataError(f"{len(failed)} of {len(jobs)} stacks failed; the others are kept", where=failed[0])
+    failed: list[str] = []
+    for problem in STACKS:  # one after the other, so that the time left is foretold from runs of the same kind
+        own = [job for job in jobs if job[0].problem == problem]
+        failed += _run(own, store, pool, " ".join(filter(None, (label, problem))), quiet) if own else []
+    if failed:
+        raise DataError(f"{len(failed)} of {len(jobs)} stacks failed; the others are kept", where=failed[0])
     return [store[s] for s in settings]
 
 
 def _run(jobs: list[list[Setting]], store: Store, pool: Pool, label: str, quiet: bool) -> list[str]:
     """Run the jobs; the messages of those that failed."""
-    failed, finished, start = [], 0, time.monotonic()
-    total = sum(len(job) * job[0].steps for job in jobs)
+    failed, start = [], time.monotonic()
+    runs, total = sum(map(len, jobs)), sum(len(job) * job[0].steps for job in jobs)
     with Interrupt(quiet=quiet) as interrupt, Progress(total, label, quiet=quiet) as progress:
 
         def tick(steps: int) -> None:
             interrupt.poll()
-            rate = finished / max(1e-9, time.monotonic() - start)
+            done = runs * (progress.done + steps) / total
             if steps:
-                progress.advance(steps, f"{finished} runs done, {rate:.2f} runs/s")
+                progress.advance(steps, f"{done:.0f} of {runs} runs, {done / (time.monotonic() - start):.2f} runs/s")
 
         for done in pool.run(jobs, tick):
             if done.error:
                 failed.append(done.error)
             else:
                 store.add(jobs[done.job], done.table)
-                finished += len(jobs[done.job])
     return failed
