@@ -60,8 +60,8 @@ INSTALL := $(PIP) install --no-build-isolation -c constraints.txt -e# the packag
 	@touch $@
 
 .venv/.bench: .venv/.test
-	@echo "installing what the comparisons need"
-	@$(INSTALL) '.[demo,dev,bench]'
+	@echo "installing what the comparisons and the tests on Ray need"
+	@$(INSTALL) '.[demo,dev,bench,ray]'
 	@touch $@
 
 clean:

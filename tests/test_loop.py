@@ -153,7 +153,8 @@ def test_learning_rates_and_norm_limits_are_a_runs_own() -> None:
     list(stacked)
     for run in range(3):
         plan = Plan(steps=6, batch=16, minibatch=16, lr=float(lr[run]), max_grad_norm=float(limit[run]))
-        alone = make_loop("rloo", plan, policy=tabular(seed=4 + run), problem=Arms(rewards(seed=run + 1), 3, 2), seed=run)
+        problem = Arms(rewards(seed=run + 1), 3, 2)
+        alone = make_loop("rloo", plan, policy=tabular(seed=4 + run), problem=problem, seed=run)
         list(alone)
         for a, b in zip(stacked.policy.parameters(), alone.policy.parameters(), strict=True):
             assert torch.allclose(a[run], b, atol=1e-9, rtol=0)

@@ -13,7 +13,9 @@ F64 = torch.float64
 
 def leaves(seed: int, runs: int = 3, dtype: torch.dtype = F64) -> list[Tensor]:
     g = torch.Generator().manual_seed(seed)
-    return [torch.randn(runs, *shape, generator=g, dtype=F64).to(dtype).requires_grad_() for shape in ((4, 5), (5,), ())]
+    return [
+        torch.randn(runs, *shape, generator=g, dtype=F64).to(dtype).requires_grad_() for shape in ((4, 5), (5,), ())
+    ]
 
 
 def descend(params: list[Tensor], optimizer: torch.optim.Optimizer, steps: int, runs: slice) -> None:

@@ -63,8 +63,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         wanted = _wanted(args, cells, rates, store)
         return _plan(args, jobs_of(missing(wanted, store), size), len(wanted))
     found = _run(args, cells, rates, store, size)
-    write(found, Path(args.out))
-    _say(args, found)
+    rows = records(found)
+    write(found, rows, Path(args.out))
+    _say(args, rows)
     return 0
 
 
@@ -299,7 +300,7 @@ COLUMNS = {  # at the end of training, mean over seeds: heading in the table, or
 }
 
 
-def write(cells: Sequence[Cell], out: Path) -> None:
+def write(cells: Sequence[Cell], rows: Sequence[Mapping[str, Any]], out: Path) -> None:
     """`results.parquet` with every evaluation of every run, `summary.json`, and `reward.svg`."""
     from prefloop.lab.summary import band
     from prefloop.lab.table import to_bytes
@@ -307,7 +308,6 @@ def write(cells: Sequence[Cell], out: Path) -> None:
     from prefloop.studies.study import Chart, Line
 
     (out / "results.parquet").write_bytes(to_bytes([run for cell in cells for run in cell.runs]))
-    rows = records(cells)
     (out / "summary.json").write_text(_json(rows, indent=2) + "\n", encoding="utf-8")
     charts = []
     for first in range(0, len(cells), LINES):
@@ -344,11 +344,11 @@ def _json(told: Any, **how: Any) -> str:
     return json.dumps(plain(told), ensure_ascii=False, allow_nan=False, **how)
 
 
-def _say(args: argparse.Namespace, cells: Sequence[Cell]) -> None:
+def _say(args: argparse.Namespace, rows: Sequence[Mapping[str, Any]]) -> None:
     if args.json:
-        print(_json({"out": args.out, "cells": records(cells)}))
+        print(_json({"out": args.out, "cells": rows}))
     elif not args.quiet:
-        _table(records(cells))
+        _table(rows)
         print(f"files: {Path(args.out) / 'results.parquet'}, summary.json, reward.svg")
 
 

@@ -29,7 +29,8 @@ import logging, sys, ray
 try:
     ray.init(address=sys.argv[1], log_to_driver=False, logging_level=logging.WARNING)
 except Exception as error:
-    sys.exit(f"{type(error).__name__}: {error}")
+    print(error)
+    sys.exit(1)
 """
 
 
@@ -203,13 +204,18 @@ def _probe(address: str) -> None:
         )
     except subprocess.TimeoutExpired as error:
         raise _nothing(address, f"no answer of a cluster within {ANSWER:.0f} s") from error
+    if "InvalidAuthToken" in trial.stderr:  # Ray gives an address that was named no token by itself, nor does this
+        raise UserError(
+            f"the Ray cluster at `{address}` wants its token",
+            fix="RAY_AUTH_MODE=token in the environment, and the cluster's token where Ray looks for it",
+        )
     if trial.returncode:
-        raise _nothing(address, trial.stderr)
+        raise _nothing(address, trial.stdout or trial.stderr)
 
 
 def _nothing(address: str, why: str) -> UserError:
     return UserError(
         f"there is no Ray cluster at `{address}`, or this process cannot use it",
-        where=" ".join(why.split())[-300:],
+        where=" ".join(why.split())[:300],
         fix="start one with `ray start --head` and give its HOST:PORT, or use --ray local",
     )

@@ -1,0 +1,486 @@
+"""`prefloop lab`: the grid of its flags, what a run leaves and says, and what is refused before anything runs."""
+
+from __future__ import annotations
+
+import io
+import json
+import subprocess
+import sys
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Callable, Sequence
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from prefloop.cli import lab, methods
+from prefloop.cli.main import main
+from prefloop.lab import forecast as forecast_module
+from prefloop.lab import sweep as sweep_module
+from prefloop.lab.forecast import Forecast
+from prefloop.lab.pool import LocalPool
+from prefloop.lab.setting import Setting
+from prefloop.lab.stack import Run
+from prefloop.lab.summary import TUNING, Cell
+from prefloop.lab.table import read
+from prefloop.studies import plots
+
+COLUMNS = ("reward", "samples", "queries", "diverged", *lab.COLUMNS)
+
+
+def words(text: str) -> list[str]:
+    return text.split()
+
+
+ASKED = words("--problem arms --policy tabular --contexts 4 --method best_of_n,online_dpo --iterations 6")
+TUNED = words("--lr 1e-2,1e-1 --tuning-seeds 1 --seeds 2 --workers 1")
+
+
+@dataclass
+class Said:
+    code: int
+    out: str
+    err: str
+
+
+def say(*words: str) -> Said:
+    out, err = io.StringIO(), io.StringIO()
+    with redirect_stdout(out), redirect_stderr(err):
+        try:
+            code = main(["lab", *words])
+        except SystemExit as stop:  # the flags themselves were wrong
+            code = int(stop.code or 0)
+    return Said(code, out.getvalue(), err.getvalue())
+
+
+@pytest.fixture
+def idle(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing may run."""
+
+    def never(*args: Any, **kwargs: Any) -> Any:
+        raise AssertionError("something ran")
+
+    monkeypatch.setattr(LocalPool, "run", never)
+    monkeypatch.setattr(forecast_module, "best_size", never)
+
+
+@pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """The charts that would have been drawn, by figure."""
+    figures: dict[str, Any] = {}
+    monkeypatch.setattr(plots, "draw", lambda drawn, out: figures.update(drawn))
+    return figures
+
+
+def made(setting: Setting, reward: float = 0.5, **ends: float) -> Run:
+    """A run by hand: everything rises from 0 to 1 but the reward, which is what is asked for, and what is named."""
+    curves = {name: np.array([0.0, 1.0]) for name in COLUMNS} | {"step": np.array([0.0, setting.steps])}
+    curves |= {"reward": np.array([0.1, reward]), "diverged": np.zeros(2)}
+    return Run(setting, curves | {name: np.array([0.0, end]) for name, end in ends.items()})
+
+
+@pytest.fixture
+def grid(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., list[Setting]]:
+    """The settings that a command line asks for, in their order; nothing runs, and nothing is written."""
+    asked: list[Setting] = []
+
+    def sweep(settings: Sequence[Setting], *args: Any, **kwargs: Any) -> list[Run]:
+        asked.extend(settings)
+        return [made(s) for s in settings]
+
+    def call(*words: str) -> list[Setting]:
+        asked.clear()
+        done = say(*words, "--quiet", "--out", str(tmp_path))
+        assert (done.code, done.out, done.err) == (0, "", "")
+        return list(asked)
+
+    monkeypatch.setattr(sweep_module, "sweep", sweep)
+    monkeypatch.setattr(lab, "write", lambda cells, rows, out: None)
+    return call
+
+
+# ------------------------------------------------------------------------------------------------------------ the grid
+
+
+def test_the_grid_is_the_product_of_its_lists(grid: Callable[..., list[Setting]]) -> None:
+    got = grid(*words("--method rloo,dpo --batch 40,80 --coverage 1,0.3 --negative 0,1 --seeds 2 --iterations 2"))
+    want = {
+        (m, b, c, n, s) for m in ("rloo", "dpo") for b in (40, 80) for c in (1.0, 0.3) for n in (0, 1) for s in (0, 1)
+    }
+    assert len(got) == len(want) == 32
+    assert {(s.method, s.batch, s.coverage, s.override["negative"], s.seed) for s in got} == want
+    assert all(dict(s.override).keys() == {"negative"} and s.minibatch == s.batch for s in got)
+
+
+def test_defaults(grid: Callable[..., list[Setting]]) -> None:
+    got = grid()
+    assert [(s.method, s.seed) for s in got] == [(m, i) for m in ("best_of_n", "online_dpo") for i in range(10)]
+    assert {replace(s, seed=0, method="").run for s in got} == {
+        Setting("", batch=100, minibatch=100, responses=10, steps=100, evaluate=5, lr=1e-3, centre=70.0).run
+    }
+
+
+def test_batches_follow_the_responses_and_minibatches_the_batch(grid: Callable[..., list[Setting]]) -> None:
+    def sizes(*words: str) -> list[tuple[int, int, int]]:
+        return [(s.responses, s.batch, s.minibatch) for s in grid("--method", "rloo", "--seeds", "1", *words)]
+
+    assert sizes("--responses", "4,10") == [(4, 40, 40), (10, 100, 100)]
+    assert sizes("--batch", "20,200") == [(10, 20, 20), (10, 200, 200)]
+    assert sizes("--batch", "200", "--minibatch", "20,100") == [(10, 200, 20), (10, 200, 100)]
+    assert sizes("--batch", "") == [(10, 100, 100)]
+
+
+def test_rewards_have_names_or_numbers(grid: Callable[..., list[Setting]]) -> None:
+    assert [s.centre for s in grid("--method", "rloo", "--seeds", "1", "--reward", "far,near,55")] == [70, 20, 55]
+    assert [s.centre for s in grid("--method", "rloo", "--seeds", "1", "--reward", "70,far, 12.5")] == [70, 12.5]
+
+
+def test_iterations_are_collections_and_steps_are_steps(grid: Callable[..., list[Setting]]) -> None:
+    shape = words("--method rloo --seeds 1 --batch 200 --minibatch 50 --reuse 1,3")
+    assert [s.steps for s in grid(*shape, "--iterations", "7")] == [28, 84]  # 4 steps of a pass, 1 or 3 passes
+    assert [s.steps for s in grid(*shape, "--steps", "7")] == [7, 7]
+    assert [s.steps for s in grid(*shape)] == [400, 1200]
+    assert [s.evaluate for s in grid(*shape)] == [20, 60]
+    assert [s.evaluate for s in grid(*shape, "--steps", "7", "--evaluate", "3")] == [3, 3]
+
+
+def test_hyper_parameters_are_axes_too(grid: Callable[..., list[Setting]]) -> None:
+    shape = words("--method online_dpo --seeds 1")
+    assert [s.override for s in grid(*shape, "--override.beta", "0.1,0.5")] == [{"beta": 0.1}, {"beta": 0.5}]
+    assert [s.override for s in grid(*shape, "--override.beta=1e-3,0.001,2")] == [{"beta": 0.001}, {"beta": 2}]
+    both = [s.override for s in grid(*shape, "--override.beta", "0.1,0.5", "--reuse", "1,2")]
+    assert both == [{"reuse": t, "beta": b} for t in (1, 2) for b in (0.1, 0.5)]
+    other = grid("--method", "ppo_critic_free", "--seeds", "1", "--override.objective", "policy_gradient")
+    assert other[0].override == {"objective": "policy_gradient"}
+    assert grid(*shape, "--override.mismatch_cap", "null")[0].override == {"mismatch_cap": None}
+    assert grid(*shape, "--override.reuse", "2")[0].override == {"reuse": 2}
+
+
+def test_the_problem_goes_into_every_cell(grid: Callable[..., list[Setting]]) -> None:
+    text = "--policy linear --contexts 3 --data 7 --labels noisy --temperature 0.2 --scorer proxy --width 5,20"
+    got = grid(*words(text), "--precision", "float64", "--seeds", "1", "--method", "rloo")
+    assert [s.width for s in got] == [5, 20]
+    for s in got:
+        assert (s.policy, s.contexts, s.data, s.labels, s.temperature) == ("linear", 3, 7, "noisy", 0.2)
+        assert (s.scorer, s.precision, s.problem) == ("proxy", "float64", "arms")
+
+
+def test_rates_are_tried_on_seeds_of_their_own(grid: Callable[..., list[Setting]]) -> None:
+    got = grid(*words("--method rloo --lr 1e-3,1e-2 --seeds 4 --tuning-seeds 2"))
+    assert [(s.lr, s.seed) for s in got[:4]] == [(r, TUNING + i) for r in (1e-3, 1e-2) for i in (0, 1)]
+    assert [s.seed for s in got[4:]] == [0, 1, 2, 3] and len({s.lr for s in got[4:]}) == 1
+    assert len(grid(*words("--method rloo --lr 1e-3 --seeds 4 --tuning-seeds 0"))) == 4
+
+
+# ---------------------------------------------------------------------------------------------------------- a real run
+
+
+@dataclass
+class Result:
+    out: Path
+    words: list[str]
+    said: Said
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory: pytest.TempPathFactory) -> Result:
+    """Eight runs on another process: two rates on one seed each, then two seeds, for two methods."""
+    out = tmp_path_factory.mktemp("lab") / "new"
+    words = [*ASKED, *TUNED, "--out", str(out)]
+    return Result(out, words, say(*words))
+
+
+def test_a_run_leaves_its_table(done: Result) -> None:
+    assert done.said.code == 0
+    runs = read(done.out / "results.parquet")
+    named = [("best_of_n", 0), ("best_of_n", 1), ("online_dpo", 0), ("online_dpo", 1)]
+    assert [(r.setting.method, r.setting.seed) for r in runs] == named
+    for r in runs:
+        assert (r.setting.policy, r.setting.contexts, r.setting.steps) == ("tabular", 4, 6)
+        assert r.curves["step"].tolist() == list(range(7)) and r.last("samples") == 600
+        assert (
+            r.setting.lr == 0.1 and r.last("reward") > r.curves["reward"][0]
+        )  # in six steps the larger rate is better
+    kept = [run for file in (done.out / "runs").glob("*.parquet") for run in read(file)]
+    assert len(kept) == 8 and {r.setting.run for r in runs} < {r.setting.run for r in kept}
+
+
+def test_the_summary_is_that_of_the_runs(done: Result) -> None:
+    text = (done.out / "summary.json").read_text(encoding="utf-8")
+    rows = json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+    runs = read(done.out / "results.parquet")
+    assert [row["method"] for row in rows] == ["best_of_n", "online_dpo"]
+    for row, pair in zip(rows, (runs[:2], runs[2:]), strict=True):
+        ends = sorted(r.last("reward") for r in pair)
+        assert row["reward"] == pytest.approx(sum(ends) / 2)
+        assert [row["low"], row["high"]] == pytest.approx(ends)  # a quarter of the resamples are the same seed twice
+        assert row["over_training"] == pytest.approx(sum(r.mean("reward") for r in pair) / 2)
+        assert row["kl"] == pytest.approx(sum(r.last("kl") for r in pair) / 2)
+        assert (row["seeds"], row["diverged"], row["steps"], row["samples"]) == (2, 0, 6, 600)
+        assert (row["lr"], row["lr_at_edge"], row["differs"]) == (0.1, True, {})
+        assert done.said.out.count(f"{row['reward']:.3f} [{row['low']:.3f}, {row['high']:.3f}]") == 1
+
+
+def test_the_table_names_what_it_shows(done: Result) -> None:
+    lines = done.said.out.splitlines()
+    assert any("method" in line and "reward, IQM [95 %]" in line for line in lines)
+    assert sum("0.1*" in line for line in lines) == 2 and any("lowest or highest learning rate" in x for x in lines)
+    assert lines[-1] == f"files: {done.out / 'results.parquet'}, summary.json, reward.svg"
+    assert "…" not in done.said.out
+
+
+def test_the_figure_is_svg(done: Result) -> None:
+    root = ElementTree.parse(done.out / "reward.svg").getroot()
+    assert root.tag == "{http://www.w3.org/2000/svg}svg" and len(root.findall(".//{*}path")) > 10
+
+
+def test_once_more_computes_nothing_and_says_the_same(done: Result, idle: None) -> None:
+    before = {p.name: p.read_bytes() for p in done.out.iterdir() if p.is_file()}
+    again = say(*done.words)
+    assert (again.code, again.out, again.err) == (0, done.said.out, "")
+    assert {p.name: p.read_bytes() for p in done.out.iterdir() if p.is_file()} == before
+
+
+def test_json_is_one_object(done: Result, idle: None, undrawn: dict[str, Any]) -> None:
+    said = say(*done.words, "--json")
+    told = json.loads(said.out)
+    assert said.out.count("\n") == 1 and said.err == ""
+    rows = json.loads((done.out / "summary.json").read_text(encoding="utf-8"))
+    assert told == {"out": str(done.out), "cells": rows}
+
+
+def test_quiet_says_nothing(done: Result, idle: None, undrawn: dict[str, Any]) -> None:
+    for flag in ("--quiet", "-q"):
+        said = say(*done.words, flag)
+        assert (said.code, said.out, said.err) == (0, "", "")
+
+
+def test_a_plan_knows_what_is_there(done: Result, idle: None) -> None:
+    """Also which rate was chosen: not the first."""
+    assert json.loads(say(*done.words, "--plan", "--json").out) == {
+        "runs": 8, "to_compute": 0, "stacks": 0, "seconds": 0.0, "bytes": 0,
+    }  # fmt: skip
+    assert say(*done.words, "--plan").out.startswith("8 runs, 0 still to be computed")
+
+
+# ------------------------------------------------------------------------------------------------------------ the plan
+
+
+@pytest.fixture
+def planned(monkeypatch: pytest.MonkeyPatch, idle: None) -> list[list[list[Setting]]]:
+    """The jobs that were asked about; they take 75 seconds and three gibibytes, however many there are."""
+    seen = []
+
+    def forecast(jobs: list[list[Setting]], workers: int) -> Forecast:
+        seen.append(jobs)
+        return Forecast(sum(map(len, jobs)), len(jobs), 75.0, 3 * 2**30)
+
+    monkeypatch.setattr(forecast_module, "forecast", forecast)
+    return seen
+
+
+def test_a_plan_says_runs_time_and_memory_and_stops(planned: list[list[list[Setting]]], tmp_path: Path) -> None:
+    said = say(*ASKED, *TUNED, "--plan", "--stack", "3", "--out", str(tmp_path))
+    assert said.code == 0
+    assert said.out == (
+        "8 runs, 8 still to be computed, in 4 stacks on 1 workers\n"
+        "predicted from a few steps of each: 1:15 and 3.0 GiB\n"
+    )
+    assert [len(job) for job in planned[0]] == [3, 3, 1, 1]
+    assert [p.name for p in tmp_path.iterdir()] == ["runs"] and list((tmp_path / "runs").iterdir()) == []
+
+
+def test_a_plan_in_json_is_numbers(planned: list[list[list[Setting]]], tmp_path: Path) -> None:
+    said = say(*ASKED, "--seeds", "5", "--plan", "--json", "--out", str(tmp_path))
+    assert json.loads(said.out) == {
+        "runs": 10, "to_compute": 10, "stacks": 2, "seconds": 75.0, "bytes": 3 * 2**30,
+    }  # fmt: skip
+    assert say(*ASKED, "--plan", "--quiet", "--out", str(tmp_path)).out == ""
+
+
+def test_a_stack_size_can_be_measured(
+    planned: list[list[list[Setting]]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(forecast_module, "best_size", lambda one: (4, {1: 0.002, 4: 0.0005}))
+    said = say(*ASKED, "--plan", "--stack", "auto", "--out", str(tmp_path))
+    assert said.out.startswith("stack size: 1: 2.00 ms per run and step, 4: 0.50 ms per run and step → 4\n")
+    assert [len(job) for job in planned[0]] == [4, 4, 4, 4, 2, 2]
+    assert json.loads(say(*ASKED, "--plan", "--stack", "auto", "--json", "--out", str(tmp_path)).out)["stacks"] == 6
+
+
+# ------------------------------------------------------------------------------------------------------ what is refused
+
+REFUSED = {
+    "unknown method": ("--method best_of_m", "did you mean `best_of_n`?"),
+    "M does not divide B": ("--batch 100 --minibatch 60", "M must divide batch B=100"),
+    "C does not divide M": ("--batch 105", "responses C=10 must divide minibatch M=105"),
+    "a hole in a list": ("--batch 64,", "`--batch 64,` has an empty place"),
+    "a hole in the rates": ("--lr 1e-3,,1e-2", "`--lr 1e-3,,1e-2` has an empty place"),
+    "a hole in an override": ("--override.beta 0.1,", "`--override.beta 0.1,` has an empty place"),
+    "no whole number": ("--batch 64.5", "`64.5` is not a whole number\n  where: --batch"),
+    "no number": ("--on-policy much", "`much` is not a number\n  where: --on-policy"),
+    "no rate": ("--lr fast", "`fast` is not a number\n  where: --lr"),
+    "rate 0": ("--lr 1e-3,0", "`lr` must be a positive number, not 0.0"),
+    "rate nan": ("--lr nan", "`lr` must be a positive number, not nan"),
+    "no reward": ("--reward fra", "`fra` is no reward\n  where: --reward\n  fix:   far, near, or the arm"),
+    "unknown override": ("--method rwr --override.bta 1", "this method has no `bta`\n  fix:   did you mean `beta`?"),
+    "override is no number": ("--method online_dpo --override.beta big", "`beta` must be a number, not 'big'"),
+    "override is no value": ("--override.beta [1", "`[1` is no value\n  where: --override.beta"),
+    "override without value": ("--override.beta", "`--override.beta` has no value"),
+    "override twice": ("--override.beta 1 --override.beta 2", "`--override.beta` is given twice"),
+    "override of a flag": ("--override.reward 3", "`reward` has a flag of its own\n  where: --override.reward"),
+    "override of a flag: the fix": ("--override.on_policy 1 --on-policy 0", "fix:   --on-policy 1"),
+    "override of responses": ("--override.responses 5", "fix:   --responses 5"),
+    "override of an option": ("--override.problem arms", "fix:   --problem arms"),
+    "a switch both ways": ("--reuse 2 --override.reuse 4", "fix:   --reuse 4"),
+    "unknown flag": ("--itertions 5", "there is no flag `--itertions`\n  fix:   did you mean `--iterations`?"),
+    "unknown bare flag": ("--frobnicate", "there is no flag `--frobnicate`\n  fix:   prefloop lab --help"),
+    "a word too many": ("--seeds 2 rloo", "there is no flag `rloo`"),
+    "no worker": ("--workers 0", "`workers` cannot be 0\n  where: --workers\n  fix:   use 1 or more"),
+    "no runs in a stack": ("--stack 0", "a stack of 0 runs is empty\n  where: --stack"),
+    "stack is no number": ("--stack large", "`large` is not a whole number\n  where: --stack"),
+    "no seed": ("--seeds 0", "`seeds` cannot be 0\n  where: --seeds"),
+    "too many seeds": ("--seeds 1001", "would run into those of the tuning"),
+    "no tuning seed": ("--lr 1e-3,1e-2 --tuning-seeds 0", "`tuning-seeds` cannot be 0\n  where: --tuning-seeds"),
+    "negative": ("--negative 1.5", "`negative` is a share between 0 and 1, not 1.5"),
+    "negative nan": ("--negative nan", "`negative` must be finite"),
+    "coverage": ("--coverage 1.5", "`coverage` is a share between 0 and 1, not 1.5"),
+    "reuse": ("--reuse 0", "`reuse` must be above 0, not 0"),
+    "policy of another problem": ("--policy gpt", "the problem `arms` has no policy `gpt`"),
+    "table without contexts": ("--policy tabular", "a table needs a fixed list of contexts"),
+    "no step": ("--steps 0", "`steps` must be a whole number of at least 1, not 0"),
+    "no iteration": ("--iterations 0", "`iterations` cannot be 0\n  where: --iterations"),
+    "no evaluation": ("--evaluate 0", "`evaluate` must be a whole number of at least 1, not 0"),
+    "the second cell": ("--method rloo,dpo --responses 10,0", "`batch` must be a whole number"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_mistakes_are_refused_before_any_run(name: str, idle: None, tmp_path: Path) -> None:
+    text, message = REFUSED[name]
+    out = tmp_path / "lab"
+    said = say(*words(text), "--out", str(out))
+    assert said.code == 2 and said.out == ""
+    assert said.err.startswith("error: ") and message in said.err
+    assert not out.exists()
+
+
+def test_a_method_must_be_named(idle: None, tmp_path: Path) -> None:
+    said = say("--method", "", "--out", str(tmp_path))
+    assert said.code == 2 and "has an empty place" in said.err
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("--steps 5 --iterations 100", "not allowed with argument"),
+        ("--steps 5 --iterations 7", "not allowed with argument"),
+        ("--seeds many", "invalid int value: 'many'"),
+        ("--problem bandit", "invalid choice: 'bandit'"),
+        ("--batch", "expected one argument"),
+    ],
+)
+def test_flags_that_make_no_sense(text: str, message: str, idle: None, tmp_path: Path) -> None:
+    said = say(*words(text), "--out", str(tmp_path))
+    assert said.code == 2 and said.out == "" and message in said.err
+
+
+def test_the_folder_may_not_be_a_file(idle: None, tmp_path: Path) -> None:
+    (tmp_path / "lab").write_text("mine")
+    said = say("--out", str(tmp_path / "lab"))
+    assert said.code == 2 and "the output folder is a file" in said.err and (tmp_path / "lab").read_text() == "mine"
+
+
+# ----------------------------------------------------------------------------------------------------------- the table
+
+
+def cells() -> list[Cell]:
+    """Six cells of long names, of which one has diverged, with numbers of every length."""
+    settings = [
+        Setting(method, override={"negative": n, "kl": k}, batch=b, minibatch=b, centre=c, steps=100_000)
+        for method, n, k in (("best_of_n_negative", 0.0, 0.05), ("ppo_critic_free", 1.0, 0.1))
+        for b, c in ((100, 70.0), (12800, 20.0), (100, 20.0))
+    ]
+    ends = {"kl": 12.3456, "kl_forward": 1.2e-7, "samples": 1_280_000.0, "passes": 12.5, "push_down": 0.0123}
+    return [
+        Cell(s, [made(replace(s, seed=i), 0.25 + i / 4, diverged=float(j == 1), **ends) for i in range(3)], {})
+        for j, s in enumerate(settings)
+    ]
+
+
+@pytest.mark.parametrize("width", [60, 80, 100, 140, 200])
+def test_no_heading_and_no_number_is_cut(
+    width: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(methods, "PIPE", width)
+    lab._table(lab.records(cells()))
+    shown = capsys.readouterr().out
+    assert "…" not in shown and all(len(line) <= width for line in shown.splitlines())
+    assert shown.count("0.500 [0.250, 0.750]") == 6 and shown.count("3 diverged") == 1
+    assert all(title in shown for title in ("lr", "reward, IQM [95 %]", "seeds"))
+    if width >= 80:
+        whole = shown.replace("\n", " ")
+        assert all(name in whole for name in ("best_of_n_negative", "ppo_critic_free", "kl", "negative", "batch"))
+    if width == 200:
+        assert all(number in shown for number in ("12.3", "1.2e-07", "1.28e+06", "12.5", "0.0123", "100000"))
+        assert "more columns" not in shown
+    else:
+        assert "more columns: a wider screen, or summary.json" in shown
+
+
+def test_a_switch_is_not_taken_for_what_is_measured() -> None:
+    """`kl` is a weight that differs, and also the measured KL."""
+    rows = lab.records(cells())
+    assert [row["differs"]["kl"] for row in rows] == [0.05] * 3 + [0.1] * 3
+    assert {row["kl"] for row in rows} == {12.3456}
+    assert [list(row["differs"]) for row in rows] == [["centre", "batch", "negative", "kl"]] * 6
+    assert lab.label(rows[0]) == "best_of_n_negative centre=70 batch=100 negative=0 kl=0.05"
+    assert len({lab.label(row) for row in rows}) == 6
+
+
+def test_what_is_no_number_is_null_in_json(tmp_path: Path, undrawn: dict[str, Any]) -> None:
+    broken = replace(Setting("rloo"), steps=5)
+    lost = [Cell(broken, [made(broken, float("nan"), kl=float("inf"), ess=float("-inf"))], {})]
+    lab.write(lost, lab.records(lost), tmp_path)
+    (row,) = json.loads((tmp_path / "summary.json").read_text(), parse_constant=lambda name: pytest.fail(name))
+    assert [row[k] for k in ("reward", "low", "high", "over_training", "kl", "ess")] == [None] * 6
+    assert row["passes"] == 1.0 and row["seeds"] == 1
+
+
+def test_many_cells_are_drawn_in_panels_of_few_lines(undrawn: dict[str, Any], tmp_path: Path) -> None:
+    settings = [Setting("rloo" if i % 2 else "dpo", centre=float(i)) for i in range(11)]
+    found = [Cell(s, [made(s, samples=float(s.method == "rloo"))], {}) for s in settings]
+    lab.write(found, lab.records(found), tmp_path)
+    assert [(len(chart.lines), chart.x) for chart in undrawn["reward"]] == [
+        (8, "gradient steps"),
+        (4, "responses sampled"),  # offline cells draw none
+        (8, "reward queries"),
+        (3, "gradient steps"),
+        (1, "responses sampled"),
+        (3, "reward queries"),
+    ]
+    names = [line.label for chart in undrawn["reward"] if chart.x == "gradient steps" for line in chart.lines]
+    assert names == [f"{s.method} centre={s.centre:g}" for s in settings]
+
+
+# ------------------------------------------------------------------------------------------------------------ the help
+
+
+def test_help_is_quick_and_imports_no_torch() -> None:
+    code = "import sys; from prefloop.cli.main import main\ntry: main(['lab', '--help'])\nfinally: print(*sys.modules)"
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60).stdout
+    page, _, modules = shown.rstrip().rpartition("\n")
+    assert not {"torch", "transformers", "numpy", "scipy", "matplotlib", "rich"} & set(modules.split())
+    assert all(f"--{name.replace('_', '-')} LIST" in page for name in lab.LISTS)
+    assert all(flag in page for flag in ("--plan", "--override.NAME", "--stack", "--workers", "--json", "--quiet"))
+
+
+def test_a_mistake_in_a_count_needs_no_torch() -> None:
+    code = (
+        "import sys; from prefloop.cli.main import main; print(main(['lab', '--seeds', '0']), 'torch' in sys.modules)"
+    )
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    assert shown.stdout == "2 False\n"
