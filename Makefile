@@ -11,7 +11,7 @@ SETTINGS := Makefile pyproject.toml constraints.txt
 
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: demo test test-all lint types clean help
+.PHONY: demo test test-all lint types findings clean help
 
 help:
 	@sed -n 's/^# \{0,1\}//p;/^$$/q' Makefile
@@ -33,6 +33,11 @@ types: .venv/.test
 test-all: lint types .venv/.bench
 	$(BIN)/python -m pytest -q -m "slow or not slow"
 	$(BIN)/python tools/mutate.py
+
+# the paper's questions anew: half an hour and more on two cores; docs/studies and docs/findings.md
+findings: .venv/.test
+	$(BIN)/prefloop study run all --size small --out docs/studies
+	$(BIN)/python tools/findings.py
 
 # ---- the environment: one .venv, a stamp for each set of extras; a newer pyproject or constraints installs again -----
 
