@@ -178,9 +178,8 @@ def main() -> None:
     print(f"{'case':28} {'s/1000':>8} {'share':>6} {'× bare':>7}  published, target")
     for row in table[1:]:
         ratio = f"{row['over_bare']:.2f}" if row.get("over_bare") else "–"
-        print(
-            f"{row['case']:28} {row['seconds']:8.2f} {row['share']:6.0%} {ratio:>7}  {row['published']}, {row['target']}"
-        )
+        beside = f"{row['published']}, {row['target']}"
+        print(f"{row['case']:28} {row['seconds']:8.2f} {row['share']:6.0%} {ratio:>7}  {beside}")
     print(f"matmul {table[0]['flops'] / 1e9:.0f} GFLOP/s on both workers; other processes took {foreign:.2f} cores")
     for name, times in curve.items():
         worst = max(times[s] for s in SIZES if s > RUNS)
