@@ -162,7 +162,9 @@ def configs() -> st.SearchStrategy[Config]:
         "columns": st.dictionaries(st.from_regex(r"[a-z]{1,6}", fullmatch=True), st.text(min_size=1)),
         "autocast": st.sampled_from(["auto", True, False]),
         "override": st.dictionaries(st.from_regex(r"[a-z]{1,6}", fullmatch=True), number | st.text() | st.booleans()),
-        "options": st.dictionaries(st.text(min_size=1), number | st.integers() | st.none()),
+        **dict.fromkeys(
+            ("options", "gold_options"), st.dictionaries(st.text(min_size=1), number | st.integers() | st.none())
+        ),
     }
     plain = {int: st.integers(1, 2**60), float: number, str: st.text(min_size=1), bool: st.booleans()}
 

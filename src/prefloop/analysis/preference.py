@@ -13,7 +13,8 @@ from prefloop.analysis.statistics import Clusters, Interval, bootstrap
 from prefloop.batch import Batch
 from prefloop.data.records import Group
 from prefloop.errors import DataError, UserError
-from prefloop.rewards.bradley_terry import BradleyTerry
+from prefloop.rewards.encoding import Comparison
+from prefloop.rewards.ensemble import RewardModel
 
 # field -> its name in metrics.jsonl; those that TRL has carry TRL's
 NAMES = {
@@ -112,7 +113,7 @@ class RewardAccuracy:
         return numbers
 
 
-def reward_accuracy(model: BradleyTerry, groups: Sequence[Group], *, seed: int = 0, n: int = 2000) -> RewardAccuracy:
+def reward_accuracy(model: RewardModel, groups: Sequence[Group], *, seed: int = 0, n: int = 2000) -> RewardAccuracy:
     """Accuracy of a reward model on held-out preferences, with intervals clustered by question.
 
     Args:
@@ -123,7 +124,11 @@ def reward_accuracy(model: BradleyTerry, groups: Sequence[Group], *, seed: int =
     Raises:
         DataError: no preference in the groups.
     """
-    seen = model.compare(groups)
+    return accuracy_of(model.compare(groups), seed=seed, n=n)
+
+
+def accuracy_of(seen: Comparison, *, seed: int = 0, n: int = 2000) -> RewardAccuracy:
+    """The same from margins that are known."""
     columns = {
         "accuracy": _wins(torch.stack([seen.margin, torch.zeros_like(seen.margin)], -1)),
         "longer": _wins(torch.stack([seen.longer, torch.zeros_like(seen.longer)], -1)),

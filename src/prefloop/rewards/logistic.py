@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
-import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from prefloop.errors import DataError
+from prefloop.rewards.pair_loss import PairLoss, pair_loss
 
 PENALTIES = (100.0, 30.0, 10.0, 3.0, 1.0, 0.3, 0.1, 0.03, 0.01, 0.003, 0.001)  # tried in this order
 PATIENCE = 2  # weaker penalties in a row that predict left-out pairs worse than the best: then the search ends
@@ -22,19 +22,51 @@ class LinearFit:
 
     weight: Float[Tensor, " D"]
     penalty: float
-    validation_nll: float  # of pairs in left-out folds, at the chosen penalty; log 2 is chance
+    validation_nll: float  # of pairs in left-out folds, at the chosen penalty; log 2 is chance where no lead is asked
 
 
-def pair_nll(margin: Float[Tensor, " N"], *, label_smoothing: float = 0.0) -> Float[Tensor, " N"]:
-    """−(1−ε) log σ(m) − ε log σ(−m) of margins m = s_winner − s_loser (Bradley & Terry 1952; ε: Mitchell 2023)."""
-    return (1 - label_smoothing) * F.softplus(-margin) + label_smoothing * F.softplus(margin)
+@dataclass(frozen=True)
+class PairFeatures:
+    """Features of pairs and how each pair is judged, see `pair_loss`."""
+
+    difference: Float[Tensor, "N D"]  # winner less loser
+    total: Float[Tensor, "N D"]  # winner plus loser, less the mean over pairs, which the bias takes up
+    flip: Float[Tensor, " N"]
+    lead: Float[Tensor, " N"]
+
+    def __getitem__(self, rows: Bool[Tensor, " N"]) -> PairFeatures:
+        return PairFeatures(self.difference[rows], self.total[rows], self.flip[rows], self.lead[rows])
+
+    def scaled(self, scale: Float[Tensor, " D"]) -> PairFeatures:
+        return replace(self, difference=self.difference * scale, total=self.total * scale)
+
+    def nll(self, weight: Float[Tensor, " D"]) -> Float[Tensor, ""]:
+        """Mean over pairs, without centring."""
+        return pair_loss(self.difference @ weight, flip=self.flip, lead=self.lead).mean()
+
+
+def pair_features(
+    winner: Float[Tensor, "N D"], loser: Float[Tensor, "N D"], gap: Float[Tensor, " N"], loss: PairLoss
+) -> PairFeatures:
+    """Pairs in float64; `gap` is the rating of the winner less that of the loser, 0 for a tie."""
+    total, (flip, lead) = (winner + loser).double(), loss.judged(gap.double())
+    return PairFeatures((winner - loser).double(), total - total.mean(0), flip, lead)
 
 
 def fit_linear(
-    difference: Float[Tensor, "N D"],
+    difference: Float[Tensor, "N D"], keys: Sequence[Hashable], *, seed: int, penalties: Sequence[float] = PENALTIES
+) -> LinearFit:
+    """As `fit_pairs`, for strict preferences and the plain loss; `difference` is winner less loser."""
+    none = difference.new_zeros(len(difference), dtype=torch.float64)
+    pairs = PairFeatures(difference.double(), torch.zeros_like(difference, dtype=torch.float64), none, none)
+    return fit_pairs(pairs, keys, seed=seed, penalties=penalties)
+
+
+def fit_pairs(
+    pairs: PairFeatures,
     keys: Sequence[Hashable],
     *,
-    label_smoothing: float = 0.0,
+    centring: float = 0.0,
     folds: int = 5,
     seed: int = 0,
     penalties: Sequence[float] = PENALTIES,
@@ -44,8 +76,9 @@ def fit_linear(
     Features are scaled by the root mean square of their differences, so that neither shift nor order of a pair matters.
 
     Args:
-        difference: features of the winner less those of the loser.
+        pairs: features of the winner against those of the loser.
         keys: the question of each pair; a question lies in one fold only.
+        centring: coefficient of the squared sum of a pair's scores.
         folds: at most this many; fewer where there are fewer questions.
         seed: of the assignment to folds.
         penalties: tried from strong to weak.
@@ -53,34 +86,34 @@ def fit_linear(
     Raises:
         DataError: pairs of fewer than two questions.
     """
-    spread = difference.double().square().mean(0).sqrt()
+    spread = pairs.difference.square().mean(0).sqrt()
     scale = torch.where(spread > 0, 1 / spread, 0.0)
-    x = difference.double() * scale
-    losses = _validation(x, _folds(keys, folds, seed), penalties, label_smoothing)
+    x = pairs.scaled(scale)
+    losses = _validation(x, _folds(keys, folds, seed), penalties, centring)
     best = min(range(len(losses)), key=losses.__getitem__)
-    weight = minimise(x, x.new_zeros(x.shape[1]), penalty=penalties[best], label_smoothing=label_smoothing)
+    weight = minimise(x, torch.zeros_like(scale), penalty=penalties[best], centring=centring)
     return LinearFit(weight * scale, penalties[best], losses[best])
 
 
-def _validation(
-    x: Float[Tensor, "N D"], fold: Int[Tensor, " N"], penalties: Sequence[float], label_smoothing: float
-) -> list[float]:
+def _validation(x: PairFeatures, fold: Int[Tensor, " N"], penalties: Sequence[float], centring: float) -> list[float]:
     """Mean loss of left-out pairs at each penalty, until PATIENCE in a row are no better than the best."""
-    start, losses = x.new_zeros(int(fold.max()) + 1, x.shape[1]), []
+    folds = [fold == k for k in range(int(fold.max()) + 1)]
+    start, losses = x.difference.new_zeros(len(folds), x.difference.shape[1]), []
     for penalty in penalties:
-        for k in range(len(start)):  # from the solution of the stronger penalty
-            start[k] = minimise(x[fold != k], start[k], penalty=penalty, label_smoothing=label_smoothing)
-        margin = (x * start[fold]).sum(-1)
-        losses.append(float(pair_nll(margin, label_smoothing=label_smoothing).mean()))
+        total = 0.0
+        for k, left in enumerate(folds):  # from the solution of the stronger penalty
+            start[k] = minimise(x[~left], start[k], penalty=penalty, centring=centring)
+            total += float(x[left].nll(start[k])) * int(left.sum())
+        losses.append(total / len(fold))
         if len(losses) > PATIENCE and min(losses[-PATIENCE:]) > min(losses):
             break
     return losses
 
 
 def minimise(
-    x: Float[Tensor, "N D"], start: Float[Tensor, " D"], *, penalty: float, label_smoothing: float = 0.0
+    x: PairFeatures, start: Float[Tensor, " D"], *, penalty: float, centring: float = 0.0
 ) -> Float[Tensor, " D"]:
-    """argmin_w mean_i nll(w · x_i) + penalty/2 · ‖w‖²: strictly convex, by full-batch L-BFGS."""
+    """argmin_w mean_i pair_loss(w · x_i) + penalty/2 · ‖w‖²: strictly convex, by full-batch L-BFGS."""
     w = start.clone().requires_grad_(True)
     optimizer = torch.optim.LBFGS(
         [w], max_iter=300, tolerance_grad=1e-7, tolerance_change=0, history_size=20, line_search_fn="strong_wolfe"
@@ -88,7 +121,9 @@ def minimise(
 
     def closure() -> Tensor:
         optimizer.zero_grad()
-        loss = pair_nll(x @ w, label_smoothing=label_smoothing).mean() + penalty / 2 * w.square().sum()
+        total = x.total @ w if centring else 0.0  # half of the work, for nothing where there is no centring
+        each = pair_loss(x.difference @ w, total, flip=x.flip, lead=x.lead, centring=centring)
+        loss = each.mean() + penalty / 2 * w.square().sum()
         loss.backward()
         return loss
 

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from jaxtyping import Int
@@ -18,7 +16,7 @@ from prefloop.batch import Batch, Stream, streams
 from prefloop.data.formats import load
 from prefloop.data.instructions import builtin, instructions
 from prefloop.data.records import Group, Message, first_responses, split
-from prefloop.errors import DataError, UserError, nearest
+from prefloop.errors import DataError, UserError
 from prefloop.loop import Plan
 from prefloop.methods import Method, method
 from prefloop.policies import pretrained
@@ -26,8 +24,9 @@ from prefloop.policies.causal_lm import CausalLM, resolve_autocast
 from prefloop.policies.sampler import Sampling
 from prefloop.problems.text import TextProblem
 from prefloop.protocols import no_op
-from prefloop.rewards import bradley_terry, gold
+from prefloop.rewards import gold
 from prefloop.runs.config import Config
+from prefloop.runs.learned import learned, spread
 from prefloop.runs.manifest import sha256
 
 Scorer = Callable[[Batch], Tensor]
@@ -46,6 +45,7 @@ class Parts:
     problem: TextProblem
     scorer: Scorer | None  # None: the labels that came with the data
     scorer_note: str  # what is known of a learned scorer, printed beside every result that uses it
+    gold: Scorer | None  # a second reward that evaluations measure
     held_out: list[Group]
     hashes: dict[str, str]
 
@@ -109,20 +109,10 @@ def build(config: Config, *, poll: Callable[[], None] = no_op, say: Callable[[st
     lost = problem.truncation([group for group in train if group.responses])
     if lost.cut or lost.empty or lost.identical:
         say(f"training responses: {lost}")
-    parts = Parts(config, row, plan, policy, reference, problem, scorer, note, held_out, hashes)
+    parts = Parts(config, row, plan, policy, reference, problem, scorer, note, _gold(config, problem), held_out, hashes)
     if note:
         say(note)
     return parts
-
-
-def spread(groups: list[Group]) -> list[Group]:
-    """The first group of every question, then the second of every question, …: a prefix covers many questions."""
-    seen: Counter[str] = Counter()
-    turn = []
-    for group in groups:
-        turn.append(seen[group.key])
-        seen[group.key] += 1
-    return [groups[i] for i in sorted(range(len(groups)), key=lambda i: turn[i])]
 
 
 def offline_groups(parts: Parts) -> int:
@@ -218,7 +208,7 @@ def _scorer(
     if name != "bradley_terry":
         return gold.build(name, options, decode=problem.decode, decode_prompts=problem.decode_prompts), ""
     seen = partial(with_system, config.data.system)  # fitted and judged on the prompts that it will score
-    model = _bradley_terry(options, policy, seen(train), config.seed, poll)
+    model = learned(options, policy, seen(train), config.seed, poll)
     if model.tokenizer.get_vocab() != policy.tokenizer.get_vocab():
         raise UserError("the reward model has another vocabulary than the policy", where="reward.options.path")
     pairs = [g for g in spread(held_out) if len(g.responses) > 1 and g.scores][: config.evaluation.pairs]
@@ -228,38 +218,27 @@ def _scorer(
     return model.score_batch, note
 
 
+def _gold(config: Config, problem: TextProblem) -> Scorer | None:
+    """What evaluations measure beside the reward."""
+    options = config.reward.gold_options
+    if config.reward.gold is None:
+        if options:
+            what = "there are options of a gold reward, but no gold reward"
+            raise UserError(what, where="reward.gold_options", fix="name it: reward.gold")
+        return None
+    if config.reward.name == "labels":
+        fix = "name a reward that scores fresh responses, or leave reward.gold out"
+        raise UserError("labels leave no responses to measure gold on", where="reward.gold", fix=fix)
+    try:
+        return gold.build(config.reward.gold, options, decode=problem.decode, decode_prompts=problem.decode_prompts)
+    except UserError as error:
+        where = error.where.replace("reward.options", "reward.gold_options").replace("reward.name", "reward.gold")
+        raise type(error)(error.what, where=where, fix=error.fix) from None
+
+
 def with_system(system: str | None, groups: Sequence[Group]) -> list[Group]:
     """The groups with the system message that the policy's prompts have."""
     if system is None:
         return list(groups)
     said = Message("system", system)
     return [g if g.prompt[0].role == "system" else replace(g, prompt=(said, *g.prompt)) for g in groups]
-
-
-def _bradley_terry(
-    options: dict[str, Any], policy: CausalLM, train: list[Group], seed: int, poll: Poll
-) -> bradley_terry.BradleyTerry:
-    """A saved reward model (`path`), or one fitted to the first `pairs` training pairs, in question order."""
-    known = {"path", "pairs", "freeze_backbone", "steps", "lr"}
-    for key in options.keys() - known:
-        raise UserError(f"`bradley_terry` has no option `{key}`", where="reward.options", fix=nearest(key, known))
-    frozen = options.get("freeze_backbone", True)
-    if frozen is True and options.keys() & {"steps", "lr"}:
-        raise UserError("a frozen backbone takes no steps", where="reward.options", fix="freeze_backbone: false")
-    count = options.get("pairs", 300)
-    if not isinstance(frozen, bool) or isinstance(count, bool) or not isinstance(count, int) or count < 2:
-        raise UserError("`pairs` is a whole number above 1, `freeze_backbone` true or false", where="reward.options")
-    if "path" in options:
-        return bradley_terry.load(options["path"], autocast=policy.autocast)
-    pairs = spread([g for g in train if len(g.responses) > 1 and g.scores])[:count]
-    settings = {k: v for k, v in options.items() if k in ("steps", "lr")}
-    return bradley_terry.fit(
-        policy.model,
-        policy.tokenizer,
-        pairs,
-        freeze_backbone=frozen,
-        seed=seed,
-        autocast=policy.autocast,
-        poll=poll,
-        **settings,
-    )

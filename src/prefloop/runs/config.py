@@ -67,10 +67,15 @@ class RewardConfig:
     name: str = "length_min"
     """length_min, length_mode, sentiment, labels, bradley_terry, or any `module:function`."""
     options: dict[str, Any] = field(default_factory=dict)
-    """Keyword arguments of that reward."""
+    """Keyword arguments of that reward; for `bradley_terry` see docs/reward-models.md."""
+    gold: str | None = None
+    """A second reward that only evaluations measure: what a learned one stands for."""
+    gold_options: dict[str, Any] = field(default_factory=dict)
+    """Keyword arguments of that second reward."""
 
     def __post_init__(self) -> None:
         _require(self.name != "", "reward.name", self.name, "name a reward")
+        _require(self.gold != "", "reward.gold", self.gold, "name a reward, or null")
 
 
 @dataclass(frozen=True)

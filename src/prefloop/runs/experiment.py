@@ -271,6 +271,8 @@ def evaluate(
         fresh = parts.problem.score(drawn)
         assert fresh.scores is not None
         out |= _mean("reward", fresh.scores) | _mean("length", fresh.lengths.float())
+        if parts.gold is not None:
+            out |= _mean("gold", parts.gold(fresh))
         out["eval/cut"] = float(policy.is_cut(fresh).float().mean())
         out |= _divergence(parts, policy, fresh, answers, poll)
     if pairs is not None:
@@ -350,6 +352,7 @@ def _manifest(parts: Parts) -> dict[str, Any]:
         "needs": list(row.needs),
         "paper": row.paper,
         "reward": {"name": config.reward.name, **config.reward.options},
+        **({"gold": {"name": config.reward.gold, **config.reward.gold_options}} if config.reward.gold else {}),
         "kl_estimates": "reverse: mean log π/π_ref on samples of π; forward: mean log π_ref/π on samples of π_ref"
         + ("" if parts.policy.exact_sampler else "; biased: the sampler was tempered or truncated"),
     }

@@ -1,0 +1,96 @@
+"""The learned reward of a configuration: a saved reward model, several of them, or one fitted to the training pairs."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import fields
+from typing import Any, get_args
+
+from prefloop.data.records import Group
+from prefloop.errors import UserError, nearest
+from prefloop.policies.causal_lm import CausalLM
+from prefloop.rewards import bradley_terry, saved
+from prefloop.rewards.ensemble import Combine, Ensemble, RewardModel
+from prefloop.rewards.pair_loss import PairLoss
+
+SAVED = ("path", "combine")  # options of what is loaded
+LOSS = tuple(f.name for f in fields(PairLoss))
+FITTED = ("pairs", "freeze_backbone", "pooling", "steps", "lr", *LOSS)  # options of what is fitted
+WHERE = "reward.options"
+KINDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    "combine": ("mean or min", lambda x: x in get_args(Combine)),
+    "pairs": ("a whole number above 1", lambda x: isinstance(x, int) and x > 1),
+    "freeze_backbone": ("true or false", lambda x: isinstance(x, bool)),
+    "pooling": ("last, mean or both", lambda x: x in get_args(bradley_terry.Pooling)),
+    "steps": ("a whole number above 0", lambda x: isinstance(x, int) and x > 0),
+    "lr": ("a number above 0", lambda x: isinstance(x, int | float) and x > 0),
+    **dict.fromkeys(LOSS, ("a number", lambda x: isinstance(x, int | float) and not isinstance(x, bool))),
+    "ties": ("drop or half", lambda x: x in ("drop", "half")),
+}
+
+
+def learned(
+    options: Mapping[str, Any], policy: CausalLM, train: list[Group], seed: int, poll: Callable[[], None]
+) -> RewardModel:
+    """Reward models from `path` (one folder, or a list and how to combine them), or one fitted to training pairs.
+
+    It is fitted to the first `pairs` training pairs, in question order.
+
+    Raises:
+        UserError: an unknown option, one of the wrong kind, or two that exclude each other.
+        DataError: a saved model that cannot be used, or no preferences to fit one to.
+    """
+    _check(options)
+    if "path" in options:
+        paths = _paths(options)
+        members = tuple(saved.load(path, autocast=policy.autocast) for path in paths)
+        return Ensemble(members, options.get("combine", "mean")) if len(members) > 1 else members[0]
+    pairs = spread([g for g in train if len(g.responses) > 1 and g.scores])[: options.get("pairs", 300)]
+    return bradley_terry.fit(
+        policy.model,
+        policy.tokenizer,
+        pairs,
+        freeze_backbone=options.get("freeze_backbone", True),
+        loss=PairLoss(**{k: v for k, v in options.items() if k in LOSS}),
+        seed=seed,
+        autocast=policy.autocast,
+        poll=poll,
+        **{k: v for k, v in options.items() if k in ("steps", "lr", "pooling")},
+    )
+
+
+def _check(options: Mapping[str, Any]) -> None:
+    for key in options:
+        if key not in (*SAVED, *FITTED):
+            fix = nearest(key, (*SAVED, *FITTED))
+            raise UserError(f"`bradley_terry` has no option `{key}`", where=WHERE, fix=fix)
+    for key, (kind, holds) in KINDS.items():
+        if key in options and not holds(options[key]):
+            raise UserError(f"`{key}` must be {kind}, not {options[key]!r}", where=f"{WHERE}.{key}")
+    idle = sorted(options.keys() & set(FITTED)) if "path" in options else sorted(options.keys() & {"combine"})
+    if idle:
+        of = "a fitted model, and `path` loads one" if "path" in options else "saved models, and there is no `path`"
+        raise UserError(f"`{idle[0]}` is for {of}", where=f"{WHERE}.{idle[0]}", fix="leave one of them out")
+    if options.get("freeze_backbone", True) and options.keys() & {"steps", "lr"}:
+        raise UserError("a frozen backbone takes no steps", where=WHERE, fix="freeze_backbone: false")
+
+
+def _paths(options: Mapping[str, Any]) -> list[str]:
+    given = options["path"]
+    paths = [given] if isinstance(given, str) else given
+    if not isinstance(paths, list) or not paths or not all(isinstance(path, str) and path for path in paths):
+        raise UserError(f"`path` must be a folder or a list of folders, not {given!r}", where=f"{WHERE}.path")
+    if len(paths) == 1 and "combine" in options:
+        raise UserError("there is one reward model only, so nothing to combine", where=f"{WHERE}.combine")
+    return paths
+
+
+def spread(groups: list[Group]) -> list[Group]:
+    """The first group of every question, then the second of every question, …: a prefix covers many questions."""
+    seen: Counter[str] = Counter()
+    turn = []
+    for group in groups:
+        turn.append(seen[group.key])
+        seen[group.key] += 1
+    return [groups[i] for i in sorted(range(len(groups)), key=lambda i: turn[i])]
