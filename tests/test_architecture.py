@@ -13,7 +13,7 @@ import pytest
 import prefloop
 
 ROOT = Path(prefloop.__file__).parent
-CORE = ("batch", "protocols", "objectives", "weights", "pairs", "kl", "optim", "methods", "loop")
+CORE = ("batch", "protocols", "objectives", "weights", "pairs", "kl", "optim", "methods", "terms", "loop")
 PURE = ("objectives", "weights", "pairs", "kl", "optim")  # tensor functions
 RANK = {  # imports point down, or stay in one house
     "errors": 0,
@@ -22,7 +22,7 @@ RANK = {  # imports point down, or stay in one house
     **dict.fromkeys(PURE, 2),
     "ranges": 3,
     "methods": 4,
-    "loop": 5,
+    **dict.fromkeys(("terms", "loop"), 5),
     "policies": 6,
     **dict.fromkeys(("problems", "rewards", "data"), 7),
     "analysis": 8,

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from prefloop.cli import lab, methods
+from prefloop.cli import lab, lab_grid, lab_result, methods
 from prefloop.cli.main import main
 from prefloop.lab import forecast as forecast_module
 from prefloop.lab import sweep as sweep_module
@@ -28,7 +28,7 @@ from prefloop.lab.summary import TUNING, Cell
 from prefloop.lab.table import read
 from prefloop.studies import plots
 
-COLUMNS = ("reward", "samples", "queries", "diverged", *lab.COLUMNS)
+COLUMNS = ("reward", "samples", "queries", "diverged", *lab_result.COLUMNS)
 
 
 def words(text: str) -> list[str]:
@@ -416,7 +416,7 @@ def test_no_heading_and_no_number_is_cut(
     width: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(methods, "PIPE", width)
-    lab._table(lab.records(cells()))
+    lab_result.show(lab_result.records(cells()))
     shown = capsys.readouterr().out
     assert "…" not in shown and all(len(line) <= width for line in shown.splitlines())
     assert shown.count("0.500 [0.250, 0.750]") == 6 and shown.count("3 diverged") == 1
@@ -433,18 +433,18 @@ def test_no_heading_and_no_number_is_cut(
 
 def test_a_switch_is_not_taken_for_what_is_measured() -> None:
     """`kl` is a weight that differs, and also the measured KL."""
-    rows = lab.records(cells())
+    rows = lab_result.records(cells())
     assert [row["differs"]["kl"] for row in rows] == [0.05] * 3 + [0.1] * 3
     assert {row["kl"] for row in rows} == {12.3456}
     assert [list(row["differs"]) for row in rows] == [["centre", "batch", "negative", "kl"]] * 6
-    assert lab.label(rows[0]) == "best_of_n_negative centre=70 batch=100 negative=0 kl=0.05"
-    assert len({lab.label(row) for row in rows}) == 6
+    assert lab_result.label(rows[0]) == "best_of_n_negative centre=70 batch=100 negative=0 kl=0.05"
+    assert len({lab_result.label(row) for row in rows}) == 6
 
 
 def test_what_is_no_number_is_null_in_json(tmp_path: Path, undrawn: dict[str, Any]) -> None:
     broken = replace(Setting("rloo"), steps=5)
     lost = [Cell(broken, [made(broken, float("nan"), kl=float("inf"), ess=float("-inf"))], {})]
-    lab.write(lost, lab.records(lost), tmp_path)
+    lab_result.write(lost, lab_result.records(lost), tmp_path)
     (row,) = json.loads((tmp_path / "summary.json").read_text(), parse_constant=lambda name: pytest.fail(name))
     assert [row[k] for k in ("reward", "low", "high", "over_training", "kl", "ess")] == [None] * 6
     assert row["passes"] == 1.0 and row["seeds"] == 1
@@ -453,7 +453,7 @@ def test_what_is_no_number_is_null_in_json(tmp_path: Path, undrawn: dict[str, An
 def test_many_cells_are_drawn_in_panels_of_few_lines(undrawn: dict[str, Any], tmp_path: Path) -> None:
     settings = [Setting("rloo" if i % 2 else "dpo", centre=float(i)) for i in range(11)]
     found = [Cell(s, [made(s, samples=float(s.method == "rloo"))], {}) for s in settings]
-    lab.write(found, lab.records(found), tmp_path)
+    lab_result.write(found, lab_result.records(found), tmp_path)
     assert [(len(chart.lines), chart.x) for chart in undrawn["reward"]] == [
         (8, "gradient steps"),
         (4, "responses sampled"),  # offline cells draw none
@@ -474,7 +474,7 @@ def test_help_is_quick_and_imports_no_torch() -> None:
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60).stdout
     page, _, modules = shown.rstrip().rpartition("\n")
     assert not {"torch", "transformers", "numpy", "scipy", "matplotlib", "rich"} & set(modules.split())
-    assert all(f"--{name.replace('_', '-')} LIST" in page for name in lab.LISTS)
+    assert all(f"--{name.replace('_', '-')} LIST" in page for name in lab_grid.LISTS)
     assert all(flag in page for flag in ("--plan", "--override.NAME", "--stack", "--workers", "--json", "--quiet"))
 
 

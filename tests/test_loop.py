@@ -118,9 +118,7 @@ def test_stacked_runs_equal_each_alone(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_leaving_out_what_the_loss_does_not_use_changes_nothing(
-    name: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_leaving_out_what_the_loss_does_not_use_changes_nothing(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     row = METHODS[name].override(responses=max(4, METHODS[name].responses))
     plan = replace(PLAN, minibatch=row.responses * 2, batch=row.responses * 4)
     narrowed = make_loop(row, plan)

@@ -11,13 +11,14 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from prefloop import kl, weights
+from prefloop import kl
 from prefloop.batch import DATASET, Batch, Signal, concatenate, narrow, put, streams
 from prefloop.errors import DataError, UserError
 from prefloop.methods import Method
-from prefloop.objectives import MAX_LOG_RATIO, LogProbs, Number, sequence
+from prefloop.objectives import LogProbs, Number, sequence
 from prefloop.optim import StackedAdam, clip_gradients, hold
 from prefloop.protocols import Enumerable, Evaluation, Policy, Problem, no_op
+from prefloop.terms import beside, corrected, mean_over, on
 
 
 class Diverged(RuntimeError):
@@ -105,9 +106,9 @@ class Loop:
                 " tempered or truncated",
                 fix="temperature=1, top_p=1, top_k=0, or the correction mismatch_cap=2",
             )
-        if _on(method.kl) and method.kl_in == "reward" and "behaviour" not in method.needs:
+        if on(method.kl) and method.kl_in == "reward" and "behaviour" not in method.needs:
             raise UserError("a KL inside the reward needs a policy-gradient row", fix="kl_in=loss")
-        if _on(method.kl) and method.kl_estimator == "exact" and not isinstance(policy, Enumerable):
+        if on(method.kl) and method.kl_estimator == "exact" and not isinstance(policy, Enumerable):
             raise UserError("this policy cannot sum over all responses", fix="kl_estimator=k2")
         self.method, self.policy, self.problem, self.plan = method, policy, problem, plan
         self.reference, self.optimizer, self.poll = reference, optimizer, poll
@@ -193,7 +194,7 @@ class Loop:
             batch = replace(batch, logp_reference=self._frozen(self.reference, batch).logp)
         if "z" in needs:
             batch = replace(batch, z=self._mismatched_kl(batch))
-        if _on(m.kl) and m.kl_in == "reward":
+        if on(m.kl) and m.kl_in == "reward":
             batch = replace(batch, penalty=kl.penalty(m.kl, batch))
         return batch
 
@@ -217,7 +218,7 @@ class Loop:
         shift = {f: getattr(batch, f).roll(1, dims=-3) for f in ("responses", "mask")}
         other = Batch(batch.prompts, **shift, valid=None if batch.valid is None else batch.valid.roll(1, dims=-2))
         d = sequence(self._frozen(self.policy, other).logp - self._frozen(self.reference, other).logp, other)
-        return _mean(d, other.present, other.present.sum((-2, -1)).clamp(min=1)).clamp(min=0)
+        return mean_over(d, other.present, other.present.sum((-2, -1)).clamp(min=1)).clamp(min=0)
 
     def update(self, rows: Int[Tensor, "*S m"], iteration: int, pass_: int) -> Record:
         """One optimiser step on whole groups, in micro-batches whose losses share fixed denominators."""
@@ -240,7 +241,7 @@ class Loop:
                 micro = replace(micro, logp_proximal=seen.logp.detach())
             own = seen.logp.view_as(seen.logp)
             own.register_hook(partial(_note, push, part))  # type: ignore[no-untyped-call]
-            sig = _corrected(m, sig, micro)
+            sig = corrected(m, sig, micro)
             terms = {"method": m.loss(own, micro, sig, total)}
             terms |= beside(m, seen, self.policy, micro, sig, total, present)
             torch.stack(list(terms.values())).sum().backward()  # type: ignore[no-untyped-call]
@@ -323,10 +324,6 @@ def _note(push: Tensor, rows: Tensor, grad: Tensor) -> None:
     put(push, rows, -grad)
 
 
-def _on(weight: float | Tensor) -> bool:
-    return isinstance(weight, Tensor) or weight > 0
-
-
 def _seen(moments: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
     """Running count and mean of all scores so far, per run."""
     if batch.scores is None:
@@ -337,59 +334,6 @@ def _seen(moments: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
         return {"count": n, "mean": mean}
     count = moments["count"] + n
     return {"count": count, "mean": moments["mean"] + (mean - moments["mean"]) * n / count.clamp(min=1)}
-
-
-def _corrected(method: Method, signal: Signal, batch: Batch) -> Signal:
-    """Weights times the truncated importance weight of the policy against its sampler, where the row asks for it."""
-    if method.mismatch_cap is None or signal.weight is None:
-        return signal
-    if batch.logp_proximal is None or batch.logp_behaviour is None:
-        return signal
-    d = torch.where(batch.mask, batch.logp_proximal - batch.logp_behaviour, 0.0)
-    d = d.sum(-1) if method.defaults.get("level") == "sequence" else d
-    factor = d.clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO).exp().clamp(max=method.mismatch_cap)
-
-    def times(weight: Tensor) -> Tensor:
-        return factor * (weight if weight.ndim == factor.ndim else weight[..., None])
-
-    share = None if signal.kl_weight is None else times(signal.kl_weight)
-    return replace(signal, weight=times(signal.weight), kl_weight=share)
-
-
-def beside(
-    method: Method,
-    seen: Evaluation,
-    policy: Policy,
-    batch: Batch,
-    signal: Signal,
-    total: Float[Tensor, "*S"],
-    present: Int[Tensor, "*S"],
-) -> dict[str, Float[Tensor, "*S"]]:
-    """The weighted terms that the switch and the ledger skip: KL, entropy bonus, auxiliary likelihood, value loss."""
-    terms: dict[str, Tensor] = {}
-    if signal.kl_weight is not None:
-        terms["kl"] = method.penalty_loss(seen.logp, batch, signal, total)
-    elif _on(method.kl) and method.kl_in == "loss":
-        if method.kl_estimator == "exact":
-            assert isinstance(policy, Enumerable)
-            per_response = policy.exact_kl(batch)
-        else:
-            per_response = kl.loss(seen.logp, batch, method.kl_estimator)
-        terms["kl"] = method.kl * _mean(per_response, batch.present, present)
-    if seen.entropy is not None and method.entropy > 0:
-        terms["entropy"] = -method.entropy * _mean(sequence(seen.entropy, batch), batch.present, present)
-    if method.sft > 0:
-        best = weights.best_only(batch)
-        terms["sft"] = -method.sft * _mean(best * sequence(seen.logp, batch), batch.present, present)
-    if seen.values is not None and signal.value_target is not None:
-        error = torch.where(batch.mask, (seen.values - signal.value_target) ** 2 / 2, 0.0)
-        per_token = error.sum(-1) / batch.lengths.clamp(min=1)
-        terms["value"] = method.value_weight * _mean(per_token, batch.present, present)
-    return terms
-
-
-def _mean(x: Tensor, where: Bool[Tensor, "*S P G"], count: Int[Tensor, "*S"]) -> Float[Tensor, "*S"]:
-    return torch.where(where, x, 0.0).sum((-2, -1)) / count
 
 
 def train(

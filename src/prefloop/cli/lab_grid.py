@@ -1,0 +1,141 @@
+"""The grid of `prefloop lab`: comma lists become the axes of a product of settings."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import product
+from typing import TYPE_CHECKING, Any
+
+from prefloop.errors import UserError
+
+if TYPE_CHECKING:  # torch comes in only when there is something to run, so that --help is quick
+    from prefloop.lab.setting import Setting
+
+SWITCHES = ("reuse", "negative", "on_policy", "kl")  # flags of their own that override the row
+LISTS = {  # flag -> (what one value is, default, help); every flag takes a comma list, and the grid is their product
+    "method": (str, "best_of_n,online_dpo", "rows of `prefloop methods`"),
+    "reward": (str, "far", "far (centre 70), near (20), or a centre"),
+    "width": (float, "10", "width of the reward's peak"),
+    "responses": (int, "10", "responses per prompt (C)"),
+    "batch": (int, "", "responses per collection (B); 10 prompts' where not given"),
+    "minibatch": (int, "", "responses per optimiser step (M); the batch where not given"),
+    "coverage": (float, "1", "share of the offline responses that the reference wrote"),
+    "reuse": (int, "", "passes over a collection (T)"),
+    "negative": (float, "", "share of the push-down gradient that is kept"),
+    "on_policy": (float, "", "share of the prompt groups that the policy answers"),
+    "kl": (float, "", "weight of the KL penalty"),
+}
+OPTIONS = ("problem", "policy", "contexts", "data", "labels", "temperature", "scorer", "precision", "evaluate")
+ITERATIONS = 100
+
+
+def grid(args: argparse.Namespace, options: dict[str, list[Any]]) -> list[Setting]:
+    """One setting per place of the grid, seeds and learning rates apart.
+
+    Raises:
+        UserError: an empty list, or a value that is none.
+    """
+    from prefloop.lab.setting import Setting
+
+    axes = {name: values(name, getattr(args, name), kind) for name, (kind, _, _) in LISTS.items()}
+    axes = {k: v for k, v in axes.items() if v} | options
+    fixed = {k: getattr(args, k) for k in OPTIONS if getattr(args, k) is not None}
+    cells = []
+    for place in product(*axes.values()):
+        at = dict(zip(axes, place, strict=True))
+        override = {k: at.pop(k) for k in (*SWITCHES, *options) if k in at}
+        at["centre"] = _centre(at.pop("reward"))
+        at.setdefault("batch", 10 * at["responses"])
+        at.setdefault("minibatch", at["batch"])
+        one = Setting(override=override, **at, **fixed)
+        one.check()
+        per_collection = one.row.reuse * one.batch // one.minibatch
+        steps = args.steps if args.steps is not None else _iterations(args) * per_collection
+        every = max(1, steps // 20) if args.evaluate is None else args.evaluate
+        cells.append(replace(one, steps=steps, evaluate=every))
+    return list({cell.run: cell for cell in cells}.values())  # `far,70` is one place
+
+
+def _iterations(args: argparse.Namespace) -> int:
+    count = ITERATIONS if args.iterations is None else int(args.iterations)
+    if count < 1:
+        raise UserError(f"`iterations` cannot be {count}", where="--iterations", fix="use 1 or more")
+    return count
+
+
+def _centre(word: str) -> float:
+    from prefloop.lab.setting import REWARDS
+
+    try:
+        return REWARDS[word] if word in REWARDS else float(word)
+    except ValueError:
+        known = ", ".join(REWARDS)
+        raise UserError(f"`{word}` is no reward", where="--reward", fix=f"{known}, or the arm of its peak") from None
+
+
+def values(name: str, text: str, kind: type) -> list[Any]:
+    """A comma list; empty text is no axis, but an empty place in a list is a mistake."""
+    if text == "" and name in LISTS and LISTS[name][1] == "":
+        return []
+    words = _words(f"--{name.replace('_', '-')}", text)
+    return list(dict.fromkeys(number(name, w, kind) for w in words))
+
+
+def _words(flag: str, text: str) -> list[str]:
+    words = [w.strip() for w in text.split(",")]
+    if not all(words):
+        raise UserError(f"`{flag} {text}` has an empty place", fix="values with commas between")
+    return words
+
+
+def number(name: str, word: str, kind: type) -> Any:
+    try:
+        return kind(word)
+    except ValueError:
+        what = {int: "a whole number", float: "a number"}[kind]
+        raise UserError(f"`{word}` is not {what}", where=f"--{name.replace('_', '-')}") from None
+
+
+def overrides(rest: Sequence[str], page: str, args: argparse.Namespace) -> dict[str, list[Any]]:
+    """--override.NAME V1,V2: hyper-parameters and parts of the row, as axes of the grid.
+
+    Args:
+        page: of help, for the names of the flags.
+    """
+    out: dict[str, list[Any]] = {}
+    words = [part for word in rest for part in (word.split("=", 1) if word.startswith("--") else [word])]
+    odd = [word for word in words[::2] if not word.startswith("--override.")]
+    if odd:
+        close = difflib.get_close_matches(odd[0], re.findall(r"--[a-z-]+", page), n=1)
+        what = (
+            f"did you mean `{close[0]}`?" if close else "prefloop lab --help; hyper-parameters: --override.NAME V1,V2"
+        )
+        raise UserError(f"there is no flag `{odd[0]}`", fix=what)
+    if len(words) % 2:
+        raise UserError(f"`{words[-1]}` has no value", fix=f"{words[-1]} V1,V2")
+    for flag, text in zip(words[::2], words[1::2], strict=True):
+        name = flag.removeprefix("--override.")
+        given = name not in SWITCHES or getattr(args, name) != ""  # a switch may be turned either way, but once
+        if name in ("lr", *OPTIONS, *LISTS) and given:
+            raise UserError(f"`{name}` has a flag of its own", where=flag, fix=f"--{name.replace('_', '-')} {text}")
+        if name in out:
+            raise UserError(f"`{flag}` is given twice", fix="values with commas between")
+        out[name] = list(dict.fromkeys(_scalar(flag, word) for word in _words(flag, text)))
+    return out
+
+
+def _scalar(flag: str, word: str) -> Any:
+    """As YAML reads it, but that 1e-3 is a number here."""
+    import yaml
+
+    try:
+        value = float(word) if re.fullmatch(r"[+-]?[0-9.]+e[+-]?[0-9]+", word) else yaml.safe_load(word)
+    except (yaml.YAMLError, ValueError):
+        value = []
+    if isinstance(value, list | dict):
+        raise UserError(f"`{word}` is no value", where=flag)
+    return value

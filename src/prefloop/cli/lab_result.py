@@ -1,0 +1,158 @@
+"""What `prefloop lab` found: records, a table on the screen, Parquet, JSON and SVG."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # torch comes in only when there is something to run, so that --help is quick
+    from rich.console import Console
+    from rich.table import Table
+
+    from prefloop.lab.summary import Cell
+
+
+def records(cells: Sequence[Cell]) -> list[dict[str, Any]]:
+    """One record per cell: what tells it apart (`differs`), the learning rate, and its numbers with intervals."""
+    from prefloop.lab.summary import differences, interval
+
+    out, settings = [], [c.setting for c in cells]
+    same = all(one.minibatch == one.batch for one in settings)
+    ignore = ("method", "seed", "lr", "steps", "evaluate", *(["minibatch"] if same else []))
+    told = differences(settings, ignore=ignore)
+    for cell, differs in zip(cells, told, strict=True):
+        one, end = cell.setting, interval(cell.last())
+        numbers = {name: float(cell.last(name).mean()) for name in COLUMNS}
+        out.append(
+            {"method": one.method, "differs": differs, "lr": one.lr, "lr_at_edge": cell.at_edge, "steps": one.steps}
+            | {"reward": end.value, "low": end.low, "high": end.high, "over_training": float(cell.mean().mean())}
+            | numbers
+            | {"seeds": len(cell.runs), "diverged": int(cell.last("diverged").sum())}
+        )
+    return out
+
+
+COLUMNS = {  # at the end of training, mean over seeds: heading in the table, or none
+    "kl": "KL\n(π‖ref)",
+    "samples": "samples",
+    "passes": "passes",
+    "push_down": "push\ndown",
+    "clip_ratio": "clipped",
+    "ess": "ESS",
+    "kl_forward": "KL\n(ref‖π)",
+    "entropy": "",
+    "kl_collection": "",
+    "push_up": "",
+}
+
+
+def write(cells: Sequence[Cell], rows: Sequence[Mapping[str, Any]], out: Path) -> None:
+    """`results.parquet` with every evaluation of every run, `summary.json`, and `reward.svg`."""
+    from prefloop.lab.summary import band
+    from prefloop.lab.table import to_bytes
+    from prefloop.studies.plots import draw
+    from prefloop.studies.study import Chart, Line
+
+    (out / "results.parquet").write_bytes(to_bytes([run for cell in cells for run in cell.runs]))
+    (out / "summary.json").write_text(to_json(rows, indent=2) + "\n", encoding="utf-8")
+    charts = []
+    for first in range(0, len(cells), LINES):
+        for x, title in AXES.items():
+            lines = []
+            for cell, row in list(zip(cells, rows, strict=True))[first : first + LINES]:
+                middle, low, high = band(cell.curve("reward"))
+                if cell.runs[0].last(x) > 0:  # offline cells draw no samples
+                    lines.append(Line(label(row), cell.runs[0].curves[x].tolist(), middle, low, high))
+            if lines:
+                charts.append(Chart("Gold reward, mean and 95 %", title, "gold reward", lines, guides={"ceiling": 1.0}))
+    draw({"reward": charts}, out)
+
+
+LINES = 8  # of a panel, at most
+AXES = {"step": "gradient steps", "samples": "responses sampled", "queries": "reward queries"}
+
+
+def label(row: Mapping[str, Any]) -> str:
+    """A cell in a few words: the method, and what else differs."""
+    return " ".join([row["method"], *(f"{k}={short(v)}" for k, v in row["differs"].items())])
+
+
+def to_json(told: Any, **how: Any) -> str:
+    """JSON has neither nan nor infinity: null stands for them."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {k: plain(v) for k, v in value.items()}
+        if isinstance(value, list):
+            return [plain(v) for v in value]
+        return None if isinstance(value, float) and not math.isfinite(value) else value
+
+    return json.dumps(plain(told), ensure_ascii=False, allow_nan=False, **how)
+
+
+def show(rows: Sequence[Mapping[str, Any]]) -> None:
+    """As many columns as the screen holds, so that no number is cut; on a narrow one, a cell's names share a column."""
+    from rich.console import Console
+
+    from prefloop.cli.methods import PIPE
+
+    console = Console(highlight=False)
+    console = console if console.is_terminal else Console(width=PIPE, highlight=False)
+    numbers = _columns(rows)
+    names = {"method": [row["method"] for row in rows]}
+    names |= {name: [short(row["differs"][name]) for row in rows] for name in rows[0]["differs"]}
+    whole = len(numbers)
+    while len(numbers) > ALWAYS and _width(console, _laid_out(names, numbers)) > console.width:
+        numbers.popitem()
+    if _width(console, _laid_out(names, numbers)) > console.width:
+        names = {"cell": [label(row) for row in rows]}
+    console.print(_laid_out(names, numbers))
+    if any(row["lr_at_edge"] for row in rows):
+        console.print("* the lowest or highest learning rate that was tried: try further ones", style="dim")
+    if len(numbers) < whole:
+        console.print(f"{whole - len(numbers)} more columns: a wider screen, or summary.json", style="dim")
+
+
+ALWAYS = 3  # columns of numbers that every screen gets
+
+
+def _columns(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
+    """The table's numbers by heading, the most wanted first."""
+    lost = [f" ({row['diverged']} diverged)" if row["diverged"] else "" for row in rows]
+    out = {
+        "lr": [f"{row['lr']:g}" + ("*" if row["lr_at_edge"] else "") for row in rows],
+        "reward, IQM [95 %]": [f"{row['reward']:.3f} [{row['low']:.3f}, {row['high']:.3f}]" for row in rows],
+        "seeds": [f"{row['seeds']}{more}" for row, more in zip(rows, lost, strict=True)],
+        "over\ntraining": [f"{row['over_training']:.3f}" for row in rows],
+        "steps": [str(row["steps"]) for row in rows],
+    }
+    shown = {k: v for k, v in COLUMNS.items() if v and any(math.isfinite(row[k]) for row in rows)}
+    return out | {title: [short(row[k]) for row in rows] for k, title in shown.items()}
+
+
+def short(value: Any) -> str:
+    if not isinstance(value, float):
+        return str(value)
+    return f"{value:.0f}" if 1000 <= abs(value) < 1e6 else "–" if math.isnan(value) else f"{value:.3g}"
+
+
+def _laid_out(names: Mapping[str, Sequence[str]], numbers: Mapping[str, Sequence[str]]) -> Table:
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False)
+    for name in names:
+        table.add_column(Text(name), overflow="fold")
+    for title in numbers:
+        table.add_column(Text(title), justify="right", no_wrap=True)
+    for row in zip(*names.values(), *numbers.values(), strict=True):
+        table.add_row(*map(Text, row))
+    return table
+
+
+def _width(console: Console, table: Table) -> int:
+    return console.measure(table, options=console.options.update(max_width=10_000)).maximum
