@@ -1,0 +1,262 @@
+"""The studies of the lab: what they run at every size, and that each effect has the sign that its claim says."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from prefloop.cli import main as command
+from prefloop.lab.setting import Setting
+from prefloop.lab.stack import Run
+from prefloop.lab.summary import TUNING
+from prefloop.studies import cells, complement, displacement, negative, on_policy, published_defects, registry, reuse
+from prefloop.studies.bench import BUDGETS, Bench
+from prefloop.studies.cells import FAR
+from prefloop.studies.registry import STUDIES, study
+from prefloop.studies.study import SIZES, Outcome, Study
+
+ROOT = Path(registry.__file__).parent
+LAB = [on_policy.STUDY, reuse.STUDY, negative.STUDY, displacement.STUDY, complement.STUDY, published_defects.STUDY]
+NOT_STUDIES = {"__init__", "bench", "cells", "page", "plots", "registry", "study"}
+COLUMNS = ("ess", "kl_collection", "clip_ratio", "passes", "samples", "queries", "push_up", "push_down", "kl")
+COLUMNS = (*COLUMNS, "chosen", "rejected", "margin", "rest", "diverged")
+START = 0.2  # gold reward of the reference in the made-up runs; the ceiling is 1
+Law = Callable[[Setting], dict[str, float]]  # `gain`: share of the attainable reached at the end; other columns
+
+
+class Made(Bench):
+    """A bench whose runs are made up by a law, straight lines from the reference to their ends, and which counts."""
+
+    def __init__(self, law: Law, out: Path, size: str = "small") -> None:
+        super().__init__(size, out, workers=1, quiet=True)
+        self.law, self.asked = law, list[Setting]()
+
+    def sweep(self, settings: Sequence[Setting]) -> list[Run]:
+        self.asked += settings
+        return [self._run(s) for s in settings]
+
+    def _run(self, s: Setting) -> Run:
+        s.check()
+        told = {"gain": 0.5, **self.law(s)}
+        step = np.linspace(0, s.steps, self.budget.evaluations + 1)
+        noise = 1e-3 * np.random.default_rng(s.seed).standard_normal()
+        ends = dict.fromkeys(COLUMNS, 0.0) | {"samples": s.steps * s.batch / s.row.reuse, **told}
+        rise = step / s.steps
+        curves = {name: rise * ends[name] for name in COLUMNS}
+        reward = START + (1 - START) * (told["gain"] + noise) * np.minimum(1, rise / told.get("peak_at", 1.0))
+        drop = (1 - START) * told.get("fall", 0.0) * np.maximum(0, rise - 0.5) * 2
+        return Run(s, {**curves, "step": step, "reward": reward - drop})
+
+
+@pytest.fixture(autouse=True)
+def quick_tables(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
+    """Tables' intervals and a real reference take most of the time and are tested elsewhere; claims' intervals stay."""
+    if "slow" not in request.keywords:
+        monkeypatch.setattr(published_defects, "reference_noise", lambda one, seeds: np.full(len(seeds), 0.1))
+        monkeypatch.setattr(cells, "interval", lambda values: f"{values.mean():.3f}")
+
+
+@pytest.fixture
+def verdicts(tmp_path: Path) -> Iterator[Callable[[Study, Law], dict[str, str]]]:
+    """Judge a study whose runs follow a law."""
+
+    def judged(one: Study, law: Law) -> dict[str, str]:
+        with Made(law, tmp_path) as bench:
+            outcome: Outcome = one.run(bench)
+        assert [f.claim for f in outcome.findings] == list(one.claims)
+        return {f.claim.name: f.verdict for f in outcome.findings}
+
+    yield judged
+
+
+def all_of(found: dict[str, str], verdict: str, but: dict[str, str] | None = None) -> None:
+    want = dict.fromkeys(found, verdict) | (but or {})
+    assert found == want
+
+
+# ------------------------------------------------------------------------------------------------ what there is to run
+
+
+def test_every_file_is_a_study_of_its_name_and_the_list_has_them_all() -> None:
+    files = {p.stem for p in ROOT.glob("*.py")} - NOT_STUDIES
+    assert files == {name.replace("-", "_") for name in STUDIES}
+    assert [study(name).name for name in STUDIES] == list(STUDIES)
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_claims_have_names_of_their_own_and_say_what_is_measured(name: str) -> None:
+    claims = study(name).claims
+    assert len({c.name for c in claims}) == len(claims)
+    assert all(c.prediction and c.effect and c.unit for c in claims)
+
+
+def test_sizes_are_the_budgets() -> None:
+    assert tuple(BUDGETS) == SIZES
+    assert BUDGETS["small"].seeds >= 10 and BUDGETS["small"].arms == 300
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("one", LAB, ids=lambda s: s.name)
+def test_every_setting_can_run_and_tuning_has_seeds_of_its_own(one: Study, size: str, tmp_path: Path) -> None:
+    with Made(lambda s: {}, tmp_path, size) as bench:
+        outcome = one.run(bench)
+    seeds = {s.seed for s in bench.asked}
+    compared = {n for n in seeds if n < TUNING}
+    assert compared == set(range(len(compared))) and len(compared) in (
+        BUDGETS[size].seeds,
+        published_defects.SEEDS[size],
+    )
+    assert len({s.lr for s in bench.asked if s.seed < TUNING}) <= max(1, BUDGETS[size].rates)
+    assert outcome.figures and outcome.tables and outcome.runs > 0
+    for problem in ("arms", "sequences"):  # equal budgets: gradient steps are the same in all cells of a problem
+        assert len({s.steps for s in bench.asked if s.problem == problem}) <= 1
+
+
+def test_the_dial_takes_the_middle_rates(tmp_path: Path) -> None:
+    rates = (1.0, 2.0, 3.0, 4.0, 5.0)
+    tried = {}
+    for size in SIZES:
+        with Made(lambda s: {}, tmp_path, size) as bench:
+            bench.tuned([Setting("rloo", **bench.steps("arms"))], rates)
+        tried[size] = sorted({s.lr for s in bench.asked})
+    assert tried == {"smoke": [3.0], "small": list(rates), "paper": list(rates)}
+
+
+# ---------------------------------------------------------------------------------------------------- signs of effects
+
+
+Judge = Callable[[Study, Law], dict[str, str]]
+
+
+def far(s: Setting) -> bool:
+    return s.centre == FAR
+
+
+@pytest.mark.parametrize(("sign", "verdict"), [(1, "supported"), (-1, "contradicted")])
+def test_on_policy(verdicts: Judge, sign: int, verdict: str) -> None:
+    """Large collections are stale and cost 0.2 on R1 and 0.05 on R2, or the opposite of all that."""
+
+    def law(s: Setting) -> dict[str, float]:
+        stale = s.batch > 4 * s.minibatch
+        return {"gain": 0.5 - sign * stale * (0.4 if far(s) else 0.1), "kl_collection": 0.1 + 0.1 * sign * stale}
+
+    all_of(verdicts(on_policy.STUDY, law), verdict)
+
+
+def test_reuse(verdicts: Judge) -> None:
+    """Passes up to four are free; from sixteen on best-of-N and a PPO without a clip pay, best-of-N from eight on."""
+
+    def law(s: Setting) -> dict[str, float]:
+        passes, supervised = s.row.reuse, s.method == "best_of_n"
+        bare = s.override.get("objective") == "policy_gradient"
+        cost = (0.1 * (passes >= 8) + 0.2 * (passes >= 16)) * supervised * (1 if far(s) else 0.2) + 0.3 * bare
+        fall = 1.5 * (passes >= 8) * supervised * (s.problem == "sequences")
+        return {"gain": 0.9 - cost, "clip_ratio": 0.1 * passes * (not supervised), "fall": fall}
+
+    all_of(verdicts(reuse.STUDY, law), "supported")
+
+
+def test_reuse_that_costs_ppo_and_not_best_of_n(verdicts: Judge) -> None:
+    def law(s: Setting) -> dict[str, float]:
+        ppo = s.method != "best_of_n" and s.override.get("objective") != "policy_gradient"
+        return {"gain": 0.8 - 0.04 * (s.row.reuse - 1) * ppo - 0.04 * (not far(s)) * (s.row.reuse - 1) * (not ppo)}
+
+    found = verdicts(reuse.STUDY, law)
+    moderate = {"reuse-saves-samples": "supported"}  # at equal samples even a slightly worse run is ahead
+    all_of(found, "contradicted", but=moderate)
+
+
+@pytest.mark.parametrize(("sign", "verdict"), [(1, "supported"), (-1, "contradicted")])
+def test_negative(verdicts: Judge, sign: int, verdict: str) -> None:
+    """Whatever pushes down gains by it on R1, and not on R2; or loses by it."""
+
+    def law(s: Setting) -> dict[str, float]:
+        pushes = s.method in negative.ROWS
+        dose = s.override.get("negative", 1.0) * pushes
+        gain = 0.5 + sign * 0.3 * dose * far(s)
+        return {"gain": gain, "push_down": dose if sign > 0 else 1 - dose}
+
+    all_of(verdicts(negative.STUDY, law), verdict)
+
+
+def test_negative_compares_pairs_with_the_same_pairs(tmp_path: Path) -> None:
+    with Made(lambda s: {}, tmp_path) as bench:
+        negative.STUDY.run(bench)
+    of = {
+        name: {(s.data, s.responses, s.batch) for s in bench.asked if s.method == name} for name in ("dpo", "pref_ft")
+    }
+    offline = [s for s in bench.asked if s.method == "dpo" and "negative" not in s.override]
+    assert {(s.data, s.responses, s.batch) for s in offline} == of["pref_ft"]
+
+
+@pytest.mark.parametrize(("sign", "verdict"), [(1, "supported"), (-1, "contradicted")])
+def test_displacement(verdicts: Judge, sign: int, verdict: str) -> None:
+    """With few prompts, a wide net and unlike pairs the winner rises; with many it falls and the rest gains."""
+
+    def law(s: Setting) -> dict[str, float]:
+        many = s.data >= 500
+        chosen = -2.0 if many else 1.0
+        chosen += 1e-3 * s.hidden - 0.2 * s.shared
+        ends = {"chosen": chosen, "rejected": -3.0, "margin": 4.0, "rest": 1.0}
+        return {k: sign * v for k, v in ends.items()}
+
+    all_of(verdicts(displacement.STUDY, law), verdict)
+
+
+@pytest.mark.parametrize(("sign", "verdict"), [(1, "supported"), (-1, "contradicted")])
+def test_complement(verdicts: Judge, sign: int, verdict: str) -> None:
+    """On-policy DPO is best on R1 and all are alike on R2; or it is worst, and all differ on R2 instead."""
+
+    def law(s: Setting) -> dict[str, float]:
+        best = s.method == "dpo" and s.override["on_policy"] == 1.0
+        other = 0.1 * (s.method == "best_of_n") * (not far(s))
+        return {"gain": 0.5 + (sign * 0.2 * best if far(s) else 0.0) + (5 * other if sign < 0 else 0.0)}
+
+    all_of(verdicts(complement.STUDY, law), verdict)
+
+
+@pytest.mark.parametrize(("sign", "verdict"), [(1, "supported"), (-1, "contradicted")])
+def test_published_defects(verdicts: Judge, sign: int, verdict: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every defect does what the published curves show, or nothing of it."""
+    noise = np.full(5, 0.1 if sign > 0 else 0.0)
+    monkeypatch.setattr(published_defects, "reference_noise", lambda one, seeds: noise + 1e-4 * np.arange(5))
+
+    def law(s: Setting) -> dict[str, float]:
+        late, supervised = s.defect == "off_by_one", s.method == "best_of_n"
+        if sign > 0:
+            gain = 0.9 - 0.5 * late * (1 - 0.5 * (s.method == "ppo_critic_free"))
+            gain -= 0.1 * (s.defect == "prompt_in_reward" and not supervised)
+            held = s.override.get("kl", 0) > 0 and not s.defect
+            return {"gain": gain, "fall": 0.6 * late * supervised, "kl": 1.0 if held else 40.0}
+        prompt = 0.2 * (s.defect == "prompt_in_reward") * (1 if supervised else -1)
+        gain = 0.5 + 0.1 * late * (1 + supervised) - prompt - 0.2 * (s.defect == "reference_dropout")
+        fall = 0.8 * (s.method == ("ppo_critic_free" if late else "best_of_n"))
+        bare = s.override.get("kl", 0) == 0
+        return {"gain": gain, "fall": fall, "kl": 40.0 if bare else 1.0}
+
+    found = verdicts(published_defects.STUDY, law)
+    all_of(found, verdict)
+
+
+# ---------------------------------------------------------------------------------------------------------- for real
+
+
+@pytest.mark.slow
+def test_all_studies_run_at_size_smoke(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Every page, figure and result is there, and a second run computes nothing anew and gives the same bytes."""
+    assert command.main(["study", "run", "all", "--size", "smoke", "--out", str(tmp_path), "--quiet"]) == 0
+    results = {p.parent.name: json.loads(p.read_text()) for p in tmp_path.glob("*/result.json")}
+    assert results.keys() == set(STUDIES)
+    for name, result in results.items():
+        assert len(result["findings"]) == len(study(name).claims)
+        assert list((tmp_path / name).glob("*.svg")) and (tmp_path / name / "README.md").exists()
+    kept = {p: p.stat().st_mtime_ns for p in (tmp_path / "runs").rglob("*.parquet")}
+    assert kept
+    assert command.main(["study", "run", "reuse", "--size", "smoke", "--out", str(tmp_path), "--quiet"]) == 0
+    assert {p: p.stat().st_mtime_ns for p in (tmp_path / "runs").rglob("*.parquet")} == kept
+    again = json.loads((tmp_path / "reuse" / "result.json").read_text())
+    assert again["findings"] == results["reuse"]["findings"]
