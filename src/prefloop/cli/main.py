@@ -19,6 +19,7 @@ VERBS = {  # each is a module of its own beside this one, imported when it is ca
     "methods": "list the methods, or explain one",
     "lab": "run a grid on the study's didactic problems, hundreds of runs at once, with intervals",
     "study": "run the study's questions in the lab: verdicts, figures, pages",
+    "reward": "train a reward model on preferences, measure it, score responses with it",
     "data": "check a file of preferences, labels or prompts",
     "report": "make one HTML page from run folders",
     "doctor": "show versions, hardware and measured speed",

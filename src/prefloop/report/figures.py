@@ -44,6 +44,8 @@ class Drawn:
 FIGURES = (
     Figure("Gold reward on held-out prompts", "Fresh answers to prompts never trained on; the band is ±1 standard "
            "error.", ("eval/reward",), "gold reward"),
+    Figure("Gold beside the learned reward", "What the learned reward stands for, on the same answers; it is never "
+           "trained on. Falling while the plot above rises is over-optimisation.", ("eval/gold",), "gold reward"),
     Figure("Distance from the reference", "KL(π‖π_ref) on the policy's own held-out answers, ±1 standard error.",
            ("eval/kl_reverse",), "KL(π‖π_ref), nats"),
     Figure("Training reward", "Score of what each step was trained on: the policy's own answers when on-policy, the "

@@ -182,6 +182,12 @@ EVALUATION = {
         "rises by more than twice its standard error",
         "falls, or rises less than the training reward",
     ),
+    "eval/gold": Metric(
+        "Mean of `reward.gold` over the same responses: the reward that a learned one stands for; never trained on.",
+        "the gold reward's unit",
+        "rises with `eval/reward`",
+        "falls while `eval/reward` rises: over-optimisation; the report names the step",
+    ),
     "eval/length": Metric(
         "Mean length of those responses, EOS included.",
         "tokens",

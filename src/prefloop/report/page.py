@@ -13,6 +13,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from prefloop.analysis.overoptimisation import LEAST, overoptimisation
 from prefloop.errors import UserError
 from prefloop.report.data import (
     Real,
@@ -139,6 +140,7 @@ TABLE: dict[str, list[tuple[str, str, Read]]] = {
         ("Gold reward before", "held-out prompts, ± SE", lambda run: measured(run.before("eval/reward"))),
         ("Gold reward after", "", _after("eval/reward")),
         ("Change", "errors taken as independent", lambda run: measured(run.change("eval/reward"), sign=True)),
+        ("Gold beside a learned reward", "before → after", _ends("eval/gold")),
         ("Preference accuracy before", "held-out pairs, 95 % interval", _bounds("eval/rewards/accuracies", 0)),
         ("Preference accuracy after", "by the implicit reward; ties ½", _bounds("eval/rewards/accuracies", -1)),
         ("Accuracy of “the longer one”", "needs no model", _bounds("eval/accuracy/longer", -1)),
@@ -270,7 +272,31 @@ def findings(runs: Sequence[Run]) -> list[str]:
         kl = run.after("eval/kl_reverse")
         cost = f", at KL(π‖π_ref) = {measured(kl)} nats" if kl else ""
         out.append(
-            f"{run.letter} ({run.label}): gold reward on held-out prompts {verb} from {measured(before)} to"
+            f"{run.letter} ({run.label}): {_rewarded(run)} on held-out prompts {verb} from {measured(before)} to"
             f" {measured(after)} ({measured(change, sign=True)}) in {steps} steps{cost}."
         )
+        out += _turn(run)
     return out
+
+
+def _rewarded(run: Run) -> str:
+    """What a run is trained on: the gold reward itself, or a learned one beside which gold was measured."""
+    return "the learned reward" if run.points("eval/gold") else "gold reward"
+
+
+def _turn(run: Run) -> list[str]:
+    """Whether the gold reward fell while the learned one rose, where both were measured."""
+    gold = dict(run.points("eval/gold"))
+    both = [(step, proxy, gold[step]) for step, proxy in run.points("eval/reward") if step in gold]
+    if not both:
+        return []
+    turn = overoptimisation(*zip(*both, strict=True))
+    change = f"gold {measured(run.before('eval/gold'))} → {measured(run.after('eval/gold'))}"
+    if turn is None:
+        few = f"{len(both)} evaluations are too few to look for over-optimisation (at least {LEAST}: evaluation.every)"
+        return [f"{run.letter}: {change}; {few}."]
+    if not turn.found:
+        return [f"{run.letter}: {change}; no over-optimisation beyond noise."]
+    lost, gained = number(turn.gold_lost, 3), number(turn.proxy_gained, 3)
+    what = f"from there to the end gold lost {lost} while the learned reward gained {gained}"
+    return [f"{run.letter}: over-optimisation from step {number(turn.step)}: {what} ({change})."]

@@ -39,6 +39,7 @@ from prefloop.rewards.pair_loss import PairLoss, pair_loss
 Pooling = Literal["last", "mean", "both"]
 WIDTH = {"last": 1, "mean": 1, "both": 2}  # hidden sizes that the head reads
 BRADLEY_TERRY = PairLoss()
+STEPS = 200  # of training everything, unless told otherwise
 
 
 def unobserved(step: int, loss: float) -> None:
@@ -130,7 +131,7 @@ def fit(
     *,
     freeze_backbone: bool = False,
     pooling: Pooling = "both",
-    steps: int = 200,
+    steps: int = STEPS,
     lr: float = 1e-5,
     batch: int = 16,
     loss: PairLoss = BRADLEY_TERRY,

@@ -1,0 +1,143 @@
+"""The card of a reward model as a folder: card.json, figures, and a Markdown page that says how to read them."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from prefloop.analysis.reward_card import Bin, Card, Correlation, as_record
+from prefloop.analysis.statistics import Interval
+from prefloop.studies import plots
+from prefloop.studies.page import alt, cell, grid, prose
+from prefloop.studies.study import Chart, Line
+
+RECORD, PAGE = "card.json", "README.md"
+CHANCE = math.log(2)  # mean NLL of a model that knows nothing
+
+
+def write(card: Card, folder: Path, *, title: str, about: Mapping[str, Any], remarks: Sequence[str] = ()) -> Path:
+    """Write the card's folder and return its page; a card that stands there is replaced.
+
+    Args:
+        title: of the page.
+        about: model, data and the like, for page and record; plain values only.
+        remarks: what a reader must know, one sentence each.
+    """
+    charts = figures(card)
+    record = {"about": dict(about), "remarks": list(remarks), **as_record(card)}
+    plots.draw(charts, folder)
+    plots.replace(folder / RECORD, (json.dumps(record, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode())
+    plots.replace(folder / PAGE, page(card, charts, title=title, about=about, remarks=remarks).encode())
+    return folder / PAGE
+
+
+def figures(card: Card) -> dict[str, list[Chart]]:
+    """Calibration, accuracy by gap and the histogram of margins, by file name."""
+    predicted, gaps = [b.predicted for b in card.bins], [b.gap for b in card.bins]
+    ends: dict[str, Any] = {
+        "low": [b.accuracy.low for b in card.bins],
+        "high": [b.accuracy.high for b in card.bins],
+    }
+    seen = [b.accuracy.value for b in card.bins]
+    span = [0.5, max(*predicted, 0.55)]
+    calibration = Chart(
+        "Calibration",
+        "predicted: mean σ(gap)",
+        "share of pairs ordered right",
+        [Line("observed", predicted, seen, **ends), Line("predicted = observed", span, span, dashed=True)],
+        kind="points",
+    )
+    by_gap = Chart(
+        "Accuracy by score gap",
+        "gap between the two scores",
+        "share of pairs ordered right",
+        [Line("accuracy", gaps, seen, **ends)],
+        guides={"chance": 0.5},
+    )
+    edges, counts = card.histogram.edges, card.histogram.counts
+    middles = [(a + b) / 2 for a, b in pairwise(edges)]
+    margins = Chart(
+        "Margins",
+        "score of the preferred response less that of the other",
+        "pairs",
+        [Line("pairs", [float(f"{x:.6g}") for x in middles], list(counts))],
+        kind="bars",
+    )
+    return {"calibration": [calibration], "gap": [by_gap], "margins": [margins]}
+
+
+def page(
+    card: Card,
+    charts: Mapping[str, Sequence[Chart]],
+    *,
+    title: str,
+    about: Mapping[str, Any],
+    remarks: Sequence[str] = (),
+) -> str:
+    """The page in Markdown."""
+    known = [{"title": chart.title} for drawn in charts.values() for chart in drawn]
+    images = [f"![{alt([words])}]({plots.file_name(name)})" for words, name in zip(known, charts, strict=True)]
+    parts = [
+        f"# {prose(title)}",
+        "\n".join(f"- {name}: {cell(value)}" for name, value in about.items()),
+        verdict(card),
+        "\n".join(f"- {prose(remark)}" for remark in remarks),
+        "## Numbers",
+        grid(("quantity", "value [95 % interval]", "read it as"), [*_rows(card)]),
+        f"Intervals resample whole questions ({card.questions}). All numbers: [{RECORD}]({RECORD}).",
+        "## Figures",
+        *images,
+        "## Accuracy by score gap",
+        grid(("gap from", "to", "pairs", "predicted", "observed [95 % interval]"), [_bin(b) for b in card.bins]),
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def verdict(card: Card) -> str:
+    """What the numbers say, in two sentences."""
+    size = f"{card.pairs:,} held-out pairs of {card.questions:,} questions"
+    above = "better than chance" if card.accuracy.low > 0.5 else "not shown to be better than chance"
+    first = f"It orders {_told(card.accuracy)} of {size} as the data do: {above}."
+    if card.accuracy.low > card.longer.high:
+        second = "better than picking the longer response"
+    elif card.accuracy.high < card.longer.low:
+        second = "worse than picking the longer response"
+    else:
+        second = "not told apart from picking the longer response"
+    return f"{first} That is {second}, which is right in {_told(card.longer)}."
+
+
+def _rows(card: Card) -> list[tuple[str, str, str]]:
+    rows = [
+        ("accuracy", _told(card.accuracy), "share of pairs ordered right; ties count ½; chance is 0.5"),
+        ("“the longer one”", _told(card.longer), "the same without any model; an accuracy near it is about length"),
+        ("NLL", _told(card.nll), f"−log σ(margin) in nats; chance is {CHANCE:.3f}, above it is overconfident"),
+        ("margin", _told(card.margin), "score of the preferred response less that of the other"),
+        ("calibration error", f"{card.calibration_error:.3f}", "mean |predicted − observed|; 0 is best"),
+        ("spread", f"{card.spread:.3f}", "standard deviation of scores inside a prompt; near 0 teaches little"),
+        *_correlations("length", card.length, "rank correlation with tokens; far from 0: length is rewarded"),
+    ]
+    if card.gold is not None:
+        rows += _correlations("gold", card.gold, "rank correlation with the gold reward; 1 is best")
+    return rows
+
+
+def _correlations(name: str, found: Correlation, meaning: str) -> list[tuple[str, str, str]]:
+    return [
+        (f"{name}, all responses", _told(found.overall), meaning),
+        (f"{name}, within prompts", _told(found.within), "the same among responses to one prompt"),
+    ]
+
+
+def _bin(b: Bin) -> tuple[str, str, int, str, str]:
+    return f"{b.low:.3g}", f"{b.high:.3g}", b.pairs, f"{b.predicted:.3f}", _told(b.accuracy)
+
+
+def _told(x: Interval) -> str:
+    if math.isnan(x.value):
+        return "–"
+    return f"{x.value:.3f} [{x.low:.3f}, {x.high:.3f}]".replace("-", "−")
