@@ -137,7 +137,7 @@ def test_the_name_of_a_run_says_everything_that_is_in_it() -> None:
     assert told.stdout.strip() == NET.run
 
 
-OWN = ("seed", "lr", "max_grad_norm", "centre", "width", "coverage", "skew_centre", "skew_width", "temperature")
+OWN = ("seed", "lr", "max_grad_norm", "centre", "width", "peak", "coverage", "skew_centre", "skew_width", "temperature")
 
 
 def test_a_stack_holds_what_differs_per_run_and_nothing_else() -> None:

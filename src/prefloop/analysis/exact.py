@@ -6,7 +6,7 @@ next token is exact, so that only the prefixes are sampled. With one token there
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -71,6 +71,49 @@ def state_of(
         out: dict[str, PerRun] = {}
         for name, value in found.items():
             out[name], out[f"{name}_se"] = over_prompts(value)
+        return out
+
+
+def responses_of(
+    policy: Nested,
+    reference: Nested,
+    prompts: Tensor,
+    judges: Mapping[str, Callable[[Batch], Float[Tensor, "S P G"]]],
+    *,
+    tokens: int,
+    rng: Stream,
+    group: int = 1,
+) -> dict[str, PerRun]:
+    """Rewards, length, KL both ways and entropy of responses that end by themselves, [S] each with `_se`.
+
+    KLs and entropy are nats per response, Rao-Blackwellised over each next token. `length_n` is the share of responses
+    with n tokens, `cut` of those that met the limit.
+
+    Args:
+        judges: name of a reward → its scores.
+        tokens: the limit.
+    """
+    with torch.no_grad():
+        mine, theirs = (p.sample(prompts, group, rng) for p in (policy, reference))
+        own, base = (p.next_logp(prompts, mine.responses) for p in (policy, reference))
+        away, home = (p.next_logp(prompts, theirs.responses) for p in (policy, reference))
+
+        def total(each: Float[Tensor, "S P G T"], batch: Batch) -> Float[Tensor, "S P G"]:
+            return torch.where(batch.mask, each, 0.0).sum(-1)
+
+        found = {name: judge(mine) for name, judge in judges.items()}
+        found |= {
+            "length": mine.lengths.to(own.dtype),
+            "cut": policy.is_cut(mine).to(own.dtype),  # type: ignore[attr-defined]
+            "kl": total(exact(own, base), mine),
+            "kl_forward": total(exact(home, away), theirs),
+            "entropy": total(-(own.exp() * own).sum(-1), mine),
+        }
+        out: dict[str, PerRun] = {}
+        for name, value in found.items():
+            out[name], out[f"{name}_se"] = over_prompts(value)
+        for n in range(1, tokens + 1):
+            out[f"length_{n}"] = (mine.lengths == n).double().mean(GROUPS)
         return out
 
 

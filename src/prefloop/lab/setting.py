@@ -10,24 +10,38 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
 from prefloop.errors import UserError, nearest
 from prefloop.loop import Plan
 from prefloop.methods import Method, method
 from prefloop.problems.bandit import TOKENS
+from prefloop.problems.lengths import SIZES
 
-VERSION = 3  # of what a setting means: a new one makes earlier results unknown
-POLICIES = {"arms": ("mlp", "linear", "tabular"), "sequences": ("gpt",), "categorical": ("tabular",)}
+VERSION = 4  # of what a setting means: a new one makes earlier results unknown
+POLICIES = {
+    "arms": ("mlp", "linear", "tabular"),
+    "sequences": ("gpt",),
+    "lengths": ("gpt",),
+    "categorical": ("tabular",),
+}
 CHOICES = {
     "problem": tuple(POLICIES),
     "fit": ("likelihood", "reverse"),
     "labels": ("gold", "noisy"),
     "scorer": ("gold", "proxy"),
     "precision": ("float32", "float64"),
+    "gold": ("length", "keyword", "repetition", "sentiment"),
+    "network": tuple(SIZES),
     "defect": ("", "off_by_one", "k1_loss", "reference_dropout", "prompt_in_reward"),
 }
 REWARDS = {"far": 70.0, "near": 20.0}  # centres of R1 and R2
 SWITCHES = ("negative", "kl")  # fields of a row that take one value per run
-STACKED = ("seed", "lr", "max_grad_norm", "centre", "width", "coverage", "skew_centre", "skew_width", "temperature")
+STACKED = frozenset(
+    ("seed", "lr", "max_grad_norm", "centre", "width", "peak", "coverage", "skew_centre", "skew_width", "temperature")
+)
 
 
 @dataclass(frozen=True)
@@ -37,14 +51,19 @@ class Setting:
     Args:
         method: a row of METHODS.
         override: switches and hyper-parameters of the row that differ from it, such as {"reuse": 4}.
-        problem: "arms" (one token), "sequences" (nine tokens) or "categorical" (one context, for theory).
+        problem: "arms" (one token), "sequences" (nine tokens), "lengths" (up to 32 tokens or 64, text-like) or
+            "categorical" (one context, for theory).
         policy: "mlp", "linear" or "tabular" for arms; the problem's own where empty.
         hidden: width of the MLP's two hidden layers after the first.
         contexts: arms: length of a fixed list of contexts; 0 draws fresh ones for every collection.
-        centre, width: of the reward exp(−((a − centre)/width)²).
+        centre, width: of the reward exp(−((a − centre)/width)²); lengths: tokens off the peak that cost 1.
+        peak: lengths: where the reward has its maximum, as a percentile of the reference's lengths (C1); 0: one token.
+        gold: lengths: the true reward; `peak` and `width` are those of "length".
+        network: lengths: a size of `problems.lengths.SIZES`.
         fit: how the reference gets its law: by "likelihood", or by "reverse" KL.
         data: groups in the offline data set.
         coverage: share of the offline responses that the reference wrote; the others follow a bump at `skew_centre`.
+            Lengths: share that is left whole, the others end early by an exponential law (C2).
         shared: sequences: tokens that the responses of a group of the offline data have in common.
         labels: "gold" scores in the offline data, or "noisy" ones that compare as Bradley-Terry at `temperature`.
         scorer: responses of the policy are scored by "gold", or by a "proxy" learned from the offline data.
@@ -64,6 +83,9 @@ class Setting:
     contexts: int = 0
     centre: float = 70.0
     width: float = 10.0
+    peak: float = 0.0
+    gold: str = "length"
+    network: str = "small"
     fit: str = "likelihood"
     data: int = 100
     coverage: float = 1.0
@@ -138,6 +160,10 @@ class Setting:
                 raise UserError(f"`{name}` must be a number, not {getattr(self, name)!r}")
         if not (_finite(self.coverage) and 0 <= self.coverage <= 1):
             raise UserError(f"`coverage` is a share between 0 and 1, not {self.coverage!r}")
+        if not (_finite(self.peak) and 0 <= self.peak <= 100):
+            raise UserError(f"`peak` is a percentile between 0 and 100, not {self.peak!r}")
+        if self.problem == "lengths" and self.coverage == 0:
+            raise UserError("data of which nothing is whole cannot be made", where="coverage", fix="coverage=0.05")
         if self.family == "tabular" and self.problem == "arms" and not self.contexts:
             raise UserError("a table needs a fixed list of contexts", fix="contexts=10")
         if not 0 <= self.shared < (TOKENS if self.problem == "sequences" else 1):
@@ -178,6 +204,11 @@ def stacks(settings: Iterable[Setting], size: int) -> list[list[Setting]]:
     for setting in settings:
         groups.setdefault(setting.stack, []).append(setting)
     return [g[i : i + size] for g in groups.values() for i in range(0, len(g), size)]
+
+
+def per_run(settings: Sequence[Setting], name: str) -> Float[Tensor, " S"]:
+    """A field of every run."""
+    return torch.tensor([getattr(s, name) for s in settings], dtype=torch.float64)
 
 
 def seeds(setting: Setting, numbers: Sequence[int]) -> list[Setting]:

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from prefloop.analysis.exact import staleness, state_of
+from prefloop.analysis.exact import staleness
 from prefloop.analysis.ledger import GROUPS, coefficient_mass, mean, run_metrics
 from prefloop.lab.setting import Setting
 from prefloop.lab.world import World, build
@@ -76,7 +76,7 @@ class Watch:
     def __init__(self, world: World, one: Setting) -> None:
         self.world, self.one = world, one
         self.rows: list[dict[str, Tensor]] = []
-        self.up, self.down = torch.zeros(len(world.gold)), torch.zeros(len(world.gold))
+        self.up, self.down = torch.zeros(world.runs), torch.zeros(world.runs)
         self.since = 0
         self.stale: dict[str, Tensor] = {}
         row = world.loop.method
@@ -96,10 +96,8 @@ class Watch:
 
     def state(self) -> dict[str, Tensor]:
         """What the policies do on the evaluation set."""
-        world = self.world
-        policies: tuple[Any, Any] = (world.loop.policy, world.loop.reference)
-        rng = world.loop.rng["evaluation"]
-        return state_of(*policies, world.prompts, world.gold, world.regions, tokens=world.tokens, rng=rng, group=1)
+        loop = self.world.loop
+        return self.world.look(loop.policy, loop.reference, loop.rng["evaluation"])
 
     def evaluate(self, record: Record | None) -> None:
         """A row of numbers, [S] each; before the first step there is no record."""
@@ -107,8 +105,8 @@ class Watch:
         step = run_metrics(record, loop.method) if record is not None else {}
         count = {
             "step": loop.step,
-            "samples": loop.samples / len(self.world.gold),  # the loop counts those of all runs
-            "queries": loop.queries / len(self.world.gold),
+            "samples": loop.samples / self.world.runs,  # the loop counts those of all runs
+            "queries": loop.queries / self.world.runs,
             "passes": self.passes(),
             "push_up": self.up / max(1, self.since),
             "push_down": self.down / max(1, self.since),
@@ -123,7 +121,7 @@ class Watch:
     def stand_still(self) -> None:
         """The rest of the curves where every run has diverged: what they were is what they are, at each evaluation."""
         loop = self.world.loop
-        loop.diverged = torch.ones(len(self.world.gold), dtype=torch.bool)
+        loop.diverged = torch.ones(self.world.runs, dtype=torch.bool)
         self.evaluate(None)
         now = self.rows.pop()
         for step in range(loop.step + 1, self.one.steps + 1):
@@ -146,12 +144,12 @@ class Watch:
     def passes(self) -> float:
         """How often each distinct response has been through the loss so far, on average."""
         loop = self.world.loop
-        collected, fresh = -(-loop.step // self.span) * self.one.batch, loop.samples / len(self.world.gold)
+        collected, fresh = -(-loop.step // self.span) * self.one.batch, loop.samples / self.world.runs
         distinct = fresh + min(collected - fresh, self.world.offline)
         return loop.step * self.one.minibatch / distinct if distinct else 0.0
 
     def _each(self, value: Any) -> Tensor:
-        return torch.as_tensor(value, dtype=torch.float64).detach().expand(len(self.world.gold))
+        return torch.as_tensor(value, dtype=torch.float64).detach().expand(self.world.runs)
 
     def columns(self) -> dict[str, Array]:
         return {k: torch.stack([row[k] for row in self.rows]).numpy() for k in self.rows[0]}

@@ -17,7 +17,13 @@ from prefloop.lab.table import read
 from prefloop.runs.interrupt import Interrupt
 from prefloop.runs.progress import Progress
 
-STACKS = {"arms": 32, "categorical": 32, "sequences": 16}  # runs per stack where none is asked for: see benchmarks
+STACKS = {
+    "arms": 32,
+    "categorical": 32,
+    "sequences": 16,
+    "lengths": 8,
+}  # runs per stack where none is asked for: see benchmarks
+COSTS = {"sequences": 9.0, "lengths": 40.0}  # per response, in tokens of the smallest GPT
 SUFFIX = ".parquet"
 
 
@@ -69,7 +75,7 @@ def jobs_of(settings: Sequence[Setting], size: int | None) -> list[list[Setting]
 
 def cost(setting: Setting) -> float:
     """Relative time of one run, for the order of jobs."""
-    per_step = setting.minibatch * (9.0 if setting.problem == "sequences" else 0.1)
+    per_step = setting.minibatch * COSTS.get(setting.problem, 0.1)
     return setting.steps * (20 + per_step)
 
 

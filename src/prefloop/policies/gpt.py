@@ -1,4 +1,4 @@
-"""Stacked small GPTs: one prompt token in, T response tokens out, each scored where it is predicted."""
+"""Stacked small GPTs: one prompt token in, up to T response tokens out, each scored where it is predicted."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
@@ -34,11 +34,12 @@ class GPT(Stacked):
     Args:
         weights: named parameters [S, …], copied.
         heads: attention heads; they divide the width.
+        end: the token that ends a response and belongs to it; without one every response has all T tokens.
     """
 
-    def __init__(self, weights: Mapping[str, Tensor], heads: int) -> None:
+    def __init__(self, weights: Mapping[str, Tensor], heads: int, end: int | None = None) -> None:
         super().__init__(weights)
-        self.heads = heads
+        self.heads, self.end = heads, end
 
     @classmethod
     def create(
@@ -46,22 +47,29 @@ class GPT(Stacked):
         seeds: Sequence[int],
         *,
         vocabulary: int = 100,
+        prompts: int = 0,
+        end: int | None = None,
         tokens: int = 9,
         layers: int = 3,
         heads: int = 3,
         width: int = 48,
         dtype: torch.dtype = torch.float32,
     ) -> GPT:
-        """Fresh networks, one per seed: weights of standard deviation 0.02, biases 0, gains 1, the value head 0."""
+        """Fresh networks, one per seed: weights of standard deviation 0.02, biases 0, gains 1, the value head 0.
+
+        Args:
+            vocabulary: tokens of responses.
+            prompts: tokens that stand for prompts and in no response, numbered from `vocabulary` on.
+        """
         if width % heads:
             raise ValueError(f"{heads} heads do not divide a width of {width}")
-        inits = {"token": Init((vocabulary, width), STD), "place": Init((tokens + 1, width), STD)}
+        inits = {"token": Init((vocabulary + prompts, width), STD), "place": Init((tokens + 1, width), STD)}
         for i in range(layers):
             inits |= _block(f"block{i}", width, STD / math.sqrt(2 * layers))
         inits |= {"norm.gain": Init((width,), mean=1.0), "norm.bias": Init((width,))}
         inits |= {"head.weight": Init((width, vocabulary), STD)}
         inits |= {"value.weight": Init((width, 1)), "value.bias": Init((1,))}
-        return cls(initialise(inits, seeds, dtype), heads)
+        return cls(initialise(inits, seeds, dtype), heads, end)
 
     @property
     def layers(self) -> int:
@@ -69,7 +77,7 @@ class GPT(Stacked):
 
     @property
     def tokens(self) -> int:
-        """Response length T; the prompt has the first of the T+1 places."""
+        """The longest response T; the prompt has the first of the T+1 places."""
         return self.weights["place"].shape[1] - 1
 
     def reference(self) -> GPT:
@@ -106,33 +114,54 @@ class GPT(Stacked):
     def evaluate(
         self, batch: Batch, *, entropy: bool = False, values: bool = False, drop: Dropout = unchanged
     ) -> Evaluation:
-        hidden = self.hidden(inputs(batch.prompts, batch.responses), drop)
-        full = self.logits(hidden).log_softmax(-1).view(*batch.mask.shape, -1)
-        logp = torch.where(batch.mask, full.gather(-1, batch.responses[..., None]).squeeze(-1), 0.0)
-        spread = torch.where(batch.mask, -(full.exp() * full).sum(-1), 0.0) if entropy else None
+        length = batch.mask.shape[-1] if self.end is None else max(1, int(batch.lengths.max()))
+        responses, mask = batch.responses[..., :length], batch.mask[..., :length]
+        hidden = self.hidden(inputs(batch.prompts, responses), drop)
+        full = self.logits(hidden).log_softmax(-1).view(*mask.shape, -1)
+
+        def whole(x: Tensor) -> Float[Tensor, "S P G T"]:
+            return F.pad(torch.where(mask, x.view(mask.shape), 0.0), (0, batch.mask.shape[-1] - length))
+
+        logp = whole(full.gather(-1, responses[..., None]))
+        spread = whole(-(full.exp() * full).sum(-1)) if entropy else None
         value = None
         if values:
             value = linear(hidden.flatten(1, 2), self.weights["value.weight"], self.weights["value.bias"])
-            value = value.view(batch.mask.shape)
-        return Evaluation(logp, spread, value)
+        return Evaluation(logp, spread, None if value is None else whole(value))
 
     def sample(
         self, prompts: Int[Tensor, "S P"], responses: int, rng: Stream, poll: Callable[[], None] = no_op
     ) -> Batch:
-        """Inverse-CDF sampling, one uniform number per token; what the prompt leads to is computed once per group."""
+        """Inverse-CDF sampling, one uniform number per token; what the prompt leads to is computed once per group.
+
+        T is the length of the longest response; a response of `tokens` tokens without `end` was cut by the limit.
+        """
         shape = (*prompts.shape, responses)
         u = rng.rand(prompts.shape[1], responses, self.tokens, dtype=self.weights["place"].dtype)
         cache, token = Cache(shape, self), prompts[..., None]
-        tokens, logp = torch.empty(*shape, self.tokens, dtype=torch.long), torch.empty_like(u)
+        tokens, logp = torch.zeros(*shape, self.tokens, dtype=torch.long), torch.zeros_like(u)
+        mask, length = torch.zeros_like(u, dtype=torch.bool), self.tokens
+        alive = torch.ones(shape, dtype=torch.bool)
         for t in range(self.tokens):
             poll()
             with torch.no_grad():
                 full = self._after(token, t, cache)
             token = inverse_cdf(full, u[..., t].view(*full.shape[:-1], -1)).view(shape)
-            tokens[..., t] = token
-            logp[..., t] = full.expand(*shape, -1).gather(-1, token[..., None]).squeeze(-1)
-        mask = torch.ones_like(tokens, dtype=torch.bool)
+            mask[..., t] = alive
+            logp[..., t] = torch.where(alive, full.expand(*shape, -1).gather(-1, token[..., None]).squeeze(-1), 0.0)
+            tokens[..., t] = torch.where(alive, token, 0)
+            if self.end is not None:
+                alive &= token != self.end
+                if not bool(alive.any()):
+                    length = t + 1
+                    break
+        tokens, mask, logp = tokens[..., :length], mask[..., :length], logp[..., :length]
         return Batch(prompts, tokens, mask, logp_behaviour=logp, logp_proximal=logp.clone())
+
+    def is_cut(self, batch: Batch) -> Bool[Tensor, "S P G"]:
+        """True where a response met the limit before it ended."""
+        last = batch.responses.gather(-1, (batch.lengths - 1).clamp(min=0)[..., None]).squeeze(-1)
+        return (batch.lengths == self.tokens) & (last != self.end)
 
     def _after(self, token: Int[Tensor, "S P g"], place: int, cache: Cache) -> Float[Tensor, "S P g V"]:
         """Log-probs of the token after this one, which stands at `place`."""

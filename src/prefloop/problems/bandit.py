@@ -110,13 +110,7 @@ class Bandit:
 
     def dataset(self, start: int, count: int, responses: int, rng: Stream) -> Batch:
         """Groups number `start` on, every epoch over the data in an order of its own."""
-        if self.data is None or self.data.mask.shape[2] != responses:
-            raise ValueError(f"this problem has no offline groups of {responses}")
-        n = self.data.mask.shape[1]
-        epochs = range(start // n, (start + count - 1) // n + 1)
-        order = torch.cat([rng.epoch(n, e) for e in epochs], -1)
-        first = start - epochs[0] * n
-        return self.data[order[:, first : first + count]]
+        return offline_groups(self.data, start, count, responses, rng)
 
     def score(self, batch: Batch) -> Batch:
         """Scores by the proxy, or else by gold; groups of the data keep theirs unless a mixture took them away."""
@@ -124,6 +118,17 @@ class Bandit:
             return batch
         table = self.gold if self.proxy is None else self.proxy
         return replace(batch, scores=labelled(mean_reward(table, batch.responses), self.bar))
+
+
+def offline_groups(data: Batch | None, start: int, count: int, responses: int, rng: Stream) -> Batch:
+    """Groups number `start` on of given data [S, N, C, T], every epoch in an order of its own."""
+    if data is None or data.mask.shape[2] != responses:
+        raise ValueError(f"this problem has no offline groups of {responses}")
+    n = data.mask.shape[1]
+    epochs = range(start // n, (start + count - 1) // n + 1)
+    order = torch.cat([rng.epoch(n, e) for e in epochs], -1)
+    first = start - epochs[0] * n
+    return data[order[:, first : first + count]]
 
 
 def mean_reward(table: Float[Tensor, "S V"], responses: Int[Tensor, "S P G T"]) -> Float[Tensor, "S P G"]:

@@ -22,13 +22,13 @@ from torch import Tensor
 
 from prefloop.batch import Batch
 from prefloop.errors import DataError, UserError, nearest
+from prefloop.rewards import words
 
 Scorer = Callable[[Batch], Float[Tensor, "P G"]]
 Decode = Callable[[Batch], list[list[str]]]  # P lists of G texts
 DecodePrompts = Callable[[Batch], list[str]]  # P texts
 
 EXCERPT = 80  # characters of a text that a message shows
-VADER_INSTALL = "pip install vaderSentiment"
 
 
 def length_min(*, scale: float = 10.0) -> Scorer:
@@ -63,19 +63,11 @@ def length_mode(*, target: int, scale: float = 10.0) -> Scorer:
 
 
 def sentiment(*, decode: Decode) -> Scorer:
-    """Friendlier words are better: VADER's compound score in [−1, 1], 0 for no words (Hutto & Gilbert 2014).
-
-    Raises:
-        UserError: vaderSentiment is not installed.
-    """
-    try:
-        from vaderSentiment.vaderSentiment import SentimentIntensityAnalyzer
-    except ModuleNotFoundError as error:
-        raise UserError("the reward `sentiment` needs the package vaderSentiment", fix=VADER_INSTALL) from error
-    analyser = SentimentIntensityAnalyzer()
+    """Friendlier words are better: VADER's compound score in [−1, 1], 0 for no words; see `words.sentiment`."""
+    judge = words.sentiment()
 
     def score(batch: Batch) -> Tensor:
-        texts = [[analyser.polarity_scores(text)["compound"] for text in group] for group in decode(batch)]
+        texts = [[judge(text) for text in group] for group in decode(batch)]
         return torch.where(batch.present, torch.tensor(texts, dtype=torch.float32).to(batch.mask.device), 0.0)
 
     return score

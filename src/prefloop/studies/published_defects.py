@@ -9,10 +9,10 @@ import torch
 
 from prefloop.analysis import theory
 from prefloop.batch import Stream
+from prefloop.lab.bandits import reference_policy
 from prefloop.lab.defects import DropoutReference, seen_as
 from prefloop.lab.setting import Setting
 from prefloop.lab.summary import Cell
-from prefloop.lab.world import reference_policy
 from prefloop.objectives import sequence
 from prefloop.problems.bandit import TOKENS, bump, prompt_tokens, reference_law
 from prefloop.studies.bench import Bench

@@ -1,0 +1,175 @@
+"""The problem of lengths as parts of a loop: reference, preference data, gold reward and learned proxy."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import cache
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from prefloop.analysis.exact import responses_of
+from prefloop.batch import Batch, Stream
+from prefloop.data.answers import END, fingerprint, vocabulary
+from prefloop.lab.defects import Parts
+from prefloop.lab.kept import digest, kept
+from prefloop.lab.setting import Setting, per_run
+from prefloop.methods import Method
+from prefloop.policies.gpt import GPT
+from prefloop.problems import bandit
+from prefloop.problems.lengths import (
+    SIZES,
+    Lengths,
+    Score,
+    fit,
+    in_words,
+    prompt_tokens,
+    target,
+    toward,
+    truncated,
+    truncation,
+)
+from prefloop.rewards import stacked, words
+
+VERSION = 1  # of reference and reward models: a new one makes what is in the cache unknown
+SAMPLED = 4096  # responses of the reference that its law of lengths is read off
+JUDGES = {"keyword": lambda: words.keyword, "repetition": lambda: words.repetition, "sentiment": words.sentiment}
+OF_DATA = ("network", "gold", "peak", "width", "coverage", "data", "responses", "labels", "temperature", "seed")
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What every run starts from.
+
+    Args:
+        policy: of one run.
+        lengths: of its responses.
+        perplexity: per token, on answers that it was not fitted to.
+        cut: share of the answers that the limit cuts.
+    """
+
+    policy: GPT
+    prompts: int
+    lengths: Int[Tensor, " n"]
+    perplexity: float
+    cut: float
+    name: str
+
+
+@cache
+def reference(network: str) -> Reference:
+    """The fitted GPT of that size, from the cache where it was fitted before."""
+    size = SIZES[network]
+    name = f"reference-{digest([VERSION, asdict(size), fingerprint()])}"
+
+    def make() -> dict[str, Tensor]:
+        found = fit(size)
+        rng = Stream("lengths of the reference", [0], stacked=True)
+        prompts = prompt_tokens(_words(), _prompts(found.policy.weights["token"]), SAMPLED // 4, rng)
+        with torch.no_grad():
+            lengths = found.policy.sample(prompts, 4, rng).lengths.flatten()
+        facts = {"lengths": lengths, "perplexity": torch.tensor(found.perplexity), "cut": torch.tensor(found.cut)}
+        return {**found.policy.state(), **{f"fact.{k}": x for k, x in facts.items()}}
+
+    state = kept(name, make)
+    facts = {k.removeprefix("fact."): state.pop(k) for k in list(state) if k.startswith("fact.")}
+    policy = GPT(state, size.heads, END)
+    numbers = {k: float(facts[k]) for k in ("perplexity", "cut")}
+    return Reference(policy, _prompts(state["token"]), facts["lengths"], **numbers, name=name)
+
+
+def limit(one: Setting) -> int:
+    """The longest response."""
+    return SIZES[one.network].limit
+
+
+def parts(settings: Sequence[Setting], row: Method, dtype: torch.dtype, labels: bool) -> tuple[Parts, Any]:
+    """What the loop runs with, and how its policy is looked at.
+
+    Args:
+        labels: the row takes the sign of a score for a label.
+    """
+    one, seeds, base = settings[0], [s.seed for s in settings], reference(settings[0].network)
+    policy = base.policy.take(torch.zeros(len(seeds), dtype=torch.long))
+    policy.weights = {k: x.detach().to(dtype).requires_grad_() for k, x in policy.weights.items()}
+    gold = gold_reward(settings)
+    learned = one.scorer == "proxy"
+    data = preferences(settings, gold) if row.on_policy < 1 or learned else None
+    proxy = reward_model(settings, data) if data is not None and learned else None
+    bar = _bar(gold, settings) if labels else None
+    if data is not None and bar is not None and data.scores is not None:
+        data = replace(data, scores=bandit.labelled(data.scores, bar))
+    rng = Stream("evaluation set", seeds, stacked=True)
+    prompts = prompt_tokens(_words(), base.prompts, one.evaluation, rng)
+    judges: dict[str, Score] = {"reward": gold} | ({} if proxy is None else {"proxy": proxy})
+
+    def look(policy: Any, reference: Any, rng: Stream) -> dict[str, Tensor]:
+        return responses_of(policy, reference, prompts, judges, tokens=limit(one), rng=rng)
+
+    problem = Lengths(_words(), base.prompts, gold, proxy, bar, data)
+    return Parts(row, policy, policy.reference(), problem), look
+
+
+def gold_reward(settings: Sequence[Setting]) -> Score:
+    """The true reward of each run."""
+    one = settings[0]
+    if one.gold != "length":
+        return in_words(JUDGES[one.gold]())
+    lengths = reference(one.network).lengths
+    return toward(torch.tensor([target(s.peak, lengths) for s in settings]), per_run(settings, "width"))
+
+
+def preferences(settings: Sequence[Setting], gold: Score) -> Batch:
+    """Groups of the reference's responses with their scores, of which the coverage dial shortens its share."""
+    one, seeds, base = settings[0], [s.seed for s in settings], reference(settings[0].network)
+    rng = Stream("data", seeds, stacked=True)
+    policy = base.policy.take(torch.zeros(len(seeds), dtype=torch.long))
+    with torch.no_grad():
+        drawn = policy.sample(prompt_tokens(_words(), base.prompts, one.data, rng), one.responses, rng)
+    means = torch.tensor([truncation(s.coverage, base.lengths) for s in settings])
+    data = truncated(Batch(drawn.prompts, drawn.responses, drawn.mask), means, rng)
+    scores = gold(data)
+    if one.labels == "noisy":
+        scores = bandit.noisy(scores, per_run(settings, "temperature"), rng)
+    return replace(data, scores=scores)
+
+
+def reward_model(settings: Sequence[Setting], data: Batch) -> stacked.StackedReward:
+    """A reward model per run, fitted to its preferences; each is kept by itself, whatever stack it was fitted in."""
+    base = reference(settings[0].network)
+    fitted: dict[int, dict[str, Tensor]] = {}
+
+    def one_of(i: int) -> dict[str, Tensor]:
+        if not fitted:
+            seeds = [s.seed for s in settings]
+            start = base.policy.take(torch.zeros(len(seeds), dtype=torch.long))
+            whole = stacked.fit(start, data, seeds)
+            fitted.update({k: {n: x[k : k + 1] for n, x in whole.state().items()} for k in range(len(seeds))})
+        return fitted[i]
+
+    states = []
+    for i, s in enumerate(settings):
+        told = [VERSION, base.name, {name: getattr(s, name) for name in OF_DATA}]
+        states.append(kept(f"reward-{digest(told)}", lambda i=i: one_of(i)))  # type: ignore[misc]
+    return stacked.restored(base.policy, {k: torch.cat([state[k] for state in states]) for k in states[0]})
+
+
+def _bar(gold: Score, settings: Sequence[Setting]) -> Float[Tensor, " S"]:
+    """Mean gold reward of the reference: what a label calls good lies above it."""
+    seeds, base = [s.seed for s in settings], reference(settings[0].network)
+    rng = Stream("bar", seeds, stacked=True)
+    policy = base.policy.take(torch.zeros(len(seeds), dtype=torch.long))
+    with torch.no_grad():
+        return gold(policy.sample(prompt_tokens(_words(), base.prompts, 256, rng), 1, rng)).mean((1, 2))
+
+
+@cache
+def _words() -> int:
+    return int(vocabulary().get_vocab_size())
+
+
+def _prompts(table: Float[Tensor, "S V D"]) -> int:
+    return table.shape[1] - _words()
