@@ -157,6 +157,8 @@ def correlation(
 ) -> Correlation:
     """Rank correlation of the score with another number, over all responses and inside prompts.
 
+    Ranks are taken once, among all responses, and resampled.
+
     Args:
         score, other: [M].
         group: [M], the number of the prompt.
@@ -164,7 +166,8 @@ def correlation(
     """
     both = np.stack([np.asarray(score, dtype=np.float64), np.asarray(other, dtype=np.float64)], -1)
     apart = both - _means(both, np.asarray(group))
-    overall, within = (bootstrap(x, _spearman, clusters=keys, seed=seed, n=n) for x in (both, apart))
+    ranks = [rankdata(np.round(x, 9), axis=0) for x in (both, apart)]  # equal deviations may differ in their last bits
+    overall, within = (bootstrap(x, _pearson, clusters=keys, seed=seed, n=n) for x in ranks)
     return Correlation(overall, within)
 
 
@@ -175,12 +178,11 @@ def _means(x: Array, group: NDArray[Any]) -> Array:
     return np.stack([np.bincount(place, weights=column) / size for column in x.T], -1)[place]
 
 
-def _spearman(x: Array) -> float:
-    """Pearson's correlation of the ranks (Spearman 1904); nan where a column is constant."""
-    ranks = rankdata(np.round(x, 9), axis=0)  # rounded: deviations of equal values may differ in their last bits
-    apart = ranks - ranks.mean(0)
-    scale = math.sqrt(float((apart[:, 0] ** 2).sum() * (apart[:, 1] ** 2).sum()))
-    return float((apart[:, 0] * apart[:, 1]).sum()) / scale if scale > 0 else math.nan
+def _pearson(x: Array) -> float:
+    """Pearson's correlation of two columns, which is Spearman's (1904) of ranks; nan where one is constant."""
+    apart = x - x.mean(0)
+    product, first, second = (apart[:, i] @ apart[:, j] for i, j in ((0, 1), (0, 0), (1, 1)))
+    return float(product) / math.sqrt(first * second) if first * second > 0 else math.nan
 
 
 def _spread(score: Array, group: Array) -> float:

@@ -290,7 +290,7 @@ def _turn(run: Run) -> list[str]:
     both = [(step, proxy, gold[step]) for step, proxy in run.points("eval/reward") if step in gold]
     if not both:
         return []
-    turn = overoptimisation(*zip(*both, strict=True))
+    turn = overoptimisation(*map(list, zip(*both, strict=True)))
     change = f"gold {measured(run.before('eval/gold'))} → {measured(run.after('eval/gold'))}"
     if turn is None:
         few = f"{len(both)} evaluations are too few to look for over-optimisation (at least {LEAST}: evaluation.every)"

@@ -52,7 +52,7 @@ def learned(
         policy.tokenizer,
         pairs,
         freeze_backbone=options.get("freeze_backbone", True),
-        loss=PairLoss(**{k: v for k, v in options.items() if k in LOSS}),
+        loss=PairLoss(**{k: v if isinstance(v, str) else float(v) for k, v in options.items() if k in LOSS}),
         seed=seed,
         autocast=policy.autocast,
         poll=poll,
