@@ -24,14 +24,15 @@ class Budget:
     tuning: int
     arms: int  # updates of a run on arms
     sequences: int  # updates of a run on sequences
+    lengths: int  # updates of a run on lengths
     rates: int  # of the study's list, from its middle
     evaluations: int  # per run
 
 
 BUDGETS = {
-    "smoke": Budget(seeds=2, tuning=1, arms=16, sequences=8, rates=1, evaluations=2),
-    "small": Budget(seeds=10, tuning=2, arms=300, sequences=120, rates=5, evaluations=15),
-    "paper": Budget(seeds=20, tuning=3, arms=1000, sequences=1000, rates=5, evaluations=50),
+    "smoke": Budget(seeds=2, tuning=1, arms=16, sequences=8, lengths=4, rates=1, evaluations=2),
+    "small": Budget(seeds=10, tuning=2, arms=300, sequences=120, lengths=100, rates=5, evaluations=15),
+    "paper": Budget(seeds=20, tuning=3, arms=1000, sequences=1000, lengths=600, rates=5, evaluations=50),
 }
 
 
@@ -70,7 +71,7 @@ class Bench:
 
     def steps(self, problem: str) -> dict[str, int]:
         """`steps` and `evaluate` of a setting of that problem."""
-        steps = self.budget.sequences if problem == "sequences" else self.budget.arms
+        steps: int = getattr(self.budget, problem)
         return {"steps": steps, "evaluate": max(1, steps // self.budget.evaluations)}
 
     def sweep(self, settings: Sequence[Setting]) -> list[Run]:
@@ -79,9 +80,13 @@ class Bench:
         return sweep(settings, self.store, self.pool, stack=self.stack, quiet=self.quiet)
 
     def tuned(
-        self, cells: Sequence[Setting], rates: Sequence[float], score: Callable[[Run], float] = over_training
+        self,
+        cells: Sequence[Setting],
+        rates: Sequence[float],
+        score: Callable[[Run], float] = over_training,
+        seeds: Sequence[int] | None = None,
     ) -> list[Cell]:
-        """Each cell over the bench's seeds, at the best of the middle rates of `rates` on tuning seeds."""
+        """Each cell over the bench's seeds or those given, at the best of the middle rates on tuning seeds."""
         skip = max(0, len(rates) - self.budget.rates)
         tried = rates[skip // 2 : len(rates) - (skip + 1) // 2]
-        return tuned(cells, tried, self.seeds, self.budget.tuning, self.sweep, score)
+        return tuned(cells, tried, self.seeds if seeds is None else seeds, self.budget.tuning, self.sweep, score)

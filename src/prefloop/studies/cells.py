@@ -24,18 +24,31 @@ SCORE = (
 def gain(run: Run) -> float:
     """Mean reward over training as a share of what could be gained over the reference."""
     start = float(run.curves["reward"][0])
-    return (run.mean("reward") - start) / (1 - start)
+    return (run.mean("reward") - start) / (ceiling(run) - start)
 
 
-def end_gain(run: Run) -> float:
-    """The same of the last evaluation."""
-    start = float(run.curves["reward"][0])
-    return (run.last("reward") - start) / (1 - start)
+def ceiling(run: Run) -> float:
+    """The highest gold reward there is."""
+    return 0.0 if run.setting.problem == "lengths" else 1.0
 
 
 def gains(cells: Sequence[Cell]) -> Array:
     """Score of each seed, averaged over the cells: paired by seed with any other set of cells."""
     return np.stack([cell.values(gain) for cell in cells]).mean(0)
+
+
+def at_equal_samples(reused: Cell, once: Cell) -> Array:
+    """Mean gain over the samples that the reusing run drew, less the other run's over as many."""
+    pairs = zip(reused.runs, once.runs, strict=True)
+    return np.array([_over_samples(a, a.last("samples")) - _over_samples(b, a.last("samples")) for a, b in pairs])
+
+
+def _over_samples(run: Run, most: float) -> float:
+    """Mean reward over the first `most` samples, as a share of the attainable gain."""
+    grid = np.linspace(0, most, 200)
+    reward = np.interp(grid, run.curves["samples"], run.curves["reward"])
+    start = float(reward[0])
+    return float((np.trapezoid(reward, grid) / most - start) / (ceiling(run) - start))
 
 
 def place(centre: float) -> str:
@@ -50,8 +63,8 @@ def curves(title: str, cells: Sequence[Cell], labels: Sequence[str], *, x: str =
     for cell, label in zip(cells, labels, strict=True):
         middle, low, high = band(cell.curve(y))
         lines.append(Line(label, cell.runs[0].curves[x].tolist(), middle, low, high))
-    name = {"reward": "gold reward"}.get(y, y)
-    return Chart(title, axis, name, lines, guides={"ceiling": 1.0} if y == "reward" else {})
+    name = {"reward": "gold reward", "length": "tokens per response"}.get(y, y)
+    return Chart(title, axis, name, lines, guides={"ceiling": ceiling(cells[0].runs[0])} if y == "reward" else {})
 
 
 def summary(title: str, cells: Sequence[Cell], head: Sequence[str], names: Sequence[Sequence[Any]]) -> Table:

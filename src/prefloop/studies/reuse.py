@@ -5,10 +5,22 @@ from __future__ import annotations
 import numpy as np
 
 from prefloop.lab.setting import Setting
-from prefloop.lab.stack import Run
 from prefloop.lab.summary import Cell
 from prefloop.studies.bench import Bench
-from prefloop.studies.cells import FAR, NEAR, RATES, SCORE, arms, by, curves, gains, place, sequences, summary
+from prefloop.studies.cells import (
+    FAR,
+    NEAR,
+    RATES,
+    SCORE,
+    arms,
+    at_equal_samples,
+    by,
+    curves,
+    gains,
+    place,
+    sequences,
+    summary,
+)
 from prefloop.studies.study import Chart, Claim, Line, Outcome, Study, judge
 
 PASSES = {"arms": (1, 2, 4, 8, 16), "sequences": (1, 4, 8)}
@@ -116,7 +128,7 @@ def measure(cells: dict[Key, Cell]) -> list[np.ndarray]:
     def clipped(passes: int) -> np.ndarray:
         return np.nanmean(cells["arms", METHODS[0], passes, FAR].curve("clip_ratio"), axis=1)
 
-    saved = np.stack([_at_equal_samples(cells["arms", m, MODERATE, FAR], cells["arms", m, 1, FAR]) for m in METHODS])
+    saved = np.stack([at_equal_samples(cells["arms", m, MODERATE, FAR], cells["arms", m, 1, FAR]) for m in METHODS])
     long = cells["sequences", "best_of_n", MANY, FAR]
     return [
         saved.mean(0),
@@ -129,25 +141,6 @@ def measure(cells: dict[Key, Cell]) -> list[np.ndarray]:
         long.values(lambda r: float(r.curves["reward"].max() - r.curves["reward"][-1])),
         loss("arms", "best_of_n", MOST) - loss("arms", "best_of_n", MOST, NEAR),
     ]
-
-
-def _at_equal_samples(reused: Cell, once: Cell) -> np.ndarray:
-    """Mean gain over the samples that the reusing run drew, less the other run's over as many."""
-    return np.array(
-        [_over_samples(a, a.last("samples")) - _over_samples(b, a.last("samples")) for a, b in _pairs(reused, once)]
-    )
-
-
-def _pairs(a: Cell, b: Cell) -> list[tuple[Run, Run]]:
-    return list(zip(a.runs, b.runs, strict=True))
-
-
-def _over_samples(run: Run, most: float) -> float:
-    """Mean reward over the first `most` samples, as a share of the attainable gain."""
-    grid = np.linspace(0, most, 200)
-    reward = np.interp(grid, run.curves["samples"], run.curves["reward"])
-    start = float(reward[0])
-    return float((np.trapezoid(reward, grid) / most - start) / (1 - start))
 
 
 def _panels(cells: dict[Key, Cell], problem: str, x: str) -> list[Chart]:

@@ -1,0 +1,100 @@
+"""§5.3 on text-like responses: on-policy samples with and without a negative gradient, on all three problems."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from prefloop.lab.summary import Cell
+from prefloop.studies.bench import Bench
+from prefloop.studies.cells import by, curves, gains, summary
+from prefloop.studies.lengths import METHODS, PROBLEMS, SCORE, SETTING, UNIT, law, lengths_of, setting, tuned, versus
+from prefloop.studies.study import Array, Claim, Outcome, Study, Table, judge
+
+BEST = "on-policy DPO"
+Key = tuple[str, str]  # method, problem
+FAR = ("min", "skew")
+OTHERS = ("offline DPO", "PPO", "on-policy RWR")
+PUBLISHED = (
+    "Published (Pythia-1.4B, 600 steps): Min Length: on-policy DPO ~1 token by 70–100 steps, offline DPO ~1 by 160, PPO"
+    " 6 and RWR 72 at 590, from ~190–220. Mode Length: all alike, noisy, distance 4–37. Skew Length: on-policy DPO ~1"
+    " by 90, offline DPO hovers at 7–18, PPO 14 and RWR 22 at 590."
+)
+CLAIMS = (
+    *(
+        Claim(
+            f"{problem}-beats-{name.lower().replace(' ', '-')}",
+            f"on-policy DPO beats {name} on {PROBLEMS[problem]}",
+            f"score of on-policy DPO less that of {name}",
+            0.02,
+            UNIT,
+        )
+        for problem in FAR
+        for name in OTHERS
+    ),
+    Claim(
+        "offline-plateaus-in-skew",
+        "on Skew Length offline DPO stops above what on-policy DPO reaches",
+        "tokens per response at the end, offline DPO less on-policy DPO, Skew Length",
+        1.0,
+        "tokens",
+    ),
+    Claim(
+        "alike-in-mode",
+        "on Mode Length methods do about equally well, unlike on Min Length",
+        "score of the best less that of the worst of the six cells, per seed, on Min Length, less the same on Mode",
+        0.02,
+        UNIT,
+    ),
+)
+
+
+def run(bench: Bench) -> Outcome:
+    """Six methods on three problems."""
+    keys = [(name, problem) for name in METHODS for problem in PROBLEMS]
+    cells = by(tuned(bench, [setting(bench, p, *METHODS[name]) for name, p in keys]), keys)
+    findings = [judge(claim, effect) for claim, effect in zip(CLAIMS, measure(cells), strict=True)]
+    names = list(METHODS)
+    each = {p: [cells[name, p] for name in names] for p in PROBLEMS}
+    figures = {
+        "length": [lengths_of(title, each[p], names) for p, title in PROBLEMS.items()],
+        "reward": [curves(title, each[p], names) for p, title in PROBLEMS.items()],
+        "laws": [law(title, each[p], names) for p, title in PROBLEMS.items()],
+    }
+    table = summary("Cells", list(cells.values()), ("method", "problem"), [list(key) for key in keys])
+    runs = sum(len(c.runs) for c in cells.values())
+    return Outcome(findings, figures, [_tokens(cells), table], [PUBLISHED], runs=runs)
+
+
+def measure(cells: Mapping[Key, Cell]) -> list[Array]:
+    """One effect per claim, paired by seed."""
+
+    def spread(problem: str) -> Array:
+        every = np.stack([gains([cells[name, problem]]) for name in METHODS])
+        return every.max(0) - every.min(0)
+
+    beats = [versus(cells, [(BEST, p)], [(name, p)]) for p in FAR for name in OTHERS]
+    above = cells["offline DPO", "skew"].last("length") - cells[BEST, "skew"].last("length")
+    return [*beats, above, spread("min") - spread("mode")]
+
+
+def _tokens(cells: Mapping[Key, Cell]) -> Table:
+    """Tokens per response, or the gold distance from the mode, at the start, half-way and the end; means over seeds."""
+    rows = []
+    for (name, problem), cell in cells.items():
+        column = cell.curve("reward") * -cell.setting.width if problem == "mode" else cell.curve("length")
+        at = (0, column.shape[1] // 2, -1)
+        rows.append([problem, name, *(f"{column[:, i].mean():.1f}" for i in at), f"{cell.last('cut').mean():.2f}"])
+    head = ("problem", "method", "at the start", "half-way", "at the end", "cut at the limit")
+    return Table("Tokens (Mode Length: distance from the mode)", head, sorted(rows, key=lambda r: r[0]))
+
+
+STUDY = Study(
+    name="length-complement",
+    question="Do on-policy samples and the negative gradient help each other on text-like responses?",
+    source="Tajwar et al. 2024, §5.3, Fig. 19",
+    method=f"{SETTING} {SCORE}",
+    claims=CLAIMS,
+    run=run,
+)

@@ -1,0 +1,117 @@
+"""Where does which method win? A map over the two dials: where the reward peaks and what the data cover."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from prefloop.lab.summary import Cell
+from prefloop.studies.bench import Bench
+from prefloop.studies.cells import by, gains
+from prefloop.studies.lengths import METHODS, SCORE, SETTING, UNIT, setting, tuned, versus
+from prefloop.studies.study import Array, Chart, Claim, Line, Outcome, Study, Table, judge
+
+PEAKS = {"smoke": (0.0, 90.0), "small": (0.0, 20.0, 90.0), "paper": (0.0, 10.0, 20.0, 50.0, 90.0)}  # percentiles
+COVERAGES = {"smoke": (1.0, 0.1), "small": (1.0, 0.4, 0.1), "paper": (1.0, 0.7, 0.4, 0.2, 0.1)}
+NAMES = ("on-policy DPO", "offline DPO", "PPO", "best-of-N", "Pref-FT")
+OFFLINE = ("offline DPO", "Pref-FT")
+Key = tuple[str, float, float]  # method, peak, coverage
+CLAIMS = (
+    Claim(
+        "on-policy-where-far",
+        "on-policy sampling matters most where the reward peaks far from the reference",
+        "score of on-policy DPO less offline DPO at peak 0, less the same at peak 20, mean over coverages",
+        0.02,
+        UNIT,
+    ),
+    Claim(
+        "offline-needs-coverage",
+        "offline methods need data that cover the responses that the reward wants",
+        "mean score of the offline methods at the highest peak: coverage 1 less coverage 0.1",
+        0.02,
+        UNIT,
+    ),
+    Claim(
+        "proxy-needs-coverage",
+        "so do on-policy methods, whose reward model saw the same data",
+        "mean score of the on-policy methods at the highest peak: coverage 1 less coverage 0.1",
+        0.02,
+        UNIT,
+    ),
+    Claim(
+        "negative-gradient-where-skewed",
+        "offline, a negative gradient helps more where the data are skewed",
+        "score of offline DPO less Pref-FT at peak 0: coverage 0.1 less coverage 1",
+        0.02,
+        UNIT,
+    ),
+)
+
+
+def run(bench: Bench) -> Outcome:
+    """Every method at every place of the map."""
+    peaks, coverages = PEAKS[bench.size], COVERAGES[bench.size]
+    keys = [(name, peak, coverage) for name in NAMES for peak in peaks for coverage in coverages]
+    settings = [setting(bench, "min", *METHODS[n], peak=peak, coverage=coverage) for n, peak, coverage in keys]
+    cells = by(tuned(bench, settings), keys)
+    findings = [judge(claim, effect) for claim, effect in zip(CLAIMS, measure(cells), strict=True)]
+    figures = {
+        "map": [_panel(cells, peak, coverages) for peak in peaks],
+    }
+    return Outcome(findings, figures, [winners(cells)], runs=sum(len(c.runs) for c in cells.values()))
+
+
+def measure(cells: Mapping[Key, Cell]) -> list[Array]:
+    """One effect per claim, paired by seed."""
+    peaks, coverages = sorted({k[1] for k in cells}), sorted({k[2] for k in cells}, reverse=True)
+    near = peaks[1] if len(peaks) > 2 else peaks[-1]
+
+    def gap(peak: float) -> Array:
+        return versus(cells, *([(name, peak, c) for c in coverages] for name in ("on-policy DPO", "offline DPO")))
+
+    def covered(names: list[str]) -> Array:
+        whole, skewed = ([(n, peaks[-1], c) for n in names] for c in (coverages[0], coverages[-1]))
+        return versus(cells, whole, skewed)
+
+    def pushed(coverage: float) -> Array:
+        return versus(cells, [("offline DPO", 0.0, coverage)], [("Pref-FT", 0.0, coverage)])
+
+    others = [name for name in NAMES if name not in OFFLINE]
+    return [gap(0.0) - gap(near), covered(list(OFFLINE)), covered(others), pushed(coverages[-1]) - pushed(coverages[0])]
+
+
+def winners(cells: Mapping[Key, Cell]) -> Table:
+    """Which method wins where, and by how much over the next one."""
+    rows: list[list[Any]] = []
+    for place in sorted({k[1:] for k in cells}, key=lambda at: (at[0], -at[1])):
+        scores = {name: gains([cells[(name, *place)]]) for name in NAMES}
+        first, second = sorted(NAMES, key=lambda name: -scores[name].mean())[:2]
+        lead = scores[first] - scores[second]
+        error = lead.std(ddof=1) / np.sqrt(len(lead))
+        told = [f"{scores[name].mean():.3f}" for name in NAMES]
+        rows.append([f"{place[0]:g}", f"{place[1]:g}", first, f"{lead.mean():.3f} ± {error:.3f} ({second})", *told])
+    return Table("Who wins where", ("peak, percentile", "coverage", "best", "lead over the next", *NAMES), rows)
+
+
+def _panel(cells: Mapping[Key, Cell], peak: float, coverages: tuple[float, ...]) -> Chart:
+    lines = []
+    for name in NAMES:
+        scores = np.stack([gains([cells[name, peak, c]]) for c in coverages])
+        error = 1.96 * scores.std(1, ddof=1) / np.sqrt(scores.shape[1])
+        lines.append(Line(name, coverages, scores.mean(1), scores.mean(1) - error, scores.mean(1) + error))
+    return Chart(f"Peak at percentile {peak:g}", "coverage: share of the data left whole", "score", lines)
+
+
+STUDY = Study(
+    name="length-dials",
+    question="Which method wins where, over the place of the reward's peak and the coverage of the data?",
+    source="Tajwar et al. 2024, Fig. 1 and §3: the two conditions as dials",
+    method=(
+        f"{SETTING} Peak: the length that the reward wants, as a percentile of the reference's lengths, 0 being one"
+        f" token. Coverage: share of the preference data that is left whole. {SCORE}"
+    ),
+    claims=CLAIMS,
+    run=run,
+)

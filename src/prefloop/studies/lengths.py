@@ -1,0 +1,88 @@
+"""What the studies of lengths share: the three problems, settings, rates, and the score of cells."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from prefloop.lab.setting import Setting
+from prefloop.lab.summary import Cell
+from prefloop.problems.lengths import NAMED
+from prefloop.studies.bench import Bench
+from prefloop.studies.cells import curves, gains
+from prefloop.studies.study import Array, Chart, Line
+
+RATES = (1e-4, 3e-4, 1e-3)
+SEEDS = {"smoke": 2, "small": 5, "paper": 10}
+MINIBATCH, GROUP = 32, 4  # responses per step: 8 prompts × 4
+DATA = {"smoke": 32, "small": 500, "paper": 2000}  # groups of four responses of the reference
+PROBLEMS = {"min": "Min Length", "mode": "Mode Length", "skew": "Skew Length"}
+UNIT = "share of the attainable gain"
+METHODS: dict[str, tuple[str, dict[str, Any]]] = {  # label: row and overrides
+    "on-policy DPO": ("online_dpo", {}),
+    "offline DPO": ("dpo", {}),
+    "PPO": ("ppo_critic_free", {"reuse": 1}),
+    "on-policy RWR": ("rwr", {"beta": 0.1}),
+    "best-of-N": ("best_of_n", {"reuse": 1}),
+    "Pref-FT": ("pref_ft", {}),
+}
+SETTING = (
+    "A GPT of 0.27 M parameters that writes one-sentence answers (at most 32 tokens) is the reference; preference data"
+    " are 500 groups of four of its responses, ordered by gold; on-policy methods are trained against a Bradley–Terry"
+    " reward model that was learned from the same data, and judged by gold. M = 32 responses per gradient step (8"
+    " prompts × 4). Min Length: fewer tokens are better. Mode Length: closer to the modal length is better. Skew"
+    " Length: Min Length, but all but a tenth of the preference data end early by an exponential law."
+)
+SCORE = (
+    "Score: gold reward averaged over training (trapezoids over gradient steps), as a share of what can be gained,"
+    " (r − r_ref)/(0 − r_ref); gold is −|tokens − peak|/10. Learning rates are tried on two seeds of their own, at"
+    " equal budgets, and the best of each cell is used; intervals are over five seeds."
+)
+
+
+def setting(bench: Bench, problem: str, method: str, override: Mapping[str, Any], **changes: Any) -> Setting:
+    """A run on one of the named problems; responses of the policy are scored by the proxy.
+
+    Args:
+        changes: fields of the setting, `peak` and `coverage` among them.
+    """
+    peak, coverage = NAMED[problem]
+    fields: dict[str, Any] = {
+        "peak": peak,
+        "coverage": coverage,
+        "responses": GROUP,
+        "batch": MINIBATCH,
+        "minibatch": MINIBATCH,
+    }
+    fields |= {"data": DATA[bench.size], "network": bench.size, "scorer": "proxy", **bench.steps("lengths")}
+    return Setting(method, dict(override), problem="lengths", **{**fields, **changes})
+
+
+def tuned(bench: Bench, settings: Sequence[Setting]) -> list[Cell]:
+    """Every cell over the seeds of these studies."""
+    return bench.tuned(settings, RATES, seeds=bench.seeds[: SEEDS[bench.size]])
+
+
+def lengths_of(title: str, cells: Sequence[Cell], labels: Sequence[str]) -> Chart:
+    """Mean length against gradient steps."""
+    return curves(title, cells, labels, y="length")
+
+
+def law(title: str, cells: Sequence[Cell], labels: Sequence[str]) -> Chart:
+    """Share of responses with each number of tokens: of the reference, and of each cell at the end of training."""
+    tokens = sorted(int(k.removeprefix("length_")) for k in cells[0].runs[0].curves if _is_length(k))
+    shares = [np.stack([c.curve(f"length_{n}") for n in tokens]).mean(1) for c in cells]  # [tokens, evaluations]
+    lines = [Line("reference", tokens, shares[0][:, 0], dashed=True)]
+    lines += [Line(label, tokens, share[:, -1]) for label, share in zip(labels, shares, strict=True)]
+    return Chart(title, "tokens", "share of responses", lines)
+
+
+def _is_length(column: str) -> bool:
+    return column.removeprefix("length_").isdigit()
+
+
+def versus(cells: Mapping[Any, Cell], better: Sequence[Any], worse: Sequence[Any]) -> Array:
+    """Mean score of some cells less that of others, paired by seed."""
+    return gains([cells[k] for k in better]) - gains([cells[k] for k in worse])

@@ -1,0 +1,137 @@
+"""Gold and proxy against KL: when does training against a learned reward lose what it was learned for?"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from prefloop.analysis.overoptimisation import RULE, overoptimisation
+from prefloop.lab.stack import Run
+from prefloop.lab.summary import Cell
+from prefloop.studies.bench import Bench
+from prefloop.studies.cells import by, summary
+from prefloop.studies.lengths import METHODS, PROBLEMS, SEEDS, SETTING, setting
+from prefloop.studies.study import Array, Chart, Claim, Line, Outcome, Study, Table, judge
+
+DATA = {"smoke": (16, 32), "small": (16, 64, 500), "paper": (16, 64, 250, 2000)}  # groups the reward model saw
+STEPS = {"smoke": 10, "small": 200, "paper": 600}
+EVALUATIONS = 20
+NAMES = ("PPO", "on-policy DPO")
+ON = ("min", "mode")
+LR = 1e-3  # one for all, so that they travel as far
+Key = tuple[str, int, str]  # method, groups, problem
+CLAIMS = (
+    Claim(
+        "small-data-overoptimise",
+        "against a reward model learned from little data gold falls from its best while the proxy rises",
+        "best gold reward in training less that at the end, fewest data, mean of methods and problems",
+        0.05,
+        "gold reward",
+    ),
+    Claim(
+        "proxy-rises-on",
+        "meanwhile the proxy goes on rising",
+        "proxy at the end less proxy where gold was best, fewest data, mean of methods and problems",
+        0.05,
+        "standard deviations of the proxy on its data",
+    ),
+    Claim(
+        "more-data-less",
+        "more preference data leave less of it",
+        "that fall of gold with the fewest data less the same with the most",
+        0.05,
+        "gold reward",
+    ),
+    Claim(
+        "more-data-better-gold",
+        "and a better gold reward at the end",
+        "gold reward at the end with the most data less the same with the fewest",
+        0.05,
+        "gold reward",
+    ),
+)
+
+
+def run(bench: Bench) -> Outcome:
+    """Two methods against proxies from more and more data, on two problems."""
+    sizes, steps = DATA[bench.size], STEPS[bench.size]
+    keys = [(name, n, problem) for name in NAMES for n in sizes for problem in ON]
+    length = {"steps": steps, "evaluate": max(1, steps // EVALUATIONS)}
+    settings = [setting(bench, p, *METHODS[name], data=n, lr=LR, **length) for name, n, p in keys]
+    cells = by(bench.tuned(settings, (LR,), seeds=bench.seeds[: SEEDS[bench.size]]), keys)
+    findings = [judge(claim, effect) for claim, effect in zip(CLAIMS, measure(cells), strict=True)]
+    figures = {
+        f"{problem}-length": [
+            _against_kl(cells, name, sizes, problem, y) for name in NAMES for y in ("reward", "proxy")
+        ]
+        for problem in ON
+    }
+    rows = [list(key) for key in keys]
+    tables = [turns(cells), summary("Cells", list(cells.values()), ("method", "groups", "problem"), rows)]
+    return Outcome(findings, figures, tables, [f"Rule: {RULE}."], runs=sum(len(c.runs) for c in cells.values()))
+
+
+def measure(cells: Mapping[Key, Cell]) -> list[Array]:
+    """One effect per claim, paired by seed."""
+    sizes = sorted({key[1] for key in cells})
+
+    def mean(n: int, score: str) -> Array:
+        scores = {"fall": fall, "rise": rise, "end": lambda run: run.last("reward")}
+        return np.stack([c.values(scores[score]) for key, c in cells.items() if key[1] == n]).mean(0)
+
+    few, many = sizes[0], sizes[-1]
+    return [
+        mean(few, "fall"),
+        mean(few, "rise"),
+        mean(few, "fall") - mean(many, "fall"),
+        mean(many, "end") - mean(few, "end"),
+    ]
+
+
+def fall(run: Run) -> float:
+    """From the best gold reward in training to the last."""
+    return float(run.curves["reward"].max() - run.curves["reward"][-1])
+
+
+def rise(run: Run) -> float:
+    """Of the proxy, from where gold was best to the end."""
+    return float(run.curves["proxy"][-1] - run.curves["proxy"][run.curves["reward"].argmax()])
+
+
+def turns(cells: Mapping[Key, Cell]) -> Table:
+    """In how many runs over-optimisation was detected, and from which step on."""
+    rows = []
+    for (name, n, problem), cell in cells.items():
+        seen = [overoptimisation(*(r.curves[c] for c in ("step", "proxy", "reward"))) for r in cell.runs]
+        found = [turn.step for turn in seen if turn is not None and turn.found]
+        when = f"{np.median(found):.0f}" if found else "–"
+        rows.append([problem, name, n, f"{len(found)} of {len(seen)}", when])
+    return Table("Over-optimisation detected", ("problem", "method", "groups", "runs", "from step, median"), rows)
+
+
+def _against_kl(cells: Mapping[Key, Cell], name: str, sizes: Sequence[int], problem: str, y: str) -> Chart:
+    lines = []
+    for n in sizes:
+        cell = cells[name, n, problem]
+        kl, value = cell.curve("kl").mean(0), cell.curve(y)
+        error = 1.96 * value.std(0, ddof=1) / np.sqrt(len(value))
+        order = np.argsort(kl)
+        middle, band = value.mean(0)[order], error[order]
+        lines.append(Line(f"{n} groups", kl[order].tolist(), middle, middle - band, middle + band))
+    title = {"reward": "gold reward", "proxy": "proxy"}[y]
+    return Chart(f"{name}, {PROBLEMS[problem]}: {title}", "KL(π‖π_ref), nats per response", title, lines)
+
+
+STUDY = Study(
+    name="overoptimisation",
+    question="When does training against a learned reward lose what it was learned for?",
+    source="Gao, Schulman & Hilton 2023, in the setting of Tajwar et al. 2024, §5",
+    method=(
+        f"{SETTING} Here the reward models are learned from as many groups as the figures say, every run has a learning"
+        f" rate of {LR:g} and twice the usual gradient steps, and both rewards are followed against the distance from the"
+        " reference. The proxy has mean 0 and variance 1 on its data."
+    ),
+    claims=CLAIMS,
+    run=run,
+)
