@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -57,7 +58,7 @@ def run(bench: Bench) -> Outcome:
     """Two methods against proxies from more and more data, on two problems."""
     sizes, steps = DATA[bench.size], STEPS[bench.size]
     keys = [(name, n, problem) for name in NAMES for n in sizes for problem in ON]
-    length = {"steps": steps, "evaluate": max(1, steps // EVALUATIONS)}
+    length: dict[str, Any] = {"steps": steps, "evaluate": max(1, steps // EVALUATIONS)}
     settings = [setting(bench, p, *METHODS[name], data=n, lr=LR, **length) for name, n, p in keys]
     cells = by(bench.tuned(settings, (LR,), seeds=bench.seeds[: SEEDS[bench.size]]), keys)
     findings = [judge(claim, effect) for claim, effect in zip(CLAIMS, measure(cells), strict=True)]
@@ -129,8 +130,8 @@ STUDY = Study(
     source="Gao, Schulman & Hilton 2023, in the setting of Tajwar et al. 2024, §5",
     method=(
         f"{SETTING} Here the reward models are learned from as many groups as the figures say, every run has a learning"
-        f" rate of {LR:g} and twice the usual gradient steps, and both rewards are followed against the distance from the"
-        " reference. The proxy has mean 0 and variance 1 on its data."
+        f" rate of {LR:g} and twice the usual gradient steps, and both rewards are followed against the distance from"
+        " the reference. The proxy has mean 0 and variance 1 on its data."
     ),
     claims=CLAIMS,
     run=run,

@@ -19,6 +19,12 @@ SUMMARIES = {  # the module has the name of the study, with _ for -
     "kl-modes": "how do the forward and the reverse KL move probability mass?",
     "theory": "do the paper's lemmas hold where everything can be enumerated?",
     "published-defects": "what do the defects of the published code change?",
+    "length-on-policy": "text-like responses: when do the policy's own samples help?",
+    "length-reuse": "text-like responses: how many passes over one collection are too many?",
+    "length-negative": "text-like responses: what does pushing bad ones down add, offline?",
+    "length-complement": "text-like responses: six methods on Min, Mode and Skew Length",
+    "length-dials": "which method wins where, over the reward's peak and the coverage of the data?",
+    "overoptimisation": "when does training against a learned reward lose what it was learned for?",
 }
 STUDIES = tuple(SUMMARIES)
 
