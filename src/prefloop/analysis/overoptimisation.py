@@ -45,7 +45,7 @@ def overoptimisation(step: ArrayLike, proxy: ArrayLike, gold: ArrayLike) -> Turn
     deviation of the curve around a cubic, λ = (1+ρ)/(1−ρ) with ρ ≥ 0 the correlation of neighbouring residuals, and t
     Student's quantile at 0.01, for gold divided by the number of places that p was chosen from.
 
-    On made-up curves whose gold is flat or rises, the rule is wrong in less than 0.5 % of the cases, or in 2 % where
+    On made-up curves whose gold is flat or rises, the rule is wrong in less than 0.5 % of the cases, or in 3 % where
     the noise of neighbouring evaluations is correlated by ½.
 
     Args:
