@@ -92,6 +92,18 @@ def test_the_backbone_is_trained_and_progress_is_shown(home: Path, capsys: pytes
     assert not torch.equal(*tensors)
 
 
+def test_held_out_questions_that_are_trained_on_are_left_out(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [json.loads(line) for line in (home / "pairs.jsonl").read_text().splitlines()]
+    write(home / "train.jsonl", rows[:40])
+    write(home / "test.jsonl", rows[30:60])
+    capsys.readouterr()
+    files = (home / "train.jsonl", "--held-out", home / "test.jsonl")
+    assert run("train", *files, "--out", home / "apart", *base(home), "--json") == 0
+    assert told(capsys)["facts"]["held_out_pairs"] == 20
+    assert run("train", files[0], "--held-out", files[0], "--out", home / "same", *base(home)) == 3
+    assert "on a question that is not trained on" in capsys.readouterr().err
+
+
 def test_a_card_leaves_out_the_questions_that_were_fitted_to(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("card", home / "rm", home / "pairs.jsonl", "--out", home / "card", "--gold", "length_min") == 0
     shown = capsys.readouterr().out
@@ -101,12 +113,11 @@ def test_a_card_leaves_out_the_questions_that_were_fitted_to(home: Path, capsys:
     assert record["accuracy"]["value"] == 1.0 and record["about"]["gold"] == "length_min"
     assert record["gold"]["within"]["value"] > 0.8  # `yes` wins, and is the shorter
     assert {p.name for p in (home / "card").glob("*.svg")} == {"calibration.svg", "gap.svg", "margins.svg"}
-    assert run("card", home / "rm", home / "pairs.jsonl", "--out", home / "card", "--quiet") == 0  # over its own card
 
 
 def test_ratings_are_gold_where_the_data_have_them(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     capsys.readouterr()
-    assert run("card", home / "rm", home / "rated.jsonl", "--out", home / "rated-card", "--json") == 0
+    assert run("card", home / "rm", home / "rated.jsonl", "--out", home / "card", "--json") == 0  # over another card
     found = told(capsys)
     assert found["gold"]["within"]["value"] > 0 and found["pairs"] == 12 * 5
     more = ("--rating-margin", 0.5, "--quiet")

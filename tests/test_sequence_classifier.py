@@ -212,6 +212,16 @@ def test_incomplete_facts_are_refused(folder: Path) -> None:
         saved.load(folder)
 
 
+def test_a_save_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: Any) -> bool:
+        raise OSError("the disk is full")
+
+    monkeypatch.setattr(sequence_classifier, "write", fails)
+    with pytest.raises(OSError, match="full"):
+        saved.save(frozen(), tmp_path / "rm")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_an_architecture_without_a_class_keeps_our_layout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sequence_classifier, "_empty", lambda config: None)
     saved.save(frozen(), tmp_path / "rm")

@@ -9,15 +9,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from prefloop.cli.reward_flags import autocast_of, flag_of, parser, read_data, say_of
 from prefloop.errors import DataError, UserError
 
 if TYPE_CHECKING:  # torch and transformers load when there is something to do, so that --help is quick
-    from prefloop.data.formats import Loaded
     from prefloop.data.records import Group
     from prefloop.rewards.bradley_terry import BradleyTerry
     from prefloop.rewards.ensemble import RewardModel
 
-DESCRIPTION = "Train a Bradley–Terry reward model on preferences, see what it is worth, score responses with it."
 SCHEDULE = ("steps", "lr", "batch")  # of training the backbone
 LOSS = ("label_smoothing", "rating_margin", "ties", "centring")
 RATINGS = "ratings"  # as gold: what stands in the data
@@ -30,8 +29,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     Raises:
         UserError, DataError: what is wrong, where, and how to mend it; nothing was written.
     """
-    args = _parser().parse_args(argv)
     verbs = {"train": train, "card": card, "score": score}
+    args = parser({name: (act.__doc__ or "").strip() for name, act in verbs.items()}).parse_args(argv)
     return verbs[args.verb](args)
 
 
@@ -47,7 +46,7 @@ def train(args: argparse.Namespace) -> int:
     loss = PairLoss(**{name: getattr(args, name) for name in LOSS})
     require_free(args.out)
     fitted_to, held_out, hashes = _sides(args)
-    say = _say(args)
+    say = say_of(args)
     say(f"{_size(fitted_to)} to fit to" + (f", {_size(held_out)} held out" if held_out else ", none held out"))
     clock = time.monotonic()
     model = _fitted(args, fitted_to, loss)
@@ -72,30 +71,34 @@ def _refuse(args: argparse.Namespace) -> None:
     for name in (*SCHEDULE, "max_tokens", "micro_tokens"):
         value = getattr(args, name)
         if value is not None and value <= 0:
-            raise UserError(f"`{name}` cannot be {value:g}", where=_flag(name), fix="use a value above 0")
+            raise UserError(f"`{name}` cannot be {value:g}", where=flag_of(name), fix="use a value above 0")
     if not 0 < args.held_out_share < 1:
         fix = "use a share between 0 and 1, or --held-out none"
         raise UserError(f"the held-out share cannot be {args.held_out_share:g}", where="--held-out-share", fix=fix)
 
 
 def _sides(args: argparse.Namespace) -> tuple[list[Group], list[Group], dict[str, str]]:
-    """Groups to fit to and to hold out, and the SHA-256 of their files."""
+    """Groups to fit to, groups of other questions, and the SHA-256 of their files."""
     from prefloop.data.records import split
+    from prefloop.rewards.bradley_terry import digest
     from prefloop.runs.manifest import sha256
 
-    whole = _read(args, args.data).groups
+    whole = read_data(args, args.data).groups
     hashes = {str(args.data): sha256(args.data)}
     if args.held_out == "none":
         return whole, [], hashes
     if args.held_out == "split":
         fitted_to, held_out = split(whole, args.held_out_share, args.seed)
     else:
-        fitted_to, held_out = whole, _read(args, Path(args.held_out)).groups
+        fitted_to, held_out = whole, read_data(args, Path(args.held_out)).groups
         hashes[args.held_out] = sha256(args.held_out)
+    known = frozenset(map(digest, fitted_to))
+    held_out = [group for group in held_out if digest(group) not in known]
     for name, groups in (("training", fitted_to), ("held-out", held_out)):
         if not any(g.scores and len(set(g.scores)) > 1 for g in groups):
             fix = "more data, another --held-out-share, or --held-out none"
-            raise DataError(f"there is no {name} preference", where=str(args.data), fix=fix)
+            what = f"there is no {name} preference" + (" on a question that is not trained on" * (name == "held-out"))
+            raise DataError(what, where=str(args.data), fix=fix)
     return fitted_to, held_out, hashes
 
 
@@ -124,7 +127,7 @@ def _fitted(args: argparse.Namespace, groups: list[Group], loss: Any) -> Bradley
             seed=args.seed,
             max_tokens=args.max_tokens,
             micro_tokens=args.micro_tokens,
-            autocast=resolve_autocast(_autocast(args), model),
+            autocast=resolve_autocast(autocast_of(args), model),
             poll=interrupt.poll,
             observe=lambda step, value: bar.advance(note=f"loss {value:.4f}"),
             **schedule,
@@ -160,6 +163,10 @@ def _save(
     return {**told, "held_out": str(seen) if seen else None}
 
 
+def _size(groups: list[Group]) -> str:
+    return f"{len(groups):,} rows of {len({g.key for g in groups}):,} questions"
+
+
 # ---- card and score -------------------------------------------------------------------------------------------------
 
 
@@ -173,7 +180,7 @@ def card(args: argparse.Namespace) -> int:
         from prefloop.rewards.saved import require_free
 
         require_free(args.out)
-    found, model = _read(args, args.data), _model(args)
+    found, model = read_data(args, args.data), _model(args)
     groups, remarks = _unseen(model, found.groups, args.data)
     name = args.gold or (RATINGS if found.format == "rated" else None)
     known = None if name is None else _gold(args, name, groups, model)
@@ -203,7 +210,7 @@ def score(args: argparse.Namespace) -> int:
     """Write the score of every response beside it, one prompt per line, in the format `rated`."""
     if args.out.exists():
         raise UserError("the file exists already", where=str(args.out), fix="choose another name")
-    found, model = _read(args, args.data), _model(args)
+    found, model = read_data(args, args.data), _model(args)
     scored = model.score_groups(found.groups)
     values = iter(scored.score.tolist())
     lines = [_line(group, [next(values) for _ in group.responses]) for group in found.groups if group.responses]
@@ -244,7 +251,7 @@ def _model(args: argparse.Namespace) -> RewardModel:
     from dataclasses import replace
 
     loaded = [saved.load(folder, micro_tokens=args.micro_tokens) for folder in folders]
-    members = [replace(m, autocast=resolve_autocast(_autocast(args), m.backbone)) for m in loaded]
+    members = [replace(m, autocast=resolve_autocast(autocast_of(args), m.backbone)) for m in loaded]
     return members[0] if args.combine is None else Ensemble(tuple(members), args.combine)
 
 
@@ -292,105 +299,3 @@ def _option(text: str) -> tuple[str, float]:
     except ValueError:
         what = f"`{text}` is no option" if not equals else f"`{name}` must be a number, not {value!r}"
         raise UserError(what, where="--gold-option", fix="--gold-option target=20") from None
-
-
-# ---- what they share ------------------------------------------------------------------------------------------------
-
-
-def _read(args: argparse.Namespace, path: Path) -> Loaded:
-    """The data, with the system message that was asked for; every row must be usable."""
-    from dataclasses import replace
-
-    from prefloop.data.formats import faulty, load_usable
-    from prefloop.runs.build import with_system
-
-    columns = dict(_column(text) for text in args.columns)
-    found = load_usable(path, format=args.format, group_by=args.group_by, columns=columns, limit=args.limit)
-    if found.faults:
-        raise faulty(path, found)
-    return replace(found, groups=with_system(args.system, found.groups))
-
-
-def _column(text: str) -> tuple[str, str]:
-    name, _, column = text.partition("=")
-    if not name or not column:
-        raise UserError(f"`{text}` is no column map", where="--columns", fix="--columns chosen=response")
-    return name, column
-
-
-def _size(groups: list[Group]) -> str:
-    return f"{len(groups):,} rows of {len({g.key for g in groups}):,} questions"
-
-
-def _autocast(args: argparse.Namespace) -> str | bool:
-    return {"true": True, "false": False}.get(args.autocast, "auto")
-
-
-def _flag(name: str) -> str:
-    return "--" + name.replace("_", "-")
-
-
-def _say(args: argparse.Namespace) -> Any:
-    quiet = args.quiet or args.json
-    return (lambda text: None) if quiet else (lambda text: print(text, flush=True))
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="prefloop reward", description=DESCRIPTION, allow_abbrev=False)
-    verbs = parser.add_subparsers(dest="verb", required=True, metavar="train|card|score")
-    for name, act in (("train", train), ("card", card), ("score", score)):
-        words = (act.__doc__ or "").strip()
-        own = verbs.add_parser(name, help=words, description=words, allow_abbrev=False)
-        if name != "train":
-            own.add_argument("model", metavar="DIR[,DIR]", help="reward model, or several as one with --combine")
-        own.add_argument("data", type=Path, metavar="DATA", help=".jsonl, .json (both also .gz) or .parquet")
-        {"train": _train_flags, "card": _card_flags, "score": _score_flags}[name](own)
-        _shared_flags(own)
-    return parser
-
-
-def _train_flags(own: argparse.ArgumentParser) -> None:
-    add = own.add_argument
-    add("--out", type=Path, required=True, metavar="DIR", help="folder for the reward model")
-    add("--model", default="smollm2", help="base model: local folder, hub name in the cache, or smollm2 (default)")
-    add("--held-out", default="split", metavar="FILE", help="a file, `split` (default) or `none`")
-    add("--held-out-share", type=float, default=0.2, metavar="X", help="of the questions, for `split` (default: 0.2)")
-    add("--freeze-backbone", action="store_true", help="fit the head only: minutes instead of hours on a processor")
-    add(
-        "--pooling", choices=("last", "mean", "both"), default="last", help="states that the head reads (default: last)"
-    )
-    add("--steps", type=int, metavar="N", help="of training backbone and head together (default: 200)")
-    add("--lr", type=float, metavar="X", help="learning rate of these steps (default: 1e-5)")
-    add("--batch", type=int, metavar="N", help="pairs per step (default: 16)")
-    add("--label-smoothing", type=float, default=0.0, metavar="E", help="share of preferences taken to be wrong")
-    add("--rating-margin", type=float, default=0.0, metavar="M", help="lead asked for per unit of rating (Llama 2)")
-    add("--ties", choices=("drop", "half"), default="drop", help="drop them, or half a preference either way")
-    add("--centring", type=float, default=0.0, metavar="C", help="coefficient of (s_w + s_l)², say 0.01")
-    add("--max-tokens", type=int, default=1024, metavar="N", help="longer ones lose the prompt's start (default: 1024)")
-
-
-def _card_flags(own: argparse.ArgumentParser) -> None:
-    add = own.add_argument
-    add("--out", type=Path, required=True, metavar="FOLDER", help="folder for card.json, README.md and the figures")
-    add("--gold", metavar="NAME", help="length_min, sentiment, module:function …, or ratings (default for rated data)")
-    add("--gold-option", action="append", default=[], metavar="NAME=X", help="of the gold reward, such as target=20")
-    add("--combine", choices=("mean", "min"), help="how several reward models are combined")
-
-
-def _score_flags(own: argparse.ArgumentParser) -> None:
-    own.add_argument("--out", type=Path, required=True, metavar="FILE", help="JSON lines: prompt, responses, scores")
-    own.add_argument("--combine", choices=("mean", "min"), help="how several reward models are combined")
-
-
-def _shared_flags(own: argparse.ArgumentParser) -> None:
-    add = own.add_argument
-    add("--format", default="auto", help="of the data (default: auto, by the columns)")
-    add("--group-by", default="prompt", metavar="COLUMN", help="what makes a question (default: prompt)")
-    add("--columns", action="append", default=[], metavar="OURS=THEIRS", help="column map, such as chosen=response")
-    add("--limit", type=int, metavar="N", help="read only the first so many rows")
-    add("--system", metavar="TEXT", help="system message before prompts that have none")
-    add("--seed", type=int, default=0, help="of split, order and bootstrap (default: 0)")
-    add("--autocast", choices=("auto", "true", "false"), default="auto", help="bfloat16 products (default: auto)")
-    add("--micro-tokens", type=int, default=8192, metavar="N", help="tokens in one pass; bounds memory (default: 8192)")
-    add("--json", action="store_true", help="print one JSON object and nothing else")
-    add("--quiet", "-q", action="store_true", help="print nothing")

@@ -104,7 +104,7 @@ def smollm2() -> Path:
     if not folder.is_dir():
         source = _smollm2_gguf()
         try:
-            with _published(folder) as temporary, _no_bars():
+            with published(folder) as temporary, _no_bars():
                 _convert_gguf(source, temporary)
         except OSError:
             if not folder.is_dir():  # otherwise another process was faster
@@ -191,7 +191,7 @@ def save(model: Model, tokenizer: Tokenizer, folder: Path | str, card: str) -> N
     if folder.exists() and any(folder.iterdir()):
         raise UserError("the model folder exists already", where=str(folder), fix="choose another folder")
     merged = copy.deepcopy(model).merge_and_unload() if is_adapted(model) else model
-    with _published(folder) as temporary, _no_bars():
+    with published(folder) as temporary, _no_bars():
         merged.save_pretrained(temporary)
         tokenizer.save_pretrained(temporary)
         (temporary / "README.md").write_text(card, encoding="utf-8")
@@ -212,8 +212,8 @@ def _no_bars() -> Iterator[None]:
 
 
 @contextmanager
-def _published(folder: Path) -> Iterator[Path]:
-    """A temporary sibling that becomes `folder` in one step when the body has succeeded."""
+def published(folder: Path) -> Iterator[Path]:
+    """A temporary sibling that becomes `folder`, which is empty or not there, in one step if the body succeeds."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:

@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from prefloop.errors import DataError, UserError
-from prefloop.policies.pretrained import Tokenizer
+from prefloop.policies.pretrained import Tokenizer, published
 from prefloop.rewards import sequence_classifier
 from prefloop.rewards.bradley_terry import WIDTH, BradleyTerry, Pooling
 
@@ -27,30 +27,29 @@ CONTEXT = 4096  # most tokens of a model of others, whose own limit may be far b
 
 
 def save(model: BradleyTerry, folder: Path | str) -> None:
-    """Write backbone, head, tokenizer and facts; `load` reads them.
+    """Write backbone, head, tokenizer and facts in one step; `load` reads them.
 
     Raises:
         UserError: the folder exists and is not empty.
     """
-    folder = Path(folder)
+    folder, last = Path(folder), model.pooling == "last"
     require_free(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    last = model.pooling == "last"
-    if last and sequence_classifier.write(folder, model.backbone, model.head, model.tokenizer):
-        layout = CLASSIFIER
-    else:
-        layout = OWN
-        _write_own(model, folder)
-    kept = {
-        "layout": layout,
-        "pooling": model.pooling,
-        "max_tokens": model.max_tokens,
-        "offset": float(model.head.bias.item()),
-        "ending": list(model.ending),
-        "facts": dict(model.facts),
-        "trained_on": sorted(model.trained_on),
-    }
-    (folder / FACTS).write_text(json.dumps(kept, indent=2) + "\n", encoding="utf-8")
+    with published(folder) as home:
+        if last and sequence_classifier.write(home, model.backbone, model.head, model.tokenizer):
+            layout = CLASSIFIER
+        else:
+            layout = OWN
+            _write_own(model, home)
+        kept = {
+            "layout": layout,
+            "pooling": model.pooling,
+            "max_tokens": model.max_tokens,
+            "offset": float(model.head.bias.item()),
+            "ending": list(model.ending),
+            "facts": dict(model.facts),
+            "trained_on": sorted(model.trained_on),
+        }
+        (home / FACTS).write_text(json.dumps(kept, indent=2) + "\n", encoding="utf-8")
 
 
 def require_free(folder: Path) -> None:

@@ -52,12 +52,18 @@ def learned(
         policy.tokenizer,
         pairs,
         freeze_backbone=options.get("freeze_backbone", True),
-        loss=PairLoss(**{k: v if isinstance(v, str) else float(v) for k, v in options.items() if k in LOSS}),
+        loss=_loss({k: v for k, v in options.items() if k in LOSS}),
         seed=seed,
         autocast=policy.autocast,
         poll=poll,
         **{k: v for k, v in options.items() if k in ("steps", "lr", "pooling")},
     )
+
+
+def _loss(options: Mapping[str, Any]) -> PairLoss:
+    """Whole numbers are numbers too."""
+    settings: dict[str, Any] = {k: v if k == "ties" else float(v) for k, v in options.items()}
+    return PairLoss(**settings)
 
 
 def _check(options: Mapping[str, Any]) -> None:

@@ -1,0 +1,118 @@
+"""The flags of `prefloop reward`, and what its verbs make of those that they share."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from prefloop.errors import UserError
+
+if TYPE_CHECKING:
+    from prefloop.data.formats import Loaded
+
+DESCRIPTION = "Train a Bradley–Terry reward model on preferences, see what it is worth, score responses with it."
+
+
+def read_data(args: argparse.Namespace, path: Path) -> Loaded:
+    """The data, with the system message that was asked for.
+
+    Raises:
+        UserError: a wrong format or column map.
+        DataError: a file or row that cannot be used.
+    """
+    from dataclasses import replace
+
+    from prefloop.data.formats import faulty, load_usable
+    from prefloop.runs.build import with_system
+
+    columns = dict(_column(text) for text in args.columns)
+    found = load_usable(path, format=args.format, group_by=args.group_by, columns=columns, limit=args.limit)
+    if found.faults:
+        raise faulty(path, found)
+    return replace(found, groups=with_system(args.system, found.groups))
+
+
+def _column(text: str) -> tuple[str, str]:
+    name, _, column = text.partition("=")
+    if not name or not column:
+        raise UserError(f"`{text}` is no column map", where="--columns", fix="--columns chosen=response")
+    return name, column
+
+
+def autocast_of(args: argparse.Namespace) -> str | bool:
+    """What `resolve_autocast` takes."""
+    return {"true": True, "false": False}.get(args.autocast, "auto")
+
+
+def flag_of(name: str) -> str:
+    """As it is typed."""
+    return "--" + name.replace("_", "-")
+
+
+def say_of(args: argparse.Namespace) -> Callable[[str], None]:
+    """Prints, unless the user wants quiet or JSON."""
+    quiet = args.quiet or args.json
+    return (lambda text: None) if quiet else (lambda text: print(text, flush=True))
+
+
+def parser(helps: Mapping[str, str]) -> argparse.ArgumentParser:
+    """Of the three verbs, each with a sentence of help."""
+    whole = argparse.ArgumentParser(prog="prefloop reward", description=DESCRIPTION, allow_abbrev=False)
+    verbs = whole.add_subparsers(dest="verb", required=True, metavar="train|card|score")
+    for name, words in helps.items():
+        own = verbs.add_parser(name, help=words, description=words, allow_abbrev=False)
+        if name != "train":
+            own.add_argument("model", metavar="DIR[,DIR]", help="reward model, or several as one with --combine")
+        own.add_argument("data", type=Path, metavar="DATA", help=".jsonl, .json (both also .gz) or .parquet")
+        {"train": _train_flags, "card": _card_flags, "score": _score_flags}[name](own)
+        _shared_flags(own)
+    return whole
+
+
+def _train_flags(own: argparse.ArgumentParser) -> None:
+    add = own.add_argument
+    add("--out", type=Path, required=True, metavar="DIR", help="folder for the reward model")
+    add("--model", default="smollm2", help="base model: local folder, hub name in the cache, or smollm2 (default)")
+    add("--held-out", default="split", metavar="FILE", help="a file, `split` (default) or `none`")
+    add("--held-out-share", type=float, default=0.2, metavar="X", help="of the questions, for `split` (default: 0.2)")
+    add("--freeze-backbone", action="store_true", help="fit the head only: minutes instead of hours on a processor")
+    add(
+        "--pooling", choices=("last", "mean", "both"), default="last", help="states that the head reads (default: last)"
+    )
+    add("--steps", type=int, metavar="N", help="of training backbone and head together (default: 200)")
+    add("--lr", type=float, metavar="X", help="learning rate of these steps (default: 1e-5)")
+    add("--batch", type=int, metavar="N", help="pairs per step (default: 16)")
+    add("--label-smoothing", type=float, default=0.0, metavar="E", help="share of preferences taken to be wrong")
+    add("--rating-margin", type=float, default=0.0, metavar="M", help="lead asked for per unit of rating (Llama 2)")
+    add("--ties", choices=("drop", "half"), default="drop", help="drop them, or half a preference either way")
+    add("--centring", type=float, default=0.0, metavar="C", help="coefficient of (s_w + s_l)², say 0.01")
+    add("--max-tokens", type=int, default=1024, metavar="N", help="longer ones lose the prompt's start (default: 1024)")
+
+
+def _card_flags(own: argparse.ArgumentParser) -> None:
+    add = own.add_argument
+    add("--out", type=Path, required=True, metavar="FOLDER", help="folder for card.json, README.md and the figures")
+    add("--gold", metavar="NAME", help="length_min, sentiment, module:function …, or ratings (default for rated data)")
+    add("--gold-option", action="append", default=[], metavar="NAME=X", help="of the gold reward, such as target=20")
+    add("--combine", choices=("mean", "min"), help="how several reward models are combined")
+
+
+def _score_flags(own: argparse.ArgumentParser) -> None:
+    own.add_argument("--out", type=Path, required=True, metavar="FILE", help="JSON lines: prompt, responses, scores")
+    own.add_argument("--combine", choices=("mean", "min"), help="how several reward models are combined")
+
+
+def _shared_flags(own: argparse.ArgumentParser) -> None:
+    add = own.add_argument
+    add("--format", default="auto", help="of the data (default: auto, by the columns)")
+    add("--group-by", default="prompt", metavar="COLUMN", help="what makes a question (default: prompt)")
+    add("--columns", action="append", default=[], metavar="OURS=THEIRS", help="column map, such as chosen=response")
+    add("--limit", type=int, metavar="N", help="read only the first so many rows")
+    add("--system", metavar="TEXT", help="system message before prompts that have none")
+    add("--seed", type=int, default=0, help="of split, order and bootstrap (default: 0)")
+    add("--autocast", choices=("auto", "true", "false"), default="auto", help="bfloat16 products (default: auto)")
+    add("--micro-tokens", type=int, default=8192, metavar="N", help="tokens in one pass; bounds memory (default: 8192)")
+    add("--json", action="store_true", help="print one JSON object and nothing else")
+    add("--quiet", "-q", action="store_true", help="print nothing")
