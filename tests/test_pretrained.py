@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 from pathlib import Path
 
 import pytest
@@ -239,3 +240,13 @@ def test_smollm2_is_converted_once_and_checked(tmp_path: Path, monkeypatch):
     (target / pretrained.WEIGHTS_RECORD).write_text("0" * 64)
     with pytest.raises(DataError, match="not those that were recorded"):
         load("smollm2")
+
+
+def test_code_that_comes_with_a_model_is_not_run(tmp_path: Path) -> None:
+    pretrained.save(tiny.llama(dtype=torch.float32), tiny.tokenizer(), tmp_path / "m", "a tiny model")
+    config = json.loads((tmp_path / "m" / "config.json").read_text())
+    config |= {"model_type": "mine", "auto_map": {"AutoConfig": "mine.Config"}}
+    (tmp_path / "m" / "config.json").write_text(json.dumps(config))
+    (tmp_path / "m" / "mine.py").write_text("raise SystemExit('this code was run')\n")
+    with pytest.raises(UserError, match="the model cannot be loaded"):
+        pretrained.load(str(tmp_path / "m"))

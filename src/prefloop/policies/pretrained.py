@@ -50,9 +50,9 @@ def load(path: str, *, dtype: torch.dtype = torch.float32, allow_download: bool 
     try:
         with _no_bars():
             model = AutoModelForCausalLM.from_pretrained(
-                folder, dtype=dtype, local_files_only=True, use_safetensors=True
+                folder, dtype=dtype, local_files_only=True, use_safetensors=True, trust_remote_code=False
             )
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise UserError(
             f"the model cannot be loaded: {str(error).strip().splitlines()[0]}",

@@ -19,6 +19,7 @@ from prefloop.errors import DataError, UserError
 from prefloop.policies.pretrained import Tokenizer, published
 from prefloop.rewards import sequence_classifier
 from prefloop.rewards.bradley_terry import WIDTH, BradleyTerry, Pooling
+from prefloop.rewards.sequence_classifier import LOCAL
 
 WEIGHTS, FACTS = "model.safetensors", "reward.json"
 BACKBONE, HEAD = "backbone.", "head."  # prefixes in the weights file of our own layout
@@ -137,15 +138,15 @@ def _read_own(folder: Path, pooling: Pooling) -> tuple[nn.Module, nn.Linear, Tok
 
     try:
         weights = load_file(folder / WEIGHTS)
-        config = AutoConfig.from_pretrained(folder, local_files_only=True)
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        config = AutoConfig.from_pretrained(folder, **LOCAL)
+        tokenizer = AutoTokenizer.from_pretrained(folder, **LOCAL)
     except (OSError, ValueError, SafetensorError) as error:
         raise DataError(f"the reward model cannot be read: {error}", where=str(folder)) from error
     missing = {f"{HEAD}weight", f"{HEAD}bias"} - weights.keys()
     if missing:  # a head made up on the spot would give random scores
         raise DataError(f"the reward model has no head: {min(missing)} is missing", where=str(folder / WEIGHTS))
     with torch.random.fork_rng(devices=[]):  # the fresh backbone's initialisation draws from the global generator
-        backbone = AutoModel.from_config(config).to(next(iter(weights.values())).dtype)
+        backbone = AutoModel.from_config(config, trust_remote_code=False).to(next(iter(weights.values())).dtype)
     head = nn.utils.skip_init(nn.Linear, WIDTH[pooling] * config.hidden_size, 1)
     for prefix, module in ((BACKBONE, backbone), (HEAD, head)):
         _fill(module, {k.removeprefix(prefix): x for k, x in weights.items() if k.startswith(prefix)}, folder)

@@ -24,6 +24,7 @@ from prefloop.policies.pretrained import Tokenizer, encode_response, render
 HEAD = "score"  # what transformers calls the linear layer
 WEIGHTS = "model.safetensors"
 KIND = "ForSequenceClassification"
+LOCAL: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
 TRAIN_ONE = "train one: prefloop reward train DATA --model MODEL --out DIR"
 
 
@@ -51,13 +52,12 @@ def read(folder: Path) -> Classifier:
         raise DataError("the reward model has no safetensors weights", where=str(folder), fix=fix)
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-    local: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
     try:
         with _quiet():
             model, report = AutoModelForSequenceClassification.from_pretrained(
-                folder, config=config, dtype=torch.float32, use_safetensors=True, output_loading_info=True, **local
+                folder, config=config, dtype=torch.float32, use_safetensors=True, output_loading_info=True, **LOCAL
             )
-        tokenizer = AutoTokenizer.from_pretrained(folder, **local)
+        tokenizer = AutoTokenizer.from_pretrained(folder, **LOCAL)
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         told = str(error).strip().splitlines()[0]
         raise DataError(f"the reward model cannot be read: {told}", where=str(folder)) from error
@@ -75,7 +75,7 @@ def _config(folder: Path) -> Any:
     from transformers import AutoConfig
 
     try:
-        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        config = AutoConfig.from_pretrained(folder, **LOCAL)
     except (OSError, ValueError) as error:
         told = str(error).strip().splitlines()[0]
         raise DataError(f"the reward model cannot be read: {told}", where=str(folder), fix=TRAIN_ONE) from error

@@ -99,6 +99,7 @@ def build(config: Config, *, poll: Callable[[], None] = no_op, say: Callable[[st
         max_new_tokens=config.sampling.max_new_tokens,
     )
     problem.remember(held_out)
+    measured = _gold(config, problem)  # its mistakes are found before a reward model is fitted
     scorer, note = _scorer(config, problem, reference, train, held_out, poll)
     problem = replace(problem, scorer=scorer)
     if row.on_policy > 0 and scorer is None:
@@ -110,7 +111,7 @@ def build(config: Config, *, poll: Callable[[], None] = no_op, say: Callable[[st
     lost = problem.truncation([group for group in train if group.responses])
     if lost.cut or lost.empty or lost.identical:
         say(f"training responses: {lost}")
-    parts = Parts(config, row, plan, policy, reference, problem, scorer, note, _gold(config, problem), held_out, hashes)
+    parts = Parts(config, row, plan, policy, reference, problem, scorer, note, measured, held_out, hashes)
     if note:
         say(note)
     return parts
