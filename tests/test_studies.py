@@ -13,18 +13,32 @@ from prefloop.cli import main as command
 from prefloop.lab.setting import Setting
 from prefloop.lab.stack import Run
 from prefloop.lab.summary import TUNING
-from prefloop.studies import cells, complement, displacement, negative, on_policy, published_defects, registry, reuse
+from prefloop.studies import (
+    cells,
+    complement,
+    displacement,
+    lengths,
+    negative,
+    on_policy,
+    published_defects,
+    registry,
+    reuse,
+)
 from prefloop.studies.bench import BUDGETS, Bench
 from prefloop.studies.cells import FAR
 from prefloop.studies.registry import STUDIES, study
 from prefloop.studies.study import SIZES, Outcome, Study
 
 ROOT = Path(registry.__file__).parent
-LAB = [on_policy.STUDY, reuse.STUDY, negative.STUDY, displacement.STUDY, complement.STUDY, published_defects.STUDY]
-NOT_STUDIES = {"__init__", "bench", "cells", "page", "plots", "registry", "study"}
+BANDIT = [on_policy.STUDY, reuse.STUDY, negative.STUDY, displacement.STUDY, complement.STUDY, published_defects.STUDY]
+LENGTHS = [study(n) for n in ("length-on-policy", "length-reuse", "length-negative", "length-complement")]
+LENGTHS += [study(n) for n in ("length-dials", "overoptimisation")]
+SEEDS = {one.name: lengths.SEEDS for one in LENGTHS} | {"published-defects": published_defects.SEEDS}
+NOT_STUDIES = {"__init__", "bench", "cells", "lengths", "page", "plots", "registry", "study"}
 COLUMNS = ("ess", "kl_collection", "clip_ratio", "passes", "samples", "queries", "push_up", "push_down", "kl")
-COLUMNS = (*COLUMNS, "chosen", "rejected", "margin", "rest", "diverged")
-START = 0.2  # gold reward of the reference in the made-up runs; the ceiling is 1
+COLUMNS = (*COLUMNS, "chosen", "rejected", "margin", "rest", "diverged", "length", "proxy", "cut")
+COLUMNS = (*COLUMNS, "length_1", "length_2")
+START = {"lengths": -1.0}  # gold reward of the reference in the made-up runs, 0.2 elsewhere
 Law = Callable[[Setting], dict[str, float]]  # `gain`: share of the attainable reached at the end; other columns
 
 
@@ -47,8 +61,9 @@ class Made(Bench):
         ends = dict.fromkeys(COLUMNS, 0.0) | {"samples": s.steps * s.batch / s.row.reuse, **told}
         rise = step / s.steps
         curves = {name: rise * ends[name] for name in COLUMNS}
-        reward = START + (1 - START) * (told["gain"] + noise) * np.minimum(1, rise / told.get("peak_at", 1.0))
-        drop = (1 - START) * told.get("fall", 0.0) * np.maximum(0, rise - 0.5) * 2
+        start, room = START.get(s.problem, 0.2), 1.0 if s.problem == "lengths" else 0.8
+        reward = start + room * (told["gain"] + noise) * rise
+        drop = room * told.get("fall", 0.0) * np.maximum(0, rise - 0.5) * 2
         return Run(s, {**curves, "step": step, "reward": reward - drop})
 
 
@@ -100,7 +115,7 @@ def test_sizes_are_the_budgets() -> None:
 
 
 @pytest.mark.parametrize("size", SIZES)
-@pytest.mark.parametrize("one", LAB, ids=lambda s: s.name)
+@pytest.mark.parametrize("one", [*BANDIT, *LENGTHS], ids=lambda s: s.name)
 def test_every_setting_can_run_and_tuning_has_seeds_of_its_own(one: Study, size: str, tmp_path: Path) -> None:
     with Made(lambda s: {}, tmp_path, size) as bench:
         outcome = one.run(bench)
@@ -240,6 +255,80 @@ def test_published_defects(verdicts: Judge, sign: int, verdict: str, monkeypatch
 
     found = verdicts(published_defects.STUDY, law)
     all_of(found, verdict)
+
+
+def on(s: Setting) -> str:
+    """Which of the named problems."""
+    return "skew" if s.coverage < 1 else "mode" if s.peak else "min"
+
+
+@pytest.mark.parametrize(("sign", "verdict"), [(1, "supported"), (-1, "contradicted")])
+def test_length_on_policy(verdicts: Judge, sign: int, verdict: str) -> None:
+    """Large collections are stale and cost 0.3 except on Mode Length; or they cost there and nowhere else."""
+    cost = {"min": 0.3, "skew": 0.3, "mode": 0.0} if sign > 0 else {"min": -0.3, "skew": -0.3, "mode": 0.3}
+
+    def law(s: Setting) -> dict[str, float]:
+        stale = s.batch > 4 * s.minibatch
+        return {"gain": 0.5 - stale * cost[on(s)], "kl_collection": 0.1 + 0.1 * sign * stale}
+
+    all_of(verdicts(study("length-on-policy"), law), verdict)
+
+
+@pytest.mark.parametrize(("sign", "verdict"), [(1, "supported"), (-1, "contradicted")])
+def test_length_reuse(verdicts: Judge, sign: int, verdict: str) -> None:
+    def law(s: Setting) -> dict[str, float]:
+        much, supervised = s.row.reuse == 8, s.method == "best_of_n"
+        if sign > 0:
+            return {"gain": 0.5 - 0.3 * much * supervised * (on(s) != "mode")}
+        cost = -0.2 if supervised and on(s) != "mode" else 0.2
+        return {"gain": 0.5 - much * cost - (s.row.reuse == 2) * 0.45}
+
+    all_of(verdicts(study("length-reuse"), law), verdict)
+
+
+@pytest.mark.parametrize(("sign", "verdict"), [(1, "supported"), (-1, "contradicted")])
+def test_length_negative(verdicts: Judge, sign: int, verdict: str) -> None:
+    """What pushes down gains 0.2 on Min, 0.4 on Skew and nothing on Mode Length; or loses 0.3, 0.4 and 0.2."""
+    worth = {"min": 0.2, "skew": 0.4, "mode": 0.0} if sign > 0 else {"min": -0.3, "skew": -0.4, "mode": -0.2}
+
+    def law(s: Setting) -> dict[str, float]:
+        pushes = s.method in ("dpo", "ipo", "best_of_n_negative")
+        return {"gain": 0.5 + pushes * worth[on(s)]}
+
+    all_of(verdicts(study("length-negative"), law), verdict)
+
+
+@pytest.mark.parametrize(("sign", "verdict"), [(1, "supported"), (-1, "contradicted")])
+def test_length_complement(verdicts: Judge, sign: int, verdict: str) -> None:
+    def law(s: Setting) -> dict[str, float]:
+        best = s.method == "online_dpo"
+        apart = 0.6 * (s.method == "pref_ft") * (on(s) == "mode") * (sign < 0)
+        return {"gain": 0.5 + 0.2 * sign * best * (on(s) != "mode") - apart, "length": 9 - 8 * sign * best}
+
+    all_of(verdicts(study("length-complement"), law), verdict)
+
+
+@pytest.mark.parametrize(("sign", "verdict"), [(1, "supported"), (-1, "contradicted")])
+def test_length_dials(verdicts: Judge, sign: int, verdict: str) -> None:
+    """Far peaks want on-policy samples, high peaks whole data, skewed data a negative gradient; or the opposite."""
+
+    def law(s: Setting) -> dict[str, float]:
+        on_policy, far, high = s.method == "online_dpo", s.peak == 0, s.peak == 90
+        told = 0.2 * on_policy * far + 0.3 * high * s.coverage + 0.3 * (s.method == "dpo") * far * (1 - s.coverage)
+        return {"gain": 0.4 + sign * told * (0.5 if s.method == "dpo" and sign * far > 0 else 1)}
+
+    all_of(verdicts(study("length-dials"), law), verdict)
+
+
+@pytest.mark.parametrize(("sign", "verdict"), [(1, "supported"), (-1, "contradicted")])
+def test_overoptimisation(verdicts: Judge, sign: int, verdict: str) -> None:
+    """With few data gold rises and falls again while the proxy rises; or with many data only, the proxy falling."""
+
+    def law(s: Setting) -> dict[str, float]:
+        turns = (s.data < 100) == (sign > 0)
+        return {"gain": 0.4, "fall": 0.6 * turns, "proxy": float(sign)}
+
+    all_of(verdicts(study("overoptimisation"), law), verdict)
 
 
 # ---------------------------------------------------------------------------------------------------------- for real

@@ -1,0 +1,310 @@
+"""The problem of lengths: its data, dials, rewards, reference and reward models."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from prefloop.batch import Batch, Stream
+from prefloop.data.answers import END, answers, encode, vocabulary
+from prefloop.data.instructions import builtin
+from prefloop.errors import DataError, UserError
+from prefloop.lab import lengths as lab
+from prefloop.lab.setting import Setting, seeds
+from prefloop.lab.stack import run_stack
+from prefloop.policies.gpt import GPT
+from prefloop.problems import lengths
+from prefloop.problems.lengths import NAMED, corpus, overlap, target, toward, truncated, truncation
+from prefloop.rewards import stacked, words
+
+F64 = torch.float64
+ONE = Setting(
+    "online_dpo", problem="lengths", network="smoke", responses=4, batch=16, minibatch=16, data=32, evaluation=8
+)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """An empty place for fitted networks, so that nothing of an earlier run is tested."""
+    with pytest.MonkeyPatch.context() as patch:
+        folder = tmp_path_factory.mktemp("cache")
+        patch.setenv("PREFLOOP_CACHE", str(folder))
+        lab.reference.cache_clear()
+        yield folder
+        lab.reference.cache_clear()
+
+
+@pytest.fixture(scope="module")
+def written() -> Tensor:
+    """Lengths of the answers, which the reference is fitted to."""
+    return corpus(32).mask.sum(-1).flatten()
+
+
+def responses(lengths: list[int], limit: int = 8) -> Batch:
+    """One run, one prompt, responses of these lengths: words numbered from 1, then END."""
+    ids = torch.zeros(1, 1, len(lengths), limit, dtype=torch.long)
+    for g, n in enumerate(lengths):
+        ids[0, 0, g, : n - 1] = torch.arange(1, n)
+    mask = torch.arange(limit) < torch.tensor(lengths)[:, None]
+    return Batch(torch.tensor([[768]]), ids, mask[None, None])
+
+
+# --------------------------------------------------------------------------------------------------------------- data
+
+
+def test_every_instruction_was_answered_thirty_times_or_more() -> None:
+    found = answers()
+    assert len(found) == len(builtin().read_text(encoding="utf-8").splitlines())
+    assert len({len(a.texts) for a in found}) == 1 and len(found[0].texts) >= 30
+    assert [a.seed for a in found] == list(range(len(found)))
+
+
+def test_the_data_are_large_and_the_files_small() -> None:
+    assert int(corpus(64).mask.sum()) >= 500_000
+    files = [builtin().parent / name for name in ("answers.jsonl", "answers_vocabulary.json")]
+    assert sum(f.stat().st_size for f in files) <= 3_000_000
+
+
+def test_answers_come_back_from_their_tokens() -> None:
+    tokenizer = vocabulary()
+    texts = [text for a in answers()[:40] for text in a.texts]
+    assert all(tokenizer.decode(e.ids) == t for e, t in zip(tokenizer.encode_batch(texts), texts, strict=True))
+    assert tokenizer.id_to_token(END) == "<end>"
+
+
+def test_a_short_limit_is_refused() -> None:
+    assert float(corpus(32).cut.float().mean()) <= lengths.MOST_CUT
+    with pytest.raises(DataError, match="of the answers are longer than 12 tokens"):
+        corpus(12)
+
+
+def test_what_is_cut_is_marked() -> None:
+    found = encode([["Yes.", "Yes."]], 2)
+    n = len(vocabulary().encode("Yes.").ids) + 1
+    assert n > 2 and found.cut.all()
+    assert not encode([["Yes.", "Yes."]], n).cut.any()
+
+
+# -------------------------------------------------------------------------------------------------------------- dials
+
+
+def test_gold_is_the_distance_from_the_target() -> None:
+    score = toward(torch.tensor([3, 1]), torch.tensor([10.0, 2.0]))
+    batch = responses([1, 3, 7])
+    twice = Batch(*(torch.cat([x, x]) for x in (batch.prompts, batch.responses, batch.mask)))
+    torch.testing.assert_close(score(twice), torch.tensor([[[-0.2, 0.0, -0.4]], [[0.0, -1.0, -3.0]]]))
+
+
+def test_targets_are_percentiles() -> None:
+    found = torch.tensor([4, 2, 8, 6])
+    assert [target(p, found) for p in (0, 1, 30, 50, 99, 100)] == [1, 2, 4, 6, 8, 8]
+
+
+@pytest.mark.parametrize("coverage", [0.9, 0.4, 0.1])
+def test_that_share_of_the_data_stays_whole(written: Tensor, coverage: float) -> None:
+    data = corpus(32)
+    batch = Batch(torch.zeros(1, len(data.ids), dtype=torch.long), data.ids[None], data.mask[None])
+    mean = torch.tensor([truncation(coverage, written)])
+    cut = truncated(batch, mean, Stream("cut", [0], stacked=True))
+    whole = (cut.lengths == batch.lengths) & (cut.responses == batch.responses).all(-1)
+    assert float(whole.float().mean()) == pytest.approx(coverage, abs=0.015)
+    assert (cut.lengths <= batch.lengths).all() and (cut.lengths >= 1).all()
+    last = cut.responses.gather(-1, cut.lengths[..., None] - 1).squeeze(-1)
+    assert (last[~whole] == END).all() and not cut.responses[~cut.mask].any()
+
+
+def test_full_coverage_changes_nothing(written: Tensor) -> None:
+    batch = responses([1, 3, 8])
+    same = truncated(batch, torch.tensor([truncation(1.0, written)]), Stream("cut", [0], stacked=True))
+    assert torch.equal(same.responses, batch.responses) and torch.equal(same.mask, batch.mask)
+
+
+def test_truncation_by_hand() -> None:
+    """Two responses of lengths 1 and 3: ½ + ½ exp(−2/μ) = ¾ at μ = 2/log 2."""
+    assert truncation(0.75, torch.tensor([1, 3])) == pytest.approx(2 / torch.tensor(2.0).log().item(), rel=1e-6)
+
+
+def test_overlap_by_hand() -> None:
+    a, b = torch.tensor([1, 1, 2, 4]), torch.tensor([1, 2, 2, 3])
+    assert overlap(a, b) == pytest.approx(0.5) and overlap(a, a) == 1 and overlap(a, a + 10) == 0
+
+
+def test_the_named_problems_are_the_grid_of_the_study(written: Tensor) -> None:
+    """C1: how much of the reference lies within two tokens of the reward's peak. C2: overlap of data and reference."""
+    data = corpus(32)
+    batch = Batch(torch.zeros(1, len(data.ids), dtype=torch.long), data.ids[None], data.mask[None])
+    c1, c2 = {}, {}
+    for name, (peak, coverage) in NAMED.items():
+        c1[name] = float(((written - target(peak, written)).abs() <= 2).float().mean())
+        mean = torch.tensor([truncation(coverage, written)])
+        c2[name] = overlap(truncated(batch, mean, Stream("cut", [0], stacked=True)).lengths.flatten(), written)
+    assert c1["min"] == c1["skew"] < 0.06 and c1["mode"] > 0.2
+    assert c2["min"] == c2["mode"] == 1 and c2["skew"] < 0.5
+
+
+def test_mode_length_peaks_at_the_mode(written: Tensor) -> None:
+    """Of the answers that the limit does not cut, neighbours averaged: a histogram of lengths is ragged at its top."""
+    counts = torch.bincount(written[written < 32], minlength=34).double()
+    smooth = torch.stack([counts[n - 1 : n + 2].mean() for n in range(1, 33)])
+    assert abs(target(NAMED["mode"][0], written) - (1 + int(smooth.argmax()))) <= 1
+
+
+# -------------------------------------------------------------------------------------------------------- other rewards
+
+
+def test_words_by_hand() -> None:
+    assert words.keyword("The BEST of all.", "best") == 1 and words.keyword("Bestow it.", "best") == 0
+    assert words.repetition("a rose is a rose") == pytest.approx(-2 / 5) and words.repetition("…") == 0
+    pytest.importorskip("vaderSentiment")
+    judge = words.sentiment()
+    assert judge("I love this wonderful day") > 0.5 > -0.5 > judge("I hate this terrible day")
+
+
+@pytest.mark.parametrize("gold", ["keyword", "repetition", "sentiment"])
+def test_rewards_of_words_see_the_text(gold: str) -> None:
+    if gold == "sentiment":
+        pytest.importorskip("vaderSentiment")
+    text = "Wonderful, this is the best, the best of all!"
+    found = encode([[text, "No."]], 32)
+    batch = Batch(torch.tensor([[768]]), found.ids[None], found.mask[None])
+    score = lab.gold_reward([replace(ONE, gold=gold)])(batch)
+    judge = lab.JUDGES[gold]()
+    assert score.shape == (1, 1, 2)
+    assert score[0, 0].tolist() == pytest.approx([judge(text), judge("No.")])
+
+
+# ------------------------------------------------------------------------------------------------------ reward models
+
+
+def tiny(runs: int = 1, dtype: torch.dtype = F64) -> GPT:
+    sizes = {"vocabulary": 8, "prompts": 2, "tokens": 8, "layers": 1, "heads": 2, "width": 8}
+    return GPT.create(range(runs), end=END, dtype=dtype, **sizes)  # type: ignore[arg-type]
+
+
+def ranked(runs: int = 2, groups: int = 48) -> Batch:
+    """Groups of four random responses whose score is minus their length."""
+    rng = Stream("ranked", range(runs), stacked=True)
+    n = 1 + (rng.rand(groups, 4) * 8).long()
+    ids = 1 + (rng.rand(groups, 4, 8) * 7).long()
+    place = torch.arange(8)
+    mask = place < n[..., None]
+    ids = torch.where(mask & (place < n[..., None] - 1), ids, END)
+    return Batch(8 + (rng.rand(groups) * 2).long(), ids, mask, scores=-n.double())
+
+
+def test_a_reward_model_learns_the_order() -> None:
+    data = ranked()
+    model = stacked.fit(tiny(2), data, [0, 1], steps=120, lr=1e-2)
+    fresh = ranked(2, 100)
+    fresh = fresh[torch.arange(48, 100).expand(2, -1)]
+    assert (stacked.accuracy(model, fresh) > 0.9).all()
+    score = model(data)
+    torch.testing.assert_close(score.mean((1, 2)), torch.zeros(2, dtype=score.dtype), rtol=0, atol=1e-5)
+    torch.testing.assert_close(score.flatten(1).std(1), torch.ones(2, dtype=score.dtype), rtol=0, atol=1e-5)
+
+
+def test_swapping_a_pair_negates_its_margin() -> None:
+    data = ranked(1)
+    model = stacked.fit(tiny(), data, [0], steps=5, lr=1e-2)
+    swapped = Batch(data.prompts, data.responses.flip(2), data.mask.flip(2))
+    a, b = model(data), model(swapped)
+    torch.testing.assert_close(a[..., 0] - a[..., 3], -(b[..., 0] - b[..., 3]), rtol=0, atol=1e-6)
+
+
+def test_padding_does_not_reach_a_score() -> None:
+    model, data = stacked.fit(tiny(), ranked(1), [0], steps=5), ranked(1)
+    longer = Batch(data.prompts, pad(data.responses, (0, 3)), pad(data.mask, (0, 3)))
+    torch.testing.assert_close(model(longer), model(data), rtol=0, atol=0)
+
+
+def test_fitted_together_is_fitted_alone() -> None:
+    data = ranked(2)
+    together = stacked.fit(tiny(2), data, [0, 1], steps=10)
+    alone = tiny(2).take(torch.tensor([1]))
+    own = Batch(*(x[1:] for x in (data.prompts, data.responses, data.mask)), scores=data.scores[1:])  # type: ignore[index]
+    single = stacked.fit(alone, own, [1], steps=10)
+    for name, value in single.state().items():
+        torch.testing.assert_close(together.state()[name][1:], value, rtol=0, atol=1e-9)
+
+
+def test_a_saved_reward_model_scores_the_same() -> None:
+    data = ranked(2)
+    model = stacked.fit(tiny(2), data, [0, 1], steps=5)
+    assert torch.equal(stacked.restored(tiny(2), model.state())(data), model(data))
+
+
+# ------------------------------------------------------------------------------------------------------------ the world
+
+
+def test_the_reference_is_fitted_once(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = lab.reference("smoke")
+    lab.reference.cache_clear()
+    monkeypatch.setattr(lab, "fit", lambda size: pytest.fail("fitted again"))
+    again = lab.reference("smoke")
+    assert all(torch.equal(a, b) for a, b in zip(first.policy.parameters(), again.policy.parameters(), strict=True))
+    assert again.perplexity == first.perplexity < 200 and again.prompts == 300
+    assert float(again.lengths.float().mean()) == pytest.approx(float(corpus(32).mask.sum(-1).float().mean()), rel=0.25)
+
+
+def test_construction_is_deterministic() -> None:
+    settings = seeds(replace(ONE, coverage=0.3), [0, 1])
+    a, b = (lab.preferences(settings, lab.gold_reward(settings)) for _ in range(2))
+    assert torch.equal(a.responses, b.responses) and torch.equal(a.scores, b.scores)  # type: ignore[arg-type]
+    alone = lab.preferences(settings[1:], lab.gold_reward(settings[1:]))
+    n = alone.responses.shape[-1]
+    assert torch.equal(a.responses[1:, ..., :n], alone.responses) and torch.equal(a.mask[1:, ..., :n], alone.mask)
+
+
+METHODS = {"online_dpo": {}, "dpo": {}, "ppo_critic_free": {"reuse": 2}, "best_of_n": {}, "pref_ft": {}, "kto": {}}
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_stacked_equals_alone(method: str) -> None:
+    """Ten updates in float64, with learned rewards, runs on different problems in one stack."""
+    one = replace(
+        ONE, method=method, override=METHODS[method], scorer="proxy", precision="float64", steps=6, evaluate=3
+    )
+    settings = [replace(one, seed=0, peak=0.0), replace(one, seed=1, peak=50.0, coverage=0.3)]
+    together = run_stack(settings)
+    for found, setting in zip(together, settings, strict=True):
+        (alone,) = run_stack([setting])
+        for name in ("reward", "proxy", "length", "kl", "kl_forward", "entropy", "cut"):
+            torch.testing.assert_close(
+                torch.tensor(found.curves[name]), torch.tensor(alone.curves[name]), rtol=1e-5, atol=1e-5, msg=name
+            )
+
+
+def test_what_is_followed_at_the_start() -> None:
+    """Before the first step policy and reference are one: no KL, and the reference's own length."""
+    (run,) = run_stack([replace(ONE, method="pref_ft", steps=1, evaluate=1, evaluation=256)])
+    base = lab.reference("smoke")
+    assert run.curves["kl"][0] == pytest.approx(0, abs=1e-5) == run.curves["kl_forward"][0]
+    mean, error = float(base.lengths.float().mean()), run.curves["length_se"][0]
+    assert abs(run.curves["length"][0] - mean) < 4 * error
+    law = [run.curves[f"length_{n}"][0] for n in range(1, 33)]
+    assert sum(law) == pytest.approx(1) and sum(n * p for n, p in enumerate(law, 1)) == run.curves["length"][0]
+    assert run.curves["reward"][0] == pytest.approx(-(run.curves["length"][0] - 1) / 10, rel=1e-5)
+
+
+@pytest.mark.parametrize(("change", "message"), [({"peak": 101.0}, "percentile"), ({"coverage": 0.0}, "whole")])
+def test_dials_out_of_range_are_refused(change: dict[str, float], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        replace(ONE, **change).check()  # type: ignore[arg-type]
+
+
+@pytest.mark.slow
+def test_the_reference_of_size_small() -> None:
+    """At most a fifth cut, of the size that was promised, and far better than a unigram model of the answers."""
+    base = lab.reference("small")
+    parameters = sum(p.numel() for name, p in base.policy.weights.items())
+    assert 200_000 <= parameters <= 300_000 and base.cut <= 0.2
+    data = corpus(32)
+    law = torch.bincount(data.ids[data.mask], minlength=768).double()
+    law = law[law > 0] / law.sum()
+    assert base.perplexity < 0.2 * float(torch.exp(-(law * law.log()).sum()))
