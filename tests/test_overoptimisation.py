@@ -61,8 +61,8 @@ def test_the_step_is_where_gold_was_highest() -> None:
     steps = 10 * np.arange(60)
     turn = overoptimisation(steps, 4 * x + rng.normal(size=60) * 0.1, gold + rng.normal(size=60) * 0.1)
     assert turn is not None and turn.found and turn.step == pytest.approx(0.4 * 590, abs=40)
-    assert turn.gold_bound < turn.gold_lost == pytest.approx(3.0, abs=0.5)
-    assert turn.proxy_bound < turn.proxy_gained == pytest.approx(2.4, abs=0.5)
+    assert turn.gold_bound < turn.gold_lost == pytest.approx(2.2, abs=0.2)  # smoothed
+    assert turn.proxy_bound < turn.proxy_gained == pytest.approx(4 * 29 / 59, abs=0.1)
 
 
 def test_curves_without_noise() -> None:

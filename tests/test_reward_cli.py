@@ -48,6 +48,14 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def second(home: Path) -> Path:
+    """Another reward model of the same vocabulary, fitted to ratings."""
+    more = ("--rating-margin", 0.5, "--quiet")
+    assert run("train", home / "rated.jsonl", "--out", home / "rated-rm", *base(home), *more) == 0
+    return home / "rated-rm"
+
+
 def write(path: Path, rows: list[dict[str, Any]]) -> None:
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
 
@@ -120,8 +128,6 @@ def test_ratings_are_gold_where_the_data_have_them(home: Path, capsys: pytest.Ca
     assert run("card", home / "rm", home / "rated.jsonl", "--out", home / "card", "--json") == 0  # over another card
     found = told(capsys)
     assert found["gold"]["within"]["value"] > 0 and found["pairs"] == 12 * 5
-    more = ("--rating-margin", 0.5, "--quiet")
-    assert run("train", home / "rated.jsonl", "--out", home / "rated-rm", *base(home), *more) == 0
 
 
 def test_scores_stand_beside_the_responses_and_are_read_back(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -140,18 +146,18 @@ def test_scores_stand_beside_the_responses_and_are_read_back(home: Path, capsys:
     )
 
 
-def test_several_models_score_as_one(home: Path) -> None:
-    both = f"{home / 'rm'},{home / 'rated-rm'}"
+def test_several_models_score_as_one(home: Path, second: Path) -> None:
+    both = f"{home / 'rm'},{second}"
     for how in ("mean", "min"):
         assert run("score", both, home / "rated.jsonl", "--out", home / f"{how}.jsonl", "--combine", how, "-q") == 0
-    for name in ("rm", "rated-rm"):
+    for name in ("rm", second.name):
         assert run("score", home / name, home / "rated.jsonl", "--out", home / f"{name}.jsonl", "-q") == 0
 
     def scores(name: str) -> torch.Tensor:
         lines = (home / f"{name}.jsonl").read_text().splitlines()
         return torch.tensor([json.loads(line)["scores"] for line in lines])
 
-    each = torch.stack([scores("rm"), scores("rated-rm")])
+    each = torch.stack([scores("rm"), scores(second.name)])
     torch.testing.assert_close(scores("mean"), each.mean(0))
     assert torch.equal(scores("min"), each.amin(0))
 
@@ -223,20 +229,25 @@ def test_help_is_quick() -> None:
 
 
 def start(home: Path, *more: str) -> experiment.Result:
-    fixed = ["--sampling.max_new_tokens=8", "--evaluation.prompts=6", "--evaluation.max_cut=1", "--training.steps=4"]
+    fixed = ["--sampling.max_new_tokens=8", "--evaluation.prompts=4", "--evaluation.max_cut=1", "--training.steps=2"]
     fixed += [f"--model.path={home / 'tiny'}", f"--output={home / 'runs'}", "--method=rloo", "--model.autocast=false"]
-    fixed += ["--training.batch=8", "--training.minibatch=8", f"--data.train={home / 'pairs.jsonl'}"]
+    fixed += [
+        "--training.batch=4",
+        "--training.minibatch=4",
+        "--evaluation.pairs=20",
+        f"--data.train={home / 'pairs.jsonl'}",
+    ]
     return experiment.run(
         configuration.load(None, [*fixed, "--data.held_out=split", "--reward.name=bradley_terry", *more]), quiet=True
     )
 
 
-def test_a_run_trains_against_an_ensemble_and_measures_gold_at_evaluations(home: Path) -> None:
-    paths = f"--reward.options={{path: [{home / 'rm'}, {home / 'rm1'}], combine: min}}"
-    result = start(home, paths, "--reward.gold=length_min", "--reward.gold_options={scale: 1}", "--evaluation.every=2")
+def test_a_run_trains_against_an_ensemble_and_measures_gold_at_evaluations(home: Path, second: Path) -> None:
+    paths = f"--reward.options={{path: [{home / 'rm'}, {second}], combine: min}}"
+    result = start(home, paths, "--reward.gold=length_min", "--reward.gold_options={scale: 1}", "--evaluation.every=1")
     lines = read(result.folder, "metrics")
     evaluations = [line for line in lines if line["kind"] == "evaluation"]
-    assert [line["step"] for line in evaluations] == [0, 2, 4]
+    assert [line["step"] for line in evaluations] == [0, 1, 2]
     for line in evaluations:  # gold is −tokens at scale 1, on the very responses whose length is measured
         assert line["eval/gold"] == pytest.approx(-line["eval/length"], abs=1e-5)
         assert line["eval/gold_se"] == pytest.approx(line["eval/length_se"], abs=1e-5)
