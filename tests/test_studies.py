@@ -313,7 +313,7 @@ def test_length_dials(verdicts: Judge, sign: int, verdict: str) -> None:
     """Far peaks want on-policy samples, high peaks whole data, skewed data a negative gradient; or the opposite."""
 
     def law(s: Setting) -> dict[str, float]:
-        on_policy, far, high = s.method == "online_dpo", s.peak == 0, s.peak == 90
+        on_policy, far, high = s.method == "online_dpo", s.peak == 0, s.peak == 75
         told = 0.2 * on_policy * far + 0.3 * high * s.coverage + 0.3 * (s.method == "dpo") * far * (1 - s.coverage)
         return {"gain": 0.4 + sign * told * (0.5 if s.method == "dpo" and sign * far > 0 else 1)}
 

@@ -79,10 +79,10 @@ def responses_of(
     reference: Nested,
     prompts: Tensor,
     judges: Mapping[str, Callable[[Batch], Float[Tensor, "S P G"]]],
+    theirs: Batch,
     *,
     tokens: int,
     rng: Stream,
-    group: int = 1,
 ) -> dict[str, PerRun]:
     """Rewards, length, KL both ways and entropy of responses that end by themselves, [S] each with `_se`.
 
@@ -91,15 +91,18 @@ def responses_of(
 
     Args:
         judges: name of a reward → its scores.
+        theirs: responses of the reference to the same prompts, always the same ones.
         tokens: the limit.
     """
     with torch.no_grad():
-        mine, theirs = (p.sample(prompts, group, rng) for p in (policy, reference))
-        own, base = (p.next_logp(prompts, mine.responses) for p in (policy, reference))
-        away, home = (p.next_logp(prompts, theirs.responses) for p in (policy, reference))
+        mine = policy.sample(prompts, 1, rng)
+        own, base = (p.next_logp(prompts, mine.responses)[mine.mask] for p in (policy, reference))
+        away, home = (p.next_logp(prompts, theirs.responses)[theirs.mask] for p in (policy, reference))
 
-        def total(each: Float[Tensor, "S P G T"], batch: Batch) -> Float[Tensor, "S P G"]:
-            return torch.where(batch.mask, each, 0.0).sum(-1)
+        def total(each: Float[Tensor, " N"], batch: Batch) -> Float[Tensor, "S P G"]:
+            whole = each.new_zeros(batch.mask.shape)
+            whole[batch.mask] = each
+            return whole.sum(-1)
 
         found = {name: judge(mine) for name, judge in judges.items()}
         found |= {

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.nn.functional import pad
 
 from prefloop.analysis.exact import responses_of
 from prefloop.batch import Batch, Stream
@@ -95,19 +96,18 @@ def parts(settings: Sequence[Setting], row: Method, dtype: torch.dtype, labels: 
     one, seeds, base = settings[0], [s.seed for s in settings], reference(settings[0].network)
     policy = base.policy.take(torch.zeros(len(seeds), dtype=torch.long))
     policy.weights = {k: x.detach().to(dtype).requires_grad_() for k, x in policy.weights.items()}
-    gold = gold_reward(settings)
-    learned = one.scorer == "proxy"
-    data = preferences(settings, gold) if row.on_policy < 1 or learned else None
-    proxy = reward_model(settings, data) if data is not None and learned else None
-    bar = _bar(gold, settings) if labels else None
+    gold, bar = gold_reward(settings), None
+    proxy = reward_model(settings, gold) if one.scorer == "proxy" else None
+    data = preferences(settings, gold) if row.on_policy < 1 else None
+    if labels:
+        bar = gold(reference_responses(settings, 256, 1)).mean((1, 2))  # what a label calls good lies above it
     if data is not None and bar is not None and data.scores is not None:
         data = replace(data, scores=bandit.labelled(data.scores, bar))
-    rng = Stream("evaluation set", seeds, stacked=True)
-    prompts = prompt_tokens(_words(), base.prompts, one.evaluation, rng)
+    theirs = reference_responses(settings, one.evaluation, 1)
     judges: dict[str, Score] = {"reward": gold} | ({} if proxy is None else {"proxy": proxy})
 
     def look(policy: Any, reference: Any, rng: Stream) -> dict[str, Tensor]:
-        return responses_of(policy, reference, prompts, judges, tokens=limit(one), rng=rng)
+        return responses_of(policy, reference, theirs.prompts, judges, theirs, tokens=limit(one), rng=rng)
 
     problem = Lengths(_words(), base.prompts, gold, proxy, bar, data)
     return Parts(row, policy, policy.reference(), problem), look
@@ -122,32 +122,48 @@ def gold_reward(settings: Sequence[Setting]) -> Score:
     return toward(torch.tensor([target(s.peak, lengths) for s in settings]), per_run(settings, "width"))
 
 
+def reference_responses(settings: Sequence[Setting], prompts: int, group: int) -> Batch:
+    """Groups of the reference's responses, own ones of each seed; kept, because the cells of a sweep share seeds."""
+    base, parts = reference(settings[0].network), []
+    for s in settings:
+        name = f"responses-{digest([VERSION, base.name, s.seed, prompts, group])}"
+        parts.append(kept(name, lambda s=s: _drawn(base, s.seed, prompts, group)))  # type: ignore[misc]
+    longest = max(part["responses"].shape[-1] for part in parts)
+    whole = {
+        k: torch.cat([pad(part[k], (0, longest - part[k].shape[-1])) for part in parts]) for k in ("responses", "mask")
+    }
+    return Batch(torch.cat([part["prompts"] for part in parts]), whole["responses"].long(), whole["mask"])
+
+
+def _drawn(base: Reference, seed: int, prompts: int, group: int) -> dict[str, Tensor]:
+    rng = Stream(f"the reference, {prompts} × {group}", [seed], stacked=True)
+    with torch.no_grad():
+        drawn = base.policy.sample(prompt_tokens(_words(), base.prompts, prompts, rng), group, rng)
+    return {"prompts": drawn.prompts, "responses": drawn.responses.to(torch.int16), "mask": drawn.mask}
+
+
 def preferences(settings: Sequence[Setting], gold: Score) -> Batch:
     """Groups of the reference's responses with their scores, of which the coverage dial shortens its share."""
-    one, seeds, base = settings[0], [s.seed for s in settings], reference(settings[0].network)
-    rng = Stream("data", seeds, stacked=True)
-    policy = base.policy.take(torch.zeros(len(seeds), dtype=torch.long))
-    with torch.no_grad():
-        drawn = policy.sample(prompt_tokens(_words(), base.prompts, one.data, rng), one.responses, rng)
+    one, base = settings[0], reference(settings[0].network)
+    rng = Stream("data", [s.seed for s in settings], stacked=True)
     means = torch.tensor([truncation(s.coverage, base.lengths) for s in settings])
-    data = truncated(Batch(drawn.prompts, drawn.responses, drawn.mask), means, rng)
+    data = truncated(reference_responses(settings, one.data, one.responses), means, rng)
     scores = gold(data)
     if one.labels == "noisy":
         scores = bandit.noisy(scores, per_run(settings, "temperature"), rng)
     return replace(data, scores=scores)
 
 
-def reward_model(settings: Sequence[Setting], data: Batch) -> stacked.StackedReward:
+def reward_model(settings: Sequence[Setting], gold: Score) -> stacked.StackedReward:
     """A reward model per run, fitted to its preferences; each is kept by itself, whatever stack it was fitted in."""
-    base = reference(settings[0].network)
-    fitted: dict[int, dict[str, Tensor]] = {}
+    base, fitted = reference(settings[0].network), dict[int, dict[str, Tensor]]()
 
     def one_of(i: int) -> dict[str, Tensor]:
         if not fitted:
             seeds = [s.seed for s in settings]
             start = base.policy.take(torch.zeros(len(seeds), dtype=torch.long))
-            whole = stacked.fit(start, data, seeds)
-            fitted.update({k: {n: x[k : k + 1] for n, x in whole.state().items()} for k in range(len(seeds))})
+            whole = stacked.fit(start, preferences(settings, gold), seeds).state()
+            fitted.update({k: {n: x[k : k + 1] for n, x in whole.items()} for k in range(len(seeds))})
         return fitted[i]
 
     states = []
@@ -155,15 +171,6 @@ def reward_model(settings: Sequence[Setting], data: Batch) -> stacked.StackedRew
         told = [VERSION, base.name, {name: getattr(s, name) for name in OF_DATA}]
         states.append(kept(f"reward-{digest(told)}", lambda i=i: one_of(i)))  # type: ignore[misc]
     return stacked.restored(base.policy, {k: torch.cat([state[k] for state in states]) for k in states[0]})
-
-
-def _bar(gold: Score, settings: Sequence[Setting]) -> Float[Tensor, " S"]:
-    """Mean gold reward of the reference: what a label calls good lies above it."""
-    seeds, base = [s.seed for s in settings], reference(settings[0].network)
-    rng = Stream("bar", seeds, stacked=True)
-    policy = base.policy.take(torch.zeros(len(seeds), dtype=torch.long))
-    with torch.no_grad():
-        return gold(policy.sample(prompt_tokens(_words(), base.prompts, 256, rng), 1, rng)).mean((1, 2))
 
 
 @cache

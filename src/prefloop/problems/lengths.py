@@ -45,7 +45,7 @@ SIZES = {
     "small": Size(limit=32, layers=3, heads=4, width=64, epochs=8, lr=5e-3),  # 0.27 M parameters
     "paper": Size(limit=64, layers=4, heads=6, width=192, epochs=10, lr=2e-3),  # 2.2 M parameters
 }
-NAMED = {"min": (0.0, 1.0), "mode": (30.0, 1.0), "skew": (0.0, 0.1)}  # peak, coverage: see tests/test_lengths.py
+NAMED = {"min": (0.0, 1.0), "mode": (25.0, 1.0), "skew": (0.0, 0.1)}  # peak, coverage: see tests/test_lengths.py
 
 
 @dataclass(frozen=True)

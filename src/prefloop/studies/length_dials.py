@@ -13,7 +13,7 @@ from prefloop.studies.cells import by, gains
 from prefloop.studies.lengths import METHODS, SCORE, SETTING, UNIT, setting, tuned, versus
 from prefloop.studies.study import Array, Chart, Claim, Line, Outcome, Study, Table, judge
 
-PEAKS = {"smoke": (0.0, 90.0), "small": (0.0, 20.0, 90.0), "paper": (0.0, 10.0, 20.0, 50.0, 90.0)}  # percentiles
+PEAKS = {"smoke": (0.0, 75.0), "small": (0.0, 25.0, 75.0), "paper": (0.0, 10.0, 25.0, 50.0, 75.0)}  # percentiles
 COVERAGES = {"smoke": (1.0, 0.1), "small": (1.0, 0.4, 0.1), "paper": (1.0, 0.7, 0.4, 0.2, 0.1)}
 NAMES = ("on-policy DPO", "offline DPO", "PPO", "best-of-N", "Pref-FT")
 OFFLINE = ("offline DPO", "Pref-FT")
@@ -22,7 +22,7 @@ CLAIMS = (
     Claim(
         "on-policy-where-far",
         "on-policy sampling matters most where the reward peaks far from the reference",
-        "score of on-policy DPO less offline DPO at peak 0, less the same at peak 20, mean over coverages",
+        "score of on-policy DPO less offline DPO at peak 0, less the same at peak 25, mean over coverages",
         0.02,
         UNIT,
     ),

@@ -16,6 +16,7 @@ from prefloop.studies.study import Array, Chart, Line
 
 RATES = (1e-4, 3e-4, 1e-3)
 SEEDS = {"smoke": 2, "small": 5, "paper": 10}
+EVALUATIONS = 10
 MINIBATCH, GROUP = 32, 4  # responses per step: 8 prompts × 4
 DATA = {"smoke": 32, "small": 500, "paper": 2000}  # groups of four responses of the reference
 PROBLEMS = {"min": "Min Length", "mode": "Mode Length", "skew": "Skew Length"}
@@ -48,7 +49,7 @@ def setting(bench: Bench, problem: str, method: str, override: Mapping[str, Any]
     Args:
         changes: fields of the setting, `peak` and `coverage` among them.
     """
-    peak, coverage = NAMED[problem]
+    (peak, coverage), steps = NAMED[problem], bench.budget.lengths
     fields: dict[str, Any] = {
         "peak": peak,
         "coverage": coverage,
@@ -56,7 +57,8 @@ def setting(bench: Bench, problem: str, method: str, override: Mapping[str, Any]
         "batch": MINIBATCH,
         "minibatch": MINIBATCH,
     }
-    fields |= {"data": DATA[bench.size], "network": bench.size, "scorer": "proxy", **bench.steps("lengths")}
+    fields |= {"data": DATA[bench.size], "network": bench.size, "scorer": "proxy"}
+    fields |= {"steps": steps, "evaluate": max(1, steps // EVALUATIONS), "evaluation": 32}
     return Setting(method, dict(override), problem="lengths", **{**fields, **changes})
 
 

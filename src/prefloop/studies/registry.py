@@ -27,6 +27,9 @@ SUMMARIES = {  # the module has the name of the study, with _ for -
     "overoptimisation": "when does training against a learned reward lose what it was learned for?",
 }
 STUDIES = tuple(SUMMARIES)
+ALONE = {  # run by their names only: they train a real model, and no lab
+    "length-real": "a real 135M model: do the findings on lengths hold? (not in `all`; ~25 minutes)",
+}
 
 
 def study(name: str) -> Study:
@@ -35,8 +38,9 @@ def study(name: str) -> Study:
     Raises:
         UserError: no such study; the nearest name is suggested.
     """
-    if name not in SUMMARIES:
-        raise UserError(f"there is no study `{name}`", where="prefloop study", fix=nearest(name, SUMMARIES))
+    known = SUMMARIES | ALONE
+    if name not in known:
+        raise UserError(f"there is no study `{name}`", where="prefloop study", fix=nearest(name, known))
     module = import_module(f"prefloop.studies.{name.replace('-', '_')}")
     found: Study = module.STUDY
     return found
