@@ -426,6 +426,14 @@ def interrupted(bench: Bench) -> Outcome:
     raise KeyboardInterrupt
 
 
+class Stopped(Exception):
+    exit_code = 130
+
+
+def stopped(bench: Bench) -> Outcome:
+    raise Stopped("go on with this command")
+
+
 @pytest.fixture
 def toys(monkeypatch: pytest.MonkeyPatch) -> dict[str, Callable[[Any], Outcome]]:
     """A registry of two toy studies, and a bench that only knows its size."""
@@ -447,14 +455,15 @@ Toys = dict[str, Callable[[Any], Outcome]]
 
 
 def test_list_shows_every_study(capsys: pytest.CaptureFixture[str]) -> None:
+    every = registry.SUMMARIES | registry.ALONE
     assert main(["study", "list", "--json"]) == 0
     rows = json.loads(capsys.readouterr().out)
-    assert [row["name"] for row in rows] == list(registry.STUDIES) and all(row["summary"] for row in rows)
+    assert [row["name"] for row in rows] == list(every) and all(row["summary"] for row in rows)
     assert main(["study", "list", "--quiet"]) == 0
-    assert capsys.readouterr().out.split() == list(registry.STUDIES)
+    assert capsys.readouterr().out.split() == list(every)
     assert main(["study", "list"]) == 0
     shown = capsys.readouterr().out
-    assert all(f"{name} " in shown and summary in shown for name, summary in registry.SUMMARIES.items())
+    assert all(f"{name} " in shown and summary in shown for name, summary in every.items())
 
 
 def test_list_and_help_import_nothing_heavy() -> None:
@@ -500,14 +509,25 @@ def test_the_others_run_when_one_fails(toys: Toys, tmp_path: Path, capsys: pytes
     assert not (tmp_path / "toy-one").exists()
 
 
+def test_studies_that_stand_alone_run_by_name_only(toys: Toys, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry, "STUDIES", ("toy-one",))
+    monkeypatch.setattr(registry, "SUMMARIES", {"toy-one": "what is asked"})
+    monkeypatch.setattr(registry, "ALONE", {"toy-two": "what is asked"})
+    assert main(["study", "run", "all", "--out", str(tmp_path), "--quiet"]) == 0
+    assert [result["study"] for result in page.load(tmp_path)] == ["toy-one"]
+    assert main(["study", "run", "all", "toy-two", "--out", str(tmp_path), "--quiet"]) == 0
+    assert [result["study"] for result in page.load(tmp_path)] == ["toy-one", "toy-two"]
+
+
 def test_a_defect_is_not_taken_for_a_mistake_of_the_user(toys: Toys, tmp_path: Path) -> None:
     toys["toy-one"] = lambda bench: Outcome([])
     with pytest.raises(ValueError, match="stated"):
         main(["study", "run", "all", "--out", str(tmp_path), "--quiet"])
 
 
-def test_an_interruption_leaves_finished_pages(toys: Toys, tmp_path: Path) -> None:
-    toys["toy-two"] = interrupted
+@pytest.mark.parametrize("stop", [interrupted, stopped])
+def test_an_interruption_leaves_finished_pages(toys: Toys, tmp_path: Path, stop: Callable[[Any], Outcome]) -> None:
+    toys["toy-two"] = stop
     assert main(["study", "run", "all", "--out", str(tmp_path), "--quiet"]) == 130
     assert [result["study"] for result in page.load(tmp_path)] == ["toy-one"]
     assert "in 1 study" in (tmp_path / "findings.md").read_text(encoding="utf-8")

@@ -1,4 +1,4 @@
-"""`prefloop study list` and `prefloop study run`: the study's questions in the lab, judged by rules stated before."""
+"""`prefloop study list` and `prefloop study run`: the paper's questions, judged by rules stated before."""
 
 from __future__ import annotations
 
@@ -18,9 +18,10 @@ from prefloop.studies import registry
 if TYPE_CHECKING:  # scipy, matplotlib and torch load when a study runs
     from prefloop.studies.study import Study
 
-DESCRIPTION = "The paper's questions, asked in the bandit lab: each prediction judged by a rule stated before the run."
+DESCRIPTION = "The paper's questions, asked in the lab and of a real model: predictions judged by rules stated before."
 ALL = "all"
 SIZES = ("smoke", "small", "paper")  # those of studies.study, which takes half a second to import
+SIGNALLED = 128  # exit codes from here on are of interruptions
 PIPE = 140  # columns where the output is no terminal
 COLOURS = {"supported": "green", "contradicted": "red", "inconclusive": "yellow"}
 
@@ -42,7 +43,8 @@ def _parser() -> argparse.ArgumentParser:
     run = verbs.add_parser(
         "run", help="measure, judge, draw", description="Run studies: a verdict per prediction, figures and pages."
     )
-    run.add_argument("names", nargs="+", metavar="NAME", help=f"of studies, or `{ALL}`; see prefloop study list")
+    names = f"of studies, or `{ALL}`: those of the lab; see prefloop study list"
+    run.add_argument("names", nargs="+", metavar="NAME", help=names)
     run.add_argument("--size", default="small", help=f"of the whole study: {', '.join(SIZES)} (default: small)")
     run.add_argument("--out", type=Path, default=Path("studies"), metavar="DIR", help="default: studies")
     run.add_argument("--workers", type=int, default=_cores(), metavar="N", help="processes (default: usable cores)")
@@ -63,13 +65,14 @@ def _cores() -> int:
 
 
 def _list(args: argparse.Namespace) -> int:
-    rows = [{"name": name, "summary": registry.SUMMARIES[name]} for name in registry.STUDIES]
+    known = registry.SUMMARIES | registry.ALONE
+    rows = [{"name": name, "summary": summary} for name, summary in known.items()]
     if args.json:
         print(json.dumps(rows, indent=2, ensure_ascii=False))
     elif args.quiet:
-        print("\n".join(registry.STUDIES))
+        print("\n".join(known))
     else:
-        width = max(map(len, registry.STUDIES))
+        width = max(map(len, known))
         print("\n".join(f"{row['name']:<{width}}  {row['summary']}" for row in rows))
         print("\nprefloop study run NAME ... --size smoke|small|paper")
     return 0
@@ -80,7 +83,8 @@ def _list(args: argparse.Namespace) -> int:
 
 def _run(args: argparse.Namespace) -> int:
     """The exit code is that of the first study that failed; pages of the others stand."""
-    names = registry.STUDIES if ALL in args.names else tuple(dict.fromkeys(args.names))
+    named = (registry.STUDIES if name == ALL else (name,) for name in args.names)
+    names = dict.fromkeys(name for some in named for name in some)
     _refuse(args)
     studies = [registry.study(name) for name in names]
 
@@ -96,8 +100,8 @@ def _run(args: argparse.Namespace) -> int:
             try:
                 results.append(_one(study, bench, args))
             except Exception as error:
-                if not isinstance(getattr(error, "exit_code", None), int):
-                    raise  # a defect, with its traceback
+                if not 0 < getattr(error, "exit_code", SIGNALLED) < SIGNALLED:
+                    raise  # a defect, with its traceback; an interruption, which ends them all
                 failed[study.name] = error
                 print(f"error: {study.name}: {error}", file=sys.stderr)
             else:
