@@ -135,8 +135,7 @@ def _catch_up(parts: Parts, loop: Loop, folder: RunFolder, shared: Shared) -> No
     every, last = parts.config.evaluation.every, parts.config.training.steps
     written = [line["step"] for line in read(folder.path, "metrics") if line["kind"] == "evaluation"]
     if every and 0 < loop.step < last and loop.step % every == 0 and loop.step not in written:
-        found, _ = evaluate(parts, parts.policy, _first(parts, shared, loop.poll)[1], shared.pairs, loop.poll)
-        folder.metrics({"kind": "evaluation", "step": loop.step, **found})
+        _evaluate(parts, loop, folder, shared)
 
 
 def _unchanged(home: Path, parts: Parts) -> None:
@@ -180,7 +179,7 @@ def _go(
 ) -> Result:
     """The steps that are left, under observers; an interruption saves the loop at the last step boundary."""
     config, clock = parts.config, time.monotonic()
-    first, answers = _first(parts, shared, loop.poll)
+    first, _ = _first(parts, shared, loop.poll)
     every: list[Observer] = [_Recorder(parts, folder), *_every(parts, folder, shared), *observers]
     try:
         with Progress(config.training.steps, label, quiet=quiet) as bar:
@@ -189,13 +188,11 @@ def _go(
                 for observe in every:
                     observe(record, loop)
                 bar.advance(note=_note(record))
-        last, fresh = evaluate(parts, parts.policy, answers, shared.pairs, loop.poll)
+        last = _evaluate(parts, loop, folder, shared)
     except Interrupted as stop:  # a second Ctrl-C is no safe point: then the last checkpoint stays the newest
         save(folder, loop)
         folder.event("interrupted", {"step": loop.step})
         raise Stopped(folder.path, loop.step, stop.exit_code) from None
-    folder.metrics({"kind": "evaluation", "step": loop.step, **last})
-    folder.samples(_samples(parts, fresh, loop.step))
     if config.save.final:
         pretrained.save(parts.policy.model, parts.policy.tokenizer, folder.final, _card(parts, first, last))
     return Result(folder.path, first, last, time.monotonic() - clock, parts.scorer_note)
@@ -236,9 +233,7 @@ def _every(parts: Parts, folder: RunFolder, shared: Shared) -> Iterator[Observer
 
     def evaluation(record: Record, loop: Loop) -> None:
         if record.step % config.evaluation.every == 0 and record.step < config.training.steps:
-            _, answers = _first(parts, shared, loop.poll)
-            found, _ = evaluate(parts, parts.policy, answers, shared.pairs, loop.poll)
-            folder.metrics({"kind": "evaluation", "step": record.step, **found})
+            _evaluate(parts, loop, folder, shared)
 
     def saving(record: Record, loop: Loop) -> None:
         if record.step % config.save.every == 0 and record.step < config.training.steps:
@@ -282,6 +277,15 @@ def evaluate(
         found = preference_accuracy(own, pairs.reference, pairs.batch.lengths, pairs.keys, beta=beta)
         out |= {f"eval/{k}": float(v) for k, v in found.metrics().items()}
     return out, fresh
+
+
+def _evaluate(parts: Parts, loop: Loop, folder: RunFolder, shared: Shared) -> Metrics:
+    """The policy as it is now, with its numbers and answers on record."""
+    _, answers = _first(parts, shared, loop.poll)
+    found, fresh = evaluate(parts, parts.policy, answers, shared.pairs, loop.poll)
+    folder.metrics({"kind": "evaluation", "step": loop.step, **found})
+    folder.samples(_samples(parts, fresh, loop.step))
+    return found
 
 
 def _divergence(
@@ -331,8 +335,8 @@ def _samples(parts: Parts, batch: Batch | None, step: int) -> list[dict[str, Any
     texts, cut = parts.problem.decode(batch), parts.policy.is_cut(batch)
     asked = parts.problem.decode_prompts(batch)
     return [
-        {"step": step, "prompt": p, "response": t[0], "score": float(s[0]), "cut": bool(c[0])}
-        for p, t, s, c in zip(asked, texts, batch.scores, cut, strict=True)
+        {"step": step, "prompt": p, "response": t[0], "tokens": int(n[0]), "score": float(s[0]), "cut": bool(c[0])}
+        for p, t, n, s, c in zip(asked, texts, batch.lengths, batch.scores, cut, strict=True)
     ]
 
 
