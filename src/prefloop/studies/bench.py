@@ -53,6 +53,7 @@ class Bench:
         if size not in BUDGETS:
             raise UserError(f"there is no size `{size}`", fix=nearest(size, BUDGETS))
         self.size, self.budget, self.stack, self.quiet = size, BUDGETS[size], stack, quiet
+        self.out = out
         self.store = Store(out / "runs")
         self.pool: Pool = pool_for(workers, ray)
         self.runs = 0  # used so far, computed or found

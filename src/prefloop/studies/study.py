@@ -55,10 +55,10 @@ class Finding:
 
 
 def judge(claim: Claim, effects: ArrayLike, *, seed: int = 0) -> Finding:
-    """The mean effect over independent units (paired over seeds, or random instances) with its bootstrap interval.
+    """The mean effect over independent units with its bootstrap interval.
 
     Args:
-        effects: [N], one per seed or instance.
+        effects: [N], one per unit: paired by seed or by prompt, or of random instances.
 
     Raises:
         ValueError: no effect, or one that is not finite.
@@ -103,13 +103,18 @@ class Table:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a study leaves: findings in the order of its claims, figures (panels by file name), tables, remarks."""
+    """What a study leaves: findings in the order of its claims, figures (panels by file name), tables, remarks.
+
+    Args:
+        left_out: names of claims that this size cannot judge; the remarks say why.
+    """
 
     findings: Sequence[Finding]
     figures: Mapping[str, Sequence[Chart]] = field(default_factory=dict)
     tables: Sequence[Table] = ()
     notes: Sequence[str] = ()
     runs: int = 0  # runs of the lab that were used
+    left_out: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
