@@ -26,7 +26,7 @@ from prefloop.studies import (
 )
 from prefloop.studies.bench import BUDGETS, Bench
 from prefloop.studies.cells import FAR
-from prefloop.studies.registry import STUDIES, study
+from prefloop.studies.registry import ALONE, STUDIES, study
 from prefloop.studies.study import SIZES, Outcome, Study
 
 ROOT = Path(registry.__file__).parent
@@ -34,7 +34,8 @@ BANDIT = [on_policy.STUDY, reuse.STUDY, negative.STUDY, displacement.STUDY, comp
 LENGTHS = [study(n) for n in ("length-on-policy", "length-reuse", "length-negative", "length-complement")]
 LENGTHS += [study(n) for n in ("length-dials", "overoptimisation")]
 SEEDS = {one.name: lengths.SEEDS for one in LENGTHS} | {"published-defects": published_defects.SEEDS}
-NOT_STUDIES = {"__init__", "bench", "cells", "lengths", "page", "plots", "registry", "study"}
+EVERY = [*STUDIES, *ALONE]
+NOT_STUDIES = {"__init__", "bench", "cells", "lengths", "page", "plots", "real_model", "registry", "study"}
 COLUMNS = ("ess", "kl_collection", "clip_ratio", "passes", "samples", "queries", "push_up", "push_down", "kl")
 COLUMNS = (*COLUMNS, "chosen", "rejected", "margin", "rest", "diverged", "length", "proxy", "cut")
 COLUMNS = (*COLUMNS, "length_1", "length_2")
@@ -98,11 +99,11 @@ def all_of(found: dict[str, str], verdict: str, but: dict[str, str] | None = Non
 
 def test_every_file_is_a_study_of_its_name_and_the_list_has_them_all() -> None:
     files = {p.stem for p in ROOT.glob("*.py")} - NOT_STUDIES
-    assert files == {name.replace("-", "_") for name in STUDIES}
-    assert [study(name).name for name in STUDIES] == list(STUDIES)
+    assert files == {name.replace("-", "_") for name in EVERY}
+    assert [study(name).name for name in EVERY] == EVERY
 
 
-@pytest.mark.parametrize("name", STUDIES)
+@pytest.mark.parametrize("name", EVERY)
 def test_claims_have_names_of_their_own_and_say_what_is_measured(name: str) -> None:
     claims = study(name).claims
     assert len({c.name for c in claims}) == len(claims)

@@ -9,6 +9,7 @@ import sys
 import types
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -316,6 +317,10 @@ def test_only_claims_that_were_stated_are_judged() -> None:
         page.record(study(), Outcome([finding(0.05, 0.08, claim=bent), *outcome().findings[1:]]), **TOLD)
     with pytest.raises(ValueError, match="stated"):
         page.record(study(), Outcome(outcome().findings[:2]), **TOLD)
+    left_out = replace(Outcome(outcome().findings[:2]), left_out=["c"])
+    assert [claim["name"] for claim in page.record(study(), left_out, **TOLD)["claims"]] == ["a", "b"]
+    with pytest.raises(ValueError, match="stated"):
+        page.record(study(), replace(outcome(), left_out=["c"]), **TOLD)
     with pytest.raises(ValueError, match="finite"):
         page.record(study(), Outcome([finding(0.2, float("inf"), value=0.3), *outcome().findings[1:]]), **TOLD)
 

@@ -1,0 +1,326 @@
+"""§5, Fig. 19 on a real model: do the findings on lengths hold for SmolLM2-135M-Instruct?
+
+Five methods, one learning rate, equal steps. Effects are tokens per held-out prompt, each prompt paired with itself.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from prefloop.analysis.statistics import bootstrap
+from prefloop.data.instructions import instructions
+from prefloop.report import page
+from prefloop.report.data import load, measured
+from prefloop.runs import experiment
+from prefloop.runs.config import Config, DataConfig, RewardConfig
+from prefloop.runs.folder import read
+from prefloop.runs.progress import clock_text
+from prefloop.studies.bench import Bench
+from prefloop.studies.plots import replace as put
+from prefloop.studies.real_model import (
+    LR,
+    SCALE,
+    Recipe,
+    Size,
+    draw,
+    finished,
+    kept,
+    lines,
+    median,
+    predict,
+    preferences,
+    probe,
+    trained,
+)
+from prefloop.studies.real_model import config as cell_config
+from prefloop.studies.study import Array, Chart, Claim, Line, Outcome, Study, Table, judge
+
+NAME = "length-real"
+DRAWN, TIME = "reference.jsonl", "time.json"  # beside the preferences of each problem
+ON, OFF, SUPERVISED, BEST, RLOO = "on-policy DPO", "offline DPO", "Pref-FT", "best-of-N", "RLOO"
+METHODS = {
+    ON: Recipe("dpo", {"on_policy": 1.0}),  # the row of offline DPO, one switch turned
+    OFF: Recipe("dpo"),
+    SUPERVISED: Recipe("pref_ft"),
+    BEST: Recipe("best_of_n"),
+    RLOO: Recipe("rloo"),
+}
+PROBLEMS = {"min": "Min Length", "mode": "Mode Length"}
+SIZES = {
+    "smoke": Size(("min",), seeds=1, steps=1, every=1, batch=8, prompts=4, tokens=40, max_cut=1.0),
+    "small": Size(("min",), seeds=1, steps=12, every=3, batch=16, prompts=40),
+    "paper": Size(("min", "mode"), seeds=3, steps=50, every=5, batch=32, prompts=80),
+}
+UNIT = "tokens"
+THRESHOLD = 1.0
+MEAN = "mean over the evaluations after step 0"
+VERSUS = {  # claim: shorter, longer, prediction
+    "on-policy-beats-offline": (ON, OFF, "on-policy DPO gets to shorter answers than offline DPO in as many steps"),
+    "contrast-beats-supervision": (OFF, SUPERVISED, "offline, the contrastive loss gets further than supervision"),
+    "on-policy-dpo-beats-best-of-n": (ON, BEST, "on-policy DPO gets further than on-policy supervision, best-of-4"),
+    "on-policy-dpo-beats-rloo": (ON, RLOO, "on-policy DPO gets further than an on-policy policy gradient, RLOO"),
+}
+LESS = {  # claim: the gap of VERSUS that is smaller in Mode Length, prediction
+    "on-policy-matters-less-in-mode": ("on-policy-beats-offline", "on-policy samples matter less in Mode Length"),
+    "contrast-matters-less-in-mode": ("contrast-beats-supervision", "the contrastive loss matters less in Mode Length"),
+}
+CLAIMS = (
+    *(
+        Claim(name, said, f"tokens of {longer} less those of {shorter}, Min Length, {MEAN}", THRESHOLD, UNIT)
+        for name, (shorter, longer, said) in VERSUS.items()
+    ),
+    *(
+        Claim(name, said, f"the effect of `{gap}` less the same in tokens from the target", THRESHOLD, UNIT)
+        for name, (gap, said) in LESS.items()
+    ),
+)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run of the study."""
+
+    problem: str
+    label: str  # of METHODS
+    seed: int
+
+
+# of a problem and a method: tokens, or tokens from the target [seeds, evaluations, prompts]
+Costs = Mapping[tuple[str, str], Array]
+
+
+def run(bench: Bench) -> Outcome:
+    """Predict the time, draw the offline data, train what is not trained yet, judge.
+
+    Raises:
+        UserError, DataError: no model, or answers that the length limit cuts.
+        Stopped: interrupted; the same command goes on.
+    """
+    size, home = SIZES[bench.size], bench.out / NAME
+    data, clock = home / "data" / bench.size, time.monotonic()
+    cells = [Cell(p, m, s) for p in size.problems for s in range(size.seeds) for m in METHODS]
+    left = _left(cells, size, bench.out, data)
+    predicted = _predict(size, left, data) if left else 0.0
+    if left and not bench.quiet:
+        print(f"about {clock_text(predicted)} for {len(left)} of {len(cells)} runs", flush=True)
+    folders = _train(cells, size, bench.out, data, bench.quiet)
+    if left:
+        spent = {"predicted": predicted, "measured": time.monotonic() - clock, "runs": len(left)}
+        put(data / TIME, (json.dumps(spent) + "\n").encode())
+    return _outcome(folders, size, data, _pages(folders, size, home))
+
+
+# ---- the cells ----------------------------------------------------------------------------------------------------
+
+
+def cost(problem: str, peak: int, tokens: Any) -> Any:
+    """What is to be small: tokens, or in Mode Length the tokens from the peak."""
+    return abs(tokens - peak) if problem == "mode" else tokens
+
+
+def _reward(problem: str, peak: int) -> RewardConfig:
+    """Gold: −cost / SCALE."""
+    options = {"target": peak, "scale": SCALE} if problem == "mode" else {"scale": SCALE}
+    return RewardConfig(f"length_{problem}", options)
+
+
+def _configs(cells: Sequence[Cell], size: Size, out: Path, data: Path) -> dict[Cell, Config]:
+    """The configuration of every cell; the files of preferences are made of the reference's answers first."""
+    drawn = kept(data / DRAWN, partial(draw, size))
+    peak = median(drawn)
+    files = {problem: data / f"{problem}.jsonl" for problem in size.problems}
+    for problem, file in files.items():
+        kept(file, partial(preferences, drawn, partial(cost, problem, peak)))
+    output = out / "runs" / NAME
+    return {
+        c: cell_config(
+            size, METHODS[c.label], DataConfig(str(files[c.problem])), _reward(c.problem, peak), c.seed, output
+        )
+        for c in cells
+    }
+
+
+def _left(cells: Sequence[Cell], size: Size, out: Path, data: Path) -> list[Cell]:
+    """Those that are not finished: all, where not even the data are there."""
+    if not (data / DRAWN).is_file():
+        return list(cells)
+    return [cell for cell, config in _configs(cells, size, out, data).items() if finished(config) is None]
+
+
+def _predict(size: Size, left: Sequence[Cell], data: Path) -> float:
+    due = min(len(instructions("train")), size.steps * size.batch // 2)
+    groups = 0 if (data / DRAWN).is_file() else due
+    return predict(probe(size), size, [METHODS[cell.label] for cell in left], groups)
+
+
+def _train(cells: Sequence[Cell], size: Size, out: Path, data: Path, quiet: bool) -> dict[Cell, Path]:
+    """The folder of every cell's finished run."""
+    shared: dict[tuple[str, int], experiment.Shared] = {}
+    folders = {}
+    for cell, config in _configs(cells, size, out, data).items():
+        common = shared.setdefault((cell.problem, cell.seed), experiment.Shared())
+        folders[cell] = trained(config, _name(cell, size), common, quiet=quiet)
+    return folders
+
+
+def _name(cell: Cell, size: Size) -> str:
+    """What tells a run from the others of the same size."""
+    problem = f"{PROBLEMS[cell.problem]}: " if len(size.problems) > 1 else ""
+    return f"{problem}{cell.label}" + (f", seed {cell.seed}" if size.seeds > 1 else "")
+
+
+def _pages(folders: Mapping[Cell, Path], size: Size, home: Path) -> list[str]:
+    """The page of `prefloop report` for each problem, beside the study's own."""
+    names = []
+    for problem in size.problems:
+        chosen = {cell: folder for cell, folder in folders.items() if cell.problem == problem}
+        labels, places = [_name(cell, size) for cell in chosen], list(chosen.values())
+        name = f"report-{problem}.html"
+        told = page.findings(load(places, labels))
+        page.write(places, home / name, title=f"{PROBLEMS[problem]}: five methods", verdict=told, labels=labels)
+        names.append(name)
+    return names
+
+
+# ---- what they say ------------------------------------------------------------------------------------------------
+
+
+def measure(costs: Costs) -> dict[str, Array]:
+    """One effect per held-out prompt for every claim whose problems were run, positive if it holds."""
+
+    def gap(problem: str, name: str) -> Array:
+        shorter, longer, _ = VERSUS[name]
+        return _over_training(costs[problem, longer]) - _over_training(costs[problem, shorter])
+
+    effects = {name: gap("min", name) for name in VERSUS}
+    if ("mode", ON) in costs:
+        effects |= {name: gap("min", other) - gap("mode", other) for name, (other, _) in LESS.items()}
+    return effects
+
+
+def _over_training(cost: Array) -> Array:
+    """[S, E, N] to [N]: the mean over seeds and over the evaluations after the first, which all methods share."""
+    over: Array = cost[:, 1:].mean((0, 1))
+    return over
+
+
+def answers(folder: Path) -> tuple[list[int], Array]:
+    """Steps of the evaluations of a run, and tokens of the answers [E, N] in the order of the held-out prompts."""
+    rows = read(folder, "samples")
+    steps = sorted({row["step"] for row in rows})
+    return steps, np.array([[row["tokens"] for row in rows if row["step"] == step] for step in steps], dtype=float)
+
+
+def _outcome(folders: Mapping[Cell, Path], size: Size, data: Path, pages: Sequence[str]) -> Outcome:
+    peak = median(lines(data / DRAWN))
+    seen = {cell: answers(folder) for cell, folder in folders.items()}
+    steps = next(iter(seen.values()))[0]
+    keys = [(problem, label) for problem in size.problems for label in METHODS]
+    tokens = {k: np.stack([x for c, (_, x) in seen.items() if (c.problem, c.label) == k]) for k in keys}
+    costs = {k: cost(k[0], peak, x) for k, x in tokens.items()}
+    effects = measure(costs)
+    return Outcome(
+        [judge(claim, effects[claim.name]) for claim in CLAIMS if claim.name in effects],
+        {"length": _curves(tokens, costs, steps, size, peak), "answers": [_law(tokens, p) for p in size.problems]},
+        [_table(folders, costs)],
+        [*_notes(size, peak, pages), *_time(data / TIME)],
+        left_out=[claim.name for claim in CLAIMS if claim.name not in effects],
+    )
+
+
+def _curves(tokens: Costs, costs: Costs, steps: Sequence[int], size: Size, peak: int) -> list[Chart]:
+    """Mean length against steps for each problem, and for Mode Length the distance as well."""
+    charts = []
+    for problem in size.problems:
+        guides = {"target": float(peak)} if problem == "mode" else {}
+        lines = [_line(label, steps, tokens[problem, label]) for label in METHODS]
+        charts.append(Chart(PROBLEMS[problem], "gradient steps", "tokens per answer", lines, guides=guides))
+        if problem == "mode":
+            lines = [_line(label, steps, costs[problem, label]) for label in METHODS]
+            charts.append(Chart("Mode Length: distance", "gradient steps", "tokens from the target", lines))
+    return charts
+
+
+def _line(label: str, steps: Sequence[int], values: Array) -> Line:
+    """Mean over seeds and prompts with its 95 % interval over prompts; values [S, E, N]."""
+    found = [bootstrap(row, seed=0) for row in values.mean(0)]
+    return Line(label, steps, [f.value for f in found], [f.low for f in found], [f.high for f in found])
+
+
+def _law(tokens: Costs, problem: str) -> Chart:
+    """Share of answers of at most so many tokens: of the reference, and of each method at the end."""
+    grid = list(range(int(max(x.max() for x in tokens.values())) + 1))
+
+    def share(x: Array) -> list[float]:
+        return [float((x <= n).mean()) for n in grid]
+
+    lines = [Line("reference", grid, share(tokens[problem, ON][:, 0]), dashed=True)]
+    lines += [Line(label, grid, share(tokens[problem, label][:, -1])) for label in METHODS]
+    return Chart(f"{PROBLEMS[problem]}: answers after training", "tokens", "share of answers no longer", lines)
+
+
+def _table(folders: Mapping[Cell, Path], costs: Costs) -> Table:
+    head = ("problem", "method", "seed", "tokens before", "after", "cost over training", "KL(π‖ref), nats")
+    rows: list[list[Any]] = []
+    for cell, one in zip(folders, load(list(folders.values())), strict=True):
+        ends = [measured(found) for found in (one.before("eval/length"), one.after("eval/length"))]
+        mean = float(costs[cell.problem, cell.label][cell.seed, 1:].mean())
+        told = [*ends, mean, measured(one.after("eval/kl_reverse"))]
+        spent = [one.last("samples"), round((one.seconds or 0.0) / 60, 1)]
+        rows.append([PROBLEMS[cell.problem], cell.label, cell.seed, *told, *spent])
+    title = "Cells (cost: tokens, or tokens from the target; ± standard error over prompts)"
+    return Table(title, [*head, "responses sampled", "minutes"], rows)
+
+
+def _notes(size: Size, peak: int, pages: Sequence[str]) -> list[str]:
+    """What the numbers do and do not say."""
+    one = "one seed of training: differences between seeds are not in them"
+    several = f"the mean of {size.seeds} seeds: differences between seeds are in the table, not in the intervals"
+    links = ", ".join(f"[{name}]({name})" for name in pages)
+    unjudged = "Claims on Mode Length are not judged: this size trains on Min Length only."
+    return [
+        f"Intervals are over {size.prompts} held-out prompts, each paired with itself, with"
+        f" {one if size.seeds == 1 else several}.",
+        f"All methods have one learning rate, {LR:g}, which was tried on cells of DPO; none has a best one of its own.",
+        "Equal steps do not cost the same: see the responses sampled and the minutes in the table.",
+        "On-policy methods are scored by gold; in the paper a reward model that was learned from pairs scores them.",
+        f"The median answer of the reference has {peak} tokens; answers are cut at {size.tokens}.",
+        *([] if "mode" in size.problems else [unjudged]),
+        f"Curves, KLs and the answers themselves: {links}.",
+    ]
+
+
+def _time(path: Path) -> list[str]:
+    """Predicted and measured, of the call that trained last; nothing where none came to its end."""
+    if not path.is_file():
+        return []
+    spent = json.loads(path.read_text(encoding="utf-8"))
+    predicted, taken = clock_text(spent["predicted"]), clock_text(spent["measured"])
+    told = f"Time of {spent['runs']} runs: {predicted} predicted before the start, as if answers kept their length"
+    return [f"{told}; {taken} measured."]
+
+
+STUDY = Study(
+    name=NAME,
+    question="Do the findings on lengths hold for a real model?",
+    source="Tajwar et al. 2024, §5.3, Fig. 19 (and §5.1.1, §5.2.1)",
+    method=(
+        "SmolLM2-135M-Instruct answers the package's instructions in one sentence. Min Length: gold is −tokens/10; Mode"
+        " Length: −|tokens − target|/10, the target being the median length of the reference's own answers. Offline"
+        " data are pairs of answers that the reference wrote to the training prompts, drawn once, ordered by gold;"
+        " on-policy methods answer the same prompts. Every method takes the same number of steps of as many responses;"
+        " on-policy DPO is offline DPO with one switch turned. At each evaluation every held-out prompt is answered"
+        " once, with the same random numbers in all cells. The effect of a claim is a difference of tokens per held-out"
+        f" prompt, {MEAN}; one token is the least that counts."
+    ),
+    claims=CLAIMS,
+    run=run,
+)

@@ -1,0 +1,251 @@
+"""Cells of a study on a real model: offline data that the reference wrote, a run folder per cell, the time it takes."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from prefloop.batch import Batch, streams
+from prefloop.methods import Method, method
+from prefloop.runs import build, checkpoint, experiment
+from prefloop.runs.config import (
+    Config,
+    DataConfig,
+    EvaluationConfig,
+    ModelConfig,
+    RewardConfig,
+    SamplingConfig,
+    SaveConfig,
+    TrainingConfig,
+)
+from prefloop.runs.config import load as load_config
+from prefloop.runs.folder import CONFIG, read, read_manifest, runs
+from prefloop.runs.manifest import sha256
+from prefloop.studies.plots import replace as put
+from prefloop.weights import best_only
+
+MODEL = "smollm2"
+SYSTEM = "You are a helpful assistant. Answer in one short sentence."
+LR = 3e-5  # of every method: benchmarks/demo_grid.py
+SCALE = 10.0  # tokens per unit of gold reward
+DRAWING = 0  # seed of the offline data, which all seeds of training share
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Size:
+    """What the dial turns.
+
+    Args:
+        steps, every: optimiser steps of a run, and from one evaluation to the next.
+        batch: responses per step, all of one collection.
+        prompts: held-out prompts, one answer each.
+        tokens: longest response.
+        max_cut: largest share of the reference's answers that `tokens` may cut.
+    """
+
+    problems: tuple[str, ...]
+    seeds: int
+    steps: int
+    every: int
+    batch: int
+    prompts: int
+    tokens: int = 96
+    max_cut: float = 0.2
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A row of the methods with its overrides."""
+
+    method: str
+    override: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def row(self) -> Method:
+        return method(self.method).override(**self.override)
+
+
+def config(size: Size, recipe: Recipe, data: DataConfig, reward: RewardConfig, seed: int, output: Path) -> Config:
+    """The configuration of a cell."""
+    return Config(
+        method=recipe.method,
+        override=dict(recipe.override),
+        model=ModelConfig(MODEL),
+        data=replace(data, system=SYSTEM),
+        reward=reward,
+        sampling=SamplingConfig(max_new_tokens=size.tokens),
+        training=TrainingConfig(size.steps, size.batch, size.batch, LR, micro_tokens=4096),
+        evaluation=EvaluationConfig(size.prompts, every=size.every, max_cut=size.max_cut),
+        save=SaveConfig(final=False),
+        seed=seed,
+        output=str(output),
+    )
+
+
+# ---- offline data -------------------------------------------------------------------------------------------------
+
+
+def kept(path: Path, make: Callable[[], list[Row]]) -> list[Row]:
+    """The rows of a file of JSON lines, made and written where there is none."""
+    if not path.is_file():
+        put(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in make()).encode())
+    return lines(path)
+
+
+def lines(path: Path) -> list[Row]:
+    """The rows of a file of JSON lines."""
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
+
+
+def draw(size: Size) -> list[Row]:
+    """Two answers of the reference to each training prompt that a run will see, rated by their tokens.
+
+    A group with an answer of no words is left out: data files cannot hold it.
+    """
+    parts = _reference(size)
+    batch = build.offline_collection(parts)
+    texts = zip(parts.problem.decode_prompts(batch), parts.problem.decode(batch), batch.lengths.tolist(), strict=True)
+    rows = [{"prompt": prompt, "responses": both, "scores": tokens} for prompt, both, tokens in texts]
+    return [row for row in rows if all(row["responses"])]
+
+
+def preferences(drawn: Sequence[Row], cost: Callable[[Any], Any]) -> list[Row]:
+    """Pairs of unlike answers, the cheaper one chosen; ties teach nothing and are left out.
+
+    Args:
+        drawn: rows of `draw`.
+        cost: of a number of tokens, lower is better.
+    """
+    out = []
+    for row in drawn:
+        (a, b), (x, y) = row["responses"], map(cost, row["scores"])
+        if x != y and a != b:
+            out.append({"prompt": row["prompt"], "chosen": a if x < y else b, "rejected": b if x < y else a})
+    return out
+
+
+def median(drawn: Sequence[Row]) -> int:
+    """Of the tokens of the reference's answers."""
+    return round(float(np.median([tokens for row in drawn for tokens in row["scores"]])))
+
+
+def _reference(size: Size) -> build.Parts:
+    """What it takes to sample the untrained model on the built-in instructions."""
+    return build.build(config(size, Recipe("dpo"), DataConfig(), RewardConfig(), DRAWING, Path("unused")))
+
+
+# ---- run folders --------------------------------------------------------------------------------------------------
+
+
+def finished(cell: Config) -> Path | None:
+    """The folder of a run of this configuration and data that came to its end."""
+    for folder in _same(cell):
+        if any(row["kind"] == "evaluation" and row["step"] == cell.training.steps for row in read(folder, "metrics")):
+            return folder
+    return None
+
+
+def trained(cell: Config, label: str, shared: experiment.Shared, *, quiet: bool) -> Path:
+    """The folder of the finished run of a cell: found, gone on with where it was interrupted, or new.
+
+    Raises:
+        Stopped: interrupted, with everything kept.
+    """
+    done = finished(cell)
+    if done is not None:
+        return done
+    for folder in _same(cell):
+        if any(checkpoint.checkpoints(folder / "checkpoints")):
+            return experiment.resume(folder, quiet=quiet).folder
+    return experiment.run(cell, quiet=quiet, label=label, shared=shared).folder
+
+
+def _same(cell: Config) -> list[Path]:
+    """Runs of a configuration on the same bytes of data, the newest first, wherever the folders have moved."""
+    found = [folder for folder in runs(cell.output) if _identity(load_config(folder / CONFIG)) == _identity(cell)]
+    digest = sha256(cell.data.train)
+    return [folder for folder in reversed(found) if digest in read_manifest(folder)["data"].values()]
+
+
+def _identity(cell: Config) -> Config:
+    return replace(cell, output="-", data=replace(cell.data, train="-"))
+
+
+# ---- time ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Speed:
+    """Seconds that this machine takes with the untrained model.
+
+    Args:
+        load: to build the parts of a run.
+        start, sample: to sample at all, and for each response more.
+        score: for the log-probs of a response.
+        train: for its forward and backward pass.
+    """
+
+    load: float
+    start: float
+    sample: float
+    score: float
+    train: float
+
+    def sampling(self, responses: int) -> float:
+        return self.start + self.sample * responses
+
+
+def probe(size: Size) -> Speed:
+    """One collection sampled, scored and trained on, with a small one before it."""
+    load, parts = _timed(lambda: _reference(size))
+    few, many = 2, size.batch
+    short, _ = _timed(lambda: _sample(parts, few))
+    long, batch = _timed(lambda: _sample(parts, many))
+    with torch.no_grad():
+        score, _ = _timed(lambda: parts.reference.evaluate(batch))
+    train, _ = _timed(lambda: parts.policy.evaluate(batch).logp.sum().backward())
+    each = max(0.0, long - short) / (many - few)
+    return Speed(load, max(0.0, long - many * each), each, score / many, train / many)
+
+
+def predict(speed: Speed, size: Size, cells: Sequence[Recipe], groups: int) -> float:
+    """Seconds that cells will take, as if responses kept their length: an upper bound where they get shorter.
+
+    Args:
+        cells: that are left to train.
+        groups: pairs of the reference's answers that are left to draw.
+    """
+    evaluations = -(-size.steps // size.every)
+    evaluation = speed.sampling(size.prompts) + 4 * speed.score * size.prompts  # two models on two sets of answers
+    drawing = speed.load + speed.sampling(2 * groups) if groups else 0.0
+    first = size.seeds * len(size.problems) * speed.sampling(size.prompts) if cells else 0.0
+    each = speed.load + evaluations * evaluation
+    return drawing + first + sum(each + size.steps * _step(speed, size.batch, recipe.row) for recipe in cells)
+
+
+def _step(speed: Speed, batch: int, row: Method) -> float:
+    """Seconds of one step: sampling and scoring where the row needs them, training on what its loss reads."""
+    sampled = speed.sampling(batch) if row.on_policy else 0.0
+    scored = speed.score * batch if "reference" in row.needs else 0.0
+    read = batch / row.responses if row.weight is best_only else batch
+    return sampled + scored + speed.train * read
+
+
+def _sample(parts: build.Parts, responses: int) -> Batch:
+    prompts = parts.problem.prompts(0, responses // 2, streams(DRAWING)["prompts"])
+    with torch.no_grad():
+        return parts.reference.sample(prompts, 2, streams(DRAWING)["dataset"])
+
+
+def _timed(call: Callable[[], Any]) -> tuple[float, Any]:
+    start = time.monotonic()
+    result = call()
+    return time.monotonic() - start, result
