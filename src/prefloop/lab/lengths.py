@@ -35,7 +35,7 @@ from prefloop.problems.lengths import (
 )
 from prefloop.rewards import stacked, words
 
-VERSION = 1  # of reference and reward models: a new one makes what is in the cache unknown
+VERSION = 2  # of reference and reward models: a new one makes what is in the cache unknown
 SAMPLED = 4096  # responses of the reference that its law of lengths is read off
 JUDGES = {"keyword": lambda: words.keyword, "repetition": lambda: words.repetition, "sentiment": words.sentiment}
 OF_DATA = ("network", "gold", "peak", "width", "coverage", "data", "responses", "labels", "temperature", "seed")

@@ -15,7 +15,7 @@ from prefloop.studies.study import Array, Chart, Claim, Line, Outcome, Study, Ta
 
 PEAKS = {"smoke": (0.0, 75.0), "small": (0.0, 25.0, 75.0), "paper": (0.0, 10.0, 25.0, 50.0, 75.0)}  # percentiles
 COVERAGES = {"smoke": (1.0, 0.1), "small": (1.0, 0.4, 0.1), "paper": (1.0, 0.7, 0.4, 0.2, 0.1)}
-NAMES = ("on-policy DPO", "offline DPO", "PPO", "best-of-N", "Pref-FT")
+NAMES = ("on-policy DPO", "offline DPO", "PPO", "Pref-FT")
 OFFLINE = ("offline DPO", "Pref-FT")
 Key = tuple[str, float, float]  # method, peak, coverage
 CLAIMS = (

@@ -14,7 +14,7 @@ from prefloop.studies.bench import Bench
 from prefloop.studies.cells import curves, gains
 from prefloop.studies.study import Array, Chart, Line
 
-RATES = (1e-4, 3e-4, 1e-3)
+RATES = (3e-4, 1e-3, 3e-3)
 SEEDS = {"smoke": 2, "small": 5, "paper": 10}
 EVALUATIONS = 10
 MINIBATCH, GROUP = 32, 4  # responses per step: 8 prompts × 4
