@@ -73,7 +73,7 @@ def cells(out: Path) -> list[Path]:
 
 def test_study_on_a_tiny_model_from_data_to_pages(done: tuple[Path, str]) -> None:
     out, said = done
-    assert re.search(r"about \d:\d\d for 10 of 10 runs\n", said)
+    assert re.search(r"about \d:\d\d for 10 of 10 runs, if answers keep their length\n", said)
     home, found = out / "length-real", result(out)
     assert [claim["name"] for claim in found["claims"]] == [*VERSUS, *LESS]
     assert all(claim["units"] == 4 for claim in found["claims"])

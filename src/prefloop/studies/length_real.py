@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from prefloop.analysis.statistics import bootstrap
 from prefloop.data.instructions import instructions
+from prefloop.lab.summary import band
 from prefloop.report import page
 from prefloop.report.data import load, measured
 from prefloop.runs import experiment
@@ -28,11 +28,13 @@ from prefloop.studies.plots import replace as put
 from prefloop.studies.real_model import (
     LR,
     SCALE,
+    Known,
     Recipe,
     Size,
     draw,
     finished,
     kept,
+    known,
     lines,
     median,
     predict,
@@ -107,11 +109,13 @@ def run(bench: Bench) -> Outcome:
     size, home = SIZES[bench.size], bench.out / NAME
     data, clock = home / "data" / bench.size, time.monotonic()
     cells = [Cell(p, m, s) for p in size.problems for s in range(size.seeds) for m in METHODS]
-    left = _left(cells, size, bench.out, data)
+    before = known(bench.out / "runs" / NAME)
+    left = _left(cells, size, bench.out, data, before)
     predicted = _predict(size, left, data) if left else 0.0
     if left and not bench.quiet:
-        print(f"about {clock_text(predicted)} for {len(left)} of {len(cells)} runs", flush=True)
-    folders = _train(cells, size, bench.out, data, bench.quiet)
+        told = f"about {clock_text(predicted)} for {len(left)} of {len(cells)} runs, if answers keep their length"
+        print(told, flush=True)
+    folders = _train(cells, size, bench.out, data, before, bench.quiet)
     if left:
         spent = {"predicted": predicted, "measured": time.monotonic() - clock, "runs": len(left)}
         put(data / TIME, (json.dumps(spent) + "\n").encode())
@@ -148,26 +152,30 @@ def _configs(cells: Sequence[Cell], size: Size, out: Path, data: Path) -> dict[C
     }
 
 
-def _left(cells: Sequence[Cell], size: Size, out: Path, data: Path) -> list[Cell]:
+def _left(cells: Sequence[Cell], size: Size, out: Path, data: Path, before: Sequence[Known]) -> list[Cell]:
     """Those that are not finished: all, where not even the data are there."""
     if not (data / DRAWN).is_file():
         return list(cells)
-    return [cell for cell, config in _configs(cells, size, out, data).items() if finished(config) is None]
+    return [cell for cell, config in _configs(cells, size, out, data).items() if finished(config, before) is None]
 
 
 def _predict(size: Size, left: Sequence[Cell], data: Path) -> float:
+    """Seconds from now on, those of the probe among them."""
+    clock, speed = time.monotonic(), probe(size)
     due = min(len(instructions("train")), size.steps * size.batch // 2)
     groups = 0 if (data / DRAWN).is_file() else due
-    return predict(probe(size), size, [METHODS[cell.label] for cell in left], groups)
+    return time.monotonic() - clock + predict(speed, size, [METHODS[cell.label] for cell in left], groups)
 
 
-def _train(cells: Sequence[Cell], size: Size, out: Path, data: Path, quiet: bool) -> dict[Cell, Path]:
+def _train(
+    cells: Sequence[Cell], size: Size, out: Path, data: Path, before: Sequence[Known], quiet: bool
+) -> dict[Cell, Path]:
     """The folder of every cell's finished run."""
     shared: dict[tuple[str, int], experiment.Shared] = {}
     folders = {}
     for cell, config in _configs(cells, size, out, data).items():
         common = shared.setdefault((cell.problem, cell.seed), experiment.Shared())
-        folders[cell] = trained(config, _name(cell, size), common, quiet=quiet)
+        folders[cell] = trained(config, before, common, label=_name(cell, size), quiet=quiet)
     return folders
 
 
@@ -250,9 +258,8 @@ def _curves(tokens: Costs, costs: Costs, steps: Sequence[int], size: Size, peak:
 
 
 def _line(label: str, steps: Sequence[int], values: Array) -> Line:
-    """Mean over seeds and prompts with its 95 % interval over prompts; values [S, E, N]."""
-    found = [bootstrap(row, seed=0) for row in values.mean(0)]
-    return Line(label, steps, [f.value for f in found], [f.low for f in found], [f.high for f in found])
+    """Mean over seeds and prompts with its 95 % band over prompts; values [S, E, N]."""
+    return Line(label, steps, *band(values.mean(0).T))
 
 
 def _law(tokens: Costs, problem: str) -> Chart:

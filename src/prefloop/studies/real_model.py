@@ -145,37 +145,52 @@ def _reference(size: Size) -> build.Parts:
 # ---- run folders --------------------------------------------------------------------------------------------------
 
 
-def finished(cell: Config) -> Path | None:
-    """The folder of a run of this configuration and data that came to its end."""
-    for folder in _same(cell):
+@dataclass(frozen=True)
+class Known:
+    """A run folder, wherever it has moved, and what was run there."""
+
+    folder: Path
+    config: Config
+    data: frozenset[str]  # SHA-256 of its files
+
+
+def known(output: Path) -> list[Known]:
+    """The runs inside a folder, the newest first."""
+    return [
+        Known(folder, _placeless(load_config(folder / CONFIG)), frozenset(read_manifest(folder)["data"].values()))
+        for folder in reversed(runs(output))
+    ]
+
+
+def finished(cell: Config, before: Sequence[Known]) -> Path | None:
+    """The folder of a run of this configuration on the same data that came to its end."""
+    for folder in _same(cell, before):
         if any(row["kind"] == "evaluation" and row["step"] == cell.training.steps for row in read(folder, "metrics")):
             return folder
     return None
 
 
-def trained(cell: Config, label: str, shared: experiment.Shared, *, quiet: bool) -> Path:
+def trained(cell: Config, before: Sequence[Known], shared: experiment.Shared, *, label: str, quiet: bool) -> Path:
     """The folder of the finished run of a cell: found, gone on with where it was interrupted, or new.
 
     Raises:
         Stopped: interrupted, with everything kept.
     """
-    done = finished(cell)
+    done = finished(cell, before)
     if done is not None:
         return done
-    for folder in _same(cell):
+    for folder in _same(cell, before):
         if any(checkpoint.checkpoints(folder / "checkpoints")):
             return experiment.resume(folder, quiet=quiet).folder
     return experiment.run(cell, quiet=quiet, label=label, shared=shared).folder
 
 
-def _same(cell: Config) -> list[Path]:
-    """Runs of a configuration on the same bytes of data, the newest first, wherever the folders have moved."""
-    found = [folder for folder in runs(cell.output) if _identity(load_config(folder / CONFIG)) == _identity(cell)]
-    digest = sha256(cell.data.train)
-    return [folder for folder in reversed(found) if digest in read_manifest(folder)["data"].values()]
+def _same(cell: Config, before: Sequence[Known]) -> list[Path]:
+    wanted, digest = _placeless(cell), sha256(cell.data.train)
+    return [run.folder for run in before if run.config == wanted and digest in run.data]
 
 
-def _identity(cell: Config) -> Config:
+def _placeless(cell: Config) -> Config:
     return replace(cell, output="-", data=replace(cell.data, train="-"))
 
 
