@@ -37,6 +37,7 @@ from prefloop.studies.real_model import (
     known,
     lines,
     median,
+    place,
     predict,
     preferences,
     probe,
@@ -57,7 +58,7 @@ METHODS = {
 }
 PROBLEMS = {"min": "Min Length", "mode": "Mode Length"}
 SIZES = {
-    "smoke": Size(("min",), seeds=1, steps=1, every=1, batch=8, prompts=4, tokens=40, max_cut=1.0),
+    "smoke": Size(("min",), seeds=1, steps=1, every=1, batch=8, prompts=3, tokens=32, max_cut=1.0),
     "small": Size(("min",), seeds=1, steps=12, every=3, batch=16, prompts=40),
     "paper": Size(("min", "mode"), seeds=3, steps=50, every=5, batch=32, prompts=80),
 }
@@ -107,7 +108,7 @@ def run(bench: Bench) -> Outcome:
         Stopped: interrupted; the same command goes on.
     """
     size, home = SIZES[bench.size], bench.out / NAME
-    data, clock = home / "data" / bench.size, time.monotonic()
+    data, clock = place(home, bench.size, size), time.monotonic()
     cells = [Cell(p, m, s) for p in size.problems for s in range(size.seeds) for m in METHODS]
     before = known(bench.out / "runs" / NAME)
     left = _left(cells, size, bench.out, data, before)
@@ -269,8 +270,8 @@ def _law(tokens: Costs, problem: str) -> Chart:
     def share(x: Array) -> list[float]:
         return [float((x <= n).mean()) for n in grid]
 
-    lines = [Line("reference", grid, share(tokens[problem, ON][:, 0]), dashed=True)]
-    lines += [Line(label, grid, share(tokens[problem, label][:, -1])) for label in METHODS]
+    lines = [Line(label, grid, share(tokens[problem, label][:, -1])) for label in METHODS]
+    lines.append(Line("reference", grid, share(tokens[problem, ON][:, 0]), dashed=True))  # last: colours stay the same
     return Chart(f"{PROBLEMS[problem]}: answers after training", "tokens", "share of answers no longer", lines)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -91,6 +92,11 @@ def config(size: Size, recipe: Recipe, data: DataConfig, reward: RewardConfig, s
 
 
 # ---- offline data -------------------------------------------------------------------------------------------------
+
+
+def place(home: Path, name: str, size: Size) -> Path:
+    """The folder of the data of a size: other settings draw other data."""
+    return home / "data" / f"{name}-{hashlib.sha256(repr((size, MODEL)).encode()).hexdigest()[:8]}"
 
 
 def kept(path: Path, make: Callable[[], list[Row]]) -> list[Row]:
