@@ -225,11 +225,11 @@ class Speed:
 
 
 def probe(size: Size) -> Speed:
-    """One collection sampled, scored and trained on, with a small one before it."""
+    """One collection sampled, scored and trained on, and a small one; the first call is slow, so it is the large one."""
     load, parts = _timed(lambda: _reference(size))
     few, many = 2, size.batch
-    short, _ = _timed(lambda: _sample(parts, few))
     long, batch = _timed(lambda: _sample(parts, many))
+    short, _ = _timed(lambda: _sample(parts, few))
     with torch.no_grad():
         score, _ = _timed(lambda: parts.reference.evaluate(batch))
     train, _ = _timed(lambda: parts.policy.evaluate(batch).logp.sum().backward())
