@@ -225,7 +225,7 @@ class Speed:
 
 
 def probe(size: Size) -> Speed:
-    """One collection sampled, scored and trained on, and a small one; the first call is slow, so it is the large one."""
+    """One collection sampled, scored and trained on, then a small one: the first call is the slow one."""
     load, parts = _timed(lambda: _reference(size))
     few, many = 2, size.batch
     long, batch = _timed(lambda: _sample(parts, many))
