@@ -103,7 +103,7 @@ def test_gold_is_the_distance_from_the_target() -> None:
 
 def test_targets_are_percentiles() -> None:
     found = torch.tensor([4, 2, 8, 6])
-    assert [target(p, found) for p in (0, 1, 30, 50, 99, 100)] == [1, 2, 4, 6, 8, 8]
+    assert [target(p, found) for p in (0.0, 1.0, 30.0, 50.0, 99.0, 100.0)] == [1, 2, 4, 6, 8, 8]
 
 
 @pytest.mark.parametrize("coverage", [0.9, 0.4, 0.1])

@@ -152,8 +152,8 @@ def _parser() -> argparse.ArgumentParser:
         epilog="Hyper-parameters of a row: --override.NAME V1,V2, for instance --override.beta 0.05,0.1.",
         allow_abbrev=False,
     )
-    parser.add_argument("--problem", choices=("arms", "sequences", "categorical"), default="arms")
-    parser.add_argument("--policy", help="mlp, linear or tabular for arms; gpt for sequences")
+    parser.add_argument("--problem", choices=("arms", "sequences", "lengths", "categorical"), default="arms")
+    parser.add_argument("--policy", help="mlp, linear or tabular for arms; gpt for sequences and lengths")
     for name, (_, default, text) in LISTS.items():
         parser.add_argument(f"--{name.replace('_', '-')}", default=default, metavar="LIST", help=text)
     parser.add_argument("--lr", default="1e-3", metavar="LIST", help="of several, the best per cell on other seeds")
@@ -167,6 +167,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--labels", choices=("gold", "noisy"), help="of the offline data")
     parser.add_argument("--temperature", type=float, help="of noisy labels")
     parser.add_argument("--scorer", choices=("gold", "proxy"), help="what scores the policy's responses")
+    parser.add_argument("--gold", choices=("length", "keyword", "repetition", "sentiment"), help="lengths: true reward")
+    parser.add_argument("--network", choices=("smoke", "small", "paper"), help="lengths: size of the GPT")
     parser.add_argument("--precision", choices=("float32", "float64"))
     parser.add_argument("--evaluate", type=int, help="steps between evaluations")
     parser.add_argument("--out", default="lab", metavar="DIR", help="runs, tables and figures; kept and gone on with")

@@ -20,16 +20,20 @@ LISTS = {  # flag -> (what one value is, default, help); every flag takes a comm
     "method": (str, "best_of_n,online_dpo", "rows of `prefloop methods`"),
     "reward": (str, "far", "far (centre 70), near (20), or a centre"),
     "width": (float, "10", "width of the reward's peak"),
+    "peak": (float, "0", "lengths: where gold peaks, as a percentile of the reference's lengths"),
     "responses": (int, "10", "responses per prompt (C)"),
     "batch": (int, "", "responses per collection (B); 10 prompts' where not given"),
     "minibatch": (int, "", "responses per optimiser step (M); the batch where not given"),
-    "coverage": (float, "1", "share of the offline responses that the reference wrote"),
+    "coverage": (float, "1", "share of the offline responses that the reference wrote, or that are left whole"),
     "reuse": (int, "", "passes over a collection (T)"),
     "negative": (float, "", "share of the push-down gradient that is kept"),
     "on_policy": (float, "", "share of the prompt groups that the policy answers"),
     "kl": (float, "", "weight of the KL penalty"),
 }
-OPTIONS = ("problem", "policy", "contexts", "data", "labels", "temperature", "scorer", "precision", "evaluate")
+OPTIONS = (  # flags of one value each, fields of a setting
+    *("problem", "policy", "network", "contexts", "data", "labels", "temperature", "gold", "scorer"),
+    *("precision", "evaluate"),
+)
 ITERATIONS = 100
 
 

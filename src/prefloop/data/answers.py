@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Int
 from tokenizers import Tokenizer
@@ -59,13 +60,12 @@ def vocabulary() -> Tokenizer:
 def encode(texts: Sequence[Sequence[str]], limit: int) -> Tokens:
     """Groups of as many texts each, as tokens with their END, cut at the limit."""
     tokenizer, size = vocabulary(), (len(texts), len(texts[0]), limit)
-    ids, mask = torch.zeros(size, dtype=torch.long), torch.zeros(size, dtype=torch.bool)
+    ids, mask = np.zeros(size, dtype=np.int64), np.zeros(size, dtype=bool)
     for p, group in enumerate(texts):
         for g, found in enumerate(tokenizer.encode_batch(list(group))):
             row = [*found.ids, END][:limit]
-            ids[p, g, : len(row)] = torch.tensor(row)
-            mask[p, g, : len(row)] = True
-    return Tokens(ids, mask)
+            ids[p, g, : len(row)], mask[p, g, : len(row)] = row, True
+    return Tokens(torch.from_numpy(ids), torch.from_numpy(mask))
 
 
 def fingerprint() -> str:

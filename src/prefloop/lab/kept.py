@@ -31,4 +31,4 @@ def kept(name: str, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
     temporary = file.with_suffix(f".{os.getpid()}.tmp")
     save_file({k: x.detach().contiguous() for k, x in made.items()}, temporary)
     temporary.replace(file)
-    return made
+    return load_file(file)  # in the order of the file, whoever made it

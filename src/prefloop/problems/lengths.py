@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any
 
 import torch
@@ -91,7 +92,7 @@ def prompt_tokens(first: int, known: int, count: int, rng: Stream) -> Int[Tensor
 # ------------------------------------------------------------------------------------------------------ gold rewards
 
 
-def toward(target: Float[Tensor, " S"], scale: Float[Tensor, " S"]) -> Score:
+def toward(target: Int[Tensor, " S"], scale: Float[Tensor, " S"]) -> Score:
     """−|tokens − target| / scale, END included; 0 at the peak. A target of 1 is the study's Min Length."""
 
     def score(batch: Batch) -> Tensor:
@@ -161,6 +162,7 @@ def overlap(a: Int[Tensor, " n"], b: Int[Tensor, " m"]) -> float:
 # ---------------------------------------------------------------------------------------------------------- reference
 
 
+@cache
 def corpus(limit: int) -> Tokens:
     """The answers of the package as tokens.
 
