@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from prefloop.cli import main as command
 from prefloop.lab.setting import Setting
@@ -70,8 +71,9 @@ class Made(Bench):
 
 @pytest.fixture(autouse=True)
 def quick_tables(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
-    """Tables' intervals and a real reference take most of the time and are tested elsewhere; claims' intervals stay."""
+    """Tables' intervals and real references take most of the time and are tested elsewhere; claims' intervals stay."""
     if "slow" not in request.keywords:
+        monkeypatch.setattr(lengths, "data_law", lambda settings: torch.full((32,), 1 / 32))
         monkeypatch.setattr(published_defects, "reference_noise", lambda one, seeds: np.full(len(seeds), 0.1))
         monkeypatch.setattr(cells, "interval", lambda values: f"{values.mean():.3f}")
 

@@ -154,6 +154,12 @@ def preferences(settings: Sequence[Setting], gold: Score) -> Batch:
     return replace(data, scores=scores)
 
 
+def data_law(settings: Sequence[Setting]) -> Float[Tensor, " T"]:
+    """Share of the preference data with 1, 2, … tokens, all runs together."""
+    lengths = preferences(settings, gold_reward(settings)).lengths.flatten()
+    return torch.bincount(lengths, minlength=limit(settings[0]) + 1)[1:].double() / len(lengths)
+
+
 def reward_model(settings: Sequence[Setting], gold: Score) -> stacked.StackedReward:
     """A reward model per run, fitted to its preferences; each is kept by itself, whatever stack it was fitted in."""
     base, fitted = reference(settings[0].network), dict[int, dict[str, Tensor]]()

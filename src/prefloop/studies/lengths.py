@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from prefloop.lab.lengths import data_law
 from prefloop.lab.setting import Setting
 from prefloop.lab.summary import Cell
 from prefloop.problems.lengths import NAMED
@@ -73,10 +74,12 @@ def lengths_of(title: str, cells: Sequence[Cell], labels: Sequence[str]) -> Char
 
 
 def law(title: str, cells: Sequence[Cell], labels: Sequence[str]) -> Chart:
-    """Share of responses with each number of tokens: of the reference, and of each cell at the end of training."""
+    """Share of responses with each number of tokens: reference, preference data, and each cell when training ends."""
     tokens = sorted(int(k.removeprefix("length_")) for k in cells[0].runs[0].curves if _is_length(k))
     shares = [np.stack([c.curve(f"length_{n}") for n in tokens]).mean(1) for c in cells]  # [tokens, evaluations]
     lines = [Line("reference", tokens, shares[0][:, 0], dashed=True)]
+    data = data_law([run.setting for run in cells[0].runs])[: len(tokens)]
+    lines += [Line("preference data", tokens, data.numpy(), dashed=True)]
     lines += [Line(label, tokens, share[:, -1]) for label, share in zip(labels, shares, strict=True)]
     return Chart(title, "tokens", "share of responses", lines)
 
