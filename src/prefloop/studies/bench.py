@@ -30,7 +30,7 @@ class Budget:
 
 
 BUDGETS = {
-    "smoke": Budget(seeds=2, tuning=1, arms=16, sequences=8, lengths=4, rates=1, evaluations=2),
+    "smoke": Budget(seeds=2, tuning=1, arms=16, sequences=8, lengths=16, rates=1, evaluations=2),
     "small": Budget(seeds=10, tuning=2, arms=300, sequences=120, lengths=100, rates=5, evaluations=15),
     "paper": Budget(seeds=20, tuning=3, arms=1000, sequences=1000, lengths=600, rates=5, evaluations=50),
 }
