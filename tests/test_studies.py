@@ -344,11 +344,11 @@ def test_all_studies_run_at_size_smoke(tmp_path: Path, capsys: pytest.CaptureFix
     results = {p.parent.name: json.loads(p.read_text()) for p in tmp_path.glob("*/result.json")}
     assert results.keys() == set(STUDIES)
     for name, result in results.items():
-        assert len(result["findings"]) == len(study(name).claims)
+        assert len(result["claims"]) == len(study(name).claims)
         assert list((tmp_path / name).glob("*.svg")) and (tmp_path / name / "README.md").exists()
     kept = {p: p.stat().st_mtime_ns for p in (tmp_path / "runs").rglob("*.parquet")}
     assert kept
     assert command.main(["study", "run", "reuse", "--size", "smoke", "--out", str(tmp_path), "--quiet"]) == 0
     assert {p: p.stat().st_mtime_ns for p in (tmp_path / "runs").rglob("*.parquet")} == kept
     again = json.loads((tmp_path / "reuse" / "result.json").read_text())
-    assert again["findings"] == results["reuse"]["findings"]
+    assert again["claims"] == results["reuse"]["claims"]
