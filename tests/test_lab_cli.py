@@ -28,7 +28,8 @@ from prefloop.lab.summary import TUNING, Cell
 from prefloop.lab.table import read
 from prefloop.studies import plots
 
-COLUMNS = ("reward", "samples", "queries", "diverged", *lab_result.COLUMNS)
+OF_LENGTHS = ("length", "proxy", "cut")  # which runs on the other problems do not have
+COLUMNS = ("reward", "samples", "queries", "diverged", *(c for c in lab_result.COLUMNS if c not in OF_LENGTHS))
 
 
 def words(text: str) -> list[str]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,12 +14,14 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from prefloop.batch import Batch, Stream
+from prefloop.cli import lab_result
 from prefloop.data.answers import END, answers, encode, vocabulary
 from prefloop.data.instructions import builtin
 from prefloop.errors import DataError, UserError
 from prefloop.lab import lengths as lab
 from prefloop.lab.setting import Setting, seeds
 from prefloop.lab.stack import run_stack
+from prefloop.lab.summary import Cell
 from prefloop.policies.gpt import GPT
 from prefloop.problems import lengths
 from prefloop.problems.lengths import NAMED, corpus, overlap, target, toward, truncated, truncation
@@ -296,6 +300,39 @@ def test_what_is_followed_at_the_start() -> None:
 def test_dials_out_of_range_are_refused(change: dict[str, float], message: str) -> None:
     with pytest.raises(UserError, match=message):
         replace(ONE, **change).check()  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"centre": 20.0}, "no arms"),
+        ({"problem": "arms", "peak": 25.0}, "no lengths to reward"),
+        ({"problem": "sequences", "gold": "keyword"}, "no lengths to reward"),
+    ],
+)
+def test_rewards_of_other_problems_are_refused(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        replace(ONE, **change).check()
+
+
+def test_no_gold_reward_is_above_its_ceiling() -> None:
+    """And each is reached: by one token, by the keyword, by words that do not recur, by friendly ones almost."""
+    best = {"length": "", "keyword": "The best.", "repetition": "No word twice.", "sentiment": "Wonderful, lovely joy!"}
+    for gold, text in best.items():
+        found, one = encode([[text, text]], 32), replace(ONE, gold=gold)
+        score = lab.gold_reward([one])(Batch(torch.tensor([[768]]), found.ids[None], found.mask[None]))
+        assert one.ceiling - 0.2 < float(score.max()) <= one.ceiling, gold
+    assert Setting("rloo").ceiling == 1.0
+
+
+def test_the_table_shows_what_only_lengths_have(tmp_path: Path) -> None:
+    runs = run_stack([replace(ONE, method="pref_ft", steps=2, evaluate=1)])
+    cells = [Cell(runs[0].setting, runs, {})]
+    (row,) = lab_result.records(cells)
+    assert row["length"] == runs[0].last("length") and row["cut"] == runs[0].last("cut")
+    assert math.isnan(row["proxy"])  # nothing was learned
+    lab_result.write(cells, [row], tmp_path)
+    assert (tmp_path / "reward.svg").exists()
 
 
 @pytest.mark.slow

@@ -25,7 +25,8 @@ def records(cells: Sequence[Cell]) -> list[dict[str, Any]]:
     told = differences(settings, ignore=ignore)
     for cell, differs in zip(cells, told, strict=True):
         one, end = cell.setting, interval(cell.last())
-        numbers = {name: float(cell.last(name).mean()) for name in COLUMNS}
+        known = cell.runs[0].curves
+        numbers = {name: float(cell.last(name).mean()) if name in known else math.nan for name in COLUMNS}
         out.append(
             {"method": one.method, "differs": differs, "lr": one.lr, "lr_at_edge": cell.at_edge, "steps": one.steps}
             | {"reward": end.value, "low": end.low, "high": end.high, "over_training": float(cell.mean().mean())}
@@ -36,6 +37,9 @@ def records(cells: Sequence[Cell]) -> list[dict[str, Any]]:
 
 
 COLUMNS = {  # at the end of training, mean over seeds: heading in the table, or none
+    "length": "tokens",  # this one and the next two: problem of lengths
+    "proxy": "proxy",
+    "cut": "cut",
     "kl": "KL\n(π‖ref)",
     "samples": "samples",
     "passes": "passes",
@@ -67,7 +71,8 @@ def write(cells: Sequence[Cell], rows: Sequence[Mapping[str, Any]], out: Path) -
                 if cell.runs[0].last(x) > 0:  # offline cells draw no samples
                     lines.append(Line(label(row), cell.runs[0].curves[x].tolist(), middle, low, high))
             if lines:
-                charts.append(Chart("Gold reward, mean and 95 %", title, "gold reward", lines, guides={"ceiling": 1.0}))
+                guides = {"ceiling": cells[first].setting.ceiling}
+                charts.append(Chart("Gold reward, mean and 95 %", title, "gold reward", lines, guides=guides))
     draw({"reward": charts}, out)
 
 

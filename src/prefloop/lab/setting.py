@@ -114,6 +114,11 @@ class Setting:
         return self.policy or POLICIES[self.problem][0]
 
     @property
+    def ceiling(self) -> float:
+        """The highest gold reward there is."""
+        return {"length": 0.0, "repetition": 0.0}.get(self.gold, 1.0) if self.problem == "lengths" else 1.0
+
+    @property
     def row(self) -> Method:
         """The method with this setting's switches and group size."""
         return method(self.method).override(**{"responses": self.responses, **self.override})
@@ -164,6 +169,10 @@ class Setting:
             raise UserError(f"`peak` is a percentile between 0 and 100, not {self.peak!r}")
         if self.problem == "lengths" and self.coverage == 0:
             raise UserError("data of which nothing is whole cannot be made", where="coverage", fix="coverage=0.05")
+        if self.problem == "lengths" and self.centre != REWARDS["far"]:
+            raise UserError("the problem of lengths has no arms for a reward to peak at", where="reward", fix="peak=25")
+        if self.problem != "lengths" and (self.peak, self.gold) != (0.0, "length"):
+            raise UserError(f"`{self.problem}` has no lengths to reward", where="peak, gold", fix="problem=lengths")
         if self.family == "tabular" and self.problem == "arms" and not self.contexts:
             raise UserError("a table needs a fixed list of contexts", fix="contexts=10")
         if not 0 <= self.shared < (TOKENS if self.problem == "sequences" else 1):

@@ -24,12 +24,7 @@ SCORE = (
 def gain(run: Run) -> float:
     """Mean reward over training as a share of what could be gained over the reference."""
     start = float(run.curves["reward"][0])
-    return (run.mean("reward") - start) / (ceiling(run) - start)
-
-
-def ceiling(run: Run) -> float:
-    """The highest gold reward there is."""
-    return 0.0 if run.setting.problem == "lengths" else 1.0
+    return (run.mean("reward") - start) / (run.setting.ceiling - start)
 
 
 def gains(cells: Sequence[Cell]) -> Array:
@@ -48,7 +43,7 @@ def _over_samples(run: Run, most: float) -> float:
     grid = np.linspace(0, most, 200)
     reward = np.interp(grid, run.curves["samples"], run.curves["reward"])
     start = float(reward[0])
-    return float((np.trapezoid(reward, grid) / most - start) / (ceiling(run) - start))
+    return float((np.trapezoid(reward, grid) / most - start) / (run.setting.ceiling - start))
 
 
 def place(centre: float) -> str:
@@ -64,7 +59,12 @@ def curves(title: str, cells: Sequence[Cell], labels: Sequence[str], *, x: str =
         middle, low, high = band(cell.curve(y))
         lines.append(Line(label, cell.runs[0].curves[x].tolist(), middle, low, high))
     name = {"reward": "gold reward", "length": "tokens per response"}.get(y, y)
-    return Chart(title, axis, name, lines, guides={"ceiling": ceiling(cells[0].runs[0])} if y == "reward" else {})
+    return Chart(title, axis, name, lines, guides={"ceiling": cells[0].setting.ceiling} if y == "reward" else {})
+
+
+def means(label: str, x: Sequence[Any], values: Array) -> Line:
+    """Mean over seeds of values [x, seeds], with its 95 % interval."""
+    return Line(label, x, *band(values.T))
 
 
 def summary(title: str, cells: Sequence[Cell], head: Sequence[str], names: Sequence[Sequence[Any]]) -> Table:

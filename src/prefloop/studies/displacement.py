@@ -8,7 +8,7 @@ import numpy as np
 
 from prefloop.lab.summary import Cell, band
 from prefloop.studies.bench import Bench
-from prefloop.studies.cells import FAR, arms, by, sequences
+from prefloop.studies.cells import FAR, arms, by, means, sequences
 from prefloop.studies.study import Chart, Claim, Line, Outcome, Study, Table, judge
 
 PROMPTS = (5, 20, 100, 500)
@@ -129,8 +129,7 @@ def _ends(cells: dict[Key, Cell], kind: str, x: str, values: tuple[int, ...]) ->
     for name, column in (("winner", "chosen"), ("loser", "rejected"), ("all others", "rest")):
         got = np.stack([cells[kind, v].last(column) for v in values])
         if np.isfinite(got).all():
-            error = 1.96 * got.std(1, ddof=1) / np.sqrt(got.shape[1])
-            lines.append(Line(name, values, got.mean(1), got.mean(1) - error, got.mean(1) + error))
+            lines.append(means(name, values, got))
     return Chart("At the end of training", x, "log π/π_ref", lines, log_x=kind != "shared", guides={"reference": 0.0})
 
 

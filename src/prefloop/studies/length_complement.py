@@ -8,8 +8,8 @@ import numpy as np
 
 from prefloop.lab.summary import Cell
 from prefloop.studies.bench import Bench
-from prefloop.studies.cells import by, curves, gains, summary
-from prefloop.studies.lengths import METHODS, PROBLEMS, SCORE, SETTING, UNIT, law, lengths_of, setting, tuned, versus
+from prefloop.studies.cells import by, gains, summary
+from prefloop.studies.lengths import METHODS, PROBLEMS, SCORE, SETTING, UNIT, panels, rates, setting, tuned, versus
 from prefloop.studies.study import Array, Claim, Outcome, Study, Table, judge
 
 BEST = "on-policy DPO"
@@ -55,16 +55,10 @@ def run(bench: Bench) -> Outcome:
     keys = [(name, problem) for name in METHODS for problem in PROBLEMS]
     cells = by(tuned(bench, [setting(bench, p, *METHODS[name]) for name, p in keys]), keys)
     findings = [judge(claim, effect) for claim, effect in zip(CLAIMS, measure(cells), strict=True)]
-    names = list(METHODS)
-    each = {p: [cells[name, p] for name in names] for p in PROBLEMS}
-    figures = {
-        "length": [lengths_of(title, each[p], names) for p, title in PROBLEMS.items()],
-        "reward": [curves(title, each[p], names) for p, title in PROBLEMS.items()],
-        "laws": [law(title, each[p], names) for p, title in PROBLEMS.items()],
-    }
+    figures = panels(cells, list(METHODS))
     table = summary("Cells", list(cells.values()), ("method", "problem"), [list(key) for key in keys])
     runs = sum(len(c.runs) for c in cells.values())
-    return Outcome(findings, figures, [_tokens(cells), table], [PUBLISHED], runs=runs)
+    return Outcome(findings, figures, [_tokens(cells), table, rates(cells)], [PUBLISHED], runs=runs)
 
 
 def measure(cells: Mapping[Key, Cell]) -> list[Array]:

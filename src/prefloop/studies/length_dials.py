@@ -9,11 +9,12 @@ import numpy as np
 
 from prefloop.lab.summary import Cell
 from prefloop.studies.bench import Bench
-from prefloop.studies.cells import by, gains
+from prefloop.studies.cells import by, gains, means
 from prefloop.studies.lengths import METHODS, SCORE, SETTING, UNIT, setting, tuned, versus
-from prefloop.studies.study import Array, Chart, Claim, Line, Outcome, Study, Table, judge
+from prefloop.studies.study import Array, Chart, Claim, Outcome, Study, Table, judge
 
 PEAKS = {"smoke": (0.0, 75.0), "small": (0.0, 25.0, 75.0), "paper": (0.0, 10.0, 25.0, 50.0, 75.0)}  # percentiles
+NEAR = 25.0  # the mode of the reference's lengths
 COVERAGES = {"smoke": (1.0, 0.1), "small": (1.0, 0.4, 0.1), "paper": (1.0, 0.7, 0.4, 0.2, 0.1)}
 NAMES = ("on-policy DPO", "offline DPO", "PPO", "Pref-FT")
 OFFLINE = ("offline DPO", "Pref-FT")
@@ -57,16 +58,14 @@ def run(bench: Bench) -> Outcome:
     settings = [setting(bench, "min", *METHODS[n], peak=peak, coverage=coverage) for n, peak, coverage in keys]
     cells = by(tuned(bench, settings), keys)
     findings = [judge(claim, effect) for claim, effect in zip(CLAIMS, measure(cells), strict=True)]
-    figures = {
-        "map": [_panel(cells, peak, coverages) for peak in peaks],
-    }
+    figures = {"map": [_panel(cells, peak, coverages) for peak in peaks]}
     return Outcome(findings, figures, [winners(cells)], runs=sum(len(c.runs) for c in cells.values()))
 
 
 def measure(cells: Mapping[Key, Cell]) -> list[Array]:
     """One effect per claim, paired by seed."""
     peaks, coverages = sorted({k[1] for k in cells}), sorted({k[2] for k in cells}, reverse=True)
-    near = peaks[1] if len(peaks) > 2 else peaks[-1]
+    near = NEAR if NEAR in peaks else peaks[-1]
 
     def gap(peak: float) -> Array:
         return versus(cells, *([(name, peak, c) for c in coverages] for name in ("on-policy DPO", "offline DPO")))
@@ -99,8 +98,7 @@ def _panel(cells: Mapping[Key, Cell], peak: float, coverages: tuple[float, ...])
     lines = []
     for name in NAMES:
         scores = np.stack([gains([cells[name, peak, c]]) for c in coverages])
-        error = 1.96 * scores.std(1, ddof=1) / np.sqrt(scores.shape[1])
-        lines.append(Line(name, coverages, scores.mean(1), scores.mean(1) - error, scores.mean(1) + error))
+        lines.append(means(name, coverages, scores))
     return Chart(f"Peak at percentile {peak:g}", "coverage: share of the data left whole", "score", lines)
 
 

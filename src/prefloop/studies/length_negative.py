@@ -7,8 +7,8 @@ from typing import Any
 
 from prefloop.lab.summary import Cell
 from prefloop.studies.bench import Bench
-from prefloop.studies.cells import by, curves, summary
-from prefloop.studies.lengths import PROBLEMS, SCORE, SETTING, UNIT, law, lengths_of, setting, tuned, versus
+from prefloop.studies.cells import by, summary
+from prefloop.studies.lengths import PROBLEMS, SCORE, SETTING, UNIT, lengths_of, panels, rates, setting, tuned, versus
 from prefloop.studies.study import Array, Claim, Outcome, Study, judge
 
 OFFLINE: dict[str, tuple[str, dict[str, Any]]] = {  # label: row and overrides
@@ -65,16 +65,10 @@ def run(bench: Bench) -> Outcome:
     rows = {**OFFLINE, **PUSHED}
     cells = by(tuned(bench, [setting(bench, p, *rows[label]) for label, p in keys]), keys)
     findings = [judge(claim, effect) for claim, effect in zip(CLAIMS, measure(cells), strict=True)]
-    labels = list(OFFLINE)
-    each = {p: [cells[label, p] for label in labels] for p in PROBLEMS}
-    figures = {
-        "length": [lengths_of(title, each[p], labels) for p, title in PROBLEMS.items()],
-        "reward": [curves(title, each[p], labels) for p, title in PROBLEMS.items()],
-        "laws": [law(title, each[p], labels) for p, title in PROBLEMS.items()],
-        "best-of-n": [lengths_of(PROBLEMS["min"], [cells[label, "min"] for label in PUSHED], list(PUSHED))],
-    }
+    pushed = lengths_of(PROBLEMS["min"], [cells[label, "min"] for label in PUSHED], list(PUSHED))
+    figures = {**panels(cells, list(OFFLINE)), "best-of-n": [pushed]}
     table = summary("Cells", list(cells.values()), ("method", "problem"), [list(key) for key in keys])
-    return Outcome(findings, figures, [table], runs=sum(len(c.runs) for c in cells.values()))
+    return Outcome(findings, figures, [table, rates(cells)], runs=sum(len(c.runs) for c in cells.values()))
 
 
 def measure(cells: Mapping[Key, Cell]) -> list[Array]:

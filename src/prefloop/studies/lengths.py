@@ -13,7 +13,7 @@ from prefloop.lab.summary import Cell
 from prefloop.problems.lengths import NAMED
 from prefloop.studies.bench import Bench
 from prefloop.studies.cells import curves, gains
-from prefloop.studies.study import Array, Chart, Line
+from prefloop.studies.study import Array, Chart, Line, Table
 
 RATES = (3e-4, 1e-3, 3e-3)
 SEEDS = {"smoke": 2, "small": 5, "paper": 10}
@@ -31,16 +31,17 @@ METHODS: dict[str, tuple[str, dict[str, Any]]] = {  # label: row and overrides
     "Pref-FT": ("pref_ft", {}),
 }
 SETTING = (
-    "A GPT of 0.27 M parameters that writes one-sentence answers (at most 32 tokens) is the reference; preference data"
-    " are 500 groups of four of its responses, ordered by gold; on-policy methods are trained against a Bradley–Terry"
-    " reward model that was learned from the same data, and judged by gold. M = 32 responses per gradient step (8"
-    " prompts × 4). Min Length: fewer tokens are better. Mode Length: closer to the modal length is better. Skew"
-    " Length: Min Length, but all but a tenth of the preference data end early by an exponential law."
+    "A GPT that writes one-sentence answers is the reference (size small: 0.27 M parameters, at most 32 tokens);"
+    " preference data are groups of four of its responses (size small: 500), ordered by gold; on-policy methods are"
+    " trained against a Bradley–Terry reward model that was learned from the same data, and judged by gold. M = 32"
+    " responses per gradient step (8 prompts × 4). Min Length: fewer tokens are better. Mode Length: closer to the"
+    " modal length is better. Skew Length: Min Length, but all but a tenth of the preference data end early by an exponential"
+    " law."
 )
 SCORE = (
     "Score: gold reward averaged over training (trapezoids over gradient steps), as a share of what can be gained,"
     " (r − r_ref)/(0 − r_ref); gold is −|tokens − peak|/10. Learning rates are tried on two seeds of their own, at"
-    " equal budgets, and the best of each cell is used; intervals are over five seeds."
+    " equal budgets, and the best of each cell is used; intervals are over seeds, five at size small."
 )
 
 
@@ -82,6 +83,25 @@ def law(title: str, cells: Sequence[Cell], labels: Sequence[str]) -> Chart:
     lines += [Line("preference data", tokens, data.numpy(), dashed=True)]
     lines += [Line(label, tokens, share[:, -1]) for label, share in zip(labels, shares, strict=True)]
     return Chart(title, "tokens", "share of responses", lines)
+
+
+def panels(cells: Mapping[tuple[str, str], Cell], names: Sequence[str]) -> dict[str, list[Chart]]:
+    """Length and gold reward against steps, and the laws of lengths: a panel per problem, a line per method."""
+    each = {title: [cells[name, p] for name in names] for p, title in PROBLEMS.items()}
+    return {
+        "length": [lengths_of(title, own, names) for title, own in each.items()],
+        "reward": [curves(title, own, names) for title, own in each.items()],
+        "laws": [law(title, own, names) for title, own in each.items()],
+    }
+
+
+def rates(cells: Mapping[tuple[str, str], Cell]) -> Table:
+    """Mean score on the tuning seeds at each learning rate that was tried."""
+    tried = sorted({lr for cell in cells.values() for lr in cell.tried})
+    rows = [[*key, *(f"{cell.tried[lr]:.3f}" for lr in tried)] for key, cell in cells.items() if cell.tried]
+    return Table(
+        "Scores on the tuning seeds by learning rate", ("method", "problem", *(f"{lr:g}" for lr in tried)), rows
+    )
 
 
 def _is_length(column: str) -> bool:

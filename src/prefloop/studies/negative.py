@@ -9,8 +9,8 @@ import numpy as np
 from prefloop.lab.setting import Setting
 from prefloop.lab.summary import Cell
 from prefloop.studies.bench import Bench
-from prefloop.studies.cells import FAR, NEAR, RATES, SCORE, arms, by, curves, gains, place, summary
-from prefloop.studies.study import Chart, Claim, Line, Outcome, Study, judge
+from prefloop.studies.cells import FAR, NEAR, RATES, SCORE, arms, by, curves, gains, means, place, summary
+from prefloop.studies.study import Chart, Claim, Outcome, Study, judge
 
 PAIRED: dict[str, Any] = {"responses": 2, "data": 500}  # as many responses as 100 groups of ten
 OFFLINE: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {  # label: row, overrides, fields
@@ -130,8 +130,7 @@ def _dose_chart(dosed: dict[tuple[str, float], Cell]) -> Chart:
     lines = []
     for row in ROWS:
         scores = np.stack([gains([dosed[row, dose]]) for dose in DOSES])
-        error = 1.96 * scores.std(1, ddof=1) / np.sqrt(scores.shape[1])
-        lines.append(Line(row, DOSES, scores.mean(1), scores.mean(1) - error, scores.mean(1) + error))
+        lines.append(means(row, DOSES, scores))
     return Chart(f"Dose, {place(FAR)}", "share of the push-down gradient that is kept", "score", lines)
 
 

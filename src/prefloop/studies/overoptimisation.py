@@ -9,7 +9,7 @@ import numpy as np
 
 from prefloop.analysis.overoptimisation import RULE, overoptimisation
 from prefloop.lab.stack import Run
-from prefloop.lab.summary import Cell
+from prefloop.lab.summary import Cell, band
 from prefloop.studies.bench import Bench
 from prefloop.studies.cells import by, summary
 from prefloop.studies.lengths import METHODS, PROBLEMS, SEEDS, SETTING, setting
@@ -115,11 +115,9 @@ def _against_kl(cells: Mapping[Key, Cell], name: str, sizes: Sequence[int], prob
     lines = []
     for n in sizes:
         cell = cells[name, n, problem]
-        kl, value = cell.curve("kl").mean(0), cell.curve(y)
-        error = 1.96 * value.std(0, ddof=1) / np.sqrt(len(value))
+        kl = cell.curve("kl").mean(0)
         order = np.argsort(kl)
-        middle, band = value.mean(0)[order], error[order]
-        lines.append(Line(f"{n} groups", kl[order].tolist(), middle, middle - band, middle + band))
+        lines.append(Line(f"{n} groups", kl[order].tolist(), *band(cell.curve(y)[:, order])))
     title = {"reward": "gold reward", "proxy": "proxy"}[y]
     return Chart(f"{name}, {PROBLEMS[problem]}: {title}", "KL(π‖π_ref), nats per response", title, lines)
 

@@ -28,7 +28,7 @@ SUMMARIES = {  # the module has the name of the study, with _ for -
 }
 STUDIES = tuple(SUMMARIES)
 ALONE = {  # run by their names only: they train a real model, and no lab
-    "length-real": "a real 135M model: do the findings on lengths hold? (not in `all`; ~25 minutes)",
+    "length-real": "a real 135M model: do the findings on lengths hold? (not in `all`; says first how long it takes)",
 }
 
 

@@ -17,11 +17,12 @@ from prefloop.studies.cells import (
     by,
     curves,
     gains,
+    means,
     place,
     sequences,
     summary,
 )
-from prefloop.studies.study import Chart, Claim, Line, Outcome, Study, judge
+from prefloop.studies.study import Chart, Claim, Outcome, Study, judge
 
 PASSES = {"arms": (1, 2, 4, 8, 16), "sequences": (1, 4, 8)}
 METHODS = ("ppo_critic_free", "best_of_n")
@@ -157,8 +158,7 @@ def _by_passes(cells: dict[Key, Cell], problem: str, centre: float) -> Chart:
     lines = []
     for m in METHODS:
         scores = np.stack([gains([cells[problem, m, t, centre]]) for t in PASSES[problem]])
-        error = 1.96 * scores.std(1, ddof=1) / np.sqrt(scores.shape[1])
-        lines.append(Line(m, PASSES[problem], scores.mean(1), scores.mean(1) - error, scores.mean(1) + error))
+        lines.append(means(m, PASSES[problem], scores))
     return Chart(f"{problem}: {place(centre)}", "passes T, at equal gradient steps", "score", lines, log_x=True)
 
 
