@@ -35,8 +35,8 @@ SETTING = (
     " preference data are groups of four of its responses (size small: 500), ordered by gold; on-policy methods are"
     " trained against a Bradley–Terry reward model that was learned from the same data, and judged by gold. M = 32"
     " responses per gradient step (8 prompts × 4). Min Length: fewer tokens are better. Mode Length: closer to the"
-    " modal length is better. Skew Length: Min Length, but all but a tenth of the preference data end early by an exponential"
-    " law."
+    " modal length is better. Skew Length: Min Length, but all but a tenth of the preference data end early"
+    " by an exponential law."
 )
 SCORE = (
     "Score: gold reward averaged over training (trapezoids over gradient steps), as a share of what can be gained,"
@@ -96,12 +96,11 @@ def panels(cells: Mapping[tuple[str, str], Cell], names: Sequence[str]) -> dict[
 
 
 def rates(cells: Mapping[tuple[str, str], Cell]) -> Table:
-    """Mean score on the tuning seeds at each learning rate that was tried."""
+    """What each learning rate got on the tuning seeds; the best was taken."""
     tried = sorted({lr for cell in cells.values() for lr in cell.tried})
     rows = [[*key, *(f"{cell.tried[lr]:.3f}" for lr in tried)] for key, cell in cells.items() if cell.tried]
-    return Table(
-        "Scores on the tuning seeds by learning rate", ("method", "problem", *(f"{lr:g}" for lr in tried)), rows
-    )
+    head = ("method", "problem", *(f"{lr:g}" for lr in tried))
+    return Table("Gold reward over training on the tuning seeds, by learning rate", head, rows)
 
 
 def _is_length(column: str) -> bool:
