@@ -6,12 +6,10 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from prefloop.analysis.describe import describe
 from prefloop.analysis.divergence import kl_estimates, sequence_logp
 from prefloop.analysis.ledger import step_metrics
 from prefloop.analysis.preference import preference_accuracy, winner_first
@@ -34,8 +32,8 @@ from prefloop.runs.build import (
 from prefloop.runs.config import Config, load, to_yaml
 from prefloop.runs.folder import CONFIG, RunFolder, existing, read, read_manifest
 from prefloop.runs.interrupt import Interrupt, Interrupted
-from prefloop.runs.manifest import manifest
 from prefloop.runs.progress import Progress
+from prefloop.runs.records import card, manifest_of, samples
 
 Say = Callable[[str], None]
 Observer = Callable[[Record, Loop], None]
@@ -96,10 +94,10 @@ def run(
         shared = Shared() if shared is None else shared
         first, answers = _first(parts, shared, interrupt.poll)
         _offline(parts, shared, interrupt.poll)
-        written = RunFolder.create(config.output, config.method, config=to_yaml(config), manifest=_manifest(parts))
+        written = RunFolder.create(config.output, config.method, config=to_yaml(config), manifest=manifest_of(parts))
         with written as folder:
             folder.metrics({"kind": "evaluation", "step": 0, **first})
-            folder.samples(_samples(parts, answers, 0))
+            folder.samples(samples(parts, answers, 0))
             loop = _loop(parts, interrupt.poll)
             return _go(parts, loop, folder, shared, quiet, label or config.method, observers)
 
@@ -194,7 +192,7 @@ def _go(
         folder.event("interrupted", {"step": loop.step})
         raise Stopped(folder.path, loop.step, stop.exit_code) from None
     if config.save.final:
-        pretrained.save(parts.policy.model, parts.policy.tokenizer, folder.final, _card(parts, first, last))
+        pretrained.save(parts.policy.model, parts.policy.tokenizer, folder.final, card(parts, first, last))
     return Result(folder.path, first, last, time.monotonic() - clock, parts.scorer_note)
 
 
@@ -284,7 +282,7 @@ def _evaluate(parts: Parts, loop: Loop, folder: RunFolder, shared: Shared) -> Me
     _, answers = _first(parts, shared, loop.poll)
     found, fresh = evaluate(parts, parts.policy, answers, shared.pairs, loop.poll)
     folder.metrics({"kind": "evaluation", "step": loop.step, **found})
-    folder.samples(_samples(parts, fresh, loop.step))
+    folder.samples(samples(parts, fresh, loop.step))
     return found
 
 
@@ -323,83 +321,6 @@ def _offline(parts: Parts, shared: Shared, poll: Callable[[], None]) -> None:
         if wanted not in shared.offline:
             shared.offline[wanted] = offline_collection(parts, poll)
         parts.problem = replace(parts.problem, offline=shared.offline[wanted])
-
-
-# --------------------------------------------------------------------------------------------------------- records
-
-
-def _samples(parts: Parts, batch: Batch | None, step: int) -> list[dict[str, Any]]:
-    """The first answer to each held-out prompt."""
-    if batch is None or batch.scores is None:
-        return []
-    texts, cut = parts.problem.decode(batch), parts.policy.is_cut(batch)
-    asked = parts.problem.decode_prompts(batch)
-    return [
-        {"step": step, "prompt": p, "response": t[0], "tokens": int(n[0]), "score": float(s[0]), "cut": bool(c[0])}
-        for p, t, n, s, c in zip(asked, texts, batch.lengths, batch.scores, cut, strict=True)
-    ]
-
-
-def _manifest(parts: Parts) -> dict[str, Any]:
-    config = parts.config
-    row = describe(config.method, parts.method)
-    m = parts.method
-    objective = {
-        "method": config.method,
-        "family": row.family,
-        "formula": row.formula,
-        "weight": row.weight,
-        "pairs": row.pairs,
-        "switches": {"on_policy": m.on_policy, "reuse": m.reuse, "negative": m.negative},
-        "hyperparameters": row.options,
-        "fields": row.fields,
-        "needs": list(row.needs),
-        "paper": row.paper,
-        "reward": {"name": config.reward.name, **config.reward.options},
-        **({"gold": {"name": config.reward.gold, **config.reward.gold_options}} if config.reward.gold else {}),
-        "kl_estimates": "reverse: mean log π/π_ref on samples of π; forward: mean log π_ref/π on samples of π_ref"
-        + ("" if parts.policy.exact_sampler else "; biased: the sampler was tempered or truncated"),
-    }
-    notes = [parts.scorer_note] if parts.scorer_note else []
-    if m.on_policy < 1 and "behaviour" in m.needs:
-        notes.append("dataset responses have no behaviour log-prob: the policy at collection stands in")
-    if parts.problem.offline is not None:
-        notes.append(f"offline data: {len(parts.problem.offline.mask)} groups that the reference wrote, gold-scored")
-    return manifest(
-        seeds={"run": config.seed},
-        objective=objective,
-        data=parts.hashes,
-        model={"path": config.model.path, "sha256": pretrained.model_hash(config.model.path)},
-        threads=torch.get_num_threads(),
-        notes=notes,
-    )
-
-
-def _card(parts: Parts, before: Metrics, after: Metrics) -> str:
-    """The model card, with the front matter that model hubs read."""
-    config, m = parts.config, parts.method
-    rows = [f"| {k.removeprefix('eval/')} | {before[k]:.4g} | {after[k]:.4g} |" for k in after if k in before]
-    return "\n".join(
-        [
-            "---",
-            f"base_model: {config.model.path}",
-            "library_name: transformers",
-            f"tags: [prefloop, preference-tuning, {config.method}]",
-            "---",
-            f"# {Path(config.model.path).name} tuned with {config.method}",
-            "",
-            f"Trained by Prefloop: {describe(config.method, m).formula}",
-            "",
-            f"Switches: on_policy={m.on_policy}, reuse={m.reuse}, negative={m.negative};"
-            f" {config.training.steps} steps of {config.training.minibatch} responses, reward `{config.reward.name}`.",
-            parts.scorer_note,
-            "",
-            "| held-out | before | after |",
-            "|---|---|---|",
-            *rows,
-            "",
-        ]
-    )
 
 
 def _note(record: Record) -> str:
