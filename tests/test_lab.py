@@ -100,6 +100,23 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         for value in (-1, 0.5)
     },
     "table without a list": ({"policy": "tabular", "contexts": 0}, "fixed list of contexts.*\n.*contexts=10"),
+    "one response for pairs": ({"method": "dpo", "responses": 1}, "compares responses.*\n.*responses >= 2"),
+    "one response for a baseline": ({"responses": 1}, "compares responses to one prompt.*\n.*responses >= 2"),
+    "one response for a scale": ({"method": "grpo", "responses": 1}, "compares responses to one prompt"),
+    "tokens of a loss per response": (
+        {"method": "kto", "override": {"reduction": "token"}},
+        "averaged over responses.*\n.*reduction=token",
+    ),
+    "KL that cannot be summed": (
+        {"problem": "sequences", "override": {"kl": 0.1, "kl_in": "loss", "kl_estimator": "exact"}},
+        "cannot sum over all responses.*\n.*kl_estimator=k2",
+    ),
+    "mixture of nothing": (
+        {"method": "online_dpo", "override": {"on_policy": 0.05}},
+        "is no mixture.*\n.*larger batch",
+    ),
+    "mixture refused": ({"method": "sft", "override": {"on_policy": 0.5}}, "refuses on_policy=0.5"),
+    "KL in the reward": ({"method": "dpo", "override": {"kl": 0.1}}, "needs a policy-gradient row.*\n.*kl_in=loss"),
     "proxy without pairs": ({"scorer": "proxy", "responses": 1}, "needs pairs.*\n.*responses >= 2"),
 }
 

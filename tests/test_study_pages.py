@@ -23,14 +23,15 @@ from prefloop.analysis.statistics import Interval
 from prefloop.cli.main import main
 from prefloop.errors import DataError, UserError
 from prefloop.studies import page, plots, registry
-from prefloop.studies.study import SIZES, Chart, Claim, Finding, Line, Outcome, Study, Table, judge
+from prefloop.studies.study import SIZES, Chart, Claim, Effort, Finding, Line, Outcome, Study, Table, judge
 
 TOLD: dict[str, Any] = {
     "size": "small",
-    "seconds": 75.04,
+    "effort": Effort(75.04, runs=1200, computed=1188),
     "command": "prefloop study run toy --size small",
     "versions": {"python": "3.11", "peft": None},
 }
+TOOK = "1:15 for 1,200 runs of the lab, 12 of which were there already"
 CLAIM = Claim("a", "Fresh samples help.", "fresh less stale", 0.1, "reward")
 
 
@@ -99,7 +100,7 @@ def charts() -> list[Chart]:
 def outcome(names: tuple[str, ...] = ("reward", "each.svg")) -> Outcome:
     found = [finding(0.2, 0.4), finding(-0.5, -0.3, claim=CLAIMS[1]), finding(-0.1, 0.4, claim=CLAIMS[2])]
     table = Table("Rows", ("method", "reward", "|x|"), [("a|b", np.float64(0.123456), None), ("c", float("nan"), True)])
-    return Outcome(found, dict(zip(names, [charts(), charts()[2:]], strict=False)), [table], ["Only one problem."], 12)
+    return Outcome(found, dict(zip(names, [charts(), charts()[2:]], strict=False)), [table], ["Only one problem."])
 
 
 def study(run: Callable[[Any], Outcome] | None = None, name: str = "toy") -> Study:
@@ -278,7 +279,7 @@ def test_result_is_plain_json_with_every_number(tmp_path: Path) -> None:
     assert [claim["verdict"] for claim in result["claims"]] == ["supported", "contradicted", "inconclusive"]
     assert result["tables"][0]["rows"] == [["a|b", 0.123456, None], ["c", None, True]]
     assert result["figures"]["reward.svg"][0]["lines"][0]["y"] == [0.1, 0.5, None]
-    assert (result["seconds"], result["size"], result["runs"]) == (75.0, "small", 12)
+    assert result["effort"] == {"seconds": 75.04, "runs": 1200, "computed": 1188} and result["size"] == "small"
     assert result["versions"] == {"python": "3.11"}
 
 
@@ -291,7 +292,7 @@ def test_page_shows_every_figure_claim_table_and_remark(tmp_path: Path) -> None:
     assert "1 supported, 1 contradicted, 1 inconclusive" in text
     assert "| `a` | Fresh samples help. | fresh less stale | 0.30 [0.20, 0.40] reward | 0.1 | 8 |" in text
     assert "| a\\|b | 0.1235 | – |" in text and "Reuse costs nothing\\|at all" in text
-    for part in ("Do fresh samples help?", "section 5.1", "Two cells.", "- Only one problem.", TOLD["command"], "1:15"):
+    for part in ("Do fresh samples help?", "section 5.1", "Two cells.", "- Only one problem.", TOLD["command"], TOOK):
         assert part in text
 
 
@@ -406,7 +407,7 @@ class Bench:
     made: list[dict[str, Any]] = []  # noqa: RUF012
 
     def __init__(self, **told: Any) -> None:
-        self.size = told["size"]
+        self.size, self.runs, self.computed = told["size"], 0, 0
         self.open = False
         Bench.made.append(told)
 

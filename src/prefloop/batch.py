@@ -87,16 +87,17 @@ class MissingNeed(UserError):
         super().__init__(f"this method needs `{need}`, which the batch does not have", fix=f"fill `Batch.{need}`")
 
 
-def reads(*needs: str, supervised: bool = False) -> Callable[[Part], Part]:
+def reads(*needs: str, supervised: bool = False, groups: bool = False) -> Callable[[Part], Part]:
     """Mark a part of a method with what it reads of a batch, so that the loop computes only that.
 
     Args:
         needs: of `scores`, `reference`, `behaviour`, `values`, `z`.
         supervised: the loss is a weighted likelihood, averaged over the sum of its weights.
+        groups: responses to one prompt are compared, so that there must be two.
     """
 
     def mark(part: Part) -> Part:
-        part.needs, part.supervised = frozenset(needs), supervised  # type: ignore[attr-defined]
+        part.needs, part.supervised, part.groups = frozenset(needs), supervised, groups  # type: ignore[attr-defined]
         return part
 
     return mark

@@ -64,20 +64,37 @@ class Plan:
     max_grad_norm: Number = 1.0
 
     def check(self, method: Method) -> None:
-        """Refuse portions that would split a group or a collection."""
+        """Refuse what no policy or problem could run, before anything is loaded.
+
+        Raises:
+            UserError: portions that would split a group or a collection, no pairs, no mixture, or a misplaced KL.
+        """
         c, m, b = method.responses, self.minibatch, self.batch
         if min(m, b) < 1 or m % c or b % m:
             raise UserError(
                 f"responses C={c} must divide minibatch M={m}, and M must divide batch B={b}",
                 fix=f"for instance minibatch={max(c, m // c * c)}, batch={max(1, b // m) * max(c, m // c * c)}",
             )
+        if method.compares and c < 2:
+            raise UserError(
+                "this row compares responses to one prompt, and there is a single one", fix="responses >= 2"
+            )
+        groups = b // c
+        if "z" in method.needs and groups < 2:
+            raise UserError("z compares a prompt with another one's responses, and there is a single prompt")
+        if 0 < method.on_policy < 1 and method.refuses_mixture:
+            raise UserError(f"this row refuses on_policy={method.on_policy}: {method.refuses_mixture}")
+        if 0 < method.on_policy < 1 and round(method.on_policy * groups) in (0, groups):
+            raise UserError(f"on_policy={method.on_policy} of {groups} groups is no mixture", fix="a larger batch")
+        if on(method.kl) and method.kl_in == "reward" and "behaviour" not in method.needs:
+            raise UserError("a KL inside the reward needs a policy-gradient row", fix="kl_in=loss")
 
 
 class Loop:
     """The loop and its whole state: iterate over it, save it between any two records, restore it, go on.
 
     Raises:
-        UserError: portions that do not divide, a mixture that the row refuses, a truncated sampler under a ratio.
+        UserError: what `Plan.check` refuses, a truncated sampler under a ratio, an exact KL that cannot be summed.
     """
 
     def __init__(
@@ -93,21 +110,12 @@ class Loop:
         poll: Callable[[], None] = no_op,
     ) -> None:
         plan.check(method)
-        if 0 < method.on_policy < 1 and method.refuses_mixture:
-            raise UserError(f"this row refuses on_policy={method.on_policy}: {method.refuses_mixture}")
-        groups = plan.batch // method.responses
-        if "z" in method.needs and groups < 2:
-            raise UserError("z compares a prompt with another one's responses, and there is a single prompt")
-        if 0 < method.on_policy < 1 and round(method.on_policy * groups) in (0, groups):
-            raise UserError(f"on_policy={method.on_policy} of {groups} groups is no mixture", fix="a larger batch")
         if "behaviour" in method.needs and not policy.exact_sampler and method.mismatch_cap is None:
             raise UserError(
                 "the ratio of this method assumes that responses come from the policy itself, but the sampler is"
                 " tempered or truncated",
                 fix="temperature=1, top_p=1, top_k=0, or the correction mismatch_cap=2",
             )
-        if on(method.kl) and method.kl_in == "reward" and "behaviour" not in method.needs:
-            raise UserError("a KL inside the reward needs a policy-gradient row", fix="kl_in=loss")
         if on(method.kl) and method.kl_estimator == "exact" and not isinstance(policy, Enumerable):
             raise UserError("this policy cannot sum over all responses", fix="kl_estimator=k2")
         self.method, self.policy, self.problem, self.plan = method, policy, problem, plan

@@ -84,6 +84,8 @@ class Method:
             check_range(name, value)
         if self.pairs is not None and self.reduction != "sequence":
             raise UserError("pair losses are averaged over pairs", where=f"reduction={self.reduction}")
+        if "z" in self.needs and self.reduction != "sequence":
+            raise UserError("one loss per response is averaged over responses", where=f"reduction={self.reduction}")
         if self.options.get("baseline") == "values" and not self.critic:
             raise UserError("baseline='values' needs a value head", fix="critic=True")
 
@@ -92,6 +94,12 @@ class Method:
     @property
     def parts(self) -> tuple[Callable[..., Any], ...]:
         return tuple(p for p in (self.objective, self.weight, self.pairs) if p is not None)
+
+    @property
+    def compares(self) -> bool:
+        """Whether responses to one prompt are compared, so that there must be two."""
+        chosen = {self.defaults.get(name) for name in ("baseline", "normalise")} & {"prompt", "leave_one_out"}
+        return self.pairs is not None or bool(chosen) or getattr(self.weight, "groups", False)
 
     @property
     def defaults(self) -> dict[str, Any]:

@@ -161,13 +161,13 @@ def advantage(
     return _only(torch.where(single, 0.0, a), batch)
 
 
-@reads("scores")
+@reads("scores", groups=True)
 def leave_one_out(batch: Batch) -> PerResponse:
     """r_i minus the mean of the other responses to the same prompt: RLOO (arXiv:2402.14740, eq. 8)."""
     return advantage(batch, baseline="leave_one_out")
 
 
-@reads("scores")
+@reads("scores", groups=True)
 def group_zscore(batch: Batch, *, eps: float = 1e-4) -> PerResponse:
     """(r_i − group mean)/(group standard deviation + eps): GRPO (arXiv:2402.03300, §4.1.2)."""
     return advantage(batch, baseline="prompt", scale="prompt", eps=eps)

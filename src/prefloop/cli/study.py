@@ -126,11 +126,12 @@ def _one(study: Study, bench: Any, args: argparse.Namespace) -> dict[str, Any]:
     """Measure, write the page and the findings over all pages, so that Ctrl-C leaves both in order."""
     from prefloop.runs.manifest import versions
     from prefloop.studies import page
+    from prefloop.studies.study import Effort
 
-    start = time.monotonic()
+    start, runs, computed = time.monotonic(), bench.runs, bench.computed
     outcome = study.run(bench)
-    seconds = time.monotonic() - start
-    told = {"size": args.size, "seconds": seconds, "command": command(study.name, args), "versions": versions()}
+    effort = Effort(round(time.monotonic() - start, 1), bench.runs - runs, bench.computed - computed)
+    told = {"size": args.size, "effort": effort, "command": command(study.name, args), "versions": versions()}
     result = page.write(study, outcome, args.out, **told)
     page.write_findings(args.out)
     return result
@@ -155,7 +156,7 @@ def _tell(result: dict[str, Any], args: argparse.Namespace, quiet: bool) -> None
     console = Console(highlight=False)
     console = console if console.is_terminal else Console(width=PIPE, highlight=False)
     head = Text(f"\n{result['study']}", style="bold")
-    console.print(head.append(f"  {result['question']}  {spent(result['seconds'])}", style="not bold dim"))
+    console.print(head.append(f"  {result['question']}  {spent(result['effort']['seconds'])}", style="not bold dim"))
     table = Table(box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False)
     for title in ("claim", "effect [95 % interval]", "must exceed", "verdict"):
         table.add_column(title)

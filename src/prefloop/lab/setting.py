@@ -181,7 +181,10 @@ class Setting:
             raise UserError("the published defects are those of the sequence code", fix="problem=sequences")
         if self.scorer == "proxy" and self.responses < 2:
             raise UserError("a learned reward needs pairs of responses", fix="responses >= 2")
-        self.plan.check(self.row)
+        row = self.row
+        if row.kl and row.kl_estimator == "exact" and self.family == "gpt":
+            raise UserError("a GPT cannot sum over all responses", where="kl_estimator=exact", fix="kl_estimator=k2")
+        self.plan.check(row)
 
     @property
     def plan(self) -> Plan:

@@ -12,7 +12,7 @@ from prefloop.lab.pool import Pool
 from prefloop.lab.setting import Setting
 from prefloop.lab.stack import Run
 from prefloop.lab.summary import Cell, over_training, tuned
-from prefloop.lab.sweep import Store, sweep
+from prefloop.lab.sweep import Store, missing, sweep
 from prefloop.lab.workers import pool_for
 
 
@@ -56,7 +56,7 @@ class Bench:
         self.out = out
         self.store = Store(out / "runs")
         self.pool: Pool = pool_for(workers, ray)
-        self.runs = 0  # used so far, computed or found
+        self.runs = self.computed = 0  # used so far, and those of them that were not in the store
 
     def __enter__(self) -> Bench:
         return self
@@ -78,6 +78,7 @@ class Bench:
     def sweep(self, settings: Sequence[Setting]) -> list[Run]:
         """All runs, in the order of their settings."""
         self.runs += len(settings)
+        self.computed += len(missing(settings, self.store))
         return sweep(settings, self.store, self.pool, stack=self.stack, quiet=self.quiet)
 
     def tuned(

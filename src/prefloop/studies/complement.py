@@ -76,7 +76,7 @@ def run(bench: Bench) -> Outcome:
     }
     rows = [[p, s, f, "R1" if c == FAR else "R2"] for p, f, s, c in keys]
     table = summary("Cells", list(cells.values()), ("problem", "responses", "family", "reward"), rows)
-    return Outcome(findings, figures, [table], runs=len(keys) * len(bench.seeds))
+    return Outcome(findings, figures, [table])
 
 
 def _setting(bench: Bench, problem: str, family: str, source: str, centre: float) -> Setting:

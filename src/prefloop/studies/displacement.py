@@ -92,7 +92,7 @@ def run(bench: Bench) -> Outcome:
     cells = by(bench.tuned(list(made.values()), (LR,)), list(made))
     cells["width", WIDTHS[-1]] = cells["prompts", 100]
     findings = [judge(claim, effect) for claim, effect in zip(CLAIMS, measure(cells), strict=True)]
-    return Outcome(findings, _figures(cells), [_table(cells)], runs=len(made) * len(bench.seeds))
+    return Outcome(findings, _figures(cells), [_table(cells)])
 
 
 def _pairs(bench: Bench, prompts: int, **fields: Any) -> Any:

@@ -9,7 +9,19 @@ import numpy as np
 from prefloop.lab.summary import Cell
 from prefloop.studies.bench import Bench
 from prefloop.studies.cells import by, gains, summary
-from prefloop.studies.lengths import METHODS, PROBLEMS, SCORE, SETTING, UNIT, panels, rates, setting, tuned, versus
+from prefloop.studies.lengths import (
+    METHODS,
+    PROBLEMS,
+    SCORE,
+    SEEDS,
+    SETTING,
+    UNIT,
+    panels,
+    rates,
+    setting,
+    tuned,
+    versus,
+)
 from prefloop.studies.study import Array, Claim, Outcome, Study, Table, judge
 
 BEST = "on-policy DPO"
@@ -57,8 +69,8 @@ def run(bench: Bench) -> Outcome:
     findings = [judge(claim, effect) for claim, effect in zip(CLAIMS, measure(cells), strict=True)]
     figures = panels(cells, list(METHODS))
     table = summary("Cells", list(cells.values()), ("method", "problem"), [list(key) for key in keys])
-    runs = sum(len(c.runs) for c in cells.values())
-    return Outcome(findings, figures, [_tokens(cells), table, rates(cells)], [PUBLISHED], runs=runs)
+    tables = [_tokens(cells), table, rates(cells), *_elsewhere(bench, cells)]
+    return Outcome(findings, figures, tables, [PUBLISHED])
 
 
 def measure(cells: Mapping[Key, Cell]) -> list[Array]:
@@ -77,11 +89,29 @@ def _tokens(cells: Mapping[Key, Cell]) -> Table:
     """Tokens per response, or the gold distance from the mode, at the start, half-way and the end; means over seeds."""
     rows = []
     for (name, problem), cell in cells.items():
-        column = cell.curve("reward") * -cell.setting.width if problem == "mode" else cell.curve("length")
+        column = _cost(cell, problem)
         at = (0, column.shape[1] // 2, -1)
         rows.append([problem, name, *(f"{column[:, i].mean():.1f}" for i in at), f"{cell.last('cut').mean():.2f}"])
     head = ("problem", "method", "at the start", "half-way", "at the end", "cut at the limit")
     return Table("Tokens (Mode Length: distance from the mode)", head, sorted(rows, key=lambda r: r[0]))
+
+
+def _elsewhere(bench: Bench, cells: Mapping[Key, Cell]) -> list[Table]:
+    """Where each learning rate that was tried leads on the seeds of the comparison: what the choice of one decides."""
+    tried = sorted({lr for cell in cells.values() for lr in cell.tried})
+    seeds = bench.seeds[: SEEDS[bench.size]]
+    at = [by(bench.tuned([c.setting for c in cells.values()], (lr,), seeds=seeds), list(cells)) for lr in tried]
+    rows = []
+    for key in sorted(cells, key=lambda key: key[1]):
+        ends = [np.sort(_cost(found[key], key[1])[:, -1]) for found in at]
+        rows.append([*reversed(key), *(f"{np.median(end):.1f} ({end[0]:.1f}–{end[-1]:.1f})" for end in ends)])
+    title = "Tokens (Mode Length: distance from the mode) at the end, by learning rate: median and range over the seeds"
+    return [Table(title, ("problem", "method", *(f"{lr:g}" for lr in tried)), rows)] if tried else []
+
+
+def _cost(cell: Cell, problem: str) -> Array:
+    """Tokens per response, or from the mode: [seeds, evaluations]."""
+    return cell.curve("reward") * -cell.setting.width if problem == "mode" else cell.curve("length")
 
 
 STUDY = Study(

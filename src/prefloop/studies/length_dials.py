@@ -59,7 +59,7 @@ def run(bench: Bench) -> Outcome:
     cells = by(tuned(bench, settings), keys)
     findings = [judge(claim, effect) for claim, effect in zip(CLAIMS, measure(cells), strict=True)]
     figures = {"map": [_panel(cells, peak, coverages) for peak in peaks]}
-    return Outcome(findings, figures, [winners(cells)], runs=sum(len(c.runs) for c in cells.values()))
+    return Outcome(findings, figures, [winners(cells)])
 
 
 def measure(cells: Mapping[Key, Cell]) -> list[Array]:

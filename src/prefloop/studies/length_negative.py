@@ -68,7 +68,7 @@ def run(bench: Bench) -> Outcome:
     pushed = lengths_of(PROBLEMS["min"], [cells[label, "min"] for label in PUSHED], list(PUSHED))
     figures = {**panels(cells, list(OFFLINE)), "best-of-n": [pushed]}
     table = summary("Cells", list(cells.values()), ("method", "problem"), [list(key) for key in keys])
-    return Outcome(findings, figures, [table, rates(cells)], runs=sum(len(c.runs) for c in cells.values()))
+    return Outcome(findings, figures, [table, rates(cells)])
 
 
 def measure(cells: Mapping[Key, Cell]) -> list[Array]:

@@ -68,7 +68,7 @@ def run(bench: Bench) -> Outcome:
     }
     rows = [[name, f"{ratio}M", problem] for name, ratio, problem in keys]
     table = summary("Cells", list(cells.values()), ("method", "B", "problem"), rows)
-    return Outcome(findings, figures, [table], runs=sum(len(c.runs) for c in cells.values()))
+    return Outcome(findings, figures, [table])
 
 
 def measure(cells: Mapping[Key, Cell]) -> list[Array]:

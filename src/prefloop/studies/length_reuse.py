@@ -69,7 +69,7 @@ def run(bench: Bench) -> Outcome:
         for x, y in (("step", "length"), ("samples", "reward"))
     }
     table = summary("Cells", list(cells.values()), ("method", "T", "problem"), [list(key) for key in keys])
-    return Outcome(findings, figures, [table], runs=sum(len(c.runs) for c in cells.values()))
+    return Outcome(findings, figures, [table])
 
 
 def measure(cells: Mapping[Key, Cell]) -> list[Array]:

@@ -72,7 +72,7 @@ def run(bench: Bench) -> Outcome:
     }
     rows = [[m, f"{r}M", "R1" if c == FAR else "R2"] for m, r, c in keys]
     table = summary("Cells", list(cells.values()), ("method", "B", "reward"), rows)
-    return Outcome(findings, figures, [table], runs=len(keys) * len(bench.seeds))
+    return Outcome(findings, figures, [table])
 
 
 def measure(cells: dict[tuple[str, int, float], Cell]) -> list[np.ndarray]:

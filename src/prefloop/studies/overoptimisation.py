@@ -70,7 +70,7 @@ def run(bench: Bench) -> Outcome:
     }
     rows = [list(key) for key in keys]
     tables = [turns(cells), summary("Cells", list(cells.values()), ("method", "groups", "problem"), rows)]
-    return Outcome(findings, figures, tables, [f"Rule: {RULE}."], runs=sum(len(c.runs) for c in cells.values()))
+    return Outcome(findings, figures, tables, [f"Rule: {RULE}."])
 
 
 def measure(cells: Mapping[Key, Cell]) -> list[Array]:

@@ -14,7 +14,7 @@ from prefloop.errors import DataError
 from prefloop.runs.progress import clock_text
 from prefloop.studies import plots
 from prefloop.studies.registry import STUDIES
-from prefloop.studies.study import RULE, Chart, Finding, Line, Outcome, Study, Table
+from prefloop.studies.study import RULE, Chart, Effort, Finding, Line, Outcome, Study, Table
 
 RESULT, PAGE, FINDINGS = "result.json", "README.md", "findings.md"
 MARK = "<!-- written by `prefloop study run`: do not edit -->\n\n"
@@ -34,7 +34,7 @@ def write(
     folder: Path,
     *,
     size: str,
-    seconds: float,
+    effort: Effort,
     command: str,
     versions: Mapping[str, str | None],
 ) -> Result:
@@ -42,7 +42,7 @@ def write(
 
     Args:
         folder: that holds the pages of all studies.
-        seconds: the run took.
+        effort: what the study took.
         command: that repeats it.
         versions: of what can change a number; None where a package is not installed.
 
@@ -52,7 +52,7 @@ def write(
     Raises:
         ValueError: findings of other claims than the study's, or a number of a finding that is not finite.
     """
-    result = record(study, outcome, size=size, seconds=seconds, command=command, versions=versions)
+    result = record(study, outcome, size=size, effort=effort, command=command, versions=versions)
     home = folder / study.name
     before = load_one(home / RESULT)["figures"] if (home / RESULT).is_file() else {}
     plots.draw(outcome.figures, home)
@@ -93,7 +93,7 @@ def load_one(path: Path) -> Result:
 
 
 def record(
-    study: Study, outcome: Outcome, *, size: str, seconds: float, command: str, versions: Mapping[str, str | None]
+    study: Study, outcome: Outcome, *, size: str, effort: Effort, command: str, versions: Mapping[str, str | None]
 ) -> Result:
     """Everything that is known, as JSON has it.
 
@@ -112,8 +112,7 @@ def record(
         "method": study.method,
         "size": size,
         "command": command,
-        "seconds": round(seconds, 1),
-        "runs": outcome.runs,
+        "effort": asdict(effort),
         "versions": {name: version for name, version in versions.items() if version is not None},
         "rule": RULE,
         "claims": [_claim(finding) for finding in outcome.findings],
@@ -197,10 +196,9 @@ def _verdicts(claims: Sequence[Result]) -> str:
 
 def _again(result: Result) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in result["versions"].items())
-    kept = f" for {result['runs']:,} runs of the lab, less those that had been kept" if result["runs"] else ""
     return (
         f"## Run it again\n\n```\n{result['command']}\n```\n\n"
-        f"It took {spent(result['seconds'])}{kept}. Versions: {versions}. All numbers: [{RESULT}]({RESULT})."
+        f"It took {took(result['effort'])}. Versions: {versions}. All numbers: [{RESULT}]({RESULT})."
     )
 
 
@@ -261,6 +259,13 @@ def _side(number: float, bound: float) -> int:
 def threshold(claim: Result) -> str:
     """In the unit of the effect, which stands beside it."""
     return signed(f"{claim['threshold']:g}")
+
+
+def took(effort: Result) -> str:
+    """The time of a study; a short one may only have read what other studies had computed."""
+    runs, kept = effort["runs"], effort["runs"] - effort["computed"]
+    there = f", {kept:,} of which were there already" if kept else ""
+    return spent(effort["seconds"]) + (f" for {runs:,} runs of the lab{there}" if runs else "")
 
 
 def spent(seconds: float) -> str:
@@ -337,7 +342,7 @@ def _section(result: Result, at: str) -> str:
         _remarks(result, "**Remarks**"),
         *(f"![{alt(charts)}]({home}{name})" for name, charts in result["figures"].items()),
         f"[How it was measured, with all tables]({home}{PAGE}). Source: {result['source']}. Size `{result['size']}`, "
-        f"{spent(result['seconds'])}: `{result['command']}`",
+        f"{took(result['effort'])}: `{result['command']}`",
     ]
     return "\n\n".join(part for part in parts if part)
 

@@ -158,7 +158,7 @@ def run(bench: Bench) -> Outcome:
     cells = {key: Cell(s, group, {}) for (key, s), group in zip(settings.items(), groups, strict=True)}
     noise = reference_noise(settings["DPO", ""], seeds)
     findings = [judge(claim, effect) for claim, effect in zip(CLAIMS, measure(cells, noise), strict=True)]
-    return Outcome(findings, figures(cells), [table(cells)], notes(noise), runs=len(runs))
+    return Outcome(findings, figures(cells), [table(cells)], notes(noise))
 
 
 def setting(bench: Bench, row: str, defect: str) -> Setting:

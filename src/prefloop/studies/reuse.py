@@ -110,7 +110,7 @@ def run(bench: Bench) -> Outcome:
     figures["score-by-passes"] = [_by_passes(cells, p, c) for p in PASSES for c in (FAR, NEAR)]
     rows = [[p, m, t, "R1" if c == FAR else "R2"] for p, m, t, c in keys]
     table = summary("Cells", list(cells.values()), ("problem", "method", "T", "reward"), rows)
-    return Outcome(findings, figures, [table], runs=len(keys) * len(bench.seeds))
+    return Outcome(findings, figures, [table])
 
 
 def _setting(bench: Bench, problem: str, method: str, passes: int, centre: float) -> Setting:

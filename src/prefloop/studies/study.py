@@ -113,8 +113,22 @@ class Outcome:
     figures: Mapping[str, Sequence[Chart]] = field(default_factory=dict)
     tables: Sequence[Table] = ()
     notes: Sequence[str] = ()
-    runs: int = 0  # runs of the lab that were used
     left_out: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class Effort:
+    """What a study took.
+
+    Args:
+        seconds: of this call.
+        runs: of the lab that it used, those that chose learning rates among them.
+        computed: those of them that had not been kept from before.
+    """
+
+    seconds: float
+    runs: int = 0
+    computed: int = 0
 
 
 @dataclass(frozen=True)
