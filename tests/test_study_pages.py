@@ -400,6 +400,17 @@ def test_a_broken_result_is_named(tmp_path: Path, text: str) -> None:
         page.load(tmp_path)
 
 
+def test_a_result_of_another_version_is_left_out_by_name_and_written_over(tmp_path: Path) -> None:
+    old = page.write(study(), outcome(), tmp_path, **TOLD)
+    del old["effort"]
+    (tmp_path / "toy" / "result.json").write_text(json.dumps(old))
+    page.write(study(name="reuse"), outcome(), tmp_path, **TOLD)
+    text = page.write_findings(tmp_path).read_text(encoding="utf-8")
+    assert "Left out" in text and "toy/result.json" in text and text.count("\n## ") == 2
+    page.write(study(), outcome(), tmp_path, **TOLD)
+    assert "Left out" not in page.write_findings(tmp_path).read_text(encoding="utf-8")
+
+
 # ---- command line -------------------------------------------------------------------------------------------------
 
 

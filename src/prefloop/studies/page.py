@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,8 @@ INTERVAL = "Intervals are 95 % bootstrap intervals over independent units: paire
 SMOKE = "Runs of size `smoke` prove that the code runs; their verdicts are no evidence."
 HEAD = ("study", "claim", "prediction", "effect [95 % interval]", "must exceed", "verdict")  # over all studies
 GROUPS = {"supported": "Confirmed", "contradicted": "Not confirmed: contradicted", "inconclusive": "Not decided"}
+
+KEYS = {"study", "question", "source", "size", "command", "effort", "claims", "figures", "notes"}  # what pages read
 
 Result = dict[str, Any]
 
@@ -54,11 +56,11 @@ def write(
     """
     result = record(study, outcome, size=size, effort=effort, command=command, versions=versions)
     home = folder / study.name
-    before = load_one(home / RESULT)["figures"] if (home / RESULT).is_file() else {}
+    before = {name for old in readable(home.glob(RESULT))[0] for name in old["figures"]}
     plots.draw(outcome.figures, home)
     plots.replace(home / PAGE, page(result).encode())
     plots.replace(home / RESULT, (json.dumps(result, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode())
-    for name in set(before) - set(result["figures"]):
+    for name in before - set(result["figures"]):
         (home / plots.file_name(name)).unlink(missing_ok=True)
     return result
 
@@ -67,25 +69,42 @@ def load(folder: Path) -> list[Result]:
     """Every result.json below a folder, in the order of the registry.
 
     Raises:
-        DataError: a file that is no result.
+        DataError: a file that is no result, or one of another version of Prefloop.
     """
-    found = [load_one(path) for path in sorted(folder.glob(f"*/{RESULT}"))]
+    found, wrong = readable(folder.glob(f"*/{RESULT}"))
+    if wrong:
+        raise wrong[0]
+    return found
+
+
+def readable(paths: Iterable[Path]) -> tuple[list[Result], list[DataError]]:
+    """What stands in files of results, in the order of the registry, and what is wrong with those that hold none."""
+    found, wrong = [], []
+    for path in sorted(paths):
+        try:
+            found.append(load_one(path))
+        except DataError as error:
+            wrong.append(error)
     places = {name: place for place, name in enumerate(STUDIES)}
-    return sorted(found, key=lambda result: places.get(result["study"], len(places)))
+    return sorted(found, key=lambda result: places.get(result["study"], len(places))), wrong
 
 
 def load_one(path: Path) -> Result:
     """One result.json.
 
     Raises:
-        DataError: it is none.
+        DataError: it is none, or one of another version of Prefloop.
     """
     try:
         result = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise DataError(f"the result is broken: {error}", where=str(path), fix="run the study again") from None
-    if not isinstance(result, dict) or not {"study", "claims", "figures"} <= result.keys():
-        raise DataError("this is no result of a study", where=str(path), fix="run the study again, or move the file")
+    if not (isinstance(result, dict) and result.keys() >= KEYS):
+        raise DataError(
+            "this is no result of a study, or one of another version",
+            where=str(path),
+            fix="run the study again, or move the file",
+        )
     return result
 
 
@@ -297,16 +316,17 @@ def tally(results: Sequence[Result]) -> str:
 
 
 def write_findings(folder: Path) -> Path:
-    """findings.md over every result.json of a folder."""
-    plots.replace(folder / FINDINGS, findings(load(folder)).encode())
+    """findings.md over every result.json of a folder; those that cannot be read are named there."""
+    plots.replace(folder / FINDINGS, findings(*readable(folder.glob(f"*/{RESULT}"))).encode())
     return folder / FINDINGS
 
 
-def findings(results: Sequence[Result], at: str = "") -> str:
+def findings(results: Sequence[Result], wrong: Sequence[DataError] = (), at: str = "") -> str:
     """findings.md: all verdicts, then every study in words.
 
     Args:
         results: as they stand in result.json.
+        wrong: with results that cannot be read.
         at: what links put before a study's folder, such as `studies/`.
     """
     total = sum(len(result["claims"]) for result in results)
@@ -319,8 +339,9 @@ def findings(results: Sequence[Result], at: str = "") -> str:
         "## All verdicts",
         grid(HEAD, [_row(result, claim, at) for result in results for claim in result["claims"]]),
         *(_section(result, at) for result in results),
+        "\n".join(f"- Left out: {error.where}: {error.what}; {error.fix}." for error in wrong),
     ]
-    return MARK + "\n\n".join(parts) + "\n"
+    return MARK + "\n\n".join(part for part in parts if part) + "\n"
 
 
 def _row(result: Result, claim: Result, at: str) -> tuple[str, ...]:
