@@ -22,6 +22,7 @@ from prefloop.lab import lengths as lab
 from prefloop.lab.setting import Setting, seeds
 from prefloop.lab.stack import run_stack
 from prefloop.lab.summary import Cell
+from prefloop.lab.world import build
 from prefloop.policies.gpt import GPT
 from prefloop.problems import lengths
 from prefloop.problems.lengths import NAMED, corpus, overlap, target, toward, truncated, truncation
@@ -95,6 +96,14 @@ def test_what_is_cut_is_marked() -> None:
     assert not encode([["Yes.", "Yes."]], n).cut.any()
 
 
+def test_what_the_model_did_not_end_has_no_end() -> None:
+    """Answers that stopped in mid-sentence where they were made: their tokens count, an END is not made up."""
+    found = encode([["Yes.", "Yes."]], 32, [{1}])
+    assert found.cut.tolist() == [[False, True]] and int(found.mask[0, 0].sum() - found.mask[0, 1].sum()) == 1
+    unended = sum(len(a.unended) for a in answers())
+    assert unended > 0 and int(corpus(64).cut.sum()) >= unended
+
+
 # -------------------------------------------------------------------------------------------------------------- dials
 
 
@@ -139,17 +148,18 @@ def test_overlap_by_hand() -> None:
     assert overlap(a, b) == pytest.approx(0.5) and overlap(a, a) == 1 and overlap(a, a + 10) == 0
 
 
-def test_the_named_problems_are_the_grid_of_the_study(written: Tensor) -> None:
+@pytest.mark.parametrize("network", ["smoke", pytest.param("small", marks=pytest.mark.slow)])
+def test_the_named_problems_are_the_grid_of_the_study(network: str) -> None:
     """C1: how much of the reference lies within two tokens of the reward's peak. C2: overlap of data and reference."""
-    data = corpus(32)
-    batch = Batch(torch.zeros(1, len(data.ids), dtype=torch.long), data.ids[None], data.mask[None])
-    c1, c2 = {}, {}
+    own, c1, c2 = lab.reference(network).lengths, {}, {}
     for name, (peak, coverage) in NAMED.items():
-        c1[name] = float(((written - target(peak, written)).abs() <= 2).float().mean())
-        mean = torch.tensor([truncation(coverage, written)])
-        c2[name] = overlap(truncated(batch, mean, Stream("cut", [0], stacked=True)).lengths.flatten(), written)
-    assert c1["min"] == c1["skew"] < 0.06 and c1["mode"] > 0.2
-    assert c2["min"] == c2["mode"] == 1 and c2["skew"] < 0.5
+        one = [replace(ONE, network=network, peak=peak, coverage=coverage, data=1000)]
+        data = lab.preferences(one, lab.gold_reward(one))
+        rewards = lab.gold_reward(one)(responses(own.tolist(), limit=32)).flatten()
+        c1[name] = float((rewards >= -2 / ONE.width).float().mean())
+        c2[name] = overlap(data.lengths.flatten(), own)
+    assert c1["min"] == c1["skew"] < 0.06 and c1["mode"] > 0.18
+    assert min(c2["min"], c2["mode"]) > 0.9 and c2["skew"] < 0.5
 
 
 def test_mode_length_peaks_at_the_mode(written: Tensor) -> None:
@@ -270,7 +280,7 @@ METHODS = {"online_dpo": {}, "dpo": {}, "ppo_critic_free": {"reuse": 2}, "best_o
 
 @pytest.mark.parametrize("method", METHODS)
 def test_stacked_equals_alone(method: str) -> None:
-    """Ten updates in float64, with learned rewards, runs on different problems in one stack."""
+    """Six updates in float64, with learned rewards, runs on different problems in one stack."""
     one = replace(
         ONE, method=method, override=METHODS[method], scorer="proxy", precision="float64", steps=6, evaluate=3
     )
@@ -282,6 +292,31 @@ def test_stacked_equals_alone(method: str) -> None:
             torch.testing.assert_close(
                 torch.tensor(found.curves[name]), torch.tensor(alone.curves[name]), rtol=1e-5, atol=1e-5, msg=name
             )
+
+
+def test_a_learned_reward_is_the_same_whatever_stack_asks_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = [replace(ONE, scorer="proxy", seed=s, data=8) for s in (0, 1)]
+    together = lab.reward_model(settings).state()
+    monkeypatch.setenv("PREFLOOP_CACHE", str(tmp_path))
+    lab.reference("smoke")  # stays in memory: what is not there any more are the reward models
+    alone = lab.reward_model(settings[1:]).state()
+    assert all(torch.equal(together[k][1:], alone[k]) for k in alone)
+
+
+@pytest.mark.parametrize("problem", ["lengths", "arms"])
+def test_labels_compare_a_learned_reward_with_its_own_mean(problem: str) -> None:
+    """Fresh responses of the reference are good about half the time, whatever units the learned reward has."""
+    one = replace(ONE, method="kto", override={"on_policy": 1.0}, scorer="proxy")
+    if problem == "arms":
+        one = replace(one, problem="arms", network="small", hidden=16, data=200)
+    world = build([one])
+    fresh = world.loop.policy.sample(
+        world.loop.problem.prompts(0, 64, Stream("p", [0], stacked=True)), 4, Stream("s", [0], stacked=True)
+    )
+    good = (world.loop.problem.score(fresh).scores > 0).float().mean()  # type: ignore[operator]
+    assert 0.2 < float(good) < 0.8
 
 
 def test_what_is_followed_at_the_start() -> None:

@@ -74,6 +74,7 @@ def quick_tables(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
     """Tables' intervals and real references take most of the time and are tested elsewhere; claims' intervals stay."""
     if "slow" not in request.keywords:
         monkeypatch.setattr(lengths, "data_law", lambda settings: torch.full((32,), 1 / 32))
+        monkeypatch.setattr(lengths, "reference", lambda network: f"reference of size {network}")
         monkeypatch.setattr(published_defects, "reference_noise", lambda one, seeds: np.full(len(seeds), 0.1))
         monkeypatch.setattr(cells, "interval", lambda values: f"{values.mean():.3f}")
 

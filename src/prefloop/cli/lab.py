@@ -45,6 +45,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     rows = records(found)
     write(found, rows, Path(args.out))
     _say(args, rows)
+    if cells[0].problem == "lengths" and not (args.json or args.quiet):
+        from prefloop.lab.lengths import reference
+
+        print(reference(cells[0].network))
     return 0
 
 

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from functools import cache
 from importlib.resources import files
 from pathlib import Path
 
@@ -24,32 +25,33 @@ FILES = ("answers.jsonl", "answers_vocabulary.json")
 
 @dataclass(frozen=True)
 class Answered:
-    """An instruction with what the model said to it, and the random seed of that."""
+    """An instruction with what the model said to it, the random seed of that, and which answers it did not end."""
 
     prompt: str
     seed: int
     texts: tuple[str, ...]
+    unended: frozenset[int]
 
 
 @dataclass(frozen=True)
 class Tokens:
-    """Responses left-aligned, END included where it came before the limit; 0 beyond the mask."""
+    """Responses left-aligned, END included where there was one before the limit; 0 beyond the mask."""
 
     ids: Int[Tensor, "P G T"]
     mask: Bool[Tensor, "P G T"]
 
     @property
     def cut(self) -> Bool[Tensor, "P G"]:
-        """True where a response met the limit before it ended."""
-        full = self.mask.all(-1)
-        return full & (self.ids[..., -1] != END)
+        """True where a response has no END."""
+        last = self.mask.sum(-1, keepdim=True) - 1
+        return self.ids.gather(-1, last).squeeze(-1) != END
 
 
 def answers() -> list[Answered]:
     """All of them, in the order of the instructions."""
     text = _file(FILES[0]).read_text(encoding="utf-8")
     rows = [json.loads(line) for line in text.splitlines()]
-    return [Answered(row["prompt"], row["seed"], tuple(row["answers"])) for row in rows]
+    return [Answered(row["prompt"], row["seed"], tuple(row["answers"]), frozenset(row["cut"])) for row in rows]
 
 
 def vocabulary() -> Tokenizer:
@@ -57,17 +59,23 @@ def vocabulary() -> Tokenizer:
     return Tokenizer.from_file(str(_file(FILES[1])))
 
 
-def encode(texts: Sequence[Sequence[str]], limit: int) -> Tokens:
-    """Groups of as many texts each, as tokens with their END, cut at the limit."""
+def encode(texts: Sequence[Sequence[str]], limit: int, unended: Sequence[Collection[int]] = ()) -> Tokens:
+    """Groups of as many texts each, as tokens with their END, cut at the limit.
+
+    Args:
+        unended: places in each group of texts that stop in mid-sentence and get no END.
+    """
     tokenizer, size = vocabulary(), (len(texts), len(texts[0]), limit)
     ids, mask = np.zeros(size, dtype=np.int64), np.zeros(size, dtype=bool)
     for p, group in enumerate(texts):
         for g, found in enumerate(tokenizer.encode_batch(list(group))):
-            row = [*found.ids, END][:limit]
+            end = [] if unended and g in unended[p] else [END]
+            row = [*found.ids, *end][:limit]
             ids[p, g, : len(row)], mask[p, g, : len(row)] = row, True
     return Tokens(torch.from_numpy(ids), torch.from_numpy(mask))
 
 
+@cache
 def fingerprint() -> str:
     """A hash of both files."""
     found = hashlib.sha256()

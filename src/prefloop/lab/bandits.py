@@ -38,9 +38,12 @@ def parts(settings: Sequence[Setting], row: Method, dtype: torch.dtype, labels: 
     gold = bandit.bump(per_run(settings, "centre"), per_run(settings, "width")).to(dtype)
     data = offline_data(settings, policy, draw, gold) if row.on_policy < 1 or one.scorer == "proxy" else None
     proxy = bandit.learned_reward(data, seeds) if data is not None and one.scorer == "proxy" else None
-    bar = (bandit.reference_law().to(gold) * gold).sum(-1) if labels else None
-    if data is not None and bar is not None and data.scores is not None:
-        data = replace(data, scores=bandit.labelled(data.scores, bar))
+    bar = None
+    if labels:  # what a label calls good lies above the mean of the reference
+        law = bandit.reference_law().to(gold)
+        bar = (law * (gold if proxy is None else proxy)).sum(-1)
+        if data is not None and data.scores is not None:
+            data = replace(data, scores=bandit.labelled(data.scores, (law * gold).sum(-1)))
     made = Parts(row, policy, policy.reference(), Bandit(draw, gold, proxy, bar, data))
     made = install(one.defect, made, seeds) if one.defect else made
     prompts = draw(0, min(one.evaluation, one.contexts or one.evaluation), Stream("evaluation set", seeds, True))

@@ -17,7 +17,7 @@ from prefloop.batch import Batch, Stream
 from prefloop.data.answers import END, fingerprint, vocabulary
 from prefloop.lab.defects import Parts
 from prefloop.lab.kept import digest, kept
-from prefloop.lab.setting import Setting, per_run
+from prefloop.lab.setting import VERSION, Setting, per_run
 from prefloop.methods import Method
 from prefloop.policies.gpt import GPT
 from prefloop.problems import bandit
@@ -35,7 +35,6 @@ from prefloop.problems.lengths import (
 )
 from prefloop.rewards import stacked, words
 
-VERSION = 2  # of reference and reward models: a new one makes what is in the cache unknown
 SAMPLED = 4096  # responses of the reference that its law of lengths is read off
 JUDGES = {"keyword": lambda: words.keyword, "repetition": lambda: words.repetition, "sentiment": words.sentiment}
 OF_DATA = ("network", "gold", "peak", "width", "coverage", "data", "responses", "labels", "temperature", "seed")
@@ -58,6 +57,12 @@ class Reference:
     perplexity: float
     cut: float
     name: str
+
+    def __str__(self) -> str:
+        return (
+            f"reference: perplexity {self.perplexity:.1f} per token on held-out answers; {self.cut:.1%} of the answers"
+            f" do not end within {self.policy.tokens} tokens; its own: {self.lengths.double().mean():.1f} in the mean"
+        )
 
 
 @cache
@@ -97,12 +102,13 @@ def parts(settings: Sequence[Setting], row: Method, dtype: torch.dtype, labels: 
     policy = base.policy.take(torch.zeros(len(seeds), dtype=torch.long))
     policy.weights = {k: x.detach().to(dtype).requires_grad_() for k, x in policy.weights.items()}
     gold, bar = gold_reward(settings), None
-    proxy = reward_model(settings, gold) if one.scorer == "proxy" else None
+    proxy = reward_model(settings) if one.scorer == "proxy" else None
     data = preferences(settings, gold) if row.on_policy < 1 else None
-    if labels:
-        bar = gold(reference_responses(settings, 256, 1)).mean((1, 2))  # what a label calls good lies above it
-    if data is not None and bar is not None and data.scores is not None:
-        data = replace(data, scores=bandit.labelled(data.scores, bar))
+    if labels:  # what a label calls good lies above the mean of the reference
+        typical = reference_responses(settings, 256, 1)
+        bar = (proxy or gold)(typical).mean((1, 2))
+        if data is not None and data.scores is not None:
+            data = replace(data, scores=bandit.labelled(data.scores, gold(typical).mean((1, 2))))
     theirs = reference_responses(settings, one.evaluation, 1)
     judges: dict[str, Score] = {"reward": gold} | ({} if proxy is None else {"proxy": proxy})
 
@@ -160,23 +166,19 @@ def data_law(settings: Sequence[Setting]) -> Float[Tensor, " T"]:
     return torch.bincount(lengths, minlength=limit(settings[0]) + 1)[1:].double() / len(lengths)
 
 
-def reward_model(settings: Sequence[Setting], gold: Score) -> stacked.StackedReward:
+def reward_model(settings: Sequence[Setting]) -> stacked.StackedReward:
     """A reward model per run, fitted to its preferences; each is kept by itself, whatever stack it was fitted in."""
-    base, fitted = reference(settings[0].network), dict[int, dict[str, Tensor]]()
-
-    def one_of(i: int) -> dict[str, Tensor]:
-        if not fitted:
-            seeds = [s.seed for s in settings]
-            start = base.policy.take(torch.zeros(len(seeds), dtype=torch.long))
-            whole = stacked.fit(start, preferences(settings, gold), seeds).state()
-            fitted.update({k: {n: x[k : k + 1] for n, x in whole.items()} for k in range(len(seeds))})
-        return fitted[i]
-
-    states = []
+    base, states = reference(settings[0].network), []
     for i, s in enumerate(settings):
         told = [VERSION, base.name, {name: getattr(s, name) for name in OF_DATA}]
-        states.append(kept(f"reward-{digest(told)}", lambda i=i: one_of(i)))  # type: ignore[misc]
+        states.append(kept(f"reward-{digest(told)}", lambda i=i: _fitted(settings[i : i + 1]).state()))  # type: ignore[misc]
     return stacked.restored(base.policy, {k: torch.cat([state[k] for state in states]) for k in states[0]})
+
+
+def _fitted(alone: Sequence[Setting]) -> stacked.StackedReward:
+    """In a stack of its own, so that no other run can change a bit of it."""
+    data = preferences(alone, gold_reward(alone))
+    return stacked.fit(reference(alone[0].network).policy.take(torch.zeros(1, dtype=torch.long)), data, [alone[0].seed])
 
 
 @cache

@@ -14,13 +14,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from prefloop.data.answers import fingerprint
 from prefloop.errors import UserError, nearest
 from prefloop.loop import Plan
 from prefloop.methods import Method, method
 from prefloop.problems.bandit import TOKENS
 from prefloop.problems.lengths import SIZES
 
-VERSION = 4  # of what a setting means: a new one makes earlier results unknown
+VERSION = 5  # of what a setting means, references and learned rewards included: a new one makes earlier ones unknown
 POLICIES = {
     "arms": ("mlp", "linear", "tabular"),
     "sequences": ("gpt",),
@@ -125,8 +126,9 @@ class Setting:
 
     @property
     def run(self) -> str:
-        """The run's name: a hash of everything in it."""
-        told = json.dumps([VERSION, asdict(self)], sort_keys=True)
+        """The run's name: a hash of everything in it, and of what it starts from."""
+        start = [asdict(SIZES[self.network]), fingerprint()] if self.problem == "lengths" else []
+        told = json.dumps([VERSION, asdict(self), *start], sort_keys=True)
         return hashlib.sha256(told.encode()).hexdigest()[:20]
 
     @property

@@ -95,7 +95,8 @@ class Bandit:
         draw: prompts.
         gold: reward of each arm.
         proxy: what a learned reward model says of each arm; it scores in place of gold where it is given.
-        bar: where given, labels of +1 above it and −1 elsewhere stand in for scores (KTO, Binary FeedMe).
+        bar: where given, labels of +1 above it and −1 elsewhere stand in for scores (KTO, Binary FeedMe); in units
+            of what scores, the proxy or gold.
         data: offline groups [S, N, C, T] with their scores.
     """
 

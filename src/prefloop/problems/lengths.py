@@ -58,7 +58,8 @@ class Lengths:
         prompts_known: how many prompts there are.
         gold: the true reward.
         proxy: a learned one, which scores in its place where it is given.
-        bar: where given, labels of +1 above it and −1 elsewhere stand in for scores (KTO, Binary FeedMe).
+        bar: where given, labels of +1 above it and −1 elsewhere stand in for scores (KTO, Binary FeedMe); in units of
+            what scores, the proxy or gold.
         data: offline groups [S, N, C, T] with their scores.
     """
 
@@ -169,7 +170,8 @@ def corpus(limit: int) -> Tokens:
     Raises:
         DataError: the limit cuts more than a fifth of them: these would be no one-sentence answers.
     """
-    found = encode([a.texts for a in answers()], limit)
+    known = answers()
+    found = encode([a.texts for a in known], limit, [a.unended for a in known])
     cut = float(found.cut.float().mean())
     if cut > MOST_CUT:
         raise DataError(

@@ -10,7 +10,7 @@ import numpy as np
 from prefloop.lab.summary import Cell
 from prefloop.studies.bench import Bench
 from prefloop.studies.cells import by, gains, means
-from prefloop.studies.lengths import METHODS, SCORE, SETTING, UNIT, setting, tuned, versus
+from prefloop.studies.lengths import METHODS, SCORE, SETTING, UNIT, about, setting, tuned, versus
 from prefloop.studies.study import Array, Chart, Claim, Outcome, Study, Table, judge
 
 PEAKS = {"smoke": (0.0, 75.0), "small": (0.0, 25.0, 75.0), "paper": (0.0, 10.0, 25.0, 50.0, 75.0)}  # percentiles
@@ -59,7 +59,7 @@ def run(bench: Bench) -> Outcome:
     cells = by(tuned(bench, settings), keys)
     findings = [judge(claim, effect) for claim, effect in zip(CLAIMS, measure(cells), strict=True)]
     figures = {"map": [_panel(cells, peak, coverages) for peak in peaks]}
-    return Outcome(findings, figures, [winners(cells)])
+    return Outcome(findings, figures, [winners(cells)], [about(bench)])
 
 
 def measure(cells: Mapping[Key, Cell]) -> list[Array]:

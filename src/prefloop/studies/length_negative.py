@@ -8,7 +8,19 @@ from typing import Any
 from prefloop.lab.summary import Cell
 from prefloop.studies.bench import Bench
 from prefloop.studies.cells import by, summary
-from prefloop.studies.lengths import PROBLEMS, SCORE, SETTING, UNIT, lengths_of, panels, rates, setting, tuned, versus
+from prefloop.studies.lengths import (
+    PROBLEMS,
+    SCORE,
+    SETTING,
+    UNIT,
+    about,
+    lengths_of,
+    panels,
+    rates,
+    setting,
+    tuned,
+    versus,
+)
 from prefloop.studies.study import Array, Claim, Outcome, Study, judge
 
 OFFLINE: dict[str, tuple[str, dict[str, Any]]] = {  # label: row and overrides
@@ -37,7 +49,7 @@ CLAIMS = (
     ),
     Claim(
         "gap-narrows-in-mode",
-        "the gap is smaller on Mode Length",
+        "the advantage of a negative gradient is smaller on Mode Length than on Min Length",
         "that difference on Min Length less the same on Mode Length",
         0.02,
         UNIT,
@@ -68,7 +80,7 @@ def run(bench: Bench) -> Outcome:
     pushed = lengths_of(PROBLEMS["min"], [cells[label, "min"] for label in PUSHED], list(PUSHED))
     figures = {**panels(cells, list(OFFLINE)), "best-of-n": [pushed]}
     table = summary("Cells", list(cells.values()), ("method", "problem"), [list(key) for key in keys])
-    return Outcome(findings, figures, [table, rates(cells)])
+    return Outcome(findings, figures, [table, rates(cells)], [about(bench)])
 
 
 def measure(cells: Mapping[Key, Cell]) -> list[Array]:

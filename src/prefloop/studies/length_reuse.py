@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from prefloop.lab.summary import Cell
 from prefloop.studies.bench import Bench
 from prefloop.studies.cells import at_equal_samples, by, curves, summary
-from prefloop.studies.lengths import METHODS, PROBLEMS, SCORE, SETTING, UNIT, setting, tuned, versus
+from prefloop.studies.lengths import METHODS, PROBLEMS, SCORE, SETTING, UNIT, about, setting, tuned, versus
 from prefloop.studies.study import Array, Claim, Outcome, Study, judge
 
 PASSES = (1, 2, 8)
@@ -69,7 +69,7 @@ def run(bench: Bench) -> Outcome:
         for x, y in (("step", "length"), ("samples", "reward"))
     }
     table = summary("Cells", list(cells.values()), ("method", "T", "problem"), [list(key) for key in keys])
-    return Outcome(findings, figures, [table])
+    return Outcome(findings, figures, [table], [about(bench)])
 
 
 def measure(cells: Mapping[Key, Cell]) -> list[Array]:

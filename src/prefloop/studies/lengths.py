@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from prefloop.lab.lengths import data_law
+from prefloop.lab.lengths import data_law, reference
 from prefloop.lab.setting import Setting
 from prefloop.lab.summary import Cell
 from prefloop.problems.lengths import NAMED
@@ -67,6 +67,11 @@ def setting(bench: Bench, problem: str, method: str, override: Mapping[str, Any]
 def tuned(bench: Bench, settings: Sequence[Setting]) -> list[Cell]:
     """Every cell over the seeds of these studies."""
     return bench.tuned(settings, RATES, seeds=bench.seeds[: SEEDS[bench.size]])
+
+
+def about(bench: Bench) -> str:
+    """The reference in figures, for the remarks of a page."""
+    return f"{str(reference(bench.size)).capitalize()}."
 
 
 def lengths_of(title: str, cells: Sequence[Cell], labels: Sequence[str]) -> Chart:

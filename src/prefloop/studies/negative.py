@@ -35,7 +35,7 @@ CLAIMS = (
     ),
     Claim(
         "gap-narrows-near",
-        "the gap is smaller when the peak is near the reference's mode",
+        "the advantage of a negative gradient is smaller when the peak is near the reference's mode",
         "that difference on R1 less the same on R2",
         0.02,
         UNIT,

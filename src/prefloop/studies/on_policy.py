@@ -97,7 +97,8 @@ STUDY = Study(
     method=(
         f"Arms with fresh contexts, M = {MINIBATCH} responses per gradient step (4 prompts × 10), B = M × {RATIOS}, one"
         " pass over each collection, so that only staleness changes; gradient steps, samples and reward queries are the"
-        f" same in all cells. {SCORE} Staleness is measured on the last minibatch of a collection, after its update."
+        " same in all cells, but for what the last collection holds beyond the steps."
+        f" {SCORE} Staleness is measured on the last minibatch of a collection, after its update."
     ),
     claims=CLAIMS,
     run=run,

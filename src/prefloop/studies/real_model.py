@@ -96,7 +96,7 @@ def config(size: Size, recipe: Recipe, data: DataConfig, reward: RewardConfig, s
 
 def place(home: Path, name: str, size: Size) -> Path:
     """The folder of the data of a size: other settings draw other data."""
-    return home / "data" / f"{name}-{hashlib.sha256(repr((size, MODEL)).encode()).hexdigest()[:8]}"
+    return home / "data" / f"{name}-{hashlib.sha256(repr((size, MODEL, SYSTEM, DRAWING)).encode()).hexdigest()[:8]}"
 
 
 def kept(path: Path, make: Callable[[], list[Row]]) -> list[Row]:
