@@ -112,7 +112,7 @@ def _elsewhere(bench: Bench, cells: Mapping[Key, Cell]) -> list[Table]:
 
 def _cost(cell: Cell, problem: str) -> Array:
     """Tokens per response, or from the mode: [seeds, evaluations]."""
-    return cell.curve("reward") * -cell.setting.width if problem == "mode" else cell.curve("length")
+    return abs(cell.curve("reward")) * cell.setting.width if problem == "mode" else cell.curve("length")
 
 
 STUDY = Study(
