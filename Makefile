@@ -34,7 +34,7 @@ test-all: lint types .venv/.bench
 	$(BIN)/python -m pytest -q -m "slow or not slow"
 	$(BIN)/python tools/mutate.py
 
-# the paper's questions anew: half an hour and more on two cores; docs/studies and docs/findings.md
+# the paper's questions anew: seventy minutes on two cores; docs/studies and docs/findings.md
 findings: .venv/.test
 	$(BIN)/prefloop study run all --size small --out docs/studies
 	$(BIN)/python tools/findings.py
