@@ -2,7 +2,7 @@
 
     python benchmarks/demo_grid.py [--steps 12] [--rates 1e-5 3e-5] [--cells online_dpo ...] [--out demo_grid.json]
 
-Writes one entry per run; `demo_configs/base.yaml` takes the rate whose mean over the cells is best.
+Writes one entry per run; how the rate of the demo was chosen: docs/demo.md.
 """
 
 from __future__ import annotations

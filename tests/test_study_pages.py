@@ -382,6 +382,14 @@ def test_words_tell_opposite_from_small(low: float, high: float, words: str) -> 
     assert page._words(told).endswith(words)
 
 
+def test_links_of_remarks_lead_there_from_the_findings_too(tmp_path: Path) -> None:
+    linked = replace(outcome(), notes=["See [page](more.html) and [paper](https://example.org/a)."])
+    page.write(study(), linked, tmp_path, **TOLD)
+    assert "[page](more.html)" in (tmp_path / "toy" / "README.md").read_text(encoding="utf-8")
+    text = page.write_findings(tmp_path).read_text(encoding="utf-8")
+    assert "[page](toy/more.html)" in text and "[paper](https://example.org/a)" in text
+
+
 def test_findings_come_again_from_the_folder(tmp_path: Path) -> None:
     for name in ("reuse", "on-policy"):
         page.write(study(name=name), outcome(), tmp_path, **TOLD)

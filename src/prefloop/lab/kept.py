@@ -1,4 +1,4 @@
-"""Fitted tensors that are kept between processes and sessions, each under a name that says what made it."""
+"""Fitted tensors that are kept between processes, each under a name that says what made it."""
 
 from __future__ import annotations
 

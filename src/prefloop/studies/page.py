@@ -199,8 +199,10 @@ def page(result: Result) -> str:
     return MARK + "\n\n".join(part for part in parts if part) + "\n"
 
 
-def _remarks(result: Result, title: str) -> str:
-    notes = "\n".join(f"- {prose(note)}" for note in result["notes"])
+def _remarks(result: Result, title: str, home: str = "") -> str:
+    """The notes; `home` goes before links that are relative to the study's own folder."""
+    told = [re.sub(r"\]\((?!\w+:)", f"]({home}", prose(note)) for note in result["notes"]]
+    notes = "\n".join(f"- {note}" for note in told)
     return f"{title}\n\n{notes}" if notes else ""
 
 
@@ -321,13 +323,14 @@ def write_findings(folder: Path) -> Path:
     return folder / FINDINGS
 
 
-def findings(results: Sequence[Result], wrong: Sequence[DataError] = (), at: str = "") -> str:
+def findings(results: Sequence[Result], wrong: Sequence[DataError] = (), at: str = "", except_for: str = "") -> str:
     """findings.md: all verdicts, then every study in words.
 
     Args:
         results: as they stand in result.json.
         wrong: with results that cannot be read.
         at: what links put before a study's folder, such as `studies/`.
+        except_for: what was not written down before the runs.
     """
     total = sum(len(result["claims"]) for result in results)
     sizes = list(dict.fromkeys(result["size"] for result in results))
@@ -335,7 +338,8 @@ def findings(results: Sequence[Result], wrong: Sequence[DataError] = (), at: str
     parts = [
         "# Findings",
         f"{verdicts}, size {', '.join(f'`{size}`' for size in sizes) or 'none'}.{caution(sizes)}",
-        f"{sentence(RULE)} {INTERVAL} Predictions, effects and thresholds were written down before the runs.",
+        f"{sentence(RULE)} {INTERVAL} Predictions, effects and thresholds were written down before the runs"
+        f"{except_for}.",
         "## All verdicts",
         grid(HEAD, [_row(result, claim, at) for result in results for claim in result["claims"]]),
         *(_section(result, at) for result in results),
@@ -360,7 +364,7 @@ def _section(result: Result, at: str) -> str:
     parts = [
         f"## {result['study']}: {result['question']}",
         *(_group(result["claims"], verdict, title) for verdict, title in GROUPS.items()),
-        _remarks(result, "**Remarks**"),
+        _remarks(result, "**Remarks**", home),
         *(f"![{alt(charts)}]({home}{name})" for name, charts in result["figures"].items()),
         f"[How it was measured, with all tables]({home}{PAGE}). Source: {result['source']}. Size `{result['size']}`, "
         f"{took(result['effort'])}: `{result['command']}`",
