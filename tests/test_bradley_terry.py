@@ -169,6 +169,47 @@ def test_long_prompts_lose_their_beginning() -> None:
     torch.testing.assert_close(short, long, atol=1e-6, rtol=0)
 
 
+def test_lengths_are_those_of_whole_answers_and_what_was_cut_is_counted() -> None:
+    groups = [*prefer_yes(), group("a", ("yes yes yes a", "no"), (1.0, 0.0), "a")]
+    texts = [(g.key, r) for g in groups for r in g.responses]
+    lengths = [len(r.split()) + 1 for _, r in texts]
+    whole = [len(render(tiny.tokenizer(), [{"role": "user", "content": "a"}])) + n for n in lengths]
+    for most in (2, max(whole) - 1, max(whole)):
+        model = fit(groups, max_tokens=most)
+        scored = model.score_groups(groups)
+        assert scored.length.tolist() == lengths and scored.cut.tolist() == [n > most for n in whole]
+        assert model.facts["cut_responses"] == sum(n > most for n in dict(zip(texts, whole, strict=True)).values())
+        assert model.compare(groups).longer[-1] == 3
+
+
+def test_no_more_tokens_than_the_model_has_positions_for(tmp_path: Path) -> None:
+    groups = [*prefer_yes(), group("a " * 70, ("yes", "no"), (1.0, 0.0), "long")]
+    model = bradley_terry.fit(tiny.gpt2(dtype=torch.float32), tiny.tokenizer(), groups, freeze_backbone=True)
+    saved.save(model, tmp_path / "rm")
+    assert saved.load(tmp_path / "rm").max_tokens == model.max_tokens == 64
+
+
+def test_a_question_is_known_by_its_prompt_or_by_its_key() -> None:
+    named = [replace(g, key=f"q{g.key}") for g in prefer_yes()]
+    model = fit(named)
+    assert bradley_terry.known(group("b", (), None, "other"), model.trained_on)
+    assert bradley_terry.known(group("in other words", (), None, "qb"), model.trained_on)
+    assert not bradley_terry.known(group("qb", (), None, "b"), model.trained_on)
+    assert len(model.trained_on) == 6 and len(fit(prefer_yes()).trained_on) == 3
+
+
+def test_the_mean_score_over_the_training_pairs_stays_0() -> None:
+    model = fit(prefer_yes(), freeze_backbone=False, steps=8, lr=1e-2)
+    assert float(model.score_groups(prefer_yes()).score.mean()) == pytest.approx(0.0, abs=1e-5)
+
+
+def test_a_tokenizer_without_an_eos_is_refused() -> None:
+    tokenizer = tiny.tokenizer()
+    tokenizer.eos_token = None
+    with pytest.raises(DataError, match="names no end-of-sequence token"):
+        bradley_terry.fit(tiny.llama(dtype=torch.float32), tokenizer, prefer_yes(), freeze_backbone=True)
+
+
 def test_training_everything_lowers_the_loss_and_leaves_the_given_model_alone() -> None:
     groups = prefer_yes()
     given = tiny.llama(dtype=torch.float32)

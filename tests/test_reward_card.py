@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from scipy.stats import spearmanr
 
-from prefloop.analysis.reward_card import Card, as_record, by_gap, correlation, histogram, reward_card
+from prefloop.analysis.reward_card import Card, as_record, by_gap, chance_error, correlation, histogram, reward_card
 from prefloop.report import reward_page
 
 
@@ -66,6 +66,19 @@ def test_calibration_tells_a_right_scale_from_a_wrong_one() -> None:
     assert len(accuracy) == 10 and accuracy[0] < 0.65 < 0.9 < accuracy[-1]
 
 
+def test_noise_is_not_read_as_miscalibration() -> None:
+    rng = np.random.default_rng(1)
+    gap = np.abs(rng.normal(size=(30, 100)))
+    margins = np.where(rng.random(gap.shape) < 1 / (1 + np.exp(-gap)), gap, -gap)  # calibrated by construction
+    errors = [
+        sum(b.pairs * abs(b.predicted - b.accuracy.value) for b in by_gap(m, range(100), n=2)) / 100 for m in margins
+    ]
+    expected = chance_error(margins[0], n=500)
+    assert np.mean(errors) == pytest.approx(expected.value, abs=0.015) and expected.value > 0.05
+    assert np.mean([x <= expected.high for x in errors]) >= 0.9
+    assert made(400).calibration_error < made(400).chance_error.high < made(400, 0.25).calibration_error
+
+
 def test_bins_hold_every_pair_once_and_the_order_of_pairs_does_not_matter() -> None:
     rng = np.random.default_rng(3)
     margin = rng.normal(size=137)
@@ -97,6 +110,15 @@ def test_correlations_are_those_of_scipy_and_inside_prompts_forget_the_prompt() 
     assert same.overall.value == pytest.approx(1.0)
     constant = correlation(score, np.ones(120), group, group, n=10)
     assert math.isnan(constant.overall.value) and math.isnan(constant.within.value)
+
+
+def test_prompts_with_one_response_say_nothing_of_what_is_within_prompts() -> None:
+    rng = np.random.default_rng(7)
+    score, other, group = rng.normal(size=40), rng.normal(size=40), np.arange(20).repeat(2)
+    alone = (np.r_[score, rng.normal(size=30)], np.r_[other, rng.normal(size=30)], np.r_[group, 20:50])
+    assert correlation(*alone, alone[2], n=20).within == correlation(score, other, group, group, n=20).within
+    nothing = correlation(score, other, range(40), range(40), n=20)
+    assert math.isnan(nothing.within.value) and not math.isnan(nothing.overall.value)
 
 
 def test_the_page_the_record_and_the_figures_are_there_and_repeat(tmp_path: Path) -> None:
@@ -139,3 +161,18 @@ def test_the_verdict_compares_with_chance_and_with_length() -> None:
     same = {"score": m, "length": m, "group": range(100), "response_keys": range(100)}
     poor = reward_page.verdict(reward_card(m, longer, range(100), **same, n=100))
     assert "not shown to be better than chance" in poor and "worse than picking the longer" in poor
+
+
+def judged(margin: np.ndarray, longer: np.ndarray, keys: list[int]) -> str:
+    each = {"score": margin, "length": np.arange(len(margin)), "group": keys, "response_keys": keys}
+    return reward_page.verdict(reward_card(margin, longer, keys, **each, n=200))
+
+
+def test_the_lead_over_length_is_paired_and_few_questions_show_nothing() -> None:
+    longer = np.where(np.arange(300) % 100 < 64, 1.0, -1.0)
+    margin = longer.copy()
+    margin[np.flatnonzero(longer < 0)[:12]] = 1.0  # right wherever length is, and 12 times more
+    paired = judged(margin, longer, list(range(300)))
+    assert "better than picking the longer response" in paired and "a lead of 0.040 [0.0" in paired
+    few = judged(np.ones(2), np.ones(2), [0, 0])
+    assert "fewer than 20 questions do not show" in few and "1.000 [0.207, 1.000]" in few

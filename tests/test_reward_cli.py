@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +14,16 @@ import torch
 
 import tiny
 from paths import HUMAN_PAIRS, real
+from prefloop.cli import reward
 from prefloop.cli.main import main
 from prefloop.data.formats import load_usable
+from prefloop.data.records import Group, Message
 from prefloop.errors import UserError
 from prefloop.policies import pretrained
 from prefloop.rewards import saved
+from prefloop.rewards.ensemble import Ensemble
 from prefloop.runs import config as configuration
-from prefloop.runs import experiment
+from prefloop.runs import experiment, learned
 from prefloop.runs.folder import read
 
 WORDS = [word for word in tiny.WORDS if word.isalpha()]
@@ -112,6 +116,28 @@ def test_held_out_questions_that_are_trained_on_are_left_out(home: Path, capsys:
     assert "on a question that is not trained on" in capsys.readouterr().err
 
 
+def test_one_question_in_other_words_is_not_held_out(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [json.loads(line) for line in (home / "pairs.jsonl").read_text().splitlines()][:40]
+    named = [row | {"qid": i // 2} for i, row in enumerate(rows)]
+    write(home / "named.jsonl", named[:30])
+    write(home / "reworded.jsonl", [row | {"prompt": f"{row['prompt']} c"} for row in named[20:]])
+    files = (home / "named.jsonl", "--held-out", home / "reworded.jsonl", "--group-by", "qid")
+    capsys.readouterr()
+    assert run("train", *files, "--out", home / "by-key", *base(home)) == 0
+    assert "10 of 20 held-out rows are left out: their questions are trained on" in capsys.readouterr().out
+    assert saved.load(home / "by-key").facts["held_out_pairs"] == 10
+    assert run("card", home / "by-key", files[2], "--group-by", "qid", "--out", home / "key-card", "--json") == 0
+    assert told(capsys)["pairs"] == 10
+
+
+def test_a_member_of_unknown_training_questions_is_remarked(home: Path) -> None:
+    known = saved.load(home / "rm")
+    groups = load_usable(home / "pairs.jsonl").groups
+    mixed = Ensemble((known, replace(known, trained_on=frozenset())))
+    remarks = reward._unseen(mixed, groups, home / "pairs.jsonl")[1]
+    assert [("left out" in text, "not known" in text) for text in remarks] == [(True, False), (False, True)]
+
+
 def test_a_card_leaves_out_the_questions_that_were_fitted_to(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("card", home / "rm", home / "pairs.jsonl", "--out", home / "card", "--gold", "length_min") == 0
     shown = capsys.readouterr().out
@@ -162,6 +188,18 @@ def test_several_models_score_as_one(home: Path, second: Path) -> None:
     assert torch.equal(scores("min"), each.amin(0))
 
 
+def test_responses_that_were_cut_are_counted(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    short, pairs = home / "short", home / "pairs.jsonl"
+    assert run("train", pairs, "--out", short, *base(home), "--max-tokens", 4, "--limit", 40, "--quiet") == 0
+    capsys.readouterr()
+    assert run("score", short, pairs, "--out", home / "short.jsonl", "--limit", 2) == 0
+    assert "4 of 4 responses were cut to the last 4 tokens" in capsys.readouterr().out
+    assert run("card", f"{short},{home / 'rm'}", pairs, "--combine", "mean", "--out", home / "cut-card", "--json") == 0
+    assert "cut to the last 4 or 64 tokens" in told(capsys)["remarks"][-1]
+    assert run("score", home / "rm", pairs, "--out", home / "whole.jsonl", "--limit", 2, "--json") == 0
+    assert told(capsys)["remarks"] == []
+
+
 # --------------------------------------------------------------------------------------------------------- mistakes
 
 MISTAKES: dict[str, tuple[str, int, str]] = {
@@ -187,6 +225,16 @@ MISTAKES: dict[str, tuple[str, int, str]] = {
     "foreign folder": ("card rm pairs.jsonl --out tiny", 2, "the folder exists already"),
     "no such gold": ("card rm rated.jsonl --out x --gold lenght_min", 2, "did you mean `length_min`"),
     "gold option": ("card rm rated.jsonl --out x --gold length_mode --gold-option target=few", 2, "must be a number"),
+    "option without gold": ("card rm pairs.jsonl --out x --gold-option target=20", 2, "no gold reward takes"),
+    "option of ratings": ("card rm rated.jsonl --out x --gold ratings --gold-option a=1", 2, "no gold reward takes"),
+    "ratings of pairs": ("card rm pairs.jsonl --out x --gold ratings", 3, "the data have no ratings"),
+    "rate": ("train pairs.jsonl --out x --lr nan", 2, "`lr` cannot be nan"),
+    "seed": ("train pairs.jsonl --out x --freeze-backbone --seed -1", 2, "`seed` cannot be -1"),
+    "seed of a card": ("card rm pairs.jsonl --out x --seed -1", 2, "`seed` cannot be -1"),
+    "limit": ("train pairs.jsonl --out x --limit -1", 2, "`limit` cannot be -1"),
+    "limit of scores": ("score rm rated.jsonl --out x.jsonl --limit -1", 2, "`limit` cannot be -1"),
+    "scores in a file": ("score rm rated.jsonl --out pairs.jsonl/s.jsonl", 2, "is a file, so nothing can be put"),
+    "model in a file": ("train pairs.jsonl --out pairs.jsonl/a/rm", 2, "is a file, so nothing can be put"),
     "gold of pairs": ("card rm rated.jsonl --out x --gold length_mode", 2, "needs the option `target`"),
 }
 
@@ -199,9 +247,9 @@ def test_mistakes_are_told_and_leave_nothing_behind(
     monkeypatch.chdir(home)
     rows = [json.loads(line) for line in (home / "pairs.jsonl").read_text().splitlines()]
     groups = load_usable(home / "pairs.jsonl").groups
-    from prefloop.rewards.bradley_terry import digest
+    from prefloop.rewards.bradley_terry import known
 
-    write(home / "seen.jsonl", [row for row, g in zip(rows, groups, strict=True) if digest(g) in seen])
+    write(home / "seen.jsonl", [row for row, g in zip(rows, groups, strict=True) if known(g, seen)])
     write(home / "ties.jsonl", [{"prompt": q, "responses": ["a", "b"], "scores": [1, 1]} for q in "abcdef"])
     write(home / "bad.jsonl", [rows[0], rows[0] | {"chosen": ""}])
     write(home / "prompts.jsonl", [{"prompt": "a"}, {"prompt": "b"}])
@@ -260,6 +308,15 @@ def test_a_run_trains_against_an_ensemble_and_measures_gold_at_evaluations(home:
     assert steps[0] == steps[1]
 
 
+def test_pairs_are_counted_whatever_the_groups_hold() -> None:
+    rated = [((2.0, 1.0, 1.0), "a"), ((1.0, 1.0), "b"), ((1.0, 0.0), "a"), ((1.0, 0.0), "c"), ((1.0, 0.0), "d")]
+    groups = [Group((Message("user", q),), ("yes",) * len(s), s, q, i) for i, (s, q) in enumerate(rated)]
+    groups += [Group((Message("user", "e"),), (), None, "e", 9)]
+    found = {n: [g.row for g in learned.first_pairs(groups, n)] for n in (1, 3, 9)}
+    assert found == {1: [0], 3: [0, 3], 9: [0, 3, 4, 2]}  # two pairs in row 0, none in row 1
+    assert [g.row for g in learned.first_pairs(groups, 4, "half")] == [0, 1]
+
+
 OPTIONS: dict[str, tuple[str, str]] = {
     "unknown": ("{pats: rm}", "has no option `pats`"),
     "kind": ("{path: 3}", "`path` must be a folder or a list of folders"),
@@ -270,6 +327,8 @@ OPTIONS: dict[str, tuple[str, str]] = {
     "both": ("{path: a, pairs: 20}", "`pairs` is for a fitted model"),
     "frozen": ("{steps: 5}", "a frozen backbone takes no steps"),
     "pairs": ("{pairs: true}", "`pairs` must be a whole number above 1"),
+    "steps": ("{freeze_backbone: false, steps: true}", "`steps` must be a whole number above 0"),
+    "rate": ("{freeze_backbone: false, lr: true}", "`lr` must be a number above 0"),
     "smoothing": ("{label_smoothing: 2}", "`label_smoothing` cannot be 2"),
     "no folder": ("{path: nowhere}", "the reward model does not exist"),
 }

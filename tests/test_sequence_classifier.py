@@ -28,6 +28,8 @@ CHATML = (  # writes an `a` behind every EOS, as ChatML does a line break
     "{% for m in messages %}{{ m['role'] }} : {{ m['content'] }} <eos> a {% endfor %}"
     "{% if add_generation_prompt %}assistant :{% endif %}"
 )
+TURNS = CHATML.replace("<eos> a", "c a")  # closes a turn with `c a`, as Gemma does with another token than the EOS
+BARE = tiny.TEMPLATE  # writes nothing behind an answer
 
 
 def pairs() -> list[Group]:
@@ -120,10 +122,11 @@ def external(folder: Path, template: str = tiny.TEMPLATE, labels: int = 1) -> An
     return model
 
 
-def test_a_model_of_others_scores_as_its_own_forward_does(tmp_path: Path) -> None:
-    theirs = external(tmp_path, CHATML)
+@pytest.mark.parametrize(("template", "closing"), [(CHATML, "<eos> a"), (TURNS, "c a"), (BARE, "")])
+def test_a_model_of_others_scores_as_its_own_forward_does(template: str, closing: str, tmp_path: Path) -> None:
+    theirs = external(tmp_path, template)
     model = saved.load(tmp_path)
-    assert model.ending == tuple(tiny.tokenizer().encode("a", add_special_tokens=False))
+    assert model.closing == tuple(tiny.tokenizer().encode(closing, add_special_tokens=False))
     messages = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "yes"}]
     whole = model.tokenizer.apply_chat_template(messages, tokenize=True, return_dict=False)
     with torch.no_grad():
@@ -133,11 +136,13 @@ def test_a_model_of_others_scores_as_its_own_forward_does(tmp_path: Path) -> Non
     assert model.trained_on == frozenset() and model.max_tokens == 64
 
 
-def test_a_response_that_was_cut_is_not_ended_by_the_template(tmp_path: Path) -> None:
-    external(tmp_path, CHATML)
+@pytest.mark.parametrize("template", [CHATML, TURNS])
+def test_a_response_that_was_cut_is_not_ended_by_the_template(template: str, tmp_path: Path) -> None:
+    external(tmp_path, template)
     model = saved.load(tmp_path)
-    prompt, whole, cut = torch.tensor([3, 6, 9]), torch.tensor([7, tiny.EOS]), torch.tensor([7, 7])
-    assert model._row(prompt, whole).ids.tolist() == [3, 6, 9, 7, tiny.EOS, *model.ending]
+    prompt, cut = torch.tensor([3, 6, 9]), torch.tensor([7, 7])
+    for end in (tiny.EOS, model.closing[0]):
+        assert model._row(prompt, torch.tensor([7, end])).ids.tolist() == [3, 6, 9, 7, *model.closing]
     assert model._row(prompt, cut).ids.tolist() == [3, 6, 9, 7, 7]
 
 
@@ -184,6 +189,12 @@ def no_template(folder: Path) -> None:
     (folder / "chat_template.jinja").unlink()
 
 
+def endless(folder: Path) -> None:
+    external(folder)
+    config = json.loads((folder / "tokenizer_config.json").read_text())
+    (folder / "tokenizer_config.json").write_text(json.dumps(config | {"eos_token": None}))
+
+
 REFUSED: dict[str, tuple[Callable[[Path], Any], str]] = {
     "causal": (causal_only, "this is no reward model: its configuration names LlamaForCausalLM"),
     "labels": (lambda folder: external(folder, labels=2), "the model has 2 labels; a reward model has one"),
@@ -193,6 +204,8 @@ REFUSED: dict[str, tuple[Callable[[Path], Any], str]] = {
     "foreign code": (foreign_code, "cannot be read"),
     "encoder": (encoder, "BertForSequenceClassification does not score by one linear layer on the last token"),
     "template": (no_template, "no chat template"),
+    "changed": (lambda folder: external(folder, tiny.TEMPLATE.replace(" : ", " ")), "does not render an answered"),
+    "endless": (endless, "names no end-of-sequence token"),
     "empty": (lambda folder: folder.mkdir(exist_ok=True), "cannot be read"),
 }
 
@@ -210,6 +223,19 @@ def test_incomplete_facts_are_refused(folder: Path) -> None:
     (folder / "reward.json").write_text('{"pooling": "last"}')
     with pytest.raises(DataError, match="facts of the reward model are not complete"):
         saved.load(folder)
+
+
+def test_folders_that_name_what_stands_behind_the_eos_are_read(folder: Path) -> None:
+    kept = json.loads((folder / "reward.json").read_text())
+    assert kept.pop("closing") == [tiny.EOS]
+    (folder / "reward.json").write_text(json.dumps(kept | {"ending": [5]}))
+    assert saved.load(folder).closing == (tiny.EOS, 5)
+
+
+def test_a_backbone_in_bfloat16_is_read_back_as_such(tmp_path: Path) -> None:
+    model = fit(model=tiny.llama(dtype=torch.bfloat16))
+    saved.save(model, tmp_path / "rm")
+    assert torch.equal(saved.load(tmp_path / "rm").score_groups(pairs()).score, model.score_groups(pairs()).score)
 
 
 def test_a_save_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -243,7 +269,10 @@ def test_an_ensemble_is_the_mean_or_the_lowest_of_its_members() -> None:
     torch.testing.assert_close(scored.score, least.score_batch(batch).flatten(), atol=1e-5, rtol=0)
     winner, loser = scored.score.view(-1, 2).unbind(-1)
     assert torch.equal(least.compare(pairs()).margin, winner - loser)
-    assert mean.trained_on == members[0].trained_on
+    assert mean.trained_on == members[0].trained_on and mean.is_traced
+    mixed = Ensemble((members[0], replace(members[1], trained_on=frozenset(), max_tokens=2)))
+    assert mixed.trained_on and not mixed.is_traced
+    assert mixed.score_groups(pairs()).cut.all() and not scored.cut.any()
 
 
 def test_members_of_other_vocabularies_and_none_at_all_are_refused() -> None:
@@ -258,23 +287,30 @@ def test_members_of_other_vocabularies_and_none_at_all_are_refused() -> None:
 # ------------------------------------------------------------------------------------------------- training options
 
 
-def test_ties_margins_and_centring_reach_the_training_of_the_backbone() -> None:
+LOSSES = {
+    "plain": PairLoss(),
+    "ties": PairLoss(ties="half"),
+    "smoothed": PairLoss(label_smoothing=0.2),
+    "lead": PairLoss(rating_margin=3.0),
+    "centred": PairLoss(centring=0.5),
+}
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_ties_margins_and_centring_reach_the_training_of_the_backbone(name: str) -> None:
+    """The first step's loss, by hand from the scores of the head that training everything starts at."""
     tied = [*pairs(), Group((Message("user", "a"),), ("b a", "c a"), (1.0, 1.0), "a", 99)]
-    plain: dict[str, Any] = {"freeze_backbone": False, "pooling": "last", "steps": 4, "lr": 5e-3, "batch": 13}
-    fitted = {
-        name: bradley_terry.fit(tiny.llama(dtype=torch.float32), tiny.tokenizer(), tied, loss=loss, **plain)
-        for name, loss in {
-            "plain": PairLoss(),
-            "ties": PairLoss(ties="half"),
-            "lead": PairLoss(rating_margin=3.0),
-            "centred": PairLoss(centring=1.0),
-        }.items()
+    given, observed = (tiny.llama(dtype=torch.float32), tiny.tokenizer(), tied), []
+    start = bradley_terry.fit(*given, loss=LOSSES[name], pooling="last", freeze_backbone=True)
+    more: dict[str, Any] = {"steps": 1, "batch": 13, "observe": lambda step, loss: observed.append(loss)}
+    assert bradley_terry.fit(*given, loss=LOSSES[name], pooling="last", **more).facts["train_ties"] == (name == "ties")
+    scores = start.score_groups(tied).score.double().view(-1, 2)
+    won, lost = torch.log1p((scores[:, 1] - scores[:, 0]).exp()), torch.log1p((scores[:, 0] - scores[:, 1]).exp())
+    by_hand = {
+        "plain": lambda: won[:12],
+        "ties": lambda: torch.cat([won[:12], (won[12:] + lost[12:]) / 2]),
+        "smoothed": lambda: 0.8 * won[:12] + 0.2 * lost[:12],
+        "lead": lambda: torch.log1p((3 + scores[:12, 1] - scores[:12, 0]).exp()),
+        "centred": lambda: won[:12] + 0.5 * scores[:12].sum(-1) ** 2,
     }
-    assert (fitted["plain"].facts["train_ties"], fitted["ties"].facts["train_ties"]) == (0, 1)
-    gap = {k: float((s := m.score_groups(tied[-1:]).score)[0] - s[1]) for k, m in fitted.items()}
-    assert abs(gap["ties"]) < abs(gap["plain"])
-    margin = {k: float(m.compare(pairs()).margin.mean()) for k, m in fitted.items()}
-    assert margin["lead"] > margin["plain"]
-    total = {k: float(m.score_groups(pairs()).score.view(-1, 2).sum(-1).square().mean()) for k, m in fitted.items()}
-    assert total["centred"] < 0.5 * total["plain"]
-    assert fitted["lead"].facts["rating_margin"] == 3.0
+    assert observed == [pytest.approx(float(by_hand[name]().mean()), abs=1e-5)]

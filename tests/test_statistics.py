@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from prefloop.analysis.statistics import bootstrap, iqm, mean_se, stratified_bootstrap
+from prefloop.analysis.statistics import bootstrap, difference, iqm, mean_se, proportion, stratified_bootstrap
 
 FLOATS = st.lists(st.floats(-100, 100), min_size=2, max_size=30)
 
@@ -102,6 +102,40 @@ def test_stratified_bootstrap_keeps_every_task() -> None:
     noisy = scores + np.random.default_rng(0).normal(size=scores.shape)
     wide = stratified_bootstrap(noisy, seed=0)
     assert wide.low < wide.value < wide.high and wide.high - wide.low < 3
+
+
+def test_proportions_at_their_boundary_keep_wilsons_width() -> None:
+    alone, one = proportion(np.ones(20), seed=0, n=50), proportion([1.0, 1.0], clusters="aa", seed=0, n=50)
+    wilson = stats.binomtest(20, 20).proportion_ci(method="wilson")
+    assert (alone.low, alone.high) == pytest.approx((wilson.low, 1.0))
+    assert one.low == pytest.approx(stats.binomtest(1, 1).proportion_ci(method="wilson").low) and one.units == 1
+    repeated = proportion(np.ones(100), clusters=np.arange(20).repeat(5), seed=0, n=50)
+    assert repeated.low == pytest.approx(alone.low)  # five times the same question is no evidence
+    tied = proportion(np.full(20, 0.5), seed=0, n=50)
+    assert tied.low == pytest.approx(1 - tied.high) and tied.low < 0.35
+
+
+def test_proportions_inside_are_those_of_the_bootstrap() -> None:
+    x = (np.random.default_rng(0).random(400) < 0.7).astype(float)
+    plain, seen = bootstrap(x, seed=0), proportion(x, seed=0)
+    assert seen.low <= plain.low and seen.high >= plain.high
+    assert (seen.low, seen.high) == pytest.approx((plain.low, plain.high), abs=0.01)
+
+
+def test_few_rows_that_differ_one_way_are_not_certain() -> None:
+    few, many = (difference(np.r_[np.ones(k), np.zeros(100 - k)], seed=0, n=500) for k in (4, 12))
+    assert few.low < 0 < many.low  # a sign test gives 0.125 and 0.0005
+    assert difference([1.0, 1.0], clusters="aa", seed=0, n=20).low == pytest.approx(1 - stats.norm.ppf(0.975))
+
+
+def test_resamples_without_a_value_are_left_out_or_leave_no_interval() -> None:
+    def share(rows: np.ndarray) -> float:  # not defined without a 1
+        return float(rows.mean()) if rows.any() else float("nan")
+
+    often, rare = (bootstrap(np.r_[np.ones(k), np.zeros(9)], share, seed=0, n=500) for k in (1, 4))
+    assert np.isnan(often.low) and np.isnan(often.high) and str(often) == "0.100 [not known]"
+    assert 0 < rare.low < rare.value < rare.high
+    assert str(bootstrap([0.0], share, seed=0, n=5)) == "–"
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from prefloop.analysis.statistics import Clusters, Interval, bootstrap
+from prefloop.analysis.statistics import Clusters, Interval, bootstrap, proportion
 from prefloop.batch import Batch
 from prefloop.data.records import Group
 from prefloop.errors import DataError, UserError
@@ -129,13 +129,12 @@ def reward_accuracy(model: RewardModel, groups: Sequence[Group], *, seed: int = 
 
 def accuracy_of(seen: Comparison, *, seed: int = 0, n: int = 2000) -> RewardAccuracy:
     """The same from margins that are known."""
-    columns = {
-        "accuracy": _wins(torch.stack([seen.margin, torch.zeros_like(seen.margin)], -1)),
-        "longer": _wins(torch.stack([seen.longer, torch.zeros_like(seen.longer)], -1)),
-        "margin": seen.margin,
-    }
-    intervals = {k: bootstrap(x.double().numpy(), clusters=seen.keys, seed=seed, n=n) for k, x in columns.items()}
-    return RewardAccuracy(**intervals, pairs=len(seen.keys), questions=intervals["accuracy"].units)
+    accuracy, longer = (
+        proportion(_wins(torch.stack([x, torch.zeros_like(x)], -1)).numpy(), clusters=seen.keys, seed=seed, n=n)
+        for x in (seen.margin, seen.longer)
+    )
+    margin = bootstrap(seen.margin.double().numpy(), clusters=seen.keys, seed=seed, n=n)
+    return RewardAccuracy(accuracy, longer, margin, pairs=len(seen.keys), questions=accuracy.units)
 
 
 def winner_first(batch: Batch) -> Batch:

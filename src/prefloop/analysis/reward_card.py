@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.special import expit
 from scipy.stats import rankdata
 
-from prefloop.analysis.statistics import Clusters, Interval, bootstrap
+from prefloop.analysis.statistics import Clusters, Interval, bootstrap, difference, proportion
 
 Array = NDArray[np.float64]
 BINS, BIN_PAIRS = 10, 20  # most bins of pairs, and pairs that a bin has at least
@@ -46,7 +46,7 @@ class Correlation:
     """Spearman's rank correlation with the score; nan where one of the two is constant."""
 
     overall: Interval  # over all responses
-    within: Interval  # of deviations from the mean of the responses to the same prompt
+    within: Interval  # of deviations from the mean of the responses to the same prompt, where it has several
 
 
 @dataclass(frozen=True)
@@ -58,10 +58,12 @@ class Card:
     responses: int
     accuracy: Interval  # share of pairs whose winner has the higher score
     longer: Interval  # the same of picking the longer: what needs no model
+    lead: Interval  # accuracy less that of picking the longer, on the same pairs
     nll: Interval  # mean −log σ(s_w − s_l), nats; log 2 is chance
     margin: Interval  # mean s_w − s_l
     spread: float  # mean standard deviation of the scores inside a prompt
     calibration_error: float  # mean |predicted − observed| over bins of equal size (ECE)
+    chance_error: Interval  # the same of a calibrated model with these gaps: mean and middle 95 % of simulations
     bins: tuple[Bin, ...]
     histogram: Histogram  # of s_w − s_l
     length: Correlation  # with tokens
@@ -97,18 +99,23 @@ def reward_card(
         ValueError: no pair, or lengths that differ.
     """
     m = np.asarray(margin, dtype=np.float64)
-    columns = {"accuracy": wins(m), "longer": wins(np.asarray(longer)), "nll": np.logaddexp(0.0, -m), "margin": m}
-    means = {name: bootstrap(x, clusters=keys, seed=seed, n=n) for name, x in columns.items()}
+    right, baseline = wins(m), wins(longer)
+    shares = {"accuracy": right, "longer": baseline}
+    means = {"nll": np.logaddexp(0.0, -m), "margin": m}
+    accuracies = {name: proportion(x, clusters=keys, seed=seed, n=n) for name, x in shares.items()}
     bins = by_gap(m, keys, seed=seed, n=n)
     s, tokens, prompt = (np.asarray(x, dtype=np.float64) for x in (score, length, group))
     known = None if gold is None else correlation(s, gold, prompt, response_keys, seed=seed, n=n)
     return Card(
         pairs=len(m),
-        questions=means["accuracy"].units,
+        questions=accuracies["accuracy"].units,
         responses=len(s),
-        **means,
+        **accuracies,
+        lead=difference(right - baseline, clusters=keys, seed=seed, n=n),
+        **{name: bootstrap(x, clusters=keys, seed=seed, n=n) for name, x in means.items()},
         spread=_spread(s, prompt),
         calibration_error=sum(b.pairs * abs(b.predicted - b.accuracy.value) for b in bins) / len(m),
+        chance_error=chance_error(m, seed=seed, n=n),
         bins=bins,
         histogram=histogram(m),
         length=correlation(s, tokens, prompt, response_keys, seed=seed, n=n),
@@ -124,14 +131,42 @@ def wins(difference: ArrayLike) -> Array:
 def by_gap(margin: ArrayLike, keys: Clusters, *, seed: int = 0, n: int = RESAMPLES) -> tuple[Bin, ...]:
     """Pairs in bins of about equal size by |s_w − s_l|: what the model predicts there, and how often it is right."""
     m = np.asarray(margin, dtype=np.float64)
-    order = np.argsort(np.abs(m), kind="stable")
-    parts = np.array_split(order, max(1, min(BINS, len(m) // BIN_PAIRS)))
-    return tuple(_bin(m[part], [keys[i] for i in part], seed, n) for part in parts)
+    return tuple(_bin(m[part], [keys[i] for i in part], seed, n) for part in _parts(m))
+
+
+def chance_error(margin: ArrayLike, *, seed: int = 0, n: int = RESAMPLES) -> Interval:
+    """Calibration error that as many independent pairs give where P(right) = σ(|s_w − s_l|) is true.
+
+    Noise never cancels inside a mean of |predicted − observed|, so that it is above 0 for any number of pairs.
+
+    Args:
+        margin: [N].
+        seed, n: of the simulations, and how many.
+    """
+    m = np.asarray(margin, dtype=np.float64)
+    parts = _parts(m)
+    gap = np.abs(m)[np.concatenate(parts)]
+    predicted, starts = expit(gap), np.cumsum([0, *map(len, parts[:-1])])
+    rng = np.random.default_rng(seed)
+
+    def drawn() -> float:
+        right = wins(np.where(rng.random(len(gap)) < predicted, gap, -gap))
+        return float(np.abs(np.add.reduceat(predicted - right, starts)).sum()) / len(gap)
+
+    errors = np.array([drawn() for _ in range(n)])
+    low, high = np.quantile(errors, (0.025, 0.975))
+    return Interval(float(errors.mean()), float(low), float(high), 0.95, len(m))
+
+
+def _parts(margin: Array) -> list[NDArray[np.intp]]:
+    """Places of the pairs of each bin, from small gaps to large ones."""
+    order = np.argsort(np.abs(margin), kind="stable")
+    return np.array_split(order, max(1, min(BINS, len(margin) // BIN_PAIRS)))
 
 
 def _bin(m: Array, keys: Sequence[Any], seed: int, n: int) -> Bin:
     gap = np.abs(m)
-    right = bootstrap(wins(m), clusters=keys, seed=seed, n=n)
+    right = proportion(wins(m), clusters=keys, seed=seed, n=n)
     ends = float(gap.min()), float(gap.max()), float(gap.mean())
     return Bin(*ends, predicted=float(expit(gap).mean()), accuracy=right, pairs=len(m))
 
@@ -155,9 +190,9 @@ def _round_width(least: float) -> float:
 def correlation(
     score: ArrayLike, other: ArrayLike, group: ArrayLike, keys: Clusters, *, seed: int = 0, n: int = RESAMPLES
 ) -> Correlation:
-    """Rank correlation of the score with another number, over all responses and inside prompts.
+    """Rank correlation of the score with another number, over all responses and inside prompts that have several.
 
-    Ranks are taken once, among all responses, and resampled.
+    Ranks are taken once, among all these responses, and resampled.
 
     Args:
         score, other: [M].
@@ -165,15 +200,18 @@ def correlation(
         keys: the question of each response; whole questions are resampled.
     """
     both = np.stack([np.asarray(score, dtype=np.float64), np.asarray(other, dtype=np.float64)], -1)
-    apart = both - _means(both, np.asarray(group))
-    ranks = [rankdata(np.round(x, 9), axis=0) for x in (both, apart)]  # equal deviations may differ in their last bits
-    overall, within = (bootstrap(x, _pearson, clusters=keys, seed=seed, n=n) for x in ranks)
-    return Correlation(overall, within)
+    _, place = np.unique(np.asarray(group), return_inverse=True)
+    several = np.flatnonzero(np.bincount(place)[place] > 1)  # one alone deviates by 0, which says nothing
+    apart = np.round(both - _means(both, place), 9)  # equal deviations may differ in their last bits
+    overall = bootstrap(rankdata(both, axis=0), _pearson, clusters=keys, seed=seed, n=n)
+    if not len(several):
+        return Correlation(overall, Interval(math.nan, math.nan, math.nan, overall.level, 0))
+    own = [keys[i] for i in several.tolist()]
+    return Correlation(overall, bootstrap(rankdata(apart[several], axis=0), _pearson, clusters=own, seed=seed, n=n))
 
 
-def _means(x: Array, group: NDArray[Any]) -> Array:
+def _means(x: Array, place: NDArray[np.intp]) -> Array:
     """Of each row the mean over the rows of its group."""
-    _, place = np.unique(group, return_inverse=True)
     size = np.bincount(place)
     return np.stack([np.bincount(place, weights=column) / size for column in x.T], -1)[place]
 

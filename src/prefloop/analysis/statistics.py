@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -13,6 +14,7 @@ from scipy.special import ndtr, ndtri
 Array = NDArray[np.float64]
 Statistic = Callable[[Array], float]
 Clusters = Sequence[Hashable] | NDArray[Any]
+UNDEFINED = 0.05  # largest share of resamples without a value; beyond it there is no interval
 
 
 @dataclass(frozen=True)
@@ -29,7 +31,7 @@ class Mean:
 
 @dataclass(frozen=True)
 class Interval:
-    """A statistic and its bootstrap interval."""
+    """A statistic and its bootstrap interval, whose ends are nan where too few resamples have a value."""
 
     value: float
     low: float
@@ -38,7 +40,10 @@ class Interval:
     units: int  # that were resampled: clusters, or rows without clusters
 
     def __str__(self) -> str:
-        return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
+        if math.isnan(self.value):
+            return "–"
+        ends = "not known" if math.isnan(self.low) else f"{self.low:.3f}, {self.high:.3f}"
+        return f"{self.value:.3f} [{ends}]"
 
 
 def mean_se(x: ArrayLike, *, clusters: Clusters | None = None) -> Mean:
@@ -108,6 +113,50 @@ def bootstrap(
     return _interval(value, drawn, (tail, 1 - tail), level, count)
 
 
+def proportion(
+    x: ArrayLike, *, clusters: Clusters | None = None, seed: int, n: int = 2000, level: float = 0.95
+) -> Interval:
+    """Mean of values in [0, 1], with an interval that keeps its width where all rows are alike.
+
+    The bootstrap's, widened to Wilson's (1927) on the effective number of rows x̄(1 − x̄)/se², or on the number of
+    clusters where se is 0 or not defined: then nothing is known of the dependence inside them.
+
+    Args:
+        x: [N].
+        clusters: N labels; whole clusters are resampled.
+
+    Raises:
+        ValueError: no value, not one label per value, or a level outside (0, 1).
+    """
+    found, seen = bootstrap(x, clusters=clusters, seed=seed, n=n, level=level), mean_se(x, clusters=clusters)
+    p, z = seen.value, float(ndtri(1 - _tail(level)))
+    size = min(p * (1 - p) / seen.se**2, len(_rows(x))) if seen.se > 0 else seen.units
+    centre = (p + z**2 / (2 * size)) / (1 + z**2 / size)
+    half = z * math.sqrt(p * (1 - p) / size + (z / (2 * size)) ** 2) / (1 + z**2 / size)
+    return _widened(found, max(centre - half, 0.0), min(centre + half, 1.0))
+
+
+def difference(
+    x: ArrayLike, *, clusters: Clusters | None = None, seed: int, n: int = 2000, level: float = 0.95
+) -> Interval:
+    """Mean of paired differences in [−1, 1] of two shares, with an interval that few differing rows do not make short.
+
+    The bootstrap's, widened to x̄ ± z √(se² + 1/K²): as if half a cluster more of K had gone either way (after Agresti &
+    Min 2005).
+
+    Args:
+        x: [N], of each row what one gets less what the other gets.
+        clusters: N labels; whole clusters are resampled.
+
+    Raises:
+        ValueError: no value, not one label per value, or a level outside (0, 1).
+    """
+    found, seen = bootstrap(x, clusters=clusters, seed=seed, n=n, level=level), mean_se(x, clusters=clusters)
+    se = seen.se if seen.units > 1 else 0.0
+    half = float(ndtri(1 - _tail(level))) * math.hypot(se, 1 / seen.units)
+    return _widened(found, max(seen.value - half, -1.0), min(seen.value + half, 1.0))
+
+
 def stratified_bootstrap(
     scores: ArrayLike, statistic: Statistic = iqm, *, seed: int, n: int = 2000, level: float = 0.95
 ) -> Interval:
@@ -154,8 +203,15 @@ def _bca(value: float, drawn: Array, left_out: Array, tail: float) -> tuple[floa
 
 
 def _interval(value: float, drawn: Array, levels: tuple[float, float], level: float, units: int) -> Interval:
-    low, high = np.quantile(drawn, levels)
+    defined = drawn[~np.isnan(drawn)]
+    if len(defined) < (1 - UNDEFINED) * len(drawn):
+        return Interval(value, math.nan, math.nan, level, units)
+    low, high = np.quantile(defined, levels)
     return Interval(value, float(low), float(high), level, units)
+
+
+def _widened(found: Interval, low: float, high: float) -> Interval:
+    return replace(found, low=min(found.low, low), high=max(found.high, high))
 
 
 def _tail(level: float) -> float:

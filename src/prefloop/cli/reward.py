@@ -9,17 +9,26 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from prefloop.cli.reward_flags import autocast_of, flag_of, parser, read_data, say_of
+from prefloop.cli.reward_flags import (
+    RATINGS,
+    autocast_of,
+    gold_of,
+    parser,
+    read_data,
+    require_positive,
+    require_sound,
+    say_of,
+)
 from prefloop.errors import DataError, UserError
 
 if TYPE_CHECKING:  # torch and transformers load when there is something to do, so that --help is quick
     from prefloop.data.records import Group
     from prefloop.rewards.bradley_terry import BradleyTerry
+    from prefloop.rewards.encoding import Scored
     from prefloop.rewards.ensemble import RewardModel
 
 SCHEDULE = ("steps", "lr", "batch")  # of training the backbone
 LOSS = ("label_smoothing", "rating_margin", "ties", "centring")
-RATINGS = "ratings"  # as gold: what stands in the data
 PORTION = 64  # prompts whose responses a gold reward sees at once
 
 
@@ -31,6 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     verbs = {"train": train, "card": card, "score": score}
     args = parser({name: (act.__doc__ or "").strip() for name, act in verbs.items()}).parse_args(argv)
+    require_sound(args)
     return verbs[args.verb](args)
 
 
@@ -68,10 +78,7 @@ def _refuse(args: argparse.Namespace) -> None:
     given = [name for name in SCHEDULE if getattr(args, name) is not None]
     if args.freeze_backbone and given:
         raise UserError("a frozen backbone takes no steps", where=f"--{given[0]}", fix="leave --freeze-backbone out")
-    for name in (*SCHEDULE, "max_tokens", "micro_tokens"):
-        value = getattr(args, name)
-        if value is not None and value <= 0:
-            raise UserError(f"`{name}` cannot be {value:g}", where=flag_of(name), fix="use a value above 0")
+    require_positive(args, (*SCHEDULE, "max_tokens"))
     if not 0 < args.held_out_share < 1:
         fix = "use a share between 0 and 1, or --held-out none"
         raise UserError(f"the held-out share cannot be {args.held_out_share:g}", where="--held-out-share", fix=fix)
@@ -80,7 +87,7 @@ def _refuse(args: argparse.Namespace) -> None:
 def _sides(args: argparse.Namespace) -> tuple[list[Group], list[Group], dict[str, str]]:
     """Groups to fit to, groups of other questions, and the SHA-256 of their files."""
     from prefloop.data.records import split
-    from prefloop.rewards.bradley_terry import digest
+    from prefloop.rewards.bradley_terry import digests, known
     from prefloop.runs.manifest import sha256
 
     whole = read_data(args, args.data).groups
@@ -92,8 +99,11 @@ def _sides(args: argparse.Namespace) -> tuple[list[Group], list[Group], dict[str
     else:
         fitted_to, held_out = whole, read_data(args, Path(args.held_out)).groups
         hashes[args.held_out] = sha256(args.held_out)
-    known = frozenset(map(digest, fitted_to))
-    held_out = [group for group in held_out if digest(group) not in known]
+    trained_on = frozenset().union(*map(digests, fitted_to))
+    unseen = [group for group in held_out if not known(group, trained_on)]
+    if lost := len(held_out) - len(unseen):
+        say_of(args)(f"{lost:,} of {len(held_out):,} held-out rows are left out: their questions are trained on")
+    held_out = unseen
     for name, groups in (("training", fitted_to), ("held-out", held_out)):
         if not any(g.scores and len(set(g.scores)) > 1 for g in groups):
             fix = "more data, another --held-out-share, or --held-out none"
@@ -176,15 +186,18 @@ def card(args: argparse.Namespace) -> int:
     from prefloop.report import reward_page
     from prefloop.rewards.encoding import comparison
 
+    if args.gold_option and args.gold in (None, RATINGS):
+        raise UserError("no gold reward takes these options", where="--gold-option", fix="name one: --gold length_mode")
     if args.out.exists() and not (args.out / reward_page.RECORD).is_file():
         from prefloop.rewards.saved import require_free
 
         require_free(args.out)
-    found, model = read_data(args, args.data), _model(args)
+    found = read_data(args, args.data)
+    name, model = gold_of(args, found.format), _model(args)
     groups, remarks = _unseen(model, found.groups, args.data)
-    name = args.gold or (RATINGS if found.format == "rated" else None)
     known = None if name is None else _gold(args, name, groups, model)
     scored = model.score_groups(groups)
+    remarks += _cut(model, scored)
     pairs = comparison(groups, scored)
     made = reward_card(
         pairs.margin.numpy(),
@@ -212,6 +225,7 @@ def score(args: argparse.Namespace) -> int:
         raise UserError("the file exists already", where=str(args.out), fix="choose another name")
     found, model = read_data(args, args.data), _model(args)
     scored = model.score_groups(found.groups)
+    remarks = _cut(model, scored)
     values = iter(scored.score.tolist())
     lines = [_line(group, [next(values) for _ in group.responses]) for group in found.groups if group.responses]
     args.out.parent.mkdir(parents=True, exist_ok=True)
@@ -224,12 +238,25 @@ def score(args: argparse.Namespace) -> int:
             "responses": len(scored.score),
             "mean": mean,
             "sd": spread,
+            "remarks": remarks,
         }
         print(json.dumps(told, ensure_ascii=False))
     elif not args.quiet:
         size = f"{len(scored.score):,} responses to {len(lines):,} prompts"
-        print(f"{size}: mean score {mean:.3f}, standard deviation {spread:.3f}\nscores: {args.out}")
+        first = f"{size}: mean score {mean:.3f}, standard deviation {spread:.3f}"
+        print("\n".join([first, *remarks, f"scores: {args.out}"]))
     return 0
+
+
+def _cut(model: RewardModel, scored: Scored) -> list[str]:
+    """What must be said where tokens did not fit."""
+    from prefloop.rewards.ensemble import Ensemble
+
+    members = model.members if isinstance(model, Ensemble) else (model,)
+    room = " or ".join(f"{n:,}" for n in sorted({member.max_tokens for member in members}))
+    lost = int(scored.cut.sum())
+    remark = f"{lost:,} of {len(scored.cut):,} responses were cut to the last {room} tokens, prompt included."
+    return [remark] if lost else []
 
 
 def _line(group: Group, scores: list[float]) -> dict[str, Any]:
@@ -257,25 +284,23 @@ def _model(args: argparse.Namespace) -> RewardModel:
 
 def _unseen(model: RewardModel, groups: list[Group], data: Path) -> tuple[list[Group], list[str]]:
     """The groups whose questions the model was not fitted to, and what must be said about it."""
-    from prefloop.rewards.bradley_terry import digest
+    from prefloop.rewards.bradley_terry import known
 
-    unseen = [group for group in groups if digest(group) not in model.trained_on]
+    unseen = [group for group in groups if not known(group, model.trained_on)]
     if not unseen:
         fix = "give data of other questions; a training set split off its held-out part by --held-out split"
         raise DataError("the reward model was fitted to every question of these data", where=str(data), fix=fix)
-    if not model.trained_on:
-        return unseen, ["It is not known which questions the model was fitted to: see that these are others."]
-    lost = len(groups) - len(unseen)
-    return unseen, [f"{lost:,} of {len(groups):,} rows are left out: the model was fitted to their questions."] * (
-        lost > 0
-    )
+    lost, remarks = len(groups) - len(unseen), []
+    if lost:
+        remarks.append(f"{lost:,} of {len(groups):,} rows are left out: the model was fitted to their questions.")
+    if not model.is_traced:
+        remarks.append("It is not known which questions the model was fitted to: see that these are others.")
+    return unseen, remarks
 
 
 def _gold(args: argparse.Namespace, name: str, groups: list[Group], model: RewardModel) -> list[float]:
     """A known reward of every response."""
     if name == RATINGS:
-        if any(g.scores is None for g in groups):
-            raise DataError("the data have no ratings", where="--gold ratings", fix="name a reward, such as length_min")
         return [rating for g in groups for rating in g.scores or ()]
     from prefloop.problems.text import TextProblem
     from prefloop.rewards import gold

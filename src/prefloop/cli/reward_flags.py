@@ -3,16 +3,57 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from prefloop.errors import UserError
+from prefloop.errors import DataError, UserError
 
 if TYPE_CHECKING:
     from prefloop.data.formats import Loaded
 
 DESCRIPTION = "Train a Bradley–Terry reward model on preferences, see what it is worth, score responses with it."
+RATINGS = "ratings"  # as gold: what stands in the data
+
+
+def require_sound(args: argparse.Namespace) -> None:
+    """Mistakes in flags that the verbs share, found without reading anything.
+
+    Raises:
+        UserError: a seed, a limit or a size out of range, or a place that nothing can be written to.
+    """
+    if not 0 <= args.seed < 2**63:
+        raise UserError(f"`seed` cannot be {args.seed}", where="--seed", fix="use a whole number from 0 to 2^63 - 1")
+    require_positive(args, ("limit", "micro_tokens"))
+    above = next(folder for folder in args.out.absolute().parents if folder.exists())
+    if not above.is_dir():
+        what = f"`{above}` is a file, so nothing can be put into it"
+        raise UserError(what, where=f"--out {args.out}", fix="choose another folder")
+
+
+def require_positive(args: argparse.Namespace, names: Sequence[str]) -> None:
+    """Refuse what is given and is not a finite number above 0.
+
+    Raises:
+        UserError: the first of these.
+    """
+    for name in names:
+        value = getattr(args, name)
+        if value is not None and not 0 < value < math.inf:
+            raise UserError(f"`{name}` cannot be {value:g}", where=flag_of(name), fix="use a finite number above 0")
+
+
+def gold_of(args: argparse.Namespace, format: str) -> str | None:
+    """The gold reward by name: the one asked for, or the ratings of rated data.
+
+    Raises:
+        DataError: ratings of data that have none: the 1 and 0 of a preference are what the model was fitted to.
+    """
+    if args.gold == RATINGS and format != "rated":
+        fix = "name a reward, such as length_min, or give rows with `responses` and `scores`"
+        raise DataError(f"the data have no ratings: their format is `{format}`", where="--gold ratings", fix=fix)
+    return args.gold or (RATINGS if format == "rated" else None)
 
 
 def read_data(args: argparse.Namespace, path: Path) -> Loaded:

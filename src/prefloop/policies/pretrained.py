@@ -89,7 +89,8 @@ def _hub_folder(name: str, allow_download: bool) -> Path:
         return Path(snapshot_download(name, local_files_only=not allow_download, allow_patterns=list(MODEL_FILES)))
     except (OSError, ValueError) as error:
         where = "on the hub" if allow_download else "as a folder or in the local hub cache"
-        fix = "check the name and the connection" if allow_download else "give a local folder, or download it into the hub cache first"
+        local = "give a local folder, or download it into the hub cache first"
+        fix = "check the name and the connection" if allow_download else local
         raise UserError(f"there is no model `{name}` {where}", where="model.path", fix=fix) from error
 
 

@@ -17,6 +17,7 @@ from prefloop.studies.study import Chart, Line
 
 RECORD, PAGE = "card.json", "README.md"
 CHANCE = math.log(2)  # mean NLL of a model that knows nothing
+LEAST = 20  # questions below which the verdict claims nothing: intervals of so few are too short
 
 
 def write(card: Card, folder: Path, *, title: str, about: Mapping[str, Any], remarks: Sequence[str] = ()) -> Path:
@@ -88,7 +89,8 @@ def page(
         "\n".join(f"- {prose(remark)}" for remark in remarks),
         "## Numbers",
         grid(("quantity", "value [95 % interval]", "read it as"), [*_rows(card)]),
-        f"Intervals resample whole questions ({card.questions}). All numbers: [{RECORD}]({RECORD}).",
+        f"Intervals resample whole questions ({card.questions}); those of shares are never shorter than Wilson's. "
+        f"All numbers: [{RECORD}]({RECORD}).",
         "## Figures",
         *images,
         "## Accuracy by score gap",
@@ -100,25 +102,31 @@ def page(
 def verdict(card: Card) -> str:
     """What the numbers say, in two sentences."""
     size = f"{card.pairs:,} held-out pairs of {card.questions:,} questions"
+    if card.questions < LEAST:
+        few = f"fewer than {LEAST} questions do not show whether that is better than chance"
+        return f"It orders {_told(card.accuracy)} of {size} as the data do: {few} or than picking the longer response."
     above = "better than chance" if card.accuracy.low > 0.5 else "not shown to be better than chance"
     first = f"It orders {_told(card.accuracy)} of {size} as the data do: {above}."
-    if card.accuracy.low > card.longer.high:
+    if card.lead.low > 0:
         second = "better than picking the longer response"
-    elif card.accuracy.high < card.longer.low:
+    elif card.lead.high < 0:
         second = "worse than picking the longer response"
     else:
         second = "not told apart from picking the longer response"
-    return f"{first} That is {second}, which is right in {_told(card.longer)}."
+    return f"{first} That is {second}, which is right in {_told(card.longer)}: a lead of {_told(card.lead)}."
 
 
 def _rows(card: Card) -> list[tuple[str, str, str]]:
+    spread = "–" if math.isnan(card.spread) else f"{card.spread:.3f}"
     rows = [
         ("accuracy", _told(card.accuracy), "share of pairs ordered right; ties count ½; chance is 0.5"),
         ("“the longer one”", _told(card.longer), "the same without any model; an accuracy near it is about length"),
+        ("lead", _told(card.lead), "accuracy less “the longer one” on the same pairs; 0 inside: not told apart"),
         ("NLL", _told(card.nll), f"−log σ(margin) in nats; chance is {CHANCE:.3f}, above it is overconfident"),
         ("margin", _told(card.margin), "score of the preferred response less that of the other"),
-        ("calibration error", f"{card.calibration_error:.3f}", "mean |predicted − observed|; 0 is best"),
-        ("spread", f"{card.spread:.3f}", "standard deviation of scores inside a prompt; near 0 teaches little"),
+        ("calibration error", f"{card.calibration_error:.3f}", "mean |predicted − observed|; noise alone is above 0"),
+        ("the same by chance", _told(card.chance_error), "of a calibrated model; an error above the range is no noise"),
+        ("spread", spread, "standard deviation of scores inside a prompt; near 0 teaches little"),
         *_correlations("length", card.length, "rank correlation with tokens; far from 0: length is rewarded"),
     ]
     if card.gold is not None:
@@ -138,6 +146,4 @@ def _bin(b: Bin) -> tuple[str, str, int, str, str]:
 
 
 def _told(x: Interval) -> str:
-    if math.isnan(x.value):
-        return "–"
-    return f"{x.value:.3f} [{x.low:.3f}, {x.high:.3f}]".replace("-", "−")
+    return str(x).replace("-", "−")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Literal
 
@@ -27,8 +27,10 @@ from prefloop.rewards.encoding import (
     Row,
     Rows,
     Scored,
+    closed,
     comparison,
     encode,
+    eos,
     make_row,
     portions,
     preferences,
@@ -53,13 +55,18 @@ class BradleyTerry:
     backbone: nn.Module
     head: nn.Linear  # float32, to one score
     tokenizer: Tokenizer
+    closing: tuple[int, ...]  # ids behind the text of an answer: its EOS, or what a model of others saw there
     pooling: Pooling = "both"  # hidden state of the last token, mean over response tokens, or both
-    max_tokens: int = 1024  # longer sequences lose the beginning of the prompt
+    max_tokens: int = 1024  # longer sequences lose their beginning
     micro_tokens: int = 8192  # most tokens, padding included, that go through the backbone at once
     autocast: bool = False  # bfloat16 matrix products of the backbone
-    ending: tuple[int, ...] = ()  # ids behind the EOS at the last of which a model of others scores
     facts: Mapping[str, int | float | str] = field(default_factory=dict)  # how it was fitted and how good it is
     trained_on: frozenset[str] = frozenset()  # digests of the questions that it was fitted to
+
+    @property
+    def is_traced(self) -> bool:
+        """Whether it is known which questions it was fitted to."""
+        return bool(self.trained_on)
 
     def score_batch(self, batch: Batch) -> Float[Tensor, "P G"]:
         """One score per response, 0 on the empty places of ragged groups; no gradient."""
@@ -76,12 +83,14 @@ class BradleyTerry:
         Raises:
             DataError: no response, or a prompt that the chat template refuses.
         """
-        found = encode(self.tokenizer, groups, self.max_tokens, self.ending)
+        found = encode(self.tokenizer, groups, self.max_tokens, self.closing)
         if not found.rows:
             raise DataError("there is no response to score", fix="give pairs, or rows with `responses`")
         places = torch.tensor([place for own in found.places for place in own])
         group = torch.tensor([i for i, own in enumerate(found.places) for _ in own])
-        return Scored(self._scores(found.rows, poll)[places], found.lengths[places], group)
+        length = torch.tensor([row.length for row in found.rows])
+        cut = torch.tensor([row.cut for row in found.rows])
+        return Scored(self._scores(found.rows, poll)[places], length[places], group, cut[places])
 
     def compare(self, groups: Sequence[Group]) -> Comparison:
         """Margins of all strict preferences in the groups.
@@ -92,9 +101,10 @@ class BradleyTerry:
         return comparison(groups, self.score_groups(groups))
 
     def _row(self, prompt: Tensor, response: Tensor) -> Row:
-        """The template ends an answer only where the answer itself has ended."""
-        whole = len(response) > 0 and int(response[-1]) == self.tokenizer.eos_token_id
-        return make_row(prompt, response, self.max_tokens, self.ending if whole else ())
+        """An answer that has ended, by the EOS or by the template's own end of turn, is closed as a given one is."""
+        said, ends = response.tolist(), {self.tokenizer.eos_token_id, *self.closing[:1]}
+        text, end = (said[:-1], self.closing) if said and said[-1] in ends else (said, ())
+        return make_row(prompt.cpu(), closed(text, end), self.max_tokens)
 
     def _scores(self, rows: Sequence[Row], poll: Callable[[], None] = no_op) -> Float[Tensor, " n"]:
         with torch.no_grad():
@@ -153,6 +163,7 @@ def fit(
         groups: responses with scores; every strict preference inside a group is a pair.
         freeze_backbone: stop after the head; steps, lr and batch are then not used.
         pooling: what the head reads, see `BradleyTerry`.
+        max_tokens: of prompt and response; no more than the model has positions for.
         batch: pairs per step.
         loss: smoothing, ties, rating margins, centring.
         seed: of the order of pairs and of the validation folds.
@@ -160,17 +171,20 @@ def fit(
         observe: called with the number (from 1) and the loss of every step that trains the backbone.
 
     Raises:
-        DataError: no preference, fewer than two questions, or a prompt that the chat template refuses.
+        DataError: no preference, fewer than two questions, no EOS, or a prompt that the chat template refuses.
         UserError: the model has no chat template or is not supported, or training diverged.
     """
-    rows = encode(tokenizer, groups, max_tokens)
+    closing = (eos(tokenizer),)
+    most = min(max_tokens, getattr(model.config, "max_position_embeddings", None) or max_tokens)
+    rows = encode(tokenizer, groups, most, closing)
     pairs = preferences(groups, rows.places, loss.ties)
     backbone = _backbone(copy.deepcopy(model))
     head = nn.utils.skip_init(nn.Linear, WIDTH[pooling] * model.config.hidden_size, 1, device=model.device)
-    fitted = BradleyTerry(backbone.eval(), head, tokenizer, pooling, max_tokens, micro_tokens, autocast)
+    fitted = BradleyTerry(backbone.eval(), head, tokenizer, closing, pooling, most, micro_tokens, autocast)
     facts = _fit_head(fitted, rows, pairs, loss, seed, poll)
     if not freeze_backbone:
         _fit_all(fitted, rows, pairs, loss, steps=steps, lr=lr, batch=batch, seed=seed, poll=poll, observe=observe)
+        _centre(fitted, rows, pairs, poll)
         facts |= {"steps": steps, "lr": lr, "batch": batch}
     backbone.requires_grad_(False)
     head.requires_grad_(False)
@@ -178,15 +192,26 @@ def fit(
         "train_pairs": int((pairs.gap > 0).sum()),
         "train_ties": int((pairs.gap == 0).sum()),
         "train_questions": len(set(pairs.keys)),
-        "cut_responses": sum(len(row.ids) == max_tokens for row in rows.rows),
+        "cut_responses": sum(row.cut for row in rows.rows),
     }
-    return replace(fitted, facts=counts | asdict(loss) | facts, trained_on=frozenset(map(digest, groups)))
+    trained_on = frozenset().union(*map(digests, groups))
+    return replace(fitted, facts=counts | asdict(loss) | facts, trained_on=trained_on)
 
 
-def digest(group: Group) -> str:
-    """Of a question, its system message aside: so that a card can tell what the model was fitted to."""
+def known(group: Group, trained_on: Collection[str]) -> bool:
+    """Whether a model was fitted to the question of a group, in these words or, by its key, in others."""
+    return any(digest in trained_on for digest in digests(group))
+
+
+def digests(group: Group) -> tuple[str, ...]:
+    """Of a question: of its prompt, the system message aside, and of its key where that is not the prompt."""
     asked = prompt_text([m for m in group.prompt if m.role != "system"])
-    return hashlib.sha256(asked.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+    own = () if group.key in (asked, group.text) else (_digest(f"key\0{group.key}"),)
+    return (_digest(asked), *own)
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
 # ------------------------------------------------------------------------------------------------------------ fitting
@@ -249,6 +274,13 @@ def _fit_all(
             raise UserError(f"the reward model diverged at step {step + 1}", fix="a lower learning rate")
         optimizer.step()
         observe(step + 1, seen)
+
+
+def _centre(fitted: BradleyTerry, rows: Rows, pairs: Preferences, poll: Callable[[], None]) -> None:
+    """Shift the head so that the mean score over the pairs is 0, from which training everything drifts."""
+    drift = fitted._scores(rows.rows, poll)[pairs.index].mean()
+    with torch.no_grad():
+        fitted.head.bias.sub_(drift.to(fitted.head.bias.device))
 
 
 def _width(rows: Rows, pair: Sequence[int]) -> int:

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from prefloop.data.records import Group
 from prefloop.errors import DataError
-from prefloop.policies.pretrained import Tokenizer, encode_response, render
+from prefloop.policies.pretrained import Tokenizer, render
 from prefloop.rewards.pair_loss import Ties
 
 
@@ -21,7 +21,13 @@ class Row:
     """One prompt with one response: the last tokens of both, as many as fit."""
 
     ids: Int[Tensor, " L"]
-    response: int  # tokens at the end of `ids` that are the response, the template's ending included
+    length: int  # tokens of the whole response, its closing included
+    cut: bool  # not all tokens of prompt and response fitted
+
+    @property
+    def response(self) -> int:
+        """Tokens at the end of `ids` that are the response."""
+        return min(self.length, len(self.ids))
 
 
 @dataclass(frozen=True)
@@ -30,10 +36,6 @@ class Rows:
 
     rows: tuple[Row, ...]
     places: tuple[tuple[int, ...], ...]  # per group, per response
-
-    @property
-    def lengths(self) -> Int[Tensor, " n"]:
-        return torch.tensor([row.response for row in self.rows])
 
 
 @dataclass(frozen=True)
@@ -50,8 +52,9 @@ class Scored:
     """Scores of every response of some groups, one entry per response."""
 
     score: Float[Tensor, " M"]
-    length: Int[Tensor, " M"]  # tokens, EOS included
+    length: Int[Tensor, " M"]  # tokens of the whole response, its closing included
     group: Int[Tensor, " M"]  # place of its group
+    cut: Bool[Tensor, " M"]  # scored without the first tokens of prompt and response, which did not fit
 
 
 @dataclass(frozen=True)
@@ -63,21 +66,33 @@ class Comparison:
     keys: tuple[str, ...]  # the question
 
 
-def make_row(
-    prompt: Int[Tensor, " L"], response: Int[Tensor, " T"], max_tokens: int, ending: tuple[int, ...] = ()
-) -> Row:
-    """The last `max_tokens` of prompt and response, with the ending of the template behind a response that is whole.
+def eos(tokenizer: Tokenizer) -> int:
+    """Id of the token that ends a sequence.
+
+    Raises:
+        DataError: the tokenizer names none.
+    """
+    if tokenizer.eos_token_id is None:
+        raise DataError("the tokenizer names no end-of-sequence token", where="tokenizer", fix="set `eos_token`")
+    return int(tokenizer.eos_token_id)
+
+
+def make_row(prompt: Int[Tensor, " L"], response: Int[Tensor, " T"], max_tokens: int) -> Row:
+    """The last `max_tokens` of prompt and response."""
+    whole = torch.cat([prompt, response])
+    return Row(whole[-max_tokens:], len(response), len(whole) > max_tokens)
+
+
+def closed(text: Sequence[int], closing: Sequence[int]) -> Int[Tensor, " T"]:
+    """An answer with what ends it."""
+    return torch.tensor([*text, *closing], dtype=torch.long)
+
+
+def encode(tokenizer: Tokenizer, groups: Sequence[Group], max_tokens: int, closing: Sequence[int]) -> Rows:
+    """All responses of the groups; one that recurs with the same prompt is one row.
 
     Args:
-        ending: ids that the chat template writes behind the EOS, which the response ends with unless it was cut.
-    """
-    parts = [prompt, response, *([torch.tensor(ending, dtype=prompt.dtype)] if ending else [])]
-    ids = torch.cat(parts)[-max_tokens:]
-    return Row(ids, min(len(response) + len(ending), max_tokens))
-
-
-def encode(tokenizer: Tokenizer, groups: Sequence[Group], max_tokens: int, ending: tuple[int, ...] = ()) -> Rows:
-    """All responses of the groups; one that recurs with the same prompt is one row.
+        closing: ids behind the text of an answer: its EOS, or what else a chat template writes there.
 
     Raises:
         DataError: a prompt that the chat template refuses.
@@ -92,7 +107,8 @@ def encode(tokenizer: Tokenizer, groups: Sequence[Group], max_tokens: int, endin
         for text in group.responses:
             place = known.setdefault((asked, text), len(rows))
             if place == len(rows):
-                rows.append(make_row(prompt, encode_response(tokenizer, text), max_tokens, ending))
+                said = closed(tokenizer.encode(text, add_special_tokens=False), closing)
+                rows.append(make_row(prompt, said, max_tokens))
             own.append(place)
         places.append(tuple(own))
     return Rows(tuple(rows), tuple(places))
@@ -116,6 +132,11 @@ def preferences(groups: Sequence[Group], places: Sequence[Sequence[int]], ties: 
         fix = "give pairs, or ratings that differ; `prefloop data check FILE` counts them"
         raise DataError("there is no preference: no group has responses with different scores", fix=fix)
     return Preferences(torch.tensor(index), torch.tensor(gap, dtype=torch.float32), tuple(keys))
+
+
+def count_pairs(group: Group, ties: Ties = "drop") -> int:
+    """Preferences inside a group, as `preferences` takes them."""
+    return sum(1 for _ in _ordered(group.scores or (), ties))
 
 
 def _ordered(scores: Sequence[float], ties: Ties) -> Iterator[tuple[int, int, float]]:

@@ -26,7 +26,7 @@ class Ensemble:
     """Reward models of one vocabulary, whose scores are averaged or of which the lowest counts (Coste et al. 2024).
 
     Bradley-Terry scores are known up to a constant only, and the minimum depends on it: models that were fitted here
-    have mean 0 over their training pairs; `centring` keeps it so (Eisenstein et al. 2023).
+    have mean 0 over their training pairs; `centring` draws those of every pair there (Eisenstein et al. 2023).
 
     Raises:
         UserError: no member, or members of different vocabularies.
@@ -52,6 +52,11 @@ class Ensemble:
     def trained_on(self) -> frozenset[str]:
         return frozenset().union(*(member.trained_on for member in self.members))
 
+    @property
+    def is_traced(self) -> bool:
+        """Whether it is known of every member which questions it was fitted to."""
+        return all(member.is_traced for member in self.members)
+
     def score_batch(self, batch: Batch) -> Float[Tensor, "P G"]:
         """One score per response, 0 on the empty places of ragged groups; no gradient."""
         return combined(torch.stack([member.score_batch(batch) for member in self.members]), self.combine)
@@ -63,7 +68,8 @@ class Ensemble:
             DataError: no response, or a prompt that the chat template refuses.
         """
         found = [member.score_groups(groups, poll) for member in self.members]
-        return replace(found[0], score=combined(torch.stack([each.score for each in found]), self.combine))
+        score = combined(torch.stack([each.score for each in found]), self.combine)
+        return replace(found[0], score=score, cut=torch.stack([each.cut for each in found]).any(0))
 
     def compare(self, groups: Sequence[Group]) -> Comparison:
         """Margins of all strict preferences in the groups.

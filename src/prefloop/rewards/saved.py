@@ -19,6 +19,7 @@ from prefloop.errors import DataError, UserError
 from prefloop.policies.pretrained import Tokenizer, published
 from prefloop.rewards import sequence_classifier
 from prefloop.rewards.bradley_terry import WIDTH, BradleyTerry, Pooling
+from prefloop.rewards.encoding import eos
 from prefloop.rewards.sequence_classifier import LOCAL
 
 WEIGHTS, FACTS = "model.safetensors", "reward.json"
@@ -46,7 +47,7 @@ def save(model: BradleyTerry, folder: Path | str) -> None:
             "pooling": model.pooling,
             "max_tokens": model.max_tokens,
             "offset": float(model.head.bias.item()),
-            "ending": list(model.ending),
+            "closing": list(model.closing),
             "facts": dict(model.facts),
             "trained_on": sorted(model.trained_on),
         }
@@ -85,11 +86,11 @@ def load(folder: Path | str, *, micro_tokens: int = 8192, autocast: bool = False
         backbone.eval(),
         head,
         tokenizer,
+        tuple(kept["closing"]) if "closing" in kept else (eos(tokenizer), *kept["ending"]),
         kept["pooling"],
         kept["max_tokens"],
         micro_tokens,
         autocast,
-        tuple(kept["ending"]),
         kept["facts"],
         frozenset(kept["trained_on"]),
     )
@@ -98,10 +99,9 @@ def load(folder: Path | str, *, micro_tokens: int = 8192, autocast: bool = False
 def _of_others(folder: Path, micro_tokens: int, autocast: bool) -> BradleyTerry:
     found = sequence_classifier.read(folder)
     head = found.head if found.head.bias is not None else _with_bias(found.head, 0.0)
+    closing = sequence_classifier.closing(found.tokenizer, str(folder))
     most = min(CONTEXT, found.context or CONTEXT)
-    return BradleyTerry(
-        found.backbone, head, found.tokenizer, "last", most, micro_tokens, autocast, ending=found.ending
-    )
+    return BradleyTerry(found.backbone, head, found.tokenizer, closing, "last", most, micro_tokens, autocast)
 
 
 def _facts(folder: Path) -> dict[str, Any]:
@@ -110,8 +110,9 @@ def _facts(folder: Path) -> dict[str, Any]:
         kept = json.loads((folder / FACTS).read_text(encoding="utf-8"))
     except ValueError as error:
         raise DataError(f"the reward model cannot be read: {error}", where=str(folder / FACTS)) from error
-    known = {"layout", "pooling", "max_tokens", "offset", "ending", "facts", "trained_on"}
-    if not isinstance(kept, dict) or not known <= kept.keys():
+    known = {"layout", "pooling", "max_tokens", "offset", "facts", "trained_on"}
+    ends = {"closing", "ending"}  # earlier folders name the ids behind the EOS, `ending`
+    if not isinstance(kept, dict) or not known <= kept.keys() or not ends & kept.keys():
         raise DataError("the facts of the reward model are not complete", where=str(folder / FACTS), fix="train again")
     return kept
 
@@ -145,8 +146,9 @@ def _read_own(folder: Path, pooling: Pooling) -> tuple[nn.Module, nn.Linear, Tok
     missing = {f"{HEAD}weight", f"{HEAD}bias"} - weights.keys()
     if missing:  # a head made up on the spot would give random scores
         raise DataError(f"the reward model has no head: {min(missing)} is missing", where=str(folder / WEIGHTS))
+    dtype = next((x.dtype for name, x in weights.items() if name.startswith(BACKBONE)), torch.float32)
     with torch.random.fork_rng(devices=[]):  # the fresh backbone's initialisation draws from the global generator
-        backbone = AutoModel.from_config(config, trust_remote_code=False).to(next(iter(weights.values())).dtype)
+        backbone = AutoModel.from_config(config, dtype=dtype, trust_remote_code=False)
     head = nn.utils.skip_init(nn.Linear, WIDTH[pooling] * config.hidden_size, 1)
     for prefix, module in ((BACKBONE, backbone), (HEAD, head)):
         _fill(module, {k.removeprefix(prefix): x for k, x in weights.items() if k.startswith(prefix)}, folder)

@@ -19,7 +19,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from prefloop.errors import DataError
-from prefloop.policies.pretrained import Tokenizer, encode_response, render
+from prefloop.policies.pretrained import Tokenizer, render
+from prefloop.rewards.encoding import eos
 
 HEAD = "score"  # what transformers calls the linear layer
 WEIGHTS = "model.safetensors"
@@ -36,7 +37,6 @@ class Classifier:
     head: nn.Linear
     tokenizer: Tokenizer
     context: int | None  # most tokens it takes
-    ending: tuple[int, ...]  # ids that its chat template writes behind the EOS of an answer
 
 
 def read(folder: Path) -> Classifier:
@@ -67,8 +67,7 @@ def read(folder: Path) -> Classifier:
         what = f"the reward model lacks its {kind}: {', '.join(missing[:3])}"
         raise DataError(f"{what} would be newly initialised", where=str(folder), fix=TRAIN_ONE)
     backbone, head = _parts(model.eval().requires_grad_(False), folder)
-    context = getattr(config, "max_position_embeddings", None)
-    return Classifier(backbone, head, tokenizer, context, ending(tokenizer))
+    return Classifier(backbone, head, tokenizer, getattr(config, "max_position_embeddings", None))
 
 
 def _config(folder: Path) -> Any:
@@ -102,19 +101,25 @@ def _parts(model: Any, folder: Path) -> tuple[nn.Module, nn.Linear]:
     raise DataError(what, where=str(folder), fix="use a reward model on a causal language model")
 
 
-def ending(tokenizer: Tokenizer) -> tuple[int, ...]:
-    """Ids that the chat template writes behind the EOS of an answer, such as ChatML's line break.
+def closing(tokenizer: Tokenizer, where: str) -> tuple[int, ...]:
+    """Ids that the chat template writes behind the text of an answer: ChatML's end of turn and line break, say.
 
-    A model that was trained on rendered conversations scores at the last of them.
+    A model that was trained on rendered conversations scores at the last of them, which need not be the EOS.
 
     Raises:
         UserError: the tokenizer has no chat template.
+        DataError: the tokenizer has no EOS, or the template changes a prompt or an answer once it is answered.
     """
+    eos(tokenizer)  # the responses of a batch end with it
     asked = [{"role": "user", "content": "a"}]
-    own = [*render(tokenizer, asked).tolist(), *encode_response(tokenizer, "b").tolist()]
+    own = [*render(tokenizer, asked).tolist(), *tokenizer.encode("b", add_special_tokens=False)]
     said = [*asked, {"role": "assistant", "content": "b"}]
     whole = tokenizer.apply_chat_template(said, tokenize=True, return_dict=False)
-    return tuple(whole[len(own) :]) if whole[: len(own)] == own else ()
+    if whole[: len(own)] != own:
+        what = "the chat template does not render an answered conversation as the prompt and then the answer"
+        fix = "use a chat template that writes an answer right behind its generation prompt"
+        raise DataError(what, where=where, fix=fix)
+    return tuple(whole[len(own) :])
 
 
 def write(folder: Path, backbone: nn.Module, head: nn.Linear, tokenizer: Tokenizer) -> bool:

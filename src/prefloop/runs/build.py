@@ -25,9 +25,9 @@ from prefloop.policies.sampler import Sampling
 from prefloop.problems.text import TextProblem
 from prefloop.protocols import no_op
 from prefloop.rewards import gold
-from prefloop.rewards.bradley_terry import digest
+from prefloop.rewards.bradley_terry import known
 from prefloop.runs.config import Config
-from prefloop.runs.learned import learned, spread
+from prefloop.runs.learned import first_pairs, learned, spread
 from prefloop.runs.manifest import sha256
 
 Scorer = Callable[[Batch], Tensor]
@@ -213,8 +213,7 @@ def _scorer(
     model = learned(options, policy, seen(train), config.seed, poll)
     if model.tokenizer.get_vocab() != policy.tokenizer.get_vocab():
         raise UserError("the reward model has another vocabulary than the policy", where="reward.options.path")
-    unseen = [g for g in held_out if len(g.responses) > 1 and g.scores and digest(g) not in model.trained_on]
-    pairs = spread(unseen)[: config.evaluation.pairs]
+    pairs = first_pairs([g for g in held_out if not known(g, model.trained_on)], config.evaluation.pairs)
     if not pairs:
         why = "the held-out set has no pairs that it was not fitted to"
         return model.score_batch, f"Bradley–Terry scorer: accuracy not measured, {why}"

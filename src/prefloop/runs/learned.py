@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
+from itertools import accumulate
 from typing import Any, get_args
 
 from prefloop.data.records import Group
 from prefloop.errors import UserError, nearest
 from prefloop.policies.causal_lm import CausalLM
 from prefloop.rewards import bradley_terry, saved
+from prefloop.rewards.encoding import count_pairs
 from prefloop.rewards.ensemble import Combine, Ensemble, RewardModel
-from prefloop.rewards.pair_loss import PairLoss
+from prefloop.rewards.pair_loss import PairLoss, Ties
 
 SAVED = ("path", "combine")  # options of what is loaded
 LOSS = tuple(f.name for f in fields(PairLoss))
@@ -20,12 +22,12 @@ FITTED = ("pairs", "freeze_backbone", "pooling", "steps", "lr", *LOSS)  # option
 WHERE = "reward.options"
 KINDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "combine": ("mean or min", lambda x: x in get_args(Combine)),
-    "pairs": ("a whole number above 1", lambda x: isinstance(x, int) and x > 1),
+    "pairs": ("a whole number above 1", lambda x: _is_number(x, int) and x > 1),
     "freeze_backbone": ("true or false", lambda x: isinstance(x, bool)),
     "pooling": ("last, mean or both", lambda x: x in get_args(bradley_terry.Pooling)),
-    "steps": ("a whole number above 0", lambda x: isinstance(x, int) and x > 0),
-    "lr": ("a number above 0", lambda x: isinstance(x, int | float) and x > 0),
-    **dict.fromkeys(LOSS, ("a number", lambda x: isinstance(x, int | float) and not isinstance(x, bool))),
+    "steps": ("a whole number above 0", lambda x: _is_number(x, int) and x > 0),
+    "lr": ("a number above 0", lambda x: _is_number(x) and x > 0),
+    **dict.fromkeys(LOSS, ("a number", lambda x: _is_number(x))),
     "ties": ("drop or half", lambda x: x in ("drop", "half")),
 }
 
@@ -35,7 +37,7 @@ def learned(
 ) -> RewardModel:
     """Reward models from `path` (one folder, or a list and how to combine them), or one fitted to training pairs.
 
-    It is fitted to the first `pairs` training pairs, in question order.
+    It is fitted to the first `pairs` training pairs, see `first_pairs`.
 
     Raises:
         UserError: an unknown option, one of the wrong kind, or two that exclude each other.
@@ -46,18 +48,23 @@ def learned(
         paths = _paths(options)
         members = tuple(saved.load(path, autocast=policy.autocast) for path in paths)
         return Ensemble(members, options.get("combine", "mean")) if len(members) > 1 else members[0]
-    pairs = spread([g for g in train if len(g.responses) > 1 and g.scores])[: options.get("pairs", 300)]
+    loss = _loss({k: v for k, v in options.items() if k in LOSS})
     return bradley_terry.fit(
         policy.model,
         policy.tokenizer,
-        pairs,
+        first_pairs(train, options.get("pairs", 300), loss.ties),
         freeze_backbone=options.get("freeze_backbone", True),
-        loss=_loss({k: v for k, v in options.items() if k in LOSS}),
+        loss=loss,
         seed=seed,
         autocast=policy.autocast,
         poll=poll,
         **{k: v for k, v in options.items() if k in ("steps", "lr", "pooling")},
     )
+
+
+def _is_number(x: Any, kind: Any = int | float) -> bool:
+    """True and false are whole numbers to Python, but not to a reader of a configuration."""
+    return isinstance(x, kind) and not isinstance(x, bool)
 
 
 def _loss(options: Mapping[str, Any]) -> PairLoss:
@@ -92,7 +99,17 @@ def _paths(options: Mapping[str, Any]) -> list[str]:
     return paths
 
 
-def spread(groups: list[Group]) -> list[Group]:
+def first_pairs(groups: Sequence[Group], count: int, ties: Ties = "drop") -> list[Group]:
+    """Groups in the order of `spread` until they have `count` pairs; the last one is taken whole.
+
+    A pair is two responses of a group that are rated differently, with `half` also two that are rated the same.
+    """
+    sizes = [(group, count_pairs(group, ties)) for group in spread(groups)]
+    before = accumulate((size for _, size in sizes), initial=0)
+    return [group for (group, size), had in zip(sizes, before, strict=False) if size and had < count]
+
+
+def spread(groups: Sequence[Group]) -> list[Group]:
     """The first group of every question, then the second of every question, …: a prefix covers many questions."""
     seen: Counter[str] = Counter()
     turn = []
