@@ -319,3 +319,9 @@ def test_value_targets_are_returns_for_lambda_one() -> None:
     assert signal.value_target is not None and batch.scores is not None
     want = torch.where(batch.mask, batch.scores[..., None], 0.0)
     same(signal.value_target, want)
+
+
+def test_rows_that_compare_responses_to_one_prompt_say_so() -> None:
+    assert all(METHODS[name].compares for name in ("rloo", "grpo", "grpo_no_std", "awr", "dpo", "best_of_n_negative"))
+    assert not any(METHODS[name].compares for name in ("sft", "reinforce", "rwr", "kto"))
+    assert METHODS["rwr"].override(normalise="prompt").compares
