@@ -21,12 +21,12 @@ from typing import Any
 
 import torch
 
-from prefloop.batch import streams
+from prefloop.core.optim import StackedAdam
+from prefloop.core.streams import streams
 from prefloop.lab.pool import WORKER, environment
 from prefloop.lab.setting import Setting, seeds
 from prefloop.lab.stack import Watch
 from prefloop.lab.world import build
-from prefloop.optim import StackedAdam
 from prefloop.policies.gpt import GPT
 from prefloop.studies.plots import draw
 from prefloop.studies.study import Chart, Line

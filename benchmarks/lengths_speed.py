@@ -17,11 +17,11 @@ from concurrent.futures import ProcessPoolExecutor
 import torch
 from lab_speed import both, matmul_rate
 
-from prefloop.lab.lengths import reference
 from prefloop.lab.pool import WORKER, environment
 from prefloop.lab.setting import Setting, seeds
 from prefloop.lab.stack import Watch
 from prefloop.lab.world import build
+from prefloop.worlds.lengths.build import reference
 
 CASES = {
     "on-policy DPO, Min Length": ("online_dpo", {}, 0.0),

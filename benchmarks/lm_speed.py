@@ -16,13 +16,14 @@ from collections.abc import Callable
 
 import torch
 
-from prefloop.batch import Batch, streams
 from prefloop.cli.doctor import gflops
+from prefloop.core.batch import Batch
+from prefloop.core.streams import streams
 from prefloop.data.instructions import instructions
 from prefloop.policies import pretrained
 from prefloop.policies.causal_lm import CausalLM
 from prefloop.policies.sampler import Sampling
-from prefloop.problems.text import TextProblem
+from prefloop.worlds.text.problem import TextProblem
 
 
 def median_seconds(work: Callable[[], object], repeats: int = 5) -> float:

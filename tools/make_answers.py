@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from prefloop.batch import Stream
+from prefloop.core.streams import Stream
 from prefloop.data.instructions import builtin
 from prefloop.policies import pretrained
 from prefloop.policies.sampler import Sampling, sample

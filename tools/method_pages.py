@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from prefloop.analysis.describe import FAMILIES, PATTERNS, Description, corrected, describe, details
 from prefloop.cli.methods import negative_word, number, on_policy_word, reuse_word, run_command
-from prefloop.methods import METHODS, Method
+from prefloop.core.describe import FAMILIES, PATTERNS, Description, corrected, describe, details
+from prefloop.core.methods import METHODS, Method
 from prefloop.report.glossary import GROUPS, METRICS
 
 DOCS = Path(__file__).parents[1] / "docs"

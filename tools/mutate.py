@@ -129,7 +129,7 @@ def visible(tree: ast.Module) -> Iterator[tuple[int, ast.AST, str]]:
 
 
 def mutants(module: str) -> Iterator[Mutant]:
-    tree = ast.parse((PACKAGE / f"{module}.py").read_text())
+    tree = ast.parse((PACKAGE / "core" / f"{module}.py").read_text())
     base, seen = ast.unparse(tree), Counter[str]()
     for i, node, function in visible(tree):
         for j in range(len(list(changes(node)))):
@@ -177,7 +177,7 @@ def run_tests(folder: Path, module: str) -> int:
         options += ["-o", f"pythonpath={folder}", "-m", "not slow", "-k", "not converges"]
         sys.path.insert(0, str(folder))
         for name in TESTS[module]:  # the golden values first: most mutants get no further
-            if (code := int(pytest.main([*options, f"tests/{name}"]))) != 0:
+            if (code := int(pytest.main([*options, f"tests/core/{name}"]))) != 0:
                 os._exit(code)
         os._exit(0)
     _, status = os.waitpid(child, 0)
@@ -202,8 +202,8 @@ def prepare(scratch: str) -> None:
 
 def judge(mutant: Mutant) -> tuple[Mutant, int]:
     """Exit code of the tests: 0 = survived, anything else = killed."""
-    target = FOLDER / "prefloop" / f"{mutant.module}.py"
-    original = (PACKAGE / f"{mutant.module}.py").read_text()
+    target = FOLDER / "prefloop" / "core" / f"{mutant.module}.py"
+    original = (PACKAGE / "core" / f"{mutant.module}.py").read_text()
     target.write_text(mutant.source)
     try:
         return mutant, run_tests(FOLDER, mutant.module)
@@ -242,7 +242,7 @@ def main() -> int:
         workers(args.jobs, prepare, (scratch,)) as pool,
     ):
         for module in args.modules:
-            clean = Mutant(module, f"{module}: unchanged", (PACKAGE / f"{module}.py").read_text())
+            clean = Mutant(module, f"{module}: unchanged", (PACKAGE / "core" / f"{module}.py").read_text())
             if pool.apply(judge, (clean,))[1] != 0:
                 print(f"the tests of {module} fail without any change")
                 return 1

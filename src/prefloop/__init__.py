@@ -6,21 +6,21 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from prefloop.batch import Batch, Signal
-    from prefloop.loop import Loop, Plan, train
-    from prefloop.methods import METHODS, Method
+    from prefloop.core.batch import Batch, Signal
+    from prefloop.core.loop import Loop, Plan, train
+    from prefloop.core.methods import METHODS, Method
 
 __version__ = "0.1.0"
 __all__ = ["METHODS", "Batch", "Loop", "Method", "Plan", "Signal", "__version__", "train"]
 
 _HOMES = {
-    "METHODS": "prefloop.methods",
-    "Method": "prefloop.methods",
-    "Batch": "prefloop.batch",
-    "Signal": "prefloop.batch",
-    "Loop": "prefloop.loop",
-    "Plan": "prefloop.loop",
-    "train": "prefloop.loop",
+    "METHODS": "prefloop.core.methods",
+    "Method": "prefloop.core.methods",
+    "Batch": "prefloop.core.batch",
+    "Signal": "prefloop.core.batch",
+    "Loop": "prefloop.core.loop",
+    "Plan": "prefloop.core.loop",
+    "train": "prefloop.core.loop",
 }
 
 

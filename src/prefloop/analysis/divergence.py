@@ -11,9 +11,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from prefloop.analysis.statistics import Mean, mean_se
-from prefloop.batch import Batch, put
-from prefloop.kl import k1, k3
-from prefloop.protocols import Policy, no_op
+from prefloop.core.batch import Batch, put
+from prefloop.core.kl import k1, k3
+from prefloop.core.protocols import Policy, no_op
 
 
 @dataclass(frozen=True)

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from prefloop.analysis.statistics import Clusters, Interval, bootstrap, proportion
-from prefloop.batch import Batch
-from prefloop.data.records import Group
-from prefloop.errors import DataError, UserError
-from prefloop.rewards.encoding import Comparison
-from prefloop.rewards.ensemble import RewardModel
+from prefloop.analysis.statistics import Clusters, Interval, bootstrap
+from prefloop.core.batch import Batch
+from prefloop.core.errors import DataError, UserError
 
 # field -> its name in metrics.jsonl; those that TRL has carry TRL's
 NAMES = {
@@ -78,63 +74,16 @@ def preference_accuracy(
     """
     reward = beta * (policy_logp.double() - reference_logp.double())
     columns = {
-        "implicit": _wins(reward),
-        "summed": _wins(policy_logp),
-        "mean": _wins(policy_logp / lengths.clamp(min=1)),
-        "longer": _wins(lengths),
+        "implicit": wins(reward),
+        "summed": wins(policy_logp),
+        "mean": wins(policy_logp / lengths.clamp(min=1)),
+        "longer": wins(lengths),
         "margin": reward[:, 0] - reward[:, 1],
         "reward_winner": reward[:, 0],
         "reward_loser": reward[:, 1],
     }
     intervals = {k: bootstrap(x.double().cpu().numpy(), clusters=keys, seed=seed, n=n) for k, x in columns.items()}
     return Preference(**intervals, pairs=len(reward), questions=intervals["implicit"].units, beta=beta)
-
-
-@dataclass(frozen=True)
-class RewardAccuracy:
-    """How often a reward model agrees with given preferences; printed beside every result that uses the model."""
-
-    accuracy: Interval  # share of pairs whose winner has the higher score, ties ½
-    longer: Interval  # "pick the longer"
-    margin: Interval  # score of the winner less that of the loser
-    pairs: int
-    questions: int
-
-    def __str__(self) -> str:
-        size = f"{self.pairs} held-out pairs, {self.questions} questions"
-        return f"accuracy {self.accuracy} on {size}; pick the longer {self.longer}"
-
-    def metrics(self) -> dict[str, int | float]:
-        """Flat numbers, for the facts of the model and for manifests."""
-        numbers: dict[str, int | float] = {"held_out_pairs": self.pairs, "held_out_questions": self.questions}
-        for name in ("accuracy", "longer", "margin"):
-            x: Interval = getattr(self, name)
-            numbers |= {f"held_out_{name}": x.value, f"held_out_{name}_low": x.low, f"held_out_{name}_high": x.high}
-        return numbers
-
-
-def reward_accuracy(model: RewardModel, groups: Sequence[Group], *, seed: int = 0, n: int = 2000) -> RewardAccuracy:
-    """Accuracy of a reward model on held-out preferences, with intervals clustered by question.
-
-    Args:
-        groups: of questions that the model was not fitted on.
-        seed: of the bootstrap.
-        n: resamples.
-
-    Raises:
-        DataError: no preference in the groups.
-    """
-    return accuracy_of(model.compare(groups), seed=seed, n=n)
-
-
-def accuracy_of(seen: Comparison, *, seed: int = 0, n: int = 2000) -> RewardAccuracy:
-    """The same from margins that are known."""
-    accuracy, longer = (
-        proportion(_wins(torch.stack([x, torch.zeros_like(x)], -1)).numpy(), clusters=seen.keys, seed=seed, n=n)
-        for x in (seen.margin, seen.longer)
-    )
-    margin = bootstrap(seen.margin.double().numpy(), clusters=seen.keys, seed=seed, n=n)
-    return RewardAccuracy(accuracy, longer, margin, pairs=len(seen.keys), questions=accuracy.units)
 
 
 def winner_first(batch: Batch) -> Batch:
@@ -160,6 +109,6 @@ def _reorder(x: Tensor, order: Int[Tensor, "P 2"]) -> Tensor:
     return x[torch.arange(len(x))[:, None], order.to(x.device)]
 
 
-def _wins(x: Tensor) -> Float[Tensor, " P"]:
+def wins(x: Tensor) -> Float[Tensor, " P"]:
     """1 where column 0 is higher, ½ where both are equal, else 0."""
     return (torch.sign(x[:, 0] - x[:, 1]).double() + 1) / 2

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from prefloop.kl import exact
+from prefloop.core.kl import exact
 
 LogProbs = Float[Tensor, "*B V"]
 Values = Float[Tensor, "*B"]

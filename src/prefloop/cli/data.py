@@ -80,7 +80,7 @@ def show(
         group_by: column by which train and held-out are split; `prompt` is the prompt's text.
         columns: which columns of the file are ours, such as chosen=response.
     """
-    from prefloop.errors import UserError
+    from prefloop.core.errors import UserError
 
     if rows < 1:
         raise UserError(f"`rows` cannot be {rows}", where="--rows", fix="use 1 or more")
@@ -98,7 +98,7 @@ def _read(file: Path, format: str, group_by: str, columns: tuple[str, ...], limi
 
 
 def _map(columns: tuple[str, ...]) -> dict[str, str]:
-    from prefloop.errors import UserError
+    from prefloop.core.errors import UserError
 
     pairs = [text.partition("=") for text in columns]
     for name, _, column in pairs:

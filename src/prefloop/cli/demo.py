@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from prefloop.errors import UserError, nearest
+from prefloop.core.errors import UserError, nearest
 from prefloop.runs import config as configuration
 
 CONFIGS = Path(__file__).parent / "demo_configs"

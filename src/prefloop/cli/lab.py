@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from prefloop.cli.lab_grid import ITERATIONS, LISTS, grid, number, overrides, values
 from prefloop.cli.lab_result import records, show, to_json, write
-from prefloop.errors import UserError
+from prefloop.core.errors import UserError
 
 if TYPE_CHECKING:  # torch comes in only when there is something to run, so that --help is quick
     from prefloop.lab.setting import Setting
@@ -46,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     write(found, rows, Path(args.out))
     _say(args, rows)
     if cells[0].problem == "lengths" and not (args.json or args.quiet):
-        from prefloop.lab.lengths import reference
+        from prefloop.worlds.lengths.build import reference
 
         print(reference(cells[0].network))
     return 0
@@ -126,7 +126,7 @@ def _run(
 ) -> list[Cell]:
     from prefloop.lab.summary import tuned
     from prefloop.lab.sweep import sweep
-    from prefloop.lab.workers import pool_for
+    from prefloop.scale.workers import pool_for
 
     pool = pool_for(args.workers, args.ray)
     try:

@@ -10,7 +10,7 @@ from dataclasses import replace
 from itertools import product
 from typing import TYPE_CHECKING, Any
 
-from prefloop.errors import UserError
+from prefloop.core.errors import UserError
 
 if TYPE_CHECKING:  # torch comes in only when there is something to run, so that --help is quick
     from prefloop.lab.setting import Setting

@@ -11,7 +11,7 @@ import sys
 from importlib import import_module
 
 from prefloop import __version__
-from prefloop.errors import UserError, nearest
+from prefloop.core.errors import UserError, nearest
 
 VERBS = {  # each is a module of its own beside this one, imported when it is called
     "demo": "fine-tune a small language model in four ways and compare them (about twelve minutes on two cores)",

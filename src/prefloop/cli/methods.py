@@ -9,7 +9,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # torch comes in only when there is something to compute, so that --help is quick
-    from prefloop.analysis.describe import Description
+    from prefloop.core.describe import Description
 
 
 WIDE = 124  # columns from which on papers are printed with their identifiers
@@ -53,8 +53,8 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _descriptions(names: Iterable[str] | None) -> list[Description]:
-    from prefloop.analysis.describe import FAMILIES, describe
-    from prefloop.methods import METHODS, method
+    from prefloop.core.describe import FAMILIES, describe
+    from prefloop.core.methods import METHODS, method
 
     rows = [describe(name, method(name)) for name in names or METHODS]
     return sorted(rows, key=lambda row: FAMILIES.index(row.family))  # stable: the order of METHODS inside a family
@@ -119,7 +119,7 @@ def _print_row(row: Description) -> None:
     from rich.console import Console
     from rich.text import Text
 
-    from prefloop.analysis.describe import PATTERNS
+    from prefloop.core.describe import PATTERNS
 
     console = Console(highlight=False)
     console.print(Text(row.name, style="bold"), Text(f"  {row.family}; {PATTERNS[row.family]}", style="dim"))

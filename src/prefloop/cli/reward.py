@@ -19,13 +19,13 @@ from prefloop.cli.reward_flags import (
     require_sound,
     say_of,
 )
-from prefloop.errors import DataError, UserError
+from prefloop.core.errors import DataError, UserError
 
 if TYPE_CHECKING:  # torch and transformers load when there is something to do, so that --help is quick
     from prefloop.data.records import Group
-    from prefloop.rewards.bradley_terry import BradleyTerry
-    from prefloop.rewards.encoding import Scored
-    from prefloop.rewards.ensemble import RewardModel
+    from prefloop.rewards.bradley_terry.encoding import Scored
+    from prefloop.rewards.bradley_terry.ensemble import RewardModel
+    from prefloop.rewards.bradley_terry.model import BradleyTerry
 
 SCHEDULE = ("steps", "lr", "batch")  # of training the backbone
 LOSS = ("label_smoothing", "rating_margin", "ties", "centring")
@@ -50,8 +50,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def train(args: argparse.Namespace) -> int:
     """Fit a reward model, measure it on held-out questions and save it with both."""
     _refuse(args)
-    from prefloop.rewards.pair_loss import PairLoss
-    from prefloop.rewards.saved import require_free
+    from prefloop.rewards.bradley_terry.disk import require_free
+    from prefloop.rewards.bradley_terry.loss import PairLoss
 
     loss = PairLoss(**{name: getattr(args, name) for name in LOSS})
     require_free(args.out)
@@ -87,7 +87,7 @@ def _refuse(args: argparse.Namespace) -> None:
 def _sides(args: argparse.Namespace) -> tuple[list[Group], list[Group], dict[str, str]]:
     """Groups to fit to, groups of other questions, and the SHA-256 of their files."""
     from prefloop.data.records import split
-    from prefloop.rewards.bradley_terry import digests, known
+    from prefloop.rewards.bradley_terry.model import digests, known
     from prefloop.runs.manifest import sha256
 
     whole = read_data(args, args.data).groups
@@ -117,7 +117,7 @@ def _fitted(args: argparse.Namespace, groups: list[Group], loss: Any) -> Bradley
 
     from prefloop.policies import pretrained
     from prefloop.policies.causal_lm import resolve_autocast
-    from prefloop.rewards import bradley_terry
+    from prefloop.rewards.bradley_terry import model as bradley_terry
     from prefloop.runs.interrupt import Interrupt
     from prefloop.runs.progress import Progress
 
@@ -152,9 +152,9 @@ def _save(
 
     import torch
 
-    from prefloop.analysis.preference import reward_accuracy
     from prefloop.policies.pretrained import model_hash
-    from prefloop.rewards import saved
+    from prefloop.rewards.bradley_terry import disk as saved
+    from prefloop.rewards.bradley_terry.accuracy import reward_accuracy
     from prefloop.runs.manifest import manifest
 
     seen = reward_accuracy(model, held_out, seed=args.seed) if held_out else None
@@ -182,14 +182,14 @@ def _size(groups: list[Group]) -> str:
 
 def card(args: argparse.Namespace) -> int:
     """Measure a reward model on preferences it was not fitted to: card.json, a page and figures."""
-    from prefloop.analysis.reward_card import as_record, reward_card
     from prefloop.report import reward_page
-    from prefloop.rewards.encoding import comparison
+    from prefloop.rewards.bradley_terry.card import as_record, reward_card
+    from prefloop.rewards.bradley_terry.encoding import comparison
 
     if args.gold_option and args.gold in (None, RATINGS):
         raise UserError("no gold reward takes these options", where="--gold-option", fix="name one: --gold length_mode")
     if args.out.exists() and not (args.out / reward_page.RECORD).is_file():
-        from prefloop.rewards.saved import require_free
+        from prefloop.rewards.bradley_terry.disk import require_free
 
         require_free(args.out)
     found = read_data(args, args.data)
@@ -250,7 +250,7 @@ def score(args: argparse.Namespace) -> int:
 
 def _cut(model: RewardModel, scored: Scored) -> list[str]:
     """What must be said where tokens did not fit."""
-    from prefloop.rewards.ensemble import Ensemble
+    from prefloop.rewards.bradley_terry.ensemble import Ensemble
 
     members = model.members if isinstance(model, Ensemble) else (model,)
     room = " or ".join(f"{n:,}" for n in sorted({member.max_tokens for member in members}))
@@ -268,8 +268,8 @@ def _line(group: Group, scores: list[float]) -> dict[str, Any]:
 def _model(args: argparse.Namespace) -> RewardModel:
     """One reward model, or several of them, separated by commas, as one."""
     from prefloop.policies.causal_lm import resolve_autocast
-    from prefloop.rewards import saved
-    from prefloop.rewards.ensemble import Ensemble
+    from prefloop.rewards.bradley_terry import disk as saved
+    from prefloop.rewards.bradley_terry.ensemble import Ensemble
 
     folders = args.model.split(",")
     if (len(folders) > 1) is (args.combine is None):
@@ -284,7 +284,7 @@ def _model(args: argparse.Namespace) -> RewardModel:
 
 def _unseen(model: RewardModel, groups: list[Group], data: Path) -> tuple[list[Group], list[str]]:
     """The groups whose questions the model was not fitted to, and what must be said about it."""
-    from prefloop.rewards.bradley_terry import known
+    from prefloop.rewards.bradley_terry.model import known
 
     unseen = [group for group in groups if not known(group, model.trained_on)]
     if not unseen:
@@ -302,8 +302,8 @@ def _gold(args: argparse.Namespace, name: str, groups: list[Group], model: Rewar
     """A known reward of every response."""
     if name == RATINGS:
         return [rating for g in groups for rating in g.scores or ()]
-    from prefloop.problems.text import TextProblem
-    from prefloop.rewards import gold
+    from prefloop.rewards import rules as gold
+    from prefloop.worlds.text.problem import TextProblem
 
     unlimited = 10**9
     problem = TextProblem(groups, model.tokenizer, max_prompt_tokens=unlimited, max_new_tokens=unlimited)

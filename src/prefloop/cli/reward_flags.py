@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from prefloop.errors import DataError, UserError
+from prefloop.core.errors import DataError, UserError
 
 if TYPE_CHECKING:
     from prefloop.data.formats import Loaded

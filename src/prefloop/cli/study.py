@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from prefloop.errors import UserError, nearest
+from prefloop.core.errors import UserError, nearest
 from prefloop.studies import registry
 
 if TYPE_CHECKING:  # scipy, matplotlib and torch load when a study runs

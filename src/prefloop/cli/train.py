@@ -7,7 +7,7 @@ import json
 import sys
 from collections.abc import Sequence
 
-from prefloop.errors import UserError
+from prefloop.core.errors import UserError
 from prefloop.runs import config as configuration
 
 

@@ -12,9 +12,9 @@ from numbers import Real
 from pathlib import Path
 from typing import Any
 
+from prefloop.core.errors import DataError, UserError, nearest
 from prefloop.data.reading import Fault, rows
 from prefloop.data.records import Group, Message, prompt_text, split
-from prefloop.errors import DataError, UserError, nearest
 
 __all__ = ["FORMATS", "Loaded", "load", "load_usable", "split"]
 

@@ -6,8 +6,8 @@ import json
 from importlib.resources import files
 from pathlib import Path
 
+from prefloop.core.errors import UserError, nearest
 from prefloop.data.records import Group, Message
-from prefloop.errors import UserError, nearest
 
 SPLITS = ("train", "held_out")
 

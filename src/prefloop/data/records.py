@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from prefloop.errors import UserError
+from prefloop.core.errors import UserError
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import torch
 
-from prefloop.errors import UserError
+from prefloop.core.errors import UserError
 from prefloop.lab.setting import Setting
 from prefloop.lab.stack import run_stack
 from prefloop.lab.table import to_bytes

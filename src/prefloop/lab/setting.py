@@ -14,12 +14,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from prefloop.data.answers import fingerprint
-from prefloop.errors import UserError, nearest
-from prefloop.loop import Plan
-from prefloop.methods import Method, method
-from prefloop.problems.bandit import TOKENS
-from prefloop.problems.lengths import SIZES
+from prefloop.core.errors import UserError, nearest
+from prefloop.core.loop import Plan
+from prefloop.core.methods import Method, method
+from prefloop.worlds.arms.problem import TOKENS
+from prefloop.worlds.lengths.answers import fingerprint
+from prefloop.worlds.lengths.problem import SIZES
 
 VERSION = 5  # of what a setting means, references and learned rewards included: a new one makes earlier ones unknown
 POLICIES = {

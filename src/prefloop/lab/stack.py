@@ -11,12 +11,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from prefloop.analysis.exact import staleness
-from prefloop.analysis.ledger import GROUPS, coefficient_mass, mean, run_metrics
+from prefloop.core.loop import Diverged, Record
+from prefloop.core.metrics import GROUPS, coefficient_mass, mean, run_metrics
+from prefloop.core.objectives import sequence
 from prefloop.lab.setting import Setting
 from prefloop.lab.world import World, build
-from prefloop.loop import Diverged, Record
-from prefloop.objectives import sequence
+from prefloop.worlds.measures import staleness
 
 Array = NDArray[np.float64]
 FROM_STEP = {  # numbers of the step that an evaluation follows

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from prefloop.errors import DataError, UserError
+from prefloop.core.errors import DataError, UserError
 from prefloop.lab.pool import Pool
 from prefloop.lab.setting import Setting, stacks
 from prefloop.lab.stack import Run

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from prefloop.errors import DataError
+from prefloop.core.errors import DataError
 from prefloop.lab.setting import Setting
 from prefloop.lab.stack import Run
 

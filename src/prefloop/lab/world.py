@@ -9,14 +9,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from prefloop import objectives, weights
-from prefloop.batch import Stream
-from prefloop.lab import bandits, lengths
+from prefloop.core import objectives, weights
+from prefloop.core.loop import Loop, Plan
+from prefloop.core.methods import Method
+from prefloop.core.optim import StackedAdam
+from prefloop.core.streams import Stream
 from prefloop.lab.setting import Setting, per_run_names
-from prefloop.loop import Loop, Plan
-from prefloop.methods import Method
-from prefloop.optim import StackedAdam
-from prefloop.problems.bandit import TOKENS
+from prefloop.worlds.arms import build as bandits
+from prefloop.worlds.arms.problem import TOKENS
+from prefloop.worlds.lengths import build as lengths
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 Look = Callable[[Any, Any, Stream], dict[str, Tensor]]

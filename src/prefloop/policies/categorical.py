@@ -8,10 +8,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from prefloop.batch import Batch, Stream
-from prefloop.kl import exact
+from prefloop.core.batch import Batch
+from prefloop.core.kl import exact
+from prefloop.core.protocols import Evaluation, no_op
+from prefloop.core.streams import Stream
 from prefloop.policies.stacked import inverse_cdf
-from prefloop.protocols import Evaluation, no_op
 
 
 class Categorical:

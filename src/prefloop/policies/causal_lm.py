@@ -15,12 +15,13 @@ from torch.nn.utils.rnn import pad_sequence
 from torch.utils.checkpoint import checkpoint
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from prefloop.batch import Batch, Stream
-from prefloop.errors import UserError
+from prefloop.core.batch import Batch
+from prefloop.core.errors import UserError
+from prefloop.core.protocols import Evaluation, no_op
+from prefloop.core.streams import Stream
 from prefloop.policies import sampler
 from prefloop.policies.pretrained import Model, Tokenizer, check_prompt, end_ids, is_adapted, parts, prompt_limit
 from prefloop.policies.sampler import Sampling
-from prefloop.protocols import Evaluation, no_op
 
 LOGITS_BUDGET = 2**27  # logits held at a time (512 MiB in float32); more are recomputed in the backward pass
 CPU_BF16 = frozenset({"avx512_bf16", "amx_bf16"})

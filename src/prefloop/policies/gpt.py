@@ -12,9 +12,10 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from prefloop.batch import Batch, Stream
+from prefloop.core.batch import Batch
+from prefloop.core.protocols import Evaluation, no_op
+from prefloop.core.streams import Stream
 from prefloop.policies.stacked import Init, Stacked, initialise, inverse_cdf, layer_norm, linear
-from prefloop.protocols import Evaluation, no_op
 
 STD = 0.02  # of every weight at first; projections into the residual stream are smaller by √(2·layers), as in GPT-2
 

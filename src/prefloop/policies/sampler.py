@@ -13,10 +13,11 @@ from torch import Tensor, nn
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
-from prefloop.batch import Batch, Stream
-from prefloop.errors import UserError
+from prefloop.core.batch import Batch
+from prefloop.core.errors import UserError
+from prefloop.core.protocols import no_op
+from prefloop.core.streams import Stream
 from prefloop.policies.pretrained import Model, parts
-from prefloop.protocols import no_op
 
 BLOCK = 256  # tokens whose mass is summed first when the CDF is inverted in two steps
 NUCLEUS = 512  # most likely tokens looked at before the whole vocabulary is sorted

@@ -12,7 +12,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from prefloop.batch import Batch, Stream
+from prefloop.core.batch import Batch
+from prefloop.core.streams import Stream
 
 Kind = TypeVar("Kind", bound="Stacked")
 

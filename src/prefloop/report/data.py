@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from prefloop.errors import DataError
+from prefloop.core.errors import DataError
 from prefloop.runs.folder import CONFIG, existing, read, read_manifest
 
 Line = dict[str, Any]

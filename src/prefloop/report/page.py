@@ -14,7 +14,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from prefloop.analysis.overoptimisation import LEAST, overoptimisation
-from prefloop.errors import UserError
+from prefloop.core.errors import UserError
 from prefloop.report.data import (
     Real,
     Run,

@@ -9,8 +9,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from prefloop.analysis.reward_card import Bin, Card, Correlation, as_record
 from prefloop.analysis.statistics import Interval
+from prefloop.rewards.bradley_terry.card import Bin, Card, Correlation, as_record
 from prefloop.studies import plots
 from prefloop.studies.page import alt, cell, grid, prose
 from prefloop.studies.study import Chart, Line

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
-from prefloop.errors import UserError
+from prefloop.core.errors import UserError
 
 VADER_INSTALL = "pip install vaderSentiment"
 WORD = re.compile(r"[^\W\d_]+")

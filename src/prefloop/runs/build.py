@@ -11,24 +11,25 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from prefloop.analysis.preference import reward_accuracy
-from prefloop.batch import Batch, Stream, streams
+from prefloop.core.batch import Batch
+from prefloop.core.errors import DataError, UserError
+from prefloop.core.loop import Plan
+from prefloop.core.methods import Method, method
+from prefloop.core.protocols import no_op
+from prefloop.core.streams import Stream, streams
 from prefloop.data.formats import load
 from prefloop.data.instructions import builtin, instructions
 from prefloop.data.records import Group, Message, first_responses, split
-from prefloop.errors import DataError, UserError
-from prefloop.loop import Plan
-from prefloop.methods import Method, method
 from prefloop.policies import pretrained
 from prefloop.policies.causal_lm import CausalLM, resolve_autocast
 from prefloop.policies.sampler import Sampling
-from prefloop.problems.text import TextProblem
-from prefloop.protocols import no_op
-from prefloop.rewards import gold
-from prefloop.rewards.bradley_terry import known
+from prefloop.rewards import rules as gold
+from prefloop.rewards.bradley_terry.accuracy import reward_accuracy
+from prefloop.rewards.bradley_terry.model import known
 from prefloop.runs.config import Config
 from prefloop.runs.learned import first_pairs, learned, spread
 from prefloop.runs.manifest import sha256
+from prefloop.worlds.text.problem import TextProblem
 
 Scorer = Callable[[Batch], Tensor]
 Poll = Callable[[], None]

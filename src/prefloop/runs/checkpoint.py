@@ -20,7 +20,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from prefloop.errors import DataError, UserError
+from prefloop.core.errors import DataError, UserError
 from prefloop.runs.manifest import sha256
 
 TENSORS, TREE, SUMS, COMPLETE = "state.safetensors", "state.json", "SHA256SUMS", "COMPLETE"

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import yaml
 
-from prefloop.errors import UserError
+from prefloop.core.errors import UserError
 from prefloop.runs import schema
 
 

@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 
 from prefloop.analysis.divergence import kl_estimates, sequence_logp
-from prefloop.analysis.ledger import step_metrics
 from prefloop.analysis.preference import preference_accuracy, winner_first
 from prefloop.analysis.statistics import mean_se
-from prefloop.batch import Batch
-from prefloop.errors import DataError, UserError
-from prefloop.loop import Loop, Record
+from prefloop.core.batch import Batch
+from prefloop.core.errors import DataError, UserError
+from prefloop.core.loop import Loop, Record
+from prefloop.core.metrics import step_metrics
 from prefloop.policies import pretrained
 from prefloop.policies.causal_lm import CausalLM
 from prefloop.runs import checkpoint

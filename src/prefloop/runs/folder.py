@@ -17,7 +17,7 @@ from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from prefloop.errors import DataError, UserError
+from prefloop.core.errors import DataError, UserError
 
 RECORDS = ("metrics", "samples", "timing")  # cut back to the checkpoint on resume
 LOGS = (*RECORDS, "events")

@@ -8,13 +8,14 @@ from dataclasses import fields
 from itertools import accumulate
 from typing import Any, get_args
 
+from prefloop.core.errors import UserError, nearest
 from prefloop.data.records import Group
-from prefloop.errors import UserError, nearest
 from prefloop.policies.causal_lm import CausalLM
-from prefloop.rewards import bradley_terry, saved
-from prefloop.rewards.encoding import count_pairs
-from prefloop.rewards.ensemble import Combine, Ensemble, RewardModel
-from prefloop.rewards.pair_loss import PairLoss, Ties
+from prefloop.rewards.bradley_terry import disk as saved
+from prefloop.rewards.bradley_terry import model as bradley_terry
+from prefloop.rewards.bradley_terry.encoding import count_pairs
+from prefloop.rewards.bradley_terry.ensemble import Combine, Ensemble, RewardModel
+from prefloop.rewards.bradley_terry.loss import PairLoss, Ties
 
 SAVED = ("path", "combine")  # options of what is loaded
 LOSS = tuple(f.name for f in fields(PairLoss))

@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
-from prefloop.analysis.describe import describe
-from prefloop.batch import Batch
+from prefloop.core.batch import Batch
+from prefloop.core.describe import describe
 from prefloop.policies import pretrained
 from prefloop.runs.build import Parts
 from prefloop.runs.manifest import manifest

@@ -15,7 +15,7 @@ from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 import yaml
 
-from prefloop.errors import UserError, nearest
+from prefloop.core.errors import UserError, nearest
 
 Schema = TypeVar("Schema")
 COMMAND_LINE = "command line"

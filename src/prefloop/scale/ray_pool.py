@@ -13,7 +13,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from prefloop.errors import UserError
+from prefloop.core.errors import UserError
 
 if TYPE_CHECKING:  # the counter's process loads this module and needs no torch
     from prefloop.lab.pool import Done

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
-from prefloop.errors import UserError, nearest
+from prefloop.core.errors import UserError, nearest
 from prefloop.lab.pool import Pool
 from prefloop.lab.setting import Setting
 from prefloop.lab.stack import Run
 from prefloop.lab.summary import Cell, over_training, tuned
 from prefloop.lab.sweep import Store, missing, sweep
-from prefloop.lab.workers import pool_for
+from prefloop.scale.workers import pool_for
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from prefloop.analysis.statistics import mean_se
 from prefloop.analysis.theory import forward_gradient, reverse_gradient
-from prefloop.kl import exact
+from prefloop.core.kl import exact
 from prefloop.policies.mlp import MLP
 from prefloop.studies.study import Array, Chart, Claim, Line, Outcome, Study, Table, judge
 

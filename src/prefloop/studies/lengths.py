@@ -7,13 +7,13 @@ from typing import Any
 
 import numpy as np
 
-from prefloop.lab.lengths import data_law, reference
 from prefloop.lab.setting import Setting
 from prefloop.lab.summary import Cell
-from prefloop.problems.lengths import NAMED
 from prefloop.studies.bench import Bench
 from prefloop.studies.cells import curves, gains
 from prefloop.studies.study import Array, Chart, Line, Table
+from prefloop.worlds.lengths.build import data_law, reference
+from prefloop.worlds.lengths.problem import NAMED
 
 RATES = (3e-4, 1e-3, 3e-3)
 SEEDS = {"smoke": 2, "small": 5, "paper": 10}

@@ -10,7 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from prefloop.errors import DataError
+from prefloop.core.errors import DataError
 from prefloop.runs.progress import clock_text
 from prefloop.studies import plots
 from prefloop.studies.registry import STUDIES

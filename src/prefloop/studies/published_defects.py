@@ -8,16 +8,16 @@ from typing import Any
 import torch
 
 from prefloop.analysis import theory
-from prefloop.batch import Stream
-from prefloop.lab.bandits import reference_policy
-from prefloop.lab.defects import DropoutReference, seen_as
+from prefloop.core.objectives import sequence
+from prefloop.core.streams import Stream
 from prefloop.lab.setting import Setting
 from prefloop.lab.summary import Cell
-from prefloop.objectives import sequence
-from prefloop.problems.bandit import TOKENS, bump, prompt_tokens, reference_law
 from prefloop.studies.bench import Bench
 from prefloop.studies.cells import FAR, curves, sequences
 from prefloop.studies.study import Array, Chart, Claim, Outcome, Study, Table, judge
+from prefloop.worlds.arms.build import reference_policy
+from prefloop.worlds.arms.defects import DropoutReference, seen_as
+from prefloop.worlds.arms.problem import TOKENS, bump, prompt_tokens, reference_law
 
 UPDATES = {"smoke": 4, "small": 400, "paper": 600}  # the published pattern needs more than the dial gives
 SEEDS = {"smoke": 2, "small": 5, "paper": 10}  # of the bench's: every effect is a difference of paired runs

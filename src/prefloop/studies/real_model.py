@@ -13,8 +13,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from prefloop.batch import Batch, streams
-from prefloop.methods import Method, method
+from prefloop.core.batch import Batch
+from prefloop.core.methods import Method, method
+from prefloop.core.streams import streams
+from prefloop.core.weights import best_only
 from prefloop.runs import build, checkpoint, experiment
 from prefloop.runs.config import (
     Config,
@@ -30,7 +32,6 @@ from prefloop.runs.config import load as load_config
 from prefloop.runs.folder import CONFIG, read, read_manifest, runs
 from prefloop.runs.manifest import sha256
 from prefloop.studies.plots import replace as put
-from prefloop.weights import best_only
 
 MODEL = "smollm2"
 SYSTEM = "You are a helpful assistant. Answer in one short sentence."

@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from prefloop.errors import UserError, nearest
+from prefloop.core.errors import UserError, nearest
 
 if TYPE_CHECKING:
     from prefloop.studies.study import Study

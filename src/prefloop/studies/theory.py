@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from prefloop.analysis import theory
-from prefloop.kl import exact
+from prefloop.core.kl import exact
 from prefloop.studies.study import Array, Chart, Claim, Finding, Line, Outcome, Study, Table, judge
 
 CATEGORIES = (3, 5, 10, 20)

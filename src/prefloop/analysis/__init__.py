@@ -1,0 +1,1 @@
+"""Statistics of finished runs: intervals, comparisons, divergences, over-optimisation, closed forms."""

@@ -1,0 +1,68 @@
+"""KL divergence to the reference: estimators of its value, exact sums, and losses whose gradients are named.
+
+d = log π − log π_ref throughout, in nats, of samples from π. Log-ratios are clamped before exp.
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from prefloop.core.batch import Batch
+from prefloop.core.errors import UserError, nearest
+from prefloop.core.objectives import MAX_LOG_RATIO, LogProbs, Number, PerResponse, implicit_reward, per_run, sequence
+
+
+def k1(d: Tensor) -> Tensor:
+    """d: unbiased for KL(π‖π_ref), signed (Schulman 2020)."""
+    return d
+
+
+def k2(d: Tensor) -> Tensor:
+    """d²/2: biased as a value; as an on-policy loss its gradient is that of KL(π‖π_ref)."""
+    return d**2 / 2
+
+
+def k3(d: Tensor) -> Tensor:
+    """e^(−d) − 1 + d: unbiased for KL(π‖π_ref) and never negative; as an on-policy loss its gradient is that of
+    KL(π_ref‖π) (Schulman 2020). Below d = −20 it is constant, with gradient 0."""
+    d = d.clamp(min=-MAX_LOG_RATIO)
+    return torch.expm1(-d) + d
+
+
+def exact(log_p: Float[Tensor, "*B V"], log_q: Float[Tensor, "*B V"]) -> Float[Tensor, "*B"]:
+    """KL(p‖q) summed over the last axis; log-probs of the whole support. Where p is 0 the term is 0."""
+    return (log_p.exp() * torch.where(log_p > -torch.inf, log_p - log_q, 0.0)).sum(-1)
+
+
+LOSSES = ("k2", "k3", "k2_token", "k3_token")
+
+
+def loss(logp: LogProbs, batch: Batch, estimator: str) -> PerResponse:
+    """A sampled KL loss per response. Expected gradient on samples of π:
+
+    - "k2" (sequence): ∇KL(π‖π_ref), the right one for the regularised objective.
+    - "k3" (sequence): ∇KL(π_ref‖π), the other direction.
+    - "k2_token": summed per token; it drops the effect of a token on the KL of later ones.
+    - "k3_token": summed per token; it meets prefixes as often as π writes them, where KL(π_ref‖π) has π_ref.
+
+    The raw k1 term is not offered: its expected gradient is 0 whatever the reference.
+    """
+    if estimator == "k2":
+        return k2(implicit_reward(logp, batch))
+    if estimator == "k3":
+        return k3(implicit_reward(logp, batch))
+    if estimator in ("k2_token", "k3_token"):
+        implicit_reward(logp, batch)  # refuses a batch without reference log-probs
+        d = logp - batch.logp_reference  # type: ignore[operator]
+        return sequence((k2 if estimator == "k2_token" else k3)(d), batch)
+    raise UserError(f"unknown KL loss {estimator!r}", fix=nearest(estimator, LOSSES))
+
+
+def penalty(weight: Number, batch: Batch) -> LogProbs:
+    """−kl · log π/π_ref per token, without a gradient: the KL inside the reward. `logp_proximal` stands for π."""
+    if batch.logp_proximal is None or batch.logp_reference is None:
+        raise UserError("the KL penalty needs log-probs of the policy and of the reference")
+    d = torch.where(batch.mask, batch.logp_proximal - batch.logp_reference, 0.0)
+    return -per_run(weight, d) * d

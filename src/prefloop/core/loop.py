@@ -1,0 +1,382 @@
+"""Algorithm 1 of the study: collect, score, reuse, step. The only backward pass of the package."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from prefloop.core import kl
+from prefloop.core.batch import DATASET, Batch, Signal, concatenate, narrow, put
+from prefloop.core.errors import DataError, UserError
+from prefloop.core.methods import Method
+from prefloop.core.objectives import LogProbs, Number, sequence
+from prefloop.core.optim import StackedAdam, clip_gradients, hold
+from prefloop.core.protocols import Enumerable, Evaluation, Policy, Problem, no_op
+from prefloop.core.streams import streams
+from prefloop.core.terms import beside, corrected, mean_over, on
+
+
+class Diverged(RuntimeError):
+    """A loss or gradient is not finite; nothing was updated."""
+
+    exit_code = 4
+
+
+@dataclass(frozen=True)
+class Record:
+    """One optimiser step, as observers see it."""
+
+    step: int  # optimiser steps taken, this one included
+    iteration: int
+    pass_: int  # over this collection, from 0
+    batch: Batch  # the optimiser batch
+    used: Batch  # its responses that the loss depends on: what follows is of these
+    signal: Signal
+    logp: LogProbs  # before the step, detached
+    coefficient: LogProbs  # −∂/∂log π of the method's own term
+    loss: Float[Tensor, "*S"]  # the method's own term
+    regularisers: dict[str, Tensor]  # weighted terms beside it, [*S] each
+    grad_norm: Tensor
+    lr: Number
+    samples: int  # responses drawn from the policy so far, and tokens in them
+    sampled_tokens: int
+    trained_tokens: int  # response tokens that went through the loss so far
+    queries: int  # scores asked for so far
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How long and in what portions: B and M count responses, C (the row's `responses`) divides M divides B.
+
+    Learning rate and norm limit are one number, or one per stacked run, [S].
+    """
+
+    steps: int
+    batch: int
+    minibatch: int
+    lr: Number
+    warmup: int = 0
+    max_grad_norm: Number = 1.0
+
+    def check(self, method: Method) -> None:
+        """Refuse what no policy or problem could run, before anything is loaded.
+
+        Raises:
+            UserError: portions that would split a group or a collection, no pairs, no mixture, or a misplaced KL.
+        """
+        c, m, b = method.responses, self.minibatch, self.batch
+        if min(m, b) < 1 or m % c or b % m:
+            raise UserError(
+                f"responses C={c} must divide minibatch M={m}, and M must divide batch B={b}",
+                fix=f"for instance minibatch={max(c, m // c * c)}, batch={max(1, b // m) * max(c, m // c * c)}",
+            )
+        if method.compares and c < 2:
+            raise UserError(
+                "this row compares responses to one prompt, and there is a single one", fix="responses >= 2"
+            )
+        groups = b // c
+        if "z" in method.needs and groups < 2:
+            raise UserError("z compares a prompt with another one's responses, and there is a single prompt")
+        if 0 < method.on_policy < 1 and method.refuses_mixture:
+            raise UserError(f"this row refuses on_policy={method.on_policy}: {method.refuses_mixture}")
+        if 0 < method.on_policy < 1 and round(method.on_policy * groups) in (0, groups):
+            raise UserError(f"on_policy={method.on_policy} of {groups} groups is no mixture", fix="a larger batch")
+        if on(method.kl) and method.kl_in == "reward" and "behaviour" not in method.needs:
+            raise UserError("a KL inside the reward needs a policy-gradient row", fix="kl_in=loss")
+
+
+class Loop:
+    """The loop and its whole state: iterate over it, save it between any two records, restore it, go on.
+
+    Raises:
+        UserError: what `Plan.check` refuses, a truncated sampler under a ratio, an exact KL that cannot be summed.
+    """
+
+    def __init__(
+        self,
+        method: Method,
+        policy: Policy,
+        problem: Problem,
+        plan: Plan,
+        *,
+        reference: Policy,
+        optimizer: torch.optim.Optimizer,
+        seed: int | Sequence[int] = 0,
+        poll: Callable[[], None] = no_op,
+    ) -> None:
+        plan.check(method)
+        if "behaviour" in method.needs and not policy.exact_sampler and method.mismatch_cap is None:
+            raise UserError(
+                "the ratio of this method assumes that responses come from the policy itself, but the sampler is"
+                " tempered or truncated",
+                fix="temperature=1, top_p=1, top_k=0, or the correction mismatch_cap=2",
+            )
+        if on(method.kl) and method.kl_estimator == "exact" and not isinstance(policy, Enumerable):
+            raise UserError("this policy cannot sum over all responses", fix="kl_estimator=k2")
+        self.method, self.policy, self.problem, self.plan = method, policy, problem, plan
+        self.reference, self.optimizer, self.poll = reference, optimizer, poll
+        self.rng = streams(seed)
+        self.step = self.samples = self.sampled_tokens = self.trained_tokens = self.queries = 0
+        self.moments: dict[str, Tensor] = {}
+        self.diverged: Bool[Tensor, "*S"] | None = None  # stacked runs that stand still since they lost finiteness
+        self.collection: Batch | None = None
+        self.signal: Signal | None = None
+        self._boundary = self._mark()
+
+    # --------------------------------------------------------------------------------------------------- Algorithm 1
+
+    def __iter__(self) -> Iterator[Record]:
+        per_pass = self.plan.batch // self.plan.minibatch
+        per_collection = per_pass * self.method.reuse
+        while self.step < self.plan.steps:
+            iteration, place = divmod(self.step, per_collection)
+            if self.collection is None or self.signal is None:
+                self.collect(iteration)
+            pass_, part = divmod(place, per_pass)
+            groups, epoch = self.plan.batch // self.method.responses, iteration * self.method.reuse + pass_
+            order = self.rng["shuffle"].epoch(groups, epoch)
+            rows = order.chunk(per_pass, dim=-1)[part]
+            record = self.update(rows, iteration, pass_)
+            if place + 1 == per_collection:
+                self.collection = self.signal = None
+            self._boundary = self._mark()
+            yield record
+
+    def collect(self, iteration: int) -> None:
+        """Fresh groups, dataset groups, or a mixture by whole groups; scored, with all that the row needs."""
+        m, groups = self.method, self.plan.batch // self.method.responses
+        fresh = round(m.on_policy * groups)
+        parts = []
+        if fresh:
+            prompts = self.problem.prompts(iteration * groups, fresh, self.rng["prompts"])
+            with torch.no_grad():
+                drawn = self.policy.sample(prompts, m.responses, self.rng["sampling"], self.poll)
+            parts.append(replace(drawn, source=torch.full(drawn.mask.shape[:-2], self.step)))
+            self.samples += drawn.present.numel()
+            self.sampled_tokens += int(drawn.mask.sum())
+        if groups - fresh:
+            given = groups - fresh
+            start = iteration * groups + fresh  # not the prompts that the policy answers
+            known = self.problem.dataset(start, given, m.responses, self.rng["prompts"])
+            parts.append(replace(known, source=torch.full(known.mask.shape[:-2], DATASET)))
+        if len(parts) > 1:
+            parts = [self._same_fields(part) for part in parts]
+        joined = concatenate(parts)
+        batch = self.problem.score(joined)
+        if batch.scores is not None and not bool(torch.isfinite(batch.scores[batch.present]).all()):
+            raise DataError("a score is not finite", where=f"collection {iteration}", fix="mend the reward")
+        self.queries += 0 if batch.scores is joined.scores else int(batch.present.sum())
+        batch = self.prepare(batch)
+        m.check(batch)
+        self.collection, self.signal = batch, m.signal(batch, self.moments or None, self.rng["signal"])
+        self.moments = _seen(self.moments, batch)
+
+    def _same_fields(self, part: Batch) -> Batch:
+        """A mixture has log-probs on all of its groups or on none; its scores come from one scorer."""
+        part = replace(part, scores=None, valid=part.present)
+        if "behaviour" not in self.method.needs:
+            return replace(part, logp_behaviour=None, logp_proximal=None)
+        if part.logp_proximal is not None:
+            return part
+        logp = self._frozen(self.policy, part).logp
+        return replace(part, logp_behaviour=logp, logp_proximal=logp)
+
+    def prepare(self, batch: Batch) -> Batch:
+        """Only what the row needs of reference and policy log-probs, values, z and penalty."""
+        m, needs = self.method, self.method.needs
+        anchor = "behaviour" in needs and (
+            self.plan.batch > self.plan.minibatch or batch.logp_proximal is None or m.mismatch_cap is not None
+        )
+        if anchor or "values" in needs:
+            own = self._frozen(self.policy, batch, values="values" in needs)
+            batch = replace(batch, values=own.values)
+            if anchor:  # the trainer's own log-probs at collection, for minibatches that come after an update
+                behaviour = own.logp if batch.logp_behaviour is None else batch.logp_behaviour
+                batch = replace(batch, logp_proximal=own.logp, logp_behaviour=behaviour)
+        if "reference" in needs and batch.logp_reference is None:
+            batch = replace(batch, logp_reference=self._frozen(self.reference, batch).logp)
+        if "z" in needs:
+            batch = replace(batch, z=self._mismatched_kl(batch))
+        if on(m.kl) and m.kl_in == "reward":
+            batch = replace(batch, penalty=kl.penalty(m.kl, batch))
+        return batch
+
+    def _frozen(self, policy: Policy, batch: Batch, values: bool = False) -> Evaluation:
+        """A policy's view of a whole batch, without a gradient."""
+        logp, critic = torch.zeros(0), None
+        with torch.no_grad():
+            for i, rows in enumerate(policy.micro_batches(batch)):
+                self.poll()
+                seen = policy.evaluate(batch[rows], values=values)
+                if i == 0:
+                    logp = seen.logp.new_zeros(batch.mask.shape)
+                    critic = logp.clone() if values else None
+                put(logp, rows, seen.logp)
+                if critic is not None and seen.values is not None:
+                    put(critic, rows, seen.values)
+        return Evaluation(logp, values=critic)
+
+    def _mismatched_kl(self, batch: Batch) -> Float[Tensor, "*S"]:
+        """KTO's z: mean log π/π_ref of each prompt with its neighbour's responses, at least 0."""
+        shift = {f: getattr(batch, f).roll(1, dims=-3) for f in ("responses", "mask")}
+        other = Batch(batch.prompts, **shift, valid=None if batch.valid is None else batch.valid.roll(1, dims=-2))
+        d = sequence(self._frozen(self.policy, other).logp - self._frozen(self.reference, other).logp, other)
+        return mean_over(d, other.present, other.present.sum((-2, -1)).clamp(min=1)).clamp(min=0)
+
+    def update(self, rows: Int[Tensor, "*S m"], iteration: int, pass_: int) -> Record:
+        """One optimiser step on whole groups, in micro-batches whose losses share fixed denominators."""
+        assert self.collection is not None and self.signal is not None
+        m, whole, signal = self.method, self.collection[rows], self.signal[rows]
+        total, present = m.denominator(whole, signal), whole.present.sum((-2, -1)).clamp(min=1)
+        mini, signal = narrow(whole, signal, m.used(whole, signal))
+        fresh = pass_ == 0 and self.plan.batch == self.plan.minibatch
+        first = fresh and ("behaviour" in m.needs or self.collection.logp_proximal is not None)
+        losses: dict[str, Tensor] = {}
+        logp = push = torch.zeros(0)
+        self.optimizer.zero_grad(set_to_none=True)
+        for part in self.policy.micro_batches(mini):
+            self.poll()
+            micro, sig = mini[part], signal[part]
+            seen = self.policy.evaluate(micro, entropy=m.entropy > 0, values=m.critic)
+            if not losses:
+                logp, push = seen.logp.new_zeros(mini.mask.shape), seen.logp.new_zeros(mini.mask.shape)
+            if first:  # nothing was updated since the collection: the ratio is exactly 1
+                micro = replace(micro, logp_proximal=seen.logp.detach())
+            own = seen.logp.view_as(seen.logp)
+            own.register_hook(partial(_note, push, part))  # type: ignore[no-untyped-call]
+            sig = corrected(m, sig, micro)
+            terms = {"method": m.loss(own, micro, sig, total)}
+            terms |= beside(m, seen, self.policy, micro, sig, total, present)
+            torch.stack(list(terms.values())).sum().backward()  # type: ignore[no-untyped-call]
+            put(logp, part, seen.logp.detach())
+            losses = {k: losses.get(k, 0.0) + v.detach() for k, v in terms.items()}
+        if first and mini is whole and m.reuse > 1 and self.collection.logp_proximal is not None:
+            put(self.collection.logp_proximal, rows, logp.to(self.collection.logp_proximal))
+        norm, lr = self._descend(torch.stack(list(losses.values())), stacked=mini.mask.ndim == 4)
+        self.trained_tokens += int((mini.mask & mini.present[..., None]).sum())
+        own_loss = losses.pop("method")
+        used = replace(mini, logp_proximal=logp) if first else mini
+        seen_as = (used if mini is whole else whole, used, signal, logp, push)
+        counts = (self.samples, self.sampled_tokens, self.trained_tokens, self.queries)
+        return Record(self.step, iteration, pass_, *seen_as, own_loss, losses, norm, lr, *counts)
+
+    def _descend(self, losses: Tensor, stacked: bool) -> tuple[Float[Tensor, "*S"], Number]:
+        """The optimiser's step; what is not finite changes no weight, and a stacked run that is not stands still from
+        then on while the others go on.
+
+        Raises:
+            Diverged: the only run, or every stacked one, is not finite.
+        """
+        parameters = self.policy.parameters()
+        norm = clip_gradients(parameters, self.plan.max_grad_norm, stacked=stacked)
+        lost = ~(torch.isfinite(norm) & torch.isfinite(losses).all(0))
+        lost = lost if self.diverged is None else lost | self.diverged
+        if bool(lost.all()):
+            raise Diverged(f"step {self.step + 1}: loss or gradient is not finite; the weights were not touched")
+        lr = self.plan.lr * min(1.0, (self.step + 1) / max(self.plan.warmup, 1))
+        if bool(lost.any()):
+            self.diverged = lost
+            hold(parameters, lost)
+            lr = torch.where(lost, 0.0, torch.as_tensor(lr))
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        self.optimizer.step()
+        self.step += 1
+        return norm, lr
+
+    # ----------------------------------------------------------------------------------------------- exact resumption
+
+    def _mark(self) -> dict[str, Any]:
+        """What changes between steps apart from the weights; a collection cut short is drawn again on resumption."""
+        return {
+            "counters": {k: getattr(self, k) for k in COUNTERS},
+            "streams": {name: stream.state() for name, stream in self.rng.items()},
+            "moments": self.moments,
+            "diverged": self.diverged,
+            "collection": None if self.collection is None else vars(self.collection),
+            "signal": None if self.signal is None else vars(self.signal),
+        }
+
+    def state(self) -> dict[str, Any]:
+        """Everything, as of the last step boundary: tensors, numbers and nested dicts or lists of them."""
+        moments = self.optimizer.state_dict()["state"]
+        optimizer = {str(k): v for k, v in moments.items()}
+        drawn = {**self._boundary["streams"], "evaluation": self.rng["evaluation"].state()}  # observers' own
+        return {**self._boundary, "streams": drawn, "policy": self.policy.state(), "optimizer": optimizer}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from `state()`: the next record is bit for bit what it would have been."""
+        for name, value in state["counters"].items():
+            setattr(self, name, value)
+        self.policy.restore(state["policy"])
+        moments = {int(k): {n: x.clone() for n, x in v.items()} for k, v in state["optimizer"].items()}
+        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": moments})
+        for name, drawn in state["streams"].items():
+            self.rng[name].restore(drawn)
+        self.moments, self.diverged = state["moments"], state["diverged"]
+        self.collection = None if state["collection"] is None else Batch(**state["collection"])
+        self.signal = None if state["signal"] is None else Signal(**state["signal"])
+        self._boundary = self._mark()
+
+
+COUNTERS = ("step", "samples", "sampled_tokens", "trained_tokens", "queries")
+
+
+def _note(push: Tensor, rows: Tensor, grad: Tensor) -> None:
+    """Ledger entry: the coefficient c = −∂loss/∂log π of a micro-batch."""
+    put(push, rows, -grad)
+
+
+def _seen(moments: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
+    """Running count and mean of all scores so far, per run."""
+    if batch.scores is None:
+        return moments
+    n = batch.present.sum((-2, -1)).to(batch.scores)
+    mean = torch.where(batch.present, batch.scores, 0.0).sum((-2, -1)) / n.clamp(min=1)
+    if not moments:
+        return {"count": n, "mean": mean}
+    count = moments["count"] + n
+    return {"count": count, "mean": moments["mean"] + (mean - moments["mean"]) * n / count.clamp(min=1)}
+
+
+def train(
+    method: Method,
+    policy: Policy,
+    problem: Problem,
+    plan: Plan,
+    *,
+    reference: Policy | None = None,
+    optimizer: torch.optim.Optimizer | None = None,
+    seed: int | Sequence[int] = 0,
+    observers: Sequence[Callable[[Record, Loop], None]] = (),
+) -> Loop:
+    """Run the loop to its end; observers see every step and cannot change a result.
+
+    Args:
+        reference: π_ref; a frozen copy of the policy as it is now where not given.
+        optimizer: over `policy.parameters()`; Adam where not given, per run for stacked ones.
+        seed: one seed, or one per stacked run.
+
+    Returns:
+        The finished loop, whose `policy` is trained and whose `state()` can be saved.
+    """
+    adam = torch.optim.Adam if isinstance(seed, int) else StackedAdam
+    loop = Loop(
+        method,
+        policy,
+        problem,
+        plan,
+        reference=policy.reference() if reference is None else reference,
+        optimizer=adam(policy.parameters(), lr=plan.lr) if optimizer is None else optimizer,
+        seed=seed,
+    )
+    for record in loop:
+        for observe in observers:
+            observe(record, loop)
+    return loop

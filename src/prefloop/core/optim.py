@@ -1,0 +1,68 @@
+"""Adam and gradient clipping for stacked runs: every statistic, learning rate and norm is a run's own."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from prefloop.core.objectives import Number, per_run
+
+
+class StackedAdam(torch.optim.Optimizer):
+    """Adam (Kingma & Ba 2015, algorithm 1) on parameters [S, …]; `lr` is one number or one per run, [S].
+
+    At S=1 it is `torch.optim.Adam`.
+    """
+
+    def __init__(
+        self, params: Iterable[Tensor], lr: Number, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8
+    ) -> None:
+        super().__init__(params, {"lr": lr, "betas": betas, "eps": eps})
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
+        """One update of every parameter that has a gradient."""
+        for group in self.param_groups:
+            for p in group["params"]:
+                if p.grad is not None:
+                    self._update(p, p.grad, group)
+
+    def _update(self, p: Tensor, grad: Tensor, group: dict[str, Any]) -> None:
+        state, (b1, b2) = self.state[p], group["betas"]
+        if not state:
+            state |= {"step": torch.zeros(()), "exp_avg": torch.zeros_like(p), "exp_avg_sq": torch.zeros_like(p)}
+        state["step"] += 1
+        t = float(state["step"])
+        mean, square = state["exp_avg"], state["exp_avg_sq"]
+        mean.lerp_(grad, 1 - b1)
+        square.mul_(b2).addcmul_(grad, grad, value=1 - b2)
+        scale = square.sqrt().div_(math.sqrt(1 - b2**t)).add_(group["eps"])
+        if isinstance(group["lr"], Tensor):
+            p.addcdiv_(mean * per_run(group["lr"], p), scale, value=-1 / (1 - b1**t))
+        else:
+            p.addcdiv_(mean, scale, value=-group["lr"] / (1 - b1**t))
+
+
+def clip_gradients(parameters: Sequence[Tensor], limit: Number, *, stacked: bool = False) -> Float[Tensor, "*S"]:
+    """Scale gradients in place to a global norm of at most `limit`, per run where they are stacked; the norm before."""
+    grads = [p.grad for p in parameters if p.grad is not None]
+    if not stacked:
+        return torch.nn.utils.clip_grad_norm_(list(parameters), float(limit))
+    norm = torch.stack([torch.linalg.vector_norm(g.reshape(len(g), -1), dim=1) for g in grads]).square().sum(0).sqrt()
+    scale = (limit / (norm + 1e-6)).clamp(max=1.0)
+    if bool((scale < 1).any()):
+        for g in grads:
+            g.mul_(per_run(scale, g))
+    return norm
+
+
+def hold(parameters: Sequence[Tensor], runs: Bool[Tensor, " S"]) -> None:
+    """No gradient for these runs, be it finite or not: together with a learning rate of 0 they stay where they are."""
+    for p in parameters:
+        if p.grad is not None:
+            p.grad[runs] = 0.0

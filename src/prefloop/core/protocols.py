@@ -1,0 +1,75 @@
+"""What the loop asks of a policy and of a problem; worlds implement these and know nothing else of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from prefloop.core.batch import Batch
+from prefloop.core.streams import Stream
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What a policy says of given responses; log-probs are next-token aligned, untempered and 0 off the mask."""
+
+    logp: Float[Tensor, "*S P G T"]
+    entropy: Float[Tensor, "*S P G T"] | None = None
+    values: Float[Tensor, "*S P G T"] | None = None
+
+
+def no_op() -> None:
+    """Nobody wants to interrupt."""
+
+
+@runtime_checkable
+class Policy(Protocol):
+    """A distribution over responses that can be sampled, evaluated and trained."""
+
+    @property
+    def exact_sampler(self) -> bool:
+        """Whether it samples from what `evaluate` gives: temperature 1, no truncation."""
+
+    def sample(self, prompts: Any, responses: int, rng: Stream, poll: Callable[[], None] = no_op) -> Batch:
+        """Fresh groups with `logp_behaviour` (exact sampler) and `logp_proximal` (untempered); polls at every token."""
+
+    def evaluate(self, batch: Batch, *, entropy: bool = False, values: bool = False) -> Evaluation:
+        """Differentiable log-probs of whole groups."""
+
+    def micro_batches(self, batch: Batch) -> list[Int[Tensor, "*S m"]]:
+        """A partition of the prompts that fits into memory, as index sets."""
+
+    def parameters(self) -> list[Tensor]: ...
+
+    def reference(self) -> Policy:
+        """A frozen copy in evaluation mode."""
+
+    def state(self) -> dict[str, Tensor]: ...
+
+    def restore(self, state: dict[str, Tensor]) -> None: ...
+
+
+@runtime_checkable
+class Enumerable(Protocol):
+    """A policy that can sum over all responses."""
+
+    def exact_kl(self, batch: Batch) -> Float[Tensor, "*S P G"]:
+        """KL(π‖π_ref) of each prompt, for every response of its group."""
+
+
+@runtime_checkable
+class Problem(Protocol):
+    """Where prompts, offline responses and scores come from."""
+
+    def prompts(self, start: int, count: int, rng: Stream) -> Any:
+        """Prompts number `start` to `start + count` of an endless stream."""
+
+    def dataset(self, start: int, count: int, responses: int, rng: Stream) -> Batch:
+        """Groups that no policy of ours wrote, with the scores that came with them."""
+
+    def score(self, batch: Batch) -> Batch:
+        """The batch with scores, all of them by one scorer."""

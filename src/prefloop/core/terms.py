@@ -1,0 +1,74 @@
+"""Terms of the loss beside the method's own (KL, entropy, likelihood, value), and the correction for the sampler."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from prefloop.core import kl, weights
+from prefloop.core.batch import Batch, Signal
+from prefloop.core.methods import Method
+from prefloop.core.objectives import MAX_LOG_RATIO, sequence
+from prefloop.core.protocols import Enumerable, Evaluation, Policy
+
+
+def on(weight: float | Tensor) -> bool:
+    """Whether a switch's weight is above 0; one per stacked run always counts."""
+    return isinstance(weight, Tensor) or weight > 0
+
+
+def corrected(method: Method, signal: Signal, batch: Batch) -> Signal:
+    """Weights times the truncated importance weight of the policy against its sampler, where the row asks for it."""
+    if method.mismatch_cap is None or signal.weight is None:
+        return signal
+    if batch.logp_proximal is None or batch.logp_behaviour is None:
+        return signal
+    d = torch.where(batch.mask, batch.logp_proximal - batch.logp_behaviour, 0.0)
+    d = d.sum(-1) if method.defaults.get("level") == "sequence" else d
+    factor = d.clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO).exp().clamp(max=method.mismatch_cap)
+
+    def times(weight: Tensor) -> Tensor:
+        return factor * (weight if weight.ndim == factor.ndim else weight[..., None])
+
+    share = None if signal.kl_weight is None else times(signal.kl_weight)
+    return replace(signal, weight=times(signal.weight), kl_weight=share)
+
+
+def beside(
+    method: Method,
+    seen: Evaluation,
+    policy: Policy,
+    batch: Batch,
+    signal: Signal,
+    total: Float[Tensor, "*S"],
+    present: Int[Tensor, "*S"],
+) -> dict[str, Float[Tensor, "*S"]]:
+    """The weighted terms that the switch and the ledger skip: KL, entropy bonus, auxiliary likelihood, value loss."""
+    terms: dict[str, Tensor] = {}
+    if signal.kl_weight is not None:
+        terms["kl"] = method.penalty_loss(seen.logp, batch, signal, total)
+    elif on(method.kl) and method.kl_in == "loss":
+        if method.kl_estimator == "exact":
+            assert isinstance(policy, Enumerable)
+            per_response = policy.exact_kl(batch)
+        else:
+            per_response = kl.loss(seen.logp, batch, method.kl_estimator)
+        terms["kl"] = method.kl * mean_over(per_response, batch.present, present)
+    if seen.entropy is not None and method.entropy > 0:
+        terms["entropy"] = -method.entropy * mean_over(sequence(seen.entropy, batch), batch.present, present)
+    if method.sft > 0:
+        best = weights.best_only(batch)
+        terms["sft"] = -method.sft * mean_over(best * sequence(seen.logp, batch), batch.present, present)
+    if seen.values is not None and signal.value_target is not None:
+        error = torch.where(batch.mask, (seen.values - signal.value_target) ** 2 / 2, 0.0)
+        per_token = error.sum(-1) / batch.lengths.clamp(min=1)
+        terms["value"] = method.value_weight * mean_over(per_token, batch.present, present)
+    return terms
+
+
+def mean_over(x: Tensor, where: Bool[Tensor, "*S P G"], count: Int[Tensor, "*S"]) -> Float[Tensor, "*S"]:
+    """Sum over the responses in `where`, per run, over a count that micro-batches share."""
+    return torch.where(where, x, 0.0).sum((-2, -1)) / count

@@ -1,1 +1,0 @@
-"""Where prompts, offline responses and scores come from."""

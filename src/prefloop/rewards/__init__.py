@@ -1,0 +1,1 @@
+"""Rewards: rules by name, and reward models."""

@@ -1,0 +1,186 @@
+"""Reward models in the layout of Hugging Face sequence classification with one label: reading and writing.
+
+Such a model scores a conversation by one linear layer, `score`, on the hidden state of its last token. Only local
+folders with safetensors weights are read; no code of a model is run and nothing is unpickled.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from prefloop.core.errors import DataError
+from prefloop.policies.pretrained import Tokenizer, render
+from prefloop.rewards.bradley_terry.encoding import eos
+
+HEAD = "score"  # what transformers calls the linear layer
+WEIGHTS = "model.safetensors"
+KIND = "ForSequenceClassification"
+LOCAL: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
+TRAIN_ONE = "train one: prefloop reward train DATA --model MODEL --out DIR"
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """The parts of a sequence classifier with one label, in float32 and evaluation mode."""
+
+    backbone: nn.Module
+    head: nn.Linear
+    tokenizer: Tokenizer
+    context: int | None  # most tokens it takes
+
+
+def read(folder: Path) -> Classifier:
+    """A reward model that transformers or another library saved.
+
+    Raises:
+        DataError: no sequence classifier, more than one label, no safetensors weights, a head or another weight that
+            is missing, or an architecture whose score is not one linear layer on the last token.
+    """
+    config = _config(folder)
+    if not list(folder.glob("*.safetensors")):
+        fix = "convert them: pickled weights are never loaded"
+        raise DataError("the reward model has no safetensors weights", where=str(folder), fix=fix)
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    try:
+        with _quiet():
+            model, report = AutoModelForSequenceClassification.from_pretrained(
+                folder, config=config, dtype=torch.float32, use_safetensors=True, output_loading_info=True, **LOCAL
+            )
+        tokenizer = AutoTokenizer.from_pretrained(folder, **LOCAL)
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        told = str(error).strip().splitlines()[0]
+        raise DataError(f"the reward model cannot be read: {told}", where=str(folder)) from error
+    missing = sorted(report["missing_keys"])
+    if missing:  # transformers would make them up on the spot, and the scores would be random
+        kind = "head" if any(name.startswith(HEAD) for name in missing) else "weight"
+        what = f"the reward model lacks its {kind}: {', '.join(missing[:3])}"
+        raise DataError(f"{what} would be newly initialised", where=str(folder), fix=TRAIN_ONE)
+    backbone, head = _parts(model.eval().requires_grad_(False), folder)
+    return Classifier(backbone, head, tokenizer, getattr(config, "max_position_embeddings", None))
+
+
+def _config(folder: Path) -> Any:
+    from transformers import AutoConfig
+
+    try:
+        config = AutoConfig.from_pretrained(folder, **LOCAL)
+    except (OSError, ValueError) as error:
+        told = str(error).strip().splitlines()[0]
+        raise DataError(f"the reward model cannot be read: {told}", where=str(folder), fix=TRAIN_ONE) from error
+    kinds = config.architectures or []
+    if not any(name.endswith(KIND) for name in kinds):
+        what = f"this is no reward model: its configuration names {', '.join(kinds) or 'no architecture'}, not …{KIND}"
+        raise DataError(what, where=str(folder / "config.json"), fix=TRAIN_ONE)
+    if config.num_labels != 1:
+        what = f"the model has {config.num_labels} labels; a reward model has one"
+        raise DataError(what, where=str(folder / "config.json"), fix="use a model with num_labels = 1")
+    return config
+
+
+def _parts(model: Any, folder: Path) -> tuple[nn.Module, nn.Linear]:
+    """Backbone and head, after a look whether the model's own logit is head(last state of the backbone)."""
+    backbone, head = model.base_model, getattr(model, HEAD, None)
+    ids = torch.tensor([[i for i in range(4) if i != model.config.pad_token_id][:2]])
+    if isinstance(head, nn.Linear):
+        with torch.no_grad():
+            own, linear = model(ids).logits, head(backbone(ids).last_hidden_state)[:, -1]
+        if torch.allclose(linear, own, rtol=1e-3, atol=1e-4):
+            return backbone, head
+    what = f"{type(model).__name__} does not score by one linear layer on the last token, which is not supported"
+    raise DataError(what, where=str(folder), fix="use a reward model on a causal language model")
+
+
+def closing(tokenizer: Tokenizer, where: str) -> tuple[int, ...]:
+    """Ids that the chat template writes behind the text of an answer: ChatML's end of turn and line break, say.
+
+    A model that was trained on rendered conversations scores at the last of them, which need not be the EOS.
+
+    Raises:
+        UserError: the tokenizer has no chat template.
+        DataError: the tokenizer has no EOS, or the template changes a prompt or an answer once it is answered.
+    """
+    eos(tokenizer)  # the responses of a batch end with it
+    asked = [{"role": "user", "content": "a"}]
+    own = [*render(tokenizer, asked).tolist(), *tokenizer.encode("b", add_special_tokens=False)]
+    said = [*asked, {"role": "assistant", "content": "b"}]
+    whole = tokenizer.apply_chat_template(said, tokenize=True, return_dict=False)
+    if whole[: len(own)] != own:
+        what = "the chat template does not render an answered conversation as the prompt and then the answer"
+        fix = "use a chat template that writes an answer right behind its generation prompt"
+        raise DataError(what, where=where, fix=fix)
+    return tuple(whole[len(own) :])
+
+
+def write(folder: Path, backbone: nn.Module, head: nn.Linear, tokenizer: Tokenizer) -> bool:
+    """Write configuration, weights and tokenizer; the head's bias, for which the layout has no place, is left out.
+
+    Returns:
+        Whether there is such a class in transformers for this backbone in float32; if not, nothing is written.
+    """
+    config: Any = copy.deepcopy(backbone.config)
+    config.num_labels, config.pad_token_id = 1, _padding(tokenizer, config.vocab_size)
+    empty = _empty(config)
+    if empty is None or backbone.dtype != torch.float32:
+        return False
+    weights = {f"{empty.base_model_prefix}.{name}": x.contiguous() for name, x in backbone.state_dict().items()}
+    weights[f"{HEAD}.weight"] = head.weight.detach().contiguous()
+    if _shapes(weights) != _shapes(empty.state_dict()):
+        return False
+    config.architectures = [type(empty).__name__]
+    config.save_pretrained(folder)
+    save_file(weights, folder / WEIGHTS, metadata={"format": "pt"})
+    padded = copy.deepcopy(tokenizer)
+    padded.pad_token = None if config.pad_token_id is None else tokenizer.convert_ids_to_tokens(config.pad_token_id)
+    padded.save_pretrained(folder)
+    return True
+
+
+def _empty(config: Any) -> Any | None:
+    """The classifier without memory for its weights; None where transformers has no such class."""
+    from transformers import AutoModelForSequenceClassification
+
+    try:
+        with torch.device("meta"):
+            return AutoModelForSequenceClassification.from_config(config, trust_remote_code=False)
+    except ValueError:  # what transformers raises for a configuration that it has no class for
+        return None
+
+
+def _shapes(weights: dict[str, Tensor]) -> dict[str, torch.Size]:
+    return {name: x.shape for name, x in weights.items()}
+
+
+def _padding(tokenizer: Tokenizer, vocabulary: int) -> int | None:
+    """A special token that ends no response: transformers scores at the last token that is not padding.
+
+    Many tokenizers pad with the EOS; then it would score at the token before the EOS.
+    """
+    named = [tokenizer.pad_token_id, *tokenizer.all_special_ids]
+    return next((i for i in named if i is not None and i != tokenizer.eos_token_id and i < vocabulary), None)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without bars and reports of transformers: what is wrong with a model is said by our errors."""
+    from transformers.utils import logging
+
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()

@@ -1,0 +1,164 @@
+"""Reward models on disk: head and all, as safetensors.
+
+A model that reads the last state only is a sequence classifier of transformers whose logit is the score less `offset`
+in reward.json. Any other one has its backbone and head in one weights file of our own layout.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from prefloop.core.errors import DataError, UserError
+from prefloop.policies.pretrained import Tokenizer, published
+from prefloop.rewards.bradley_terry import classifier as sequence_classifier
+from prefloop.rewards.bradley_terry.classifier import LOCAL
+from prefloop.rewards.bradley_terry.encoding import eos
+from prefloop.rewards.bradley_terry.model import WIDTH, BradleyTerry, Pooling
+
+WEIGHTS, FACTS = "model.safetensors", "reward.json"
+BACKBONE, HEAD = "backbone.", "head."  # prefixes in the weights file of our own layout
+OWN, CLASSIFIER = "prefloop", "sequence_classification"  # layouts
+CONTEXT = 4096  # most tokens of a model of others, whose own limit may be far beyond what it was trained on
+
+
+def save(model: BradleyTerry, folder: Path | str) -> None:
+    """Write backbone, head, tokenizer and facts in one step; `load` reads them.
+
+    Raises:
+        UserError: the folder exists and is not empty.
+    """
+    folder, last = Path(folder), model.pooling == "last"
+    require_free(folder)
+    with published(folder) as home:
+        if last and sequence_classifier.write(home, model.backbone, model.head, model.tokenizer):
+            layout = CLASSIFIER
+        else:
+            layout = OWN
+            _write_own(model, home)
+        kept = {
+            "layout": layout,
+            "pooling": model.pooling,
+            "max_tokens": model.max_tokens,
+            "offset": float(model.head.bias.item()),
+            "closing": list(model.closing),
+            "facts": dict(model.facts),
+            "trained_on": sorted(model.trained_on),
+        }
+        (home / FACTS).write_text(json.dumps(kept, indent=2) + "\n", encoding="utf-8")
+
+
+def require_free(folder: Path) -> None:
+    """Refuse to write over something.
+
+    Raises:
+        UserError: the folder exists and is not empty.
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UserError("the folder exists already", where=str(folder), fix="choose another folder")
+
+
+def load(folder: Path | str, *, micro_tokens: int = 8192, autocast: bool = False) -> BradleyTerry:
+    """A saved reward model: one of ours, or a sequence classifier with one label that others saved.
+
+    Raises:
+        UserError: there is no such folder.
+        DataError: a file or the head is missing, or the weights are not those of the configuration.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise UserError("the reward model does not exist", where=str(folder), fix=sequence_classifier.TRAIN_ONE)
+    if not (folder / FACTS).is_file():
+        return _of_others(folder, micro_tokens, autocast)
+    kept = _facts(folder)
+    if kept["layout"] == CLASSIFIER:
+        found = sequence_classifier.read(folder)
+        backbone, head, tokenizer = found.backbone, _with_bias(found.head, kept["offset"]), found.tokenizer
+    else:
+        backbone, head, tokenizer = _read_own(folder, kept["pooling"])
+    return BradleyTerry(
+        backbone.eval(),
+        head,
+        tokenizer,
+        tuple(kept["closing"]) if "closing" in kept else (eos(tokenizer), *kept["ending"]),
+        kept["pooling"],
+        kept["max_tokens"],
+        micro_tokens,
+        autocast,
+        kept["facts"],
+        frozenset(kept["trained_on"]),
+    )
+
+
+def _of_others(folder: Path, micro_tokens: int, autocast: bool) -> BradleyTerry:
+    found = sequence_classifier.read(folder)
+    head = found.head if found.head.bias is not None else _with_bias(found.head, 0.0)
+    closing = sequence_classifier.closing(found.tokenizer, str(folder))
+    most = min(CONTEXT, found.context or CONTEXT)
+    return BradleyTerry(found.backbone, head, found.tokenizer, closing, "last", most, micro_tokens, autocast)
+
+
+def _facts(folder: Path) -> dict[str, Any]:
+    """What reward.json says."""
+    try:
+        kept = json.loads((folder / FACTS).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise DataError(f"the reward model cannot be read: {error}", where=str(folder / FACTS)) from error
+    known = {"layout", "pooling", "max_tokens", "offset", "facts", "trained_on"}
+    ends = {"closing", "ending"}  # earlier folders name the ids behind the EOS, `ending`
+    if not isinstance(kept, dict) or not known <= kept.keys() or not ends & kept.keys():
+        raise DataError("the facts of the reward model are not complete", where=str(folder / FACTS), fix="train again")
+    return kept
+
+
+def _with_bias(head: nn.Linear, offset: float) -> nn.Linear:
+    """The layout of transformers has no place for the bias."""
+    made = nn.utils.skip_init(nn.Linear, head.in_features, 1)
+    with torch.no_grad():
+        made.weight.copy_(head.weight)
+        made.bias.fill_(offset)
+    return made.requires_grad_(False)
+
+
+def _write_own(model: BradleyTerry, folder: Path) -> None:
+    modules = {BACKBONE: model.backbone, HEAD: model.head}
+    weights = {f"{k}{name}": x.contiguous() for k, m in modules.items() for name, x in m.state_dict().items()}
+    save_file(weights, folder / WEIGHTS)
+    model.backbone.config.save_pretrained(folder)  # type: ignore[union-attr, operator]
+    model.tokenizer.save_pretrained(folder)
+
+
+def _read_own(folder: Path, pooling: Pooling) -> tuple[nn.Module, nn.Linear, Tokenizer]:
+    from transformers import AutoConfig, AutoModel, AutoTokenizer
+
+    try:
+        weights = load_file(folder / WEIGHTS)
+        config = AutoConfig.from_pretrained(folder, **LOCAL)
+        tokenizer = AutoTokenizer.from_pretrained(folder, **LOCAL)
+    except (OSError, ValueError, SafetensorError) as error:
+        raise DataError(f"the reward model cannot be read: {error}", where=str(folder)) from error
+    missing = {f"{HEAD}weight", f"{HEAD}bias"} - weights.keys()
+    if missing:  # a head made up on the spot would give random scores
+        raise DataError(f"the reward model has no head: {min(missing)} is missing", where=str(folder / WEIGHTS))
+    dtype = next((x.dtype for name, x in weights.items() if name.startswith(BACKBONE)), torch.float32)
+    with torch.random.fork_rng(devices=[]):  # the fresh backbone's initialisation draws from the global generator
+        backbone = AutoModel.from_config(config, dtype=dtype, trust_remote_code=False)
+    head = nn.utils.skip_init(nn.Linear, WIDTH[pooling] * config.hidden_size, 1)
+    for prefix, module in ((BACKBONE, backbone), (HEAD, head)):
+        _fill(module, {k.removeprefix(prefix): x for k, x in weights.items() if k.startswith(prefix)}, folder)
+    return backbone, head, tokenizer
+
+
+def _fill(module: nn.Module, weights: dict[str, Tensor], folder: Path) -> None:
+    try:
+        module.load_state_dict(weights)
+    except RuntimeError as error:
+        what = "the weights are not those of the reward model's configuration"
+        raise DataError(f"{what}: {str(error).splitlines()[-1].strip()}", where=str(folder / WEIGHTS)) from error
+    module.requires_grad_(False)

@@ -1,0 +1,171 @@
+"""Prompts with responses as token rows, and which of a group's responses were preferred to which."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from prefloop.core.errors import DataError
+from prefloop.data.records import Group
+from prefloop.policies.pretrained import Tokenizer, render
+from prefloop.rewards.bradley_terry.loss import Ties
+
+
+@dataclass(frozen=True)
+class Row:
+    """One prompt with one response: the last tokens of both, as many as fit."""
+
+    ids: Int[Tensor, " L"]
+    length: int  # tokens of the whole response, its closing included
+    cut: bool  # not all tokens of prompt and response fitted
+
+    @property
+    def response(self) -> int:
+        """Tokens at the end of `ids` that are the response."""
+        return min(self.length, len(self.ids))
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Distinct rows, and which of them each response of each group is."""
+
+    rows: tuple[Row, ...]
+    places: tuple[tuple[int, ...], ...]  # per group, per response
+
+
+@dataclass(frozen=True)
+class Preferences:
+    """Pairs of rows of which one was rated higher; with ties also those rated the same."""
+
+    index: Int[Tensor, "N 2"]  # (winner, loser)
+    gap: Float[Tensor, " N"]  # rating of the winner less that of the loser; 0 = tie
+    keys: tuple[str, ...]  # the question of each pair
+
+
+@dataclass(frozen=True)
+class Scored:
+    """Scores of every response of some groups, one entry per response."""
+
+    score: Float[Tensor, " M"]
+    length: Int[Tensor, " M"]  # tokens of the whole response, its closing included
+    group: Int[Tensor, " M"]  # place of its group
+    cut: Bool[Tensor, " M"]  # scored without the first tokens of prompt and response, which did not fit
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What a reward model says of given preferences, one entry per pair."""
+
+    margin: Float[Tensor, " N"]  # s_winner − s_loser
+    longer: Int[Tensor, " N"]  # tokens of the winner less tokens of the loser
+    keys: tuple[str, ...]  # the question
+
+
+def eos(tokenizer: Tokenizer) -> int:
+    """Id of the token that ends a sequence.
+
+    Raises:
+        DataError: the tokenizer names none.
+    """
+    if tokenizer.eos_token_id is None:
+        raise DataError("the tokenizer names no end-of-sequence token", where="tokenizer", fix="set `eos_token`")
+    return int(tokenizer.eos_token_id)
+
+
+def make_row(prompt: Int[Tensor, " L"], response: Int[Tensor, " T"], max_tokens: int) -> Row:
+    """The last `max_tokens` of prompt and response."""
+    whole = torch.cat([prompt, response])
+    return Row(whole[-max_tokens:], len(response), len(whole) > max_tokens)
+
+
+def closed(text: Sequence[int], closing: Sequence[int]) -> Int[Tensor, " T"]:
+    """An answer with what ends it."""
+    return torch.tensor([*text, *closing], dtype=torch.long)
+
+
+def encode(tokenizer: Tokenizer, groups: Sequence[Group], max_tokens: int, closing: Sequence[int]) -> Rows:
+    """All responses of the groups; one that recurs with the same prompt is one row.
+
+    Args:
+        closing: ids behind the text of an answer: its EOS, or what else a chat template writes there.
+
+    Raises:
+        DataError: a prompt that the chat template refuses.
+    """
+    known: dict[tuple[Any, str], int] = {}
+    rows: list[Row] = []
+    places = []
+    for group in groups:
+        messages = [{"role": m.role, "content": m.content} for m in group.prompt]
+        prompt = render(tokenizer, messages, where=f"row {group.row}")
+        asked, own = tuple(prompt.tolist()), []
+        for text in group.responses:
+            place = known.setdefault((asked, text), len(rows))
+            if place == len(rows):
+                said = closed(tokenizer.encode(text, add_special_tokens=False), closing)
+                rows.append(make_row(prompt, said, max_tokens))
+            own.append(place)
+        places.append(tuple(own))
+    return Rows(tuple(rows), tuple(places))
+
+
+def preferences(groups: Sequence[Group], places: Sequence[Sequence[int]], ties: Ties = "drop") -> Preferences:
+    """All strict preferences inside the groups, and with `half` every pair of equal ratings once.
+
+    Raises:
+        DataError: no strict preference.
+    """
+    index: list[tuple[int, int]] = []
+    gap: list[float] = []
+    keys: list[str] = []
+    for group, place in zip(groups, places, strict=True):
+        for w, lost, ahead in _ordered(group.scores or (), ties):
+            index.append((place[w], place[lost]))
+            gap.append(ahead)
+            keys.append(group.key)
+    if not any(gap):
+        fix = "give pairs, or ratings that differ; `prefloop data check FILE` counts them"
+        raise DataError("there is no preference: no group has responses with different scores", fix=fix)
+    return Preferences(torch.tensor(index), torch.tensor(gap, dtype=torch.float32), tuple(keys))
+
+
+def count_pairs(group: Group, ties: Ties = "drop") -> int:
+    """Preferences inside a group, as `preferences` takes them."""
+    return sum(1 for _ in _ordered(group.scores or (), ties))
+
+
+def _ordered(scores: Sequence[float], ties: Ties) -> Iterator[tuple[int, int, float]]:
+    for i, a in enumerate(scores):
+        for j, b in enumerate(scores):
+            if a > b or (ties == "half" and a == b and i < j):
+                yield i, j, a - b
+
+
+def comparison(groups: Sequence[Group], scored: Scored) -> Comparison:
+    """The strict preferences of groups whose every response has been scored.
+
+    Raises:
+        DataError: no strict preference.
+    """
+    numbers = iter(range(len(scored.score)))
+    found = preferences(groups, [tuple(next(numbers) for _ in group.responses) for group in groups])
+    winner, loser = found.index.unbind(-1)
+    margin, longer = (x[winner] - x[loser] for x in (scored.score, scored.length))
+    return Comparison(margin, longer, found.keys)
+
+
+def portions(lengths: Sequence[int], budget: int) -> Iterator[list[int]]:
+    """Indices by length, in portions whose padded size stays within the budget (one row may exceed it alone)."""
+    portion: list[int] = []
+    for i in sorted(range(len(lengths)), key=lambda i: lengths[i]):
+        if portion and (len(portion) + 1) * lengths[i] > budget:
+            yield portion
+            portion = []
+        portion.append(i)
+    if portion:
+        yield portion

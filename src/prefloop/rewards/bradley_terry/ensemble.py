@@ -1,0 +1,88 @@
+"""Several reward models as one: the mean of their scores, or the lowest, which is harder to exploit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from prefloop.core.batch import Batch
+from prefloop.core.errors import UserError
+from prefloop.core.protocols import no_op
+from prefloop.data.records import Group
+from prefloop.policies.pretrained import Tokenizer
+from prefloop.rewards.bradley_terry.encoding import Comparison, Scored, comparison
+from prefloop.rewards.bradley_terry.model import BradleyTerry
+
+Combine = Literal["mean", "min"]
+
+
+@dataclass(frozen=True)
+class Ensemble:
+    """Reward models of one vocabulary, whose scores are averaged or of which the lowest counts (Coste et al. 2024).
+
+    Bradley-Terry scores are known up to a constant only, and the minimum depends on it: models that were fitted here
+    have mean 0 over their training pairs; `centring` draws those of every pair there (Eisenstein et al. 2023).
+
+    Raises:
+        UserError: no member, or members of different vocabularies.
+    """
+
+    members: tuple[BradleyTerry, ...]
+    combine: Combine = "mean"
+
+    def __post_init__(self) -> None:
+        if not self.members:
+            raise UserError("an ensemble needs at least one reward model", fix="name one or more folders")
+        first = self.tokenizer.get_vocab()
+        for place, member in enumerate(self.members):
+            if member.tokenizer.get_vocab() != first:
+                what = f"reward model {place + 1} of the ensemble has another vocabulary than the first"
+                raise UserError(what, fix="use models that were made from one base model")
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        return self.members[0].tokenizer
+
+    @property
+    def trained_on(self) -> frozenset[str]:
+        return frozenset().union(*(member.trained_on for member in self.members))
+
+    @property
+    def is_traced(self) -> bool:
+        """Whether it is known of every member which questions it was fitted to."""
+        return all(member.is_traced for member in self.members)
+
+    def score_batch(self, batch: Batch) -> Float[Tensor, "P G"]:
+        """One score per response, 0 on the empty places of ragged groups; no gradient."""
+        return combined(torch.stack([member.score_batch(batch) for member in self.members]), self.combine)
+
+    def score_groups(self, groups: Sequence[Group], poll: Callable[[], None] = no_op) -> Scored:
+        """Scores of all responses of the groups, in their order; no gradient.
+
+        Raises:
+            DataError: no response, or a prompt that the chat template refuses.
+        """
+        found = [member.score_groups(groups, poll) for member in self.members]
+        score = combined(torch.stack([each.score for each in found]), self.combine)
+        return replace(found[0], score=score, cut=torch.stack([each.cut for each in found]).any(0))
+
+    def compare(self, groups: Sequence[Group]) -> Comparison:
+        """Margins of all strict preferences in the groups.
+
+        Raises:
+            DataError: no preference, or a prompt that the chat template refuses.
+        """
+        return comparison(groups, self.score_groups(groups))
+
+
+RewardModel = BradleyTerry | Ensemble
+
+
+def combined(scores: Float[Tensor, "M ..."], how: Combine) -> Tensor:
+    """Over the M members."""
+    return scores.mean(0) if how == "mean" else scores.amin(0)

@@ -1,0 +1,1 @@
+"""Where prompts, offline responses and scores come from: arms, lengths, text."""

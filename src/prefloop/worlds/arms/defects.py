@@ -1,0 +1,198 @@
+"""Defects of the published bandit code as wrappers, so that a study can measure what each of them does.
+
+What the lab follows stays true in spite of them: `state_of` samples, and reads `next_logp`, which no wrapper touches.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from prefloop.core import objectives
+from prefloop.core.batch import Batch, MissingNeed, Signal
+from prefloop.core.errors import UserError, nearest
+from prefloop.core.methods import Method
+from prefloop.core.objectives import LogProbs, per_run, sequence
+from prefloop.core.protocols import Evaluation, no_op
+from prefloop.core.streams import Stream
+from prefloop.policies.gpt import GPT, Dropout, unchanged
+from prefloop.policies.stacked import linear
+from prefloop.worlds.arms.problem import Bandit, labelled, mean_reward
+
+Kind = TypeVar("Kind", bound=GPT)
+DROPPED = 0.1  # share of activations, of gpt-nano
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a defect may wrap."""
+
+    row: Method
+    policy: Any
+    reference: Any
+    problem: Any
+
+
+def install(defect: str, parts: Parts, seeds: Sequence[int]) -> Parts:
+    """The parts with one defect of the published code in them.
+
+    Raises:
+        UserError: no such defect, or one that could do nothing to this row.
+    """
+    if defect not in DEFECTS:
+        raise UserError(f"there is no defect `{defect}`", fix=nearest(defect, DEFECTS))
+    return DEFECTS[defect](parts, seeds)
+
+
+def _off_by_one(parts: Parts, seeds: Sequence[int]) -> Parts:
+    return replace(parts, policy=seen_as(OffByOne, parts.policy), reference=seen_as(OffByOne, parts.reference))
+
+
+def _k1_loss(parts: Parts, seeds: Sequence[int]) -> Parts:
+    return replace(parts, row=with_k1_term(parts.row))
+
+
+def _reference_dropout(parts: Parts, seeds: Sequence[int]) -> Parts:
+    if not parts.row.needs & {"reference", "z"}:
+        raise UserError("this row reads no reference, so that noise in it does nothing")
+    noise = Stream("reference dropout", seeds, stacked=True)
+    return replace(parts, reference=seen_as(DropoutReference, parts.reference, noise=noise))
+
+
+def _prompt_in_reward(parts: Parts, seeds: Sequence[int]) -> Parts:
+    problem = PromptInReward(**vars(parts.problem))
+    if problem.data is None or problem.data.scores is None:
+        return replace(parts, problem=problem)
+    if problem.bar is not None:
+        raise UserError("labels of the data say nothing of its rewards", fix="a row that reads scores")
+    data = replace(problem.data, scores=with_prompt(problem.gold, problem.data, problem.data.scores))
+    return replace(parts, problem=replace(problem, data=data))
+
+
+DEFECTS: dict[str, Callable[[Parts, Sequence[int]], Parts]] = {
+    "off_by_one": _off_by_one,
+    "k1_loss": _k1_loss,
+    "reference_dropout": _reference_dropout,
+    "prompt_in_reward": _prompt_in_reward,
+}
+
+
+# ----------------------------------------------------------------------------------------------------------- policies
+
+
+def seen_as(kind: type[Kind], policy: GPT, **more: Any) -> Kind:
+    """The same weights, not copies of them, as another kind of GPT."""
+    twin = kind.__new__(kind)
+    vars(twin).update(vars(policy), **more)
+    return twin
+
+
+class OffByOne(GPT):
+    """Scores y_t with the distribution at place t, which has read y_t already; samples from the right one.
+
+    `exact_sampler` stays true, because the published code takes it for granted.
+    """
+
+    def evaluate(
+        self, batch: Batch, *, entropy: bool = False, values: bool = False, drop: Dropout = unchanged
+    ) -> Evaluation:
+        """As `GPT.evaluate`, one place late."""
+        hidden = self.hidden(whole(batch.prompts, batch.responses), drop)[:, :, 1:]
+        full = self.logits(hidden).log_softmax(-1).view(*batch.mask.shape, -1)
+        logp = torch.where(batch.mask, full.gather(-1, batch.responses[..., None]).squeeze(-1), 0.0)
+        spread = torch.where(batch.mask, -(full.exp() * full).sum(-1), 0.0) if entropy else None
+        value = None
+        if values:
+            value = linear(hidden.flatten(1, 2), self.weights["value.weight"], self.weights["value.bias"])
+            value = value.view(batch.mask.shape)
+        return Evaluation(logp, spread, value)
+
+    def sample(
+        self, prompts: Int[Tensor, "S P"], responses: int, rng: Stream, poll: Callable[[], None] = no_op
+    ) -> Batch:
+        """The right samples, with the log-probs that PPO's ratio had as its denominator."""
+        drawn = super().sample(prompts, responses, rng, poll)
+        with torch.no_grad():
+            seen = self.evaluate(drawn).logp
+        return replace(drawn, logp_behaviour=seen, logp_proximal=seen.clone())
+
+
+def whole(prompts: Int[Tensor, "S P"], responses: Int[Tensor, "S P G T"]) -> Int[Tensor, "S P*G T+1"]:
+    """[x, y_1 … y_T]: the output at place t has read y_t."""
+    first = prompts[..., None, None].expand(*responses.shape[:-1], 1)
+    return torch.cat([first, responses], -1).flatten(1, 2)
+
+
+class DropoutReference(GPT):
+    """A frozen reference that was never put into evaluation mode: new dropout whenever it is asked."""
+
+    noise: Stream
+
+    def evaluate(
+        self, batch: Batch, *, entropy: bool = False, values: bool = False, drop: Dropout = unchanged
+    ) -> Evaluation:
+        return super().evaluate(batch, entropy=entropy, values=values, drop=self._dropped)
+
+    def _dropped(self, x: Tensor) -> Tensor:
+        """Of every tensor that is dropped from, the runs stand outermost."""
+        kept = self.noise.rand(x.numel() // self.runs, dtype=x.dtype) >= DROPPED
+        return x * kept.view_as(x) / (1 - DROPPED)
+
+
+# ---------------------------------------------------------------------------------------------------------- objective
+
+
+def with_k1_term(row: Method) -> Method:
+    """The row with β (log π − log π_ref), β its `kl`, in every token's loss, and no KL in the loop.
+
+    On fresh samples the expected gradient of the term is 0 whatever the reference: E_π[∇log π] = 0.
+
+    Raises:
+        UserError: a row without a KL, or one that is no policy gradient.
+    """
+    beta, inner = row.kl, row.objective
+    if inner not in (objectives.clipped, objectives.policy_gradient):
+        raise UserError("the published KL term stands beside a policy gradient", fix="a row such as ppo_critic_free")
+    if not isinstance(beta, Tensor) and beta == 0:
+        raise UserError("without a KL there is no KL term", fix="kl=0.05")
+
+    @functools.wraps(inner)  # hyper-parameters are found by the signature of what is wrapped
+    def objective(logp: LogProbs, signal: Signal, batch: Batch, **options: Any) -> Tensor:
+        if batch.logp_reference is None:
+            raise MissingNeed("logp_reference")
+        losses, d = inner(logp, signal, batch, **options), logp - batch.logp_reference
+        return losses + per_run(beta, logp) * d if losses.ndim == d.ndim else losses + _per_response(beta, d, batch)
+
+    objective.needs = inner.needs | {"reference"}  # type: ignore[attr-defined]
+    return replace(row, objective=objective, kl=0.0)
+
+
+def _per_response(beta: float | Tensor, d: LogProbs, batch: Batch) -> Float[Tensor, "*S P G"]:
+    total = sequence(d, batch)
+    return per_run(beta, total) * total
+
+
+# ------------------------------------------------------------------------------------------------------------- reward
+
+
+class PromptInReward(Bandit):
+    """The reward is the mean over prompt and response, although no policy chooses its prompt."""
+
+    def score(self, batch: Batch) -> Batch:
+        if batch.scores is not None:
+            return batch
+        table = self.gold if self.proxy is None else self.proxy
+        scores = with_prompt(table, batch, mean_reward(table, batch.responses))
+        return replace(batch, scores=labelled(scores, self.bar))
+
+
+def with_prompt(table: Float[Tensor, "S V"], batch: Batch, scores: Float[Tensor, "S P G"]) -> Float[Tensor, "S P G"]:
+    """(T·score + reward of the prompt)/(T + 1)."""
+    tokens = batch.mask.shape[-1]
+    return (tokens * scores + table.gather(-1, batch.prompts)[..., None]) / (tokens + 1)

@@ -1,0 +1,236 @@
+"""The study's didactic problems: arms under a context, or sequences of arms; rewards, reference law, offline data.
+
+Tajwar et al. 2024 (arXiv:2404.14367), §4.1. A response's gold reward is the mean of its tokens' rewards; the prompt is
+neither rewarded nor scored, so the ceiling is 1 where the peak lies on an arm.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from prefloop.core.batch import Batch
+from prefloop.core.kl import exact
+from prefloop.core.objectives import Number
+from prefloop.core.optim import StackedAdam
+from prefloop.core.streams import Stream
+from prefloop.policies.categorical import Categorical
+from prefloop.policies.stacked import Stacked, inverse_cdf
+from prefloop.rewards.bradley_terry.logistic import fit_linear
+
+ARMS = 100
+CONTEXT = 100  # dimensions
+TOKENS = 9  # of a sequence, after its prompt token
+HUMP = (15, 26)  # arms around the reference's mode at 20; its two other modes are the edges
+LOCATION, SCALE = -0.7, 0.4  # of the Cauchy variable whose tanh is cut into arms
+PENALTIES = (1.0, 0.1, 0.01)  # tried for the learned reward
+
+Draw = Callable[[int, int, Stream], Tensor]  # start, count, rng -> prompts [S, count, …]
+
+
+# ---------------------------------------------------------------------------------------------------------- rewards
+
+
+def bump(centre: Number, width: Number, arms: int = ARMS) -> Float[Tensor, "*S V"]:
+    """exp(−((a − centre)/width)²) of each arm a: R1 has its centre at 70, R2 at 20, both of width 10."""
+    a = torch.arange(arms, dtype=torch.float64)
+    c, w = (torch.as_tensor(x, dtype=torch.float64)[..., None] for x in (centre, width))
+    return (-(((a - c) / w) ** 2)).exp()
+
+
+def reference_law(arms: int = ARMS) -> Float[Tensor, " V"]:
+    """Probability of each of `arms` equal bins of [−1, 1] under tanh(Cauchy(−0.7, 0.4)), in closed form."""
+    edges = torch.linspace(-1, 1, arms + 1, dtype=torch.float64).atanh()
+    cdf = 0.5 + ((edges - LOCATION) / SCALE).atan() / math.pi
+    return cdf.diff()
+
+
+# ---------------------------------------------------------------------------------------------------------- prompts
+
+
+def fresh(dtype: torch.dtype) -> Draw:
+    """Uniform on [0, 1]^100, new each time."""
+
+    def draw(start: int, count: int, rng: Stream) -> Tensor:
+        return rng.rand(count, CONTEXT).to(dtype)
+
+    return draw
+
+
+def listed(contexts: Float[Tensor, "S n D"]) -> Draw:
+    """Round a fixed list, as the published code does."""
+
+    def draw(start: int, count: int, rng: Stream) -> Tensor:
+        return contexts[:, (start + torch.arange(count)) % contexts.shape[1]]
+
+    return draw
+
+
+def indexed(runs: int, contexts: int) -> Draw:
+    """Numbers of the entries of a fixed list, for a policy that is a table over them."""
+
+    def draw(start: int, count: int, rng: Stream) -> Tensor:
+        return ((start + torch.arange(count)) % contexts).expand(runs, count)
+
+    return draw
+
+
+def prompt_tokens(start: int, count: int, rng: Stream) -> Int[Tensor, "S P"]:
+    """One uniform token."""
+    return (rng.rand(count) * ARMS).long()
+
+
+# ---------------------------------------------------------------------------------------------------------- problem
+
+
+@dataclass(frozen=True)
+class Bandit:
+    """Prompts, offline data and rewards of S stacked runs.
+
+    Args:
+        draw: prompts.
+        gold: reward of each arm.
+        proxy: what a learned reward model says of each arm; it scores in place of gold where it is given.
+        bar: where given, labels of +1 above it and −1 elsewhere stand in for scores (KTO, Binary FeedMe); in units
+            of what scores, the proxy or gold.
+        data: offline groups [S, N, C, T] with their scores.
+    """
+
+    draw: Draw
+    gold: Float[Tensor, "S V"]
+    proxy: Float[Tensor, "S V"] | None = None
+    bar: Float[Tensor, " S"] | None = None
+    data: Batch | None = None
+
+    def prompts(self, start: int, count: int, rng: Stream) -> Tensor:
+        return self.draw(start, count, rng)
+
+    def dataset(self, start: int, count: int, responses: int, rng: Stream) -> Batch:
+        """Groups number `start` on, every epoch over the data in an order of its own."""
+        return offline_groups(self.data, start, count, responses, rng)
+
+    def score(self, batch: Batch) -> Batch:
+        """Scores by the proxy, or else by gold; groups of the data keep theirs unless a mixture took them away."""
+        if batch.scores is not None:
+            return batch
+        table = self.gold if self.proxy is None else self.proxy
+        return replace(batch, scores=labelled(mean_reward(table, batch.responses), self.bar))
+
+
+def offline_groups(data: Batch | None, start: int, count: int, responses: int, rng: Stream) -> Batch:
+    """Groups number `start` on of given data [S, N, C, T], every epoch in an order of its own."""
+    if data is None or data.mask.shape[2] != responses:
+        raise ValueError(f"this problem has no offline groups of {responses}")
+    n = data.mask.shape[1]
+    epochs = range(start // n, (start + count - 1) // n + 1)
+    order = torch.cat([rng.epoch(n, e) for e in epochs], -1)
+    first = start - epochs[0] * n
+    return data[order[:, first : first + count]]
+
+
+def mean_reward(table: Float[Tensor, "S V"], responses: Int[Tensor, "S P G T"]) -> Float[Tensor, "S P G"]:
+    """Mean of the tokens' rewards."""
+    return table.gather(-1, responses.flatten(1)).view(responses.shape).mean(-1)
+
+
+def labelled(scores: Float[Tensor, "S P G"], bar: Float[Tensor, " S"] | None) -> Float[Tensor, "S P G"]:
+    if bar is None:
+        return scores
+    return torch.where(scores > bar[:, None, None], 1.0, -1.0).to(scores)
+
+
+# -------------------------------------------------------------------------------------------------------- reference
+
+
+def fit(
+    policy: Stacked,
+    draw: Draw,
+    tokens: int,
+    objective: str,
+    seeds: Sequence[int],
+    *,
+    steps: int = 100,
+    lr: float = 0.01,
+) -> None:
+    """Make every next-token distribution of the policy the reference law, in place, as the published `run_sft` does.
+
+    Args:
+        objective: "likelihood" minimises KL(law‖π) (the default everywhere), "reverse" KL(π‖law) as published.
+    """
+    law = reference_law().log().to(policy.parameters()[0].dtype)
+    rng, optimizer = Stream("fit", seeds, stacked=True), StackedAdam(policy.parameters(), lr=lr)
+    for step in range(steps):
+        prompts = draw(16 * step, 16, rng)
+        responses = inverse_cdf(law.expand(len(seeds), -1), rng.rand(16 * tokens, dtype=law.dtype))
+        own = policy.next_logp(prompts, responses.view(-1, 16, 1, tokens))  # type: ignore[attr-defined]
+        target = law.expand_as(own)
+        distance = exact(target, own) if objective == "likelihood" else exact(own, target)
+        optimizer.zero_grad()
+        distance.mean((1, 2, 3)).sum().backward()
+        optimizer.step()
+
+
+def tabular_reference(runs: int, contexts: int, dtype: torch.dtype) -> Categorical:
+    """The reference law itself in every context."""
+    return Categorical(reference_law().log().to(dtype).expand(runs, contexts, 1, ARMS))
+
+
+# ----------------------------------------------------------------------------------------------------- offline data
+
+
+@dataclass(frozen=True)
+class Law:
+    """Who wrote the offline data: with probability `coverage` the reference, else a bump that may lie elsewhere."""
+
+    coverage: Float[Tensor, " S"]
+    centre: Float[Tensor, " S"]
+    width: Float[Tensor, " S"]
+
+
+def skewed(batch: Batch, law: Law, rng: Stream) -> Batch:
+    """The reference's responses [S, N, C, T], of which the law replaces its share, response by response."""
+    _, n, group, tokens = batch.responses.shape
+    weight = bump(law.centre, law.width)
+    u, chosen = rng.rand(n * group * tokens, dtype=torch.float64), rng.rand(n, group, dtype=torch.float64)
+    other = inverse_cdf(weight.log(), u).view(batch.responses.shape)
+    own = chosen < law.coverage.double()[:, None, None]
+    return replace(batch, responses=torch.where(own[..., None], batch.responses, other))
+
+
+def sharing(batch: Batch, tokens: int, rng: Stream) -> Batch:
+    """Groups whose responses have `tokens` places in common, chosen at random for each group: similar pairs."""
+    _, n, _, length = batch.responses.shape
+    rank = rng.rand(n, length).argsort(-1)
+    common = (rank < tokens)[:, :, None]
+    return replace(batch, responses=torch.where(common, batch.responses[:, :, :1], batch.responses))
+
+
+def noisy(scores: Float[Tensor, "S N C"], temperature: Float[Tensor, " S"], rng: Stream) -> Float[Tensor, "S N C"]:
+    """Scores plus Gumbel noise: any two of them then compare as Bradley-Terry of scores/temperature has it."""
+    u = rng.rand(*scores.shape[1:], dtype=torch.float64).clamp(1e-12, 1 - 1e-12)
+    return scores - temperature[:, None, None].to(scores) * torch.log(-torch.log(u)).to(scores)
+
+
+def learned_reward(data: Batch, seeds: Sequence[int], arms: int = ARMS) -> Float[Tensor, "S V"]:
+    """A Bradley-Terry reward per arm, fitted run by run to neighbouring responses of each group of the data.
+
+    A response's score is the mean over its tokens, so its features are the shares of the arms in it. In a group of odd
+    size the last response has no neighbour.
+    """
+    assert data.scores is not None
+    pairs = data.mask.shape[2] // 2
+    share = torch.nn.functional.one_hot(data.responses, arms).double().mean(-2)
+    out = []
+    for run, seed in enumerate(seeds):
+        gap = (share[run, :, 0 : 2 * pairs : 2] - share[run, :, 1::2]).flatten(0, 1)
+        sign = torch.sign(data.scores[run, :, 0 : 2 * pairs : 2] - data.scores[run, :, 1::2]).flatten()
+        told = (sign != 0) & (gap != 0).any(-1)
+        keys = torch.arange(data.mask.shape[1]).repeat_interleave(pairs)[told]
+        found = fit_linear(gap[told] * sign[told, None], keys.tolist(), seed=seed, penalties=PENALTIES)
+        out.append(found.weight)
+    return torch.stack(out).to(data.scores)

@@ -1,0 +1,1 @@
+"""Sentences of a small GPT with a known gold reward and a learned proxy."""

@@ -1,0 +1,227 @@
+"""Text-like responses of variable length whose gold reward is known: the study's middle world (§3, §5).
+
+Responses are one-sentence answers in a vocabulary of 768 tokens. Two dials make the problem: `peak`, where the reward
+has its maximum on the lengths that the reference writes (C1), and `coverage`, how many of the preference data are left
+whole (C2). The study's three problems are places on them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cache
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from prefloop.core.batch import Batch
+from prefloop.core.errors import DataError
+from prefloop.core.optim import StackedAdam, clip_gradients
+from prefloop.core.streams import Stream
+from prefloop.policies.gpt import GPT
+from prefloop.worlds.arms.problem import labelled, offline_groups
+from prefloop.worlds.lengths.answers import END, Tokens, answers, encode, vocabulary
+
+Score = Callable[[Batch], Float[Tensor, "S P G"]]
+MOST_CUT = 0.2  # share of the answers that the limit may cut
+HELD_OUT = 12  # answers of each instruction that the reference is not fitted to
+BATCH = 256  # responses per step of the fit
+
+
+@dataclass(frozen=True)
+class Size:
+    """A network and the longest response, END included."""
+
+    limit: int
+    layers: int
+    heads: int
+    width: int
+    epochs: int
+    lr: float
+
+
+SIZES = {
+    "smoke": Size(limit=32, layers=1, heads=2, width=16, epochs=1, lr=1e-2),
+    "small": Size(limit=32, layers=3, heads=4, width=64, epochs=4, lr=5e-3),  # 0.27 M parameters
+    "paper": Size(limit=64, layers=4, heads=6, width=192, epochs=8, lr=2e-3),  # 2.2 M parameters
+}
+NAMED = {"min": (0.0, 1.0), "mode": (25.0, 1.0), "skew": (0.0, 0.1)}  # peak, coverage: see tests/test_lengths.py
+
+
+@dataclass(frozen=True)
+class Lengths:
+    """Prompts, offline data and rewards of S stacked runs.
+
+    Args:
+        vocabulary: tokens of responses; prompts are the tokens after them.
+        prompts_known: how many prompts there are.
+        gold: the true reward.
+        proxy: a learned one, which scores in its place where it is given.
+        bar: where given, labels of +1 above it and −1 elsewhere stand in for scores (KTO, Binary FeedMe); in units of
+            what scores, the proxy or gold.
+        data: offline groups [S, N, C, T] with their scores.
+    """
+
+    vocabulary: int
+    prompts_known: int
+    gold: Score
+    proxy: Score | None = None
+    bar: Float[Tensor, " S"] | None = None
+    data: Batch | None = None
+
+    def prompts(self, start: int, count: int, rng: Stream) -> Int[Tensor, "S P"]:
+        """Uniform among the known ones."""
+        return prompt_tokens(self.vocabulary, self.prompts_known, count, rng)
+
+    def dataset(self, start: int, count: int, responses: int, rng: Stream) -> Batch:
+        """Groups number `start` on, every epoch over the data in an order of its own."""
+        return offline_groups(self.data, start, count, responses, rng)
+
+    def score(self, batch: Batch) -> Batch:
+        """Scores by the proxy, or else by gold; groups of the data keep theirs unless a mixture took them away."""
+        if batch.scores is not None:
+            return batch
+        return replace(batch, scores=labelled((self.proxy or self.gold)(batch), self.bar))
+
+
+def prompt_tokens(first: int, known: int, count: int, rng: Stream) -> Int[Tensor, "S P"]:
+    """Uniform among the tokens `first` to `first + known`."""
+    return first + (rng.rand(count, dtype=torch.float64) * known).long()
+
+
+# ------------------------------------------------------------------------------------------------------ gold rewards
+
+
+def toward(target: Int[Tensor, " S"], scale: Float[Tensor, " S"]) -> Score:
+    """−|tokens − target| / scale, END included; 0 at the peak. A target of 1 is the study's Min Length."""
+
+    def score(batch: Batch) -> Tensor:
+        each = [x.to(torch.float32)[:, None, None] for x in (target, scale)]
+        return torch.where(batch.present, -(batch.lengths - each[0]).abs() / each[1], 0.0)
+
+    return score
+
+
+def in_words(judge: Callable[[str], float]) -> Score:
+    """What a function of the text says; see `rewards.words`."""
+    tokenizer = vocabulary()
+
+    def score(batch: Batch) -> Tensor:
+        rows = zip(batch.responses.flatten(0, -2).tolist(), batch.lengths.flatten().tolist(), strict=True)
+        texts = tokenizer.decode_batch([row[:n] for row, n in rows])
+        return torch.tensor([judge(text) for text in texts]).view(batch.present.shape)
+
+    return score
+
+
+# ---------------------------------------------------------------------------------------------------------- two dials
+
+
+def target(peak: float, lengths: Int[Tensor, " n"]) -> int:
+    """The length at that percentile of the reference's; 0 is the shortest there can be, an END alone.
+
+    Args:
+        lengths: of responses of the reference.
+    """
+    if peak == 0:
+        return 1
+    ranked = lengths.sort().values
+    return int(ranked[min(len(ranked) - 1, int(len(ranked) * peak / 100))])
+
+
+def truncation(coverage: float, lengths: Int[Tensor, " n"]) -> float:
+    """Mean μ of the exponential law at which a share `coverage` of the responses stays whole: E[exp(−(L−1)/μ)]."""
+    if coverage >= 1:
+        return float("inf")
+    low, high, rest = 1e-3, 1e6, lengths.double() - 1
+    for _ in range(80):
+        middle = (low * high) ** 0.5
+        low, high = (middle, high) if torch.exp(-rest / middle).mean() < coverage else (low, middle)
+    return high
+
+
+def truncated(batch: Batch, mean: Float[Tensor, " S"], rng: Stream) -> Batch:
+    """Responses that end after at most 1 + ⌊Exp(mean)⌋ tokens, the last of them END, as the study's skewed data do."""
+    u = rng.rand(*batch.lengths.shape[1:], dtype=torch.float64)
+    limit = 1 - (1 - u).log() * mean[:, None, None].double()
+    limit = torch.where(limit.isfinite(), limit, float(batch.mask.shape[-1])).long().clamp(max=batch.mask.shape[-1])
+    place = torch.arange(batch.mask.shape[-1])
+    short = (batch.lengths > limit)[..., None]
+    responses = torch.where(short & (place == limit[..., None] - 1), END, batch.responses)
+    mask = batch.mask & (~short | (place < limit[..., None]))
+    return replace(batch, responses=torch.where(mask, responses, 0), mask=mask)
+
+
+def overlap(a: Int[Tensor, " n"], b: Int[Tensor, " m"]) -> float:
+    """Σ min(p, q) of two samples of lengths: 1 for equal laws, 0 for disjoint ones."""
+    most = int(max(a.max(), b.max())) + 1
+    p, q = (torch.bincount(x, minlength=most) / len(x) for x in (a, b))
+    return float(torch.minimum(p, q).sum())
+
+
+# ---------------------------------------------------------------------------------------------------------- reference
+
+
+@cache
+def corpus(limit: int) -> Tokens:
+    """The answers of the package as tokens.
+
+    Raises:
+        DataError: the limit cuts more than a fifth of them: these would be no one-sentence answers.
+    """
+    known = answers()
+    found = encode([a.texts for a in known], limit, [a.unended for a in known])
+    cut = float(found.cut.float().mean())
+    if cut > MOST_CUT:
+        raise DataError(
+            f"{cut:.0%} of the answers are longer than {limit} tokens", where="answers.jsonl", fix="a larger limit"
+        )
+    return found
+
+
+@dataclass(frozen=True)
+class Fit:
+    """A fitted reference and how good it is."""
+
+    policy: GPT  # of one run
+    perplexity: float  # per token, on answers that it was not fitted to
+    cut: float  # share of the answers that the limit cuts
+
+
+def alike(order: Int[Tensor, " n"], lengths: Int[Tensor, " n"]) -> list[Int[Tensor, " b"]]:
+    """Batches of rows of about one length, to save padding: sorted within every sixteen batches of an order."""
+    chunks = order[: len(order) // BATCH * BATCH].split(16 * BATCH)
+    batches = [part for c in chunks for part in c[lengths[c].argsort(stable=True)].split(BATCH)]
+    return [batches[i] for i in (order[order < len(batches)]).tolist()]
+
+
+def fit(size: Size, *, seed: int = 0) -> Fit:
+    """A GPT of one run that writes like the answers, by maximum likelihood: Adam, the learning rate falling to 0."""
+    data = corpus(size.limit)
+    groups, samples, limit = data.ids.shape
+    words = vocabulary().get_vocab_size()
+    shape: dict[str, Any] = {"tokens": limit, "layers": size.layers, "heads": size.heads, "width": size.width}
+    policy = GPT.create([seed], vocabulary=words, prompts=groups, end=END, **shape)
+    prompts = (words + torch.arange(groups))[:, None].expand(groups, samples)
+    train, rest = (slice(None), slice(HELD_OUT, None)), (slice(None), slice(HELD_OUT))
+    ids, mask, own = (x[train].flatten(0, 1) for x in (data.ids, data.mask, prompts))
+    optimizer, rng = StackedAdam(policy.parameters(), lr=size.lr), Stream("fit", [seed], stacked=True)
+    per_epoch, lengths = len(own) // BATCH, mask.sum(-1)
+    usual = BATCH * lengths.double().mean().item()  # tokens of a batch: every token has the same weight in all of them
+    for step in range(steps := size.epochs * per_epoch):
+        if step % per_epoch == 0:
+            parts = alike(rng.epoch(len(own), step // per_epoch)[0], lengths)
+        rows = parts[step % per_epoch]
+        batch = Batch(own[rows][None], ids[rows][None, :, None], mask[rows][None, :, None])
+        optimizer.zero_grad()
+        (-policy.evaluate(batch).logp.sum() / usual).backward()
+        clip_gradients(policy.parameters(), 1.0, stacked=True)
+        for group in optimizer.param_groups:
+            group["lr"] = size.lr * min(1.0, (step + 1) / 20) * (1 - step / steps)
+        optimizer.step()
+    held = Batch(prompts[rest].flatten()[None], *(x[rest].flatten(0, 1)[None, :, None] for x in (data.ids, data.mask)))
+    with torch.no_grad():
+        nats = -policy.evaluate(held).logp.sum() / held.mask.sum()
+    return Fit(policy, float(nats.exp()), float(data.cut.float().mean()))

@@ -1,0 +1,134 @@
+"""What stacked policies do where rewards are known: exact where a response is one token, else Rao-Blackwellised.
+
+Everything is read from whole next-token distributions: at each token of a sampled response the expectation over the
+next token is exact, so that only the prefixes are sampled. With one token there is no prefix, and nothing is sampled.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from prefloop.core.batch import Batch
+from prefloop.core.kl import exact
+from prefloop.core.metrics import GROUPS, ratio_tail
+from prefloop.core.objectives import MAX_LOG_RATIO, log_ratio, sequence
+from prefloop.core.streams import Stream
+
+PerRun = Float[Tensor, " S"]
+
+
+@runtime_checkable
+class Nested(Protocol):
+    """A policy that can be sampled and that gives the next-token distributions along a response."""
+
+    def sample(self, prompts: Any, responses: int, rng: Stream) -> Batch: ...
+
+    def next_logp(self, prompts: Any, responses: Int[Tensor, "S P G T"]) -> Float[Tensor, "S P G T V"]: ...
+
+
+def over_prompts(x: Float[Tensor, "S P G"]) -> tuple[PerRun, PerRun]:
+    """Mean over prompts and its standard error; groups are averaged first."""
+    each = x.mean(-1)
+    return each.mean(-1), each.std(-1) / each.shape[-1] ** 0.5
+
+
+def state_of(
+    policy: Nested,
+    reference: Nested,
+    prompts: Tensor,
+    gold: Float[Tensor, "S V"],
+    regions: Mapping[str, Bool[Tensor, "S V"]],
+    *,
+    tokens: int,
+    rng: Stream,
+    group: int = 4,
+) -> dict[str, PerRun]:
+    """Expected reward, KL both ways, entropy and mass by region on a fixed set of prompts, [S] each with `_se`.
+
+    KLs and entropy are nats per response, rewards and masses means per token. Sequences take `group` samples of each
+    policy per prompt.
+    """
+    with torch.no_grad():
+        if tokens == 1:
+            own_path = other_path = torch.zeros(*prompts.shape[:2], 1, 1, dtype=torch.long)
+        else:
+            own_path = policy.sample(prompts, group, rng).responses
+            other_path = reference.sample(prompts, group, rng).responses
+        own, base = policy.next_logp(prompts, own_path), reference.next_logp(prompts, own_path)
+        away, home = policy.next_logp(prompts, other_path), reference.next_logp(prompts, other_path)
+        p = own.exp()
+        found = {
+            "reward": (p * gold[:, None, None, None]).sum(-1).mean(-1),
+            "kl": exact(own, base).sum(-1),
+            "kl_forward": exact(home, away).sum(-1),
+            "entropy": -(p * torch.where(p > 0, own, 0.0)).sum((-2, -1)),
+            **{f"mass_{name}": (p * where[:, None, None, None]).sum(-1).mean(-1) for name, where in regions.items()},
+        }
+        out: dict[str, PerRun] = {}
+        for name, value in found.items():
+            out[name], out[f"{name}_se"] = over_prompts(value)
+        return out
+
+
+def responses_of(
+    policy: Nested,
+    reference: Nested,
+    prompts: Tensor,
+    judges: Mapping[str, Callable[[Batch], Float[Tensor, "S P G"]]],
+    theirs: Batch,
+    *,
+    tokens: int,
+    rng: Stream,
+) -> dict[str, PerRun]:
+    """Rewards, length, KL both ways and entropy of responses that end by themselves, [S] each with `_se`.
+
+    KLs and entropy are nats per response, Rao-Blackwellised over each next token. `length_n` is the share of responses
+    with n tokens, `cut` of those that met the limit.
+
+    Args:
+        judges: name of a reward → its scores.
+        theirs: responses of the reference to the same prompts, always the same ones.
+        tokens: the limit.
+    """
+    with torch.no_grad():
+        mine = policy.sample(prompts, 1, rng)
+        own, base = (p.next_logp(prompts, mine.responses)[mine.mask] for p in (policy, reference))
+        away, home = (p.next_logp(prompts, theirs.responses)[theirs.mask] for p in (policy, reference))
+
+        def total(each: Float[Tensor, " N"], batch: Batch) -> Float[Tensor, "S P G"]:
+            whole = each.new_zeros(batch.mask.shape)
+            whole[batch.mask] = each
+            return whole.sum(-1)
+
+        found = {name: judge(mine) for name, judge in judges.items()}
+        found |= {
+            "length": mine.lengths.to(own.dtype),
+            "cut": policy.is_cut(mine).to(own.dtype),  # type: ignore[attr-defined]
+            "kl": total(exact(own, base), mine),
+            "kl_forward": total(exact(home, away), theirs),
+            "entropy": total(-(own.exp() * own).sum(-1), mine),
+        }
+        out: dict[str, PerRun] = {}
+        for name, value in found.items():
+            out[name], out[f"{name}_se"] = over_prompts(value)
+        for n in range(1, tokens + 1):
+            out[f"length_{n}"] = (mine.lengths == n).double().mean(GROUPS)
+        return out
+
+
+def staleness(logp: Float[Tensor, "S P G T"], batch: Batch) -> dict[str, PerRun]:
+    """How far a policy has moved from the one at collection, on all responses of a batch that it has log-probs of.
+
+    `kl_collection` estimates KL(π_collection‖π) in nats per response, `ess` is (Σw)²/(n Σw²) of sequence ratios.
+    """
+    d = log_ratio(logp, batch)
+    total = sequence(d, batch).clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)
+    w = total.exp()
+    tail = {k.replace("/", "_"): v for k, v in ratio_tail(d, batch.mask).items()}
+    ess = w.sum(GROUPS) ** 2 / (w[0].numel() * (w**2).sum(GROUPS))
+    return {"kl_collection": -total.mean(GROUPS), "ess": ess, **tail}

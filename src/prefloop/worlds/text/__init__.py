@@ -1,0 +1,1 @@
+"""Natural language: prompts and responses of data files under a chat template."""

