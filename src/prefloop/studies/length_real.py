@@ -20,7 +20,7 @@ from prefloop.lab.summary import band
 from prefloop.report import page
 from prefloop.report.data import load, measured
 from prefloop.runs import experiment
-from prefloop.runs.config import Config, DataConfig, RewardConfig
+from prefloop.runs.config import Config, DataOptions, RewardOptions
 from prefloop.runs.folder import read
 from prefloop.runs.progress import clock_text
 from prefloop.studies.bench import Bench
@@ -131,10 +131,10 @@ def cost(problem: str, peak: int, tokens: Any) -> Any:
     return abs(tokens - peak) if problem == "mode" else tokens
 
 
-def _reward(problem: str, peak: int) -> RewardConfig:
+def _reward(problem: str, peak: int) -> RewardOptions:
     """Gold: −cost / SCALE."""
     options = {"target": peak, "scale": SCALE} if problem == "mode" else {"scale": SCALE}
-    return RewardConfig(f"length_{problem}", options)
+    return RewardOptions(f"length_{problem}", options)
 
 
 def _configs(cells: Sequence[Cell], size: Size, out: Path, data: Path) -> dict[Cell, Config]:
@@ -147,7 +147,7 @@ def _configs(cells: Sequence[Cell], size: Size, out: Path, data: Path) -> dict[C
     output = out / "runs" / NAME
     return {
         c: cell_config(
-            size, METHODS[c.label], DataConfig(str(files[c.problem])), _reward(c.problem, peak), c.seed, output
+            size, METHODS[c.label], DataOptions(str(files[c.problem])), _reward(c.problem, peak), c.seed, output
         )
         for c in cells
     }

