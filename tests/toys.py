@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from prefloop.core.batch import Batch, Signal
+from prefloop.core.batch import Batch, Signal, label
 from prefloop.core.loop import Loop, Plan
 from prefloop.core.methods import METHODS, Method
 from prefloop.core.streams import Stream, streams
@@ -52,11 +52,14 @@ def make_batch(seed: int = 0, *, prompts: int = 3, responses: int = 4, tokens: i
     if ragged:
         valid = torch.rand(shape[:2], generator=g) < 0.7
         valid[:, 0] = True
+    drawn = torch.randint(0, 9, shape, generator=g)
+    scores = uniform(g, -2.0, 2.0, *shape[:2])
     return Batch(
         prompts=torch.arange(prompts),
-        responses=torch.randint(0, 9, shape, generator=g),
+        responses=drawn,
         mask=mask,
-        scores=uniform(g, -2.0, 2.0, *shape[:2]),
+        scores=scores,
+        labels=label(scores, 0.0),
         logp_behaviour=old,
         logp_proximal=old.clone(),
         logp_reference=torch.where(mask, uniform(g, -3.0, -0.1, *shape), 0.0),
@@ -114,6 +117,11 @@ def per_run_names(method: Method) -> list[str]:
     return list(found)
 
 
+def scored(batch: Batch, scores: Tensor) -> Batch:
+    """With labels by the sign of the score."""
+    return replace(batch, scores=scores, labels=label(scores, 0.0))
+
+
 @dataclass(frozen=True)
 class Arms:
     """X contexts whose rewards for all V^T responses are given: [X, R], or [S, X, R] for stacked runs."""
@@ -139,9 +147,9 @@ class Arms:
             place = place * self.arms + batch.responses[..., t]
         x = batch.prompts[..., None].expand(place.shape)
         if not self.runs or self.rewards.ndim == 2:
-            return replace(batch, scores=self.rewards[x, place])
+            return scored(batch, self.rewards[x, place])
         run = torch.arange(self.runs)[:, None, None].expand(place.shape)
-        return replace(batch, scores=self.rewards[run, x, place])
+        return scored(batch, self.rewards[run, x, place])
 
 
 def tabular(contexts: int = 3, arms: int = 3, tokens: int = 2, seed: int = 0, scale: float = 1.0) -> Categorical:

@@ -48,7 +48,8 @@ SUMMARIES = {
     "online_ipo": "IPO on pairs that the current policy writes and the reward labels.",
 }
 NEEDS = {
-    "scores": "a score of each response: a reward, a rating or a label",
+    "scores": "a score of each response: a reward or a rating",
+    "labels": "a label of each response, +1 good or −1 not: as the data give it, or by `reward.label_threshold`",
     "reference": "log-probs of the reference model, computed once per collection",
     "behaviour": "log-probs of the policy at collection, for the ratio",
     "values": "a value head",

@@ -183,7 +183,7 @@ def test_what_a_row_needs_is_what_it_reads(name: str) -> None:
     logp = make_logp(batch, 4)
     stored = {"reference": "logp_reference", "behaviour": "logp_behaviour"}
     needed = {stored.get(n, n) for n in row.needs}
-    optional = {"scores", "logp_behaviour", "logp_proximal", "logp_reference", "values", "z"}
+    optional = {"scores", "labels", "logp_behaviour", "logp_proximal", "logp_reference", "values", "z"}
     lean = replace(batch, **dict.fromkeys(optional - needed))
     assert torch.isfinite(row.coefficients(logp, lean)).all()
     for need in needed:

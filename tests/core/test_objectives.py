@@ -30,6 +30,7 @@ def record(**changes: object) -> Batch:
         "responses": torch.zeros(2, 2, 3, dtype=torch.long),
         "mask": torch.arange(3) < lengths[..., None],
         "scores": torch.tensor(SCORES, dtype=F64),
+        "labels": torch.tensor(SCORES, dtype=F64).sign(),
         "logp_reference": torch.tensor(REF, dtype=F64),
         "logp_behaviour": torch.tensor(OLD, dtype=F64),
         "logp_proximal": torch.tensor(OLD, dtype=F64),
@@ -258,8 +259,8 @@ def test_kto(beta: float, up: float, down: float, z: float) -> None:
     assert torch.equal(o.kto(logp(), signal(), batch), o.kto(logp(), signal(), batch, undesirable=1.0))
 
 
-def test_kto_counts_a_zero_score_as_undesirable() -> None:
-    zero = record(scores=torch.zeros(2, 2, dtype=F64))
+def test_kto_counts_a_label_of_zero_as_undesirable() -> None:
+    zero = record(labels=torch.zeros(2, 2, dtype=F64))
     assert o.kto(logp(), signal(), zero, desirable=0.0).abs().min() > 0
 
 
@@ -336,7 +337,7 @@ def test_what_is_missing_is_named(name: str) -> None:
         "implicit_reward": ("logp_reference", lambda: o.implicit_reward(logp(), record(logp_reference=None))),
         "pair": ("pairs", lambda: o.dpo(logp(), Signal(), record())),
         "_weight": ("weight", lambda: o.nll(logp(), Signal(), record())),
-        "kto": ("scores", lambda: o.kto(logp(), Signal(), record(scores=None))),
+        "kto": ("labels", lambda: o.kto(logp(), Signal(), record(labels=None))),
         "kto_z": ("`z`", lambda: o.kto(logp(), Signal(), record(z=None))),
     }
     need, call = calls[name]

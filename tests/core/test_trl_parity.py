@@ -190,7 +190,7 @@ def test_kto(up: float, seed: int) -> None:
     batch = make_batch(seed, prompts=6, responses=1)
     other = make_batch(seed + 50, prompts=6, responses=1)
     logp = leaf(batch, seed)
-    assert batch.logp_reference is not None and batch.scores is not None and other.logp_reference is not None
+    assert batch.logp_reference is not None and batch.labels is not None and other.logp_reference is not None
     mismatched = make_logp(other, seed)
     d = objectives.sequence(mismatched - other.logp_reference, other)
     mask, kl_mask = after_prompt(batch.mask[:, 0]), after_prompt(other.mask[:, 0])
@@ -201,7 +201,7 @@ def test_kto(up: float, seed: int) -> None:
         "KL_input_ids": torch.full_like(mask, 2),
         "KL_attention_mask": torch.ones_like(mask),
         "KL_completion_mask": kl_mask,
-        "label": batch.scores[:, 0] > 0,
+        "label": batch.labels[:, 0] > 0,
         "ref_logps": objectives.sequence(batch.logp_reference, batch)[:, 0],
         "ref_KL_logps": objectives.sequence(other.logp_reference, other)[:, 0],
     }
@@ -225,7 +225,7 @@ def test_kto(up: float, seed: int) -> None:
         batch.prompts,
         batch.responses,
         batch.mask,
-        batch.scores,
+        labels=batch.labels,
         logp_reference=batch.logp_reference,
         z=d.mean().clamp(min=0),
     )

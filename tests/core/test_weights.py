@@ -31,6 +31,7 @@ def record(scores: list[list[float]] = SCORES, there: list[list[bool]] | None = 
         responses=torch.zeros(*r.shape, tokens, dtype=torch.long),
         mask=torch.ones(*r.shape, tokens, dtype=torch.bool),
         scores=r,
+        labels=r,
         valid=None if there is None else torch.tensor(there),
     )
 

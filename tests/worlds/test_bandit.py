@@ -112,13 +112,15 @@ def test_scores_come_from_the_proxy_where_there_is_one_and_given_ones_stay() -> 
     assert Bandit(bandit.prompt_tokens, gold, proxy).score(given).scores is given.scores
 
 
-def test_labels_are_plus_or_minus_one_by_each_runs_bar() -> None:
-    table = torch.tensor([[0.2, 0.5, 0.7], [0.2, 0.5, 0.7]], dtype=F64)
+def test_labels_are_plus_or_minus_one_by_each_runs_mean_under_the_reference() -> None:
+    """Means 0.5 and 0.1; the mean itself is not above it."""
+    table = torch.tensor([[0.2, 0.5, 0.7], [0.1, 0.1, 0.1 + 1e-9]], dtype=F64)
     batch = groups(torch.arange(3).view(1, 1, 3, 1).expand(2, 1, 3, 1))
-    problem = Bandit(bandit.prompt_tokens, table, bar=torch.tensor([0.5, 0.1], dtype=F64))
-    scores = problem.score(batch).scores
-    assert scores is not None and scores.dtype == F64
-    assert scores.flatten(1).tolist() == [[-1.0, -1.0, 1.0], [1.0, 1.0, 1.0]]  # the bar itself is not above it
+    found = Bandit(bandit.prompt_tokens, table, law=torch.tensor([0.0, 1.0, 0.0], dtype=F64)).score(batch)
+    assert found.labels is not None and found.labels.dtype == F64 and found.scores is not None
+    assert found.labels.flatten(1).tolist() == [[-1.0, -1.0, 1.0], [-1.0, -1.0, 1.0]]
+    assert torch.equal(found.scores.flatten(1), table)  # the scores stay what they are
+    assert Bandit(bandit.prompt_tokens, table).score(batch).labels is None
 
 
 # ----------------------------------------------------------------------------------------------------------- prompts

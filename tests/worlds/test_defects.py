@@ -303,11 +303,10 @@ def test_the_prompt_counts_as_one_token_of_ten() -> None:
     assert found.score(data) is data  # what has scores keeps them
     told = install("prompt_in_reward", parts(problem=Bandit(prompt_tokens, gold, proxy=1 - gold)), SEEDS).problem
     torch.testing.assert_close(told.score(batch).scores, 1 - want.double())
-    bar = torch.tensor([0.5, 0.9], dtype=F64)
-    told = install("prompt_in_reward", parts(problem=Bandit(prompt_tokens, gold, bar=bar)), SEEDS).problem
-    assert told.score(batch).scores.flatten().tolist() == [1.0, -1.0, -1.0, 1.0]
-    with pytest.raises(UserError, match="labels"):
-        install("prompt_in_reward", parts(problem=Bandit(prompt_tokens, gold, bar=bar, data=data)), SEEDS)
+    law = torch.tensor([0.1, 0.1, 0.8], dtype=F64)  # mean rewards of 0.5 and 0.3
+    found = install("prompt_in_reward", parts(problem=Bandit(prompt_tokens, gold, data=data, law=law)), SEEDS).problem
+    assert found.score(batch).labels.flatten().tolist() == [1.0, -1.0, -1.0, 1.0]
+    assert found.data.labels.flatten().tolist() == [1.0, -1.0, -1.0, 1.0]
 
 
 def test_comparisons_inside_a_group_do_not_see_the_prompt() -> None:

@@ -312,7 +312,7 @@ def test_a_learned_reward_is_the_same_whatever_stack_asks_first(
 
 @pytest.mark.parametrize(("problem", "prompts", "most"), [("lengths", 256, 0.25), ("arms", 4096, 0.04)])
 def test_labels_compare_a_learned_reward_with_its_own_mean(problem: str, prompts: int, most: float) -> None:
-    """What it says of fresh responses of the reference has the bar for its mean, whatever its units."""
+    """Labels split what it says of fresh responses of the reference at its mean, whatever its units."""
     one = replace(ONE, method="kto", override={"on_policy": 1.0}, scorer="proxy")
     if problem == "arms":
         one = replace(one, problem="arms", network="small", hidden=16, data=200)
@@ -320,9 +320,13 @@ def test_labels_compare_a_learned_reward_with_its_own_mean(problem: str, prompts
     posed, rng = world.loop.problem, Stream("fresh", [0], stacked=True)
     with torch.no_grad():
         fresh = world.loop.policy.sample(posed.prompts(0, prompts, rng), 4, rng)
-    found = replace(posed, bar=None).score(fresh).scores.double()
-    assert abs(float(found.mean() - posed.bar)) < most * float(found.std())
-    assert set(posed.score(fresh).scores.flatten().tolist()) == {-1.0, 1.0}
+    found = posed.score(fresh)
+    scores, good = found.scores.double(), found.labels > 0
+    assert set(found.labels.flatten().tolist()) == {-1.0, 1.0}
+    low, high = float(scores[~good].max()), float(scores[good].min())
+    assert low < high  # the threshold lies between them
+    slack = most * float(scores.std())
+    assert low - slack < float(scores.mean()) < high + slack
 
 
 def test_what_is_followed_at_the_start() -> None:

@@ -34,7 +34,8 @@ class Batch:
     prompts: Any  # the problem's own form: a tensor [*S, P, ...] or a list of length P
     responses: Int[Tensor, "*S P G T"]
     mask: Bool[Tensor, "*S P G T"]  # True on response tokens, EOS included; by position, never by id
-    scores: Float[Tensor, "*S P G"] | None = None  # reward, rating, win rate, or a label of +1 / -1
+    scores: Float[Tensor, "*S P G"] | None = None  # reward, rating or win rate
+    labels: Float[Tensor, "*S P G"] | None = None  # +1 good, −1 not; filled by the problem
     logp_behaviour: Float[Tensor, "*S P G T"] | None = None  # under the distribution that wrote it, sampler included
     logp_proximal: Float[Tensor, "*S P G T"] | None = None  # under the untempered policy at collection
     logp_reference: Float[Tensor, "*S P G T"] | None = None
@@ -90,7 +91,7 @@ def reads(*needs: str, supervised: bool = False, groups: bool = False) -> Callab
     """Mark a part of a method with what it reads of a batch, so that the loop computes only that.
 
     Args:
-        needs: of `scores`, `reference`, `behaviour`, `values`, `z`.
+        needs: of `scores`, `labels`, `reference`, `behaviour`, `values`, `z`.
         supervised: the loss is a weighted likelihood, averaged over the sum of its weights.
         groups: responses to one prompt are compared, so that there must be two.
     """
@@ -100,6 +101,11 @@ def reads(*needs: str, supervised: bool = False, groups: bool = False) -> Callab
         return part
 
     return mark
+
+
+def label(scores: Float[Tensor, "*S P G"], threshold: float | Tensor) -> Float[Tensor, "*S P G"]:
+    """+1 where a score is above the threshold, −1 elsewhere."""
+    return torch.where(scores > threshold, 1.0, -1.0).to(scores)
 
 
 def take(x: Any, rows: Int[Tensor, "*S m"]) -> Any:

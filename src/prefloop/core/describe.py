@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from prefloop.core.batch import Batch
+from prefloop.core.batch import Batch, label
 from prefloop.core.methods import Method
 from prefloop.core.objectives import clipped
 
@@ -21,6 +21,7 @@ PATTERNS = {
     "policy gradient": "c = A·ρ: better than the baseline is pulled up, worse is pushed down",
     "contrastive": "c_w > 0 > c_l: what is preferred is pulled up, what is not is pushed down",
 }
+JUDGED = {"scores": " and the reward scores them.", "labels": " and a threshold on the reward labels them."}
 SWITCHES = ("on_policy", "reuse", "negative")
 PARTS = ("objective", "weight", "pairs", "paper", "options", "refuses_mixture")  # fields that are no numbers or choices
 
@@ -75,11 +76,13 @@ def probe(method: Method, *, prompts: int = 8, tokens: int = 5, seed: int = 0) -
     logp, near = (torch.rand(shape, generator=g, dtype=torch.float64) for _ in range(2))
     logp = torch.where(mask, -0.1 - logp, 0.0)
     other = torch.where(mask, logp + 0.05 * (near - 0.5), 0.0)  # inside PPO's clip range
+    scores = torch.randn(shape[:-1], generator=g, dtype=torch.float64)
     batch = Batch(
         prompts=torch.arange(prompts),
         responses=torch.zeros(shape, dtype=torch.long),
         mask=mask,
-        scores=torch.randn(shape[:-1], generator=g, dtype=torch.float64),
+        scores=scores,
+        labels=label(scores, 0.0),
         logp_behaviour=other,
         logp_proximal=other,
         logp_reference=other,
@@ -121,7 +124,7 @@ def _on_policy(method: Method) -> str:
     words = [
         f"Default {method.on_policy:g}. At 0 the responses and their scores come from the dataset; at 1 the current"
         " policy writes the responses"
-        + (" and the reward scores them." if "scores" in method.needs else "; this row reads no scores.")
+        + next((text for need, text in JUDGED.items() if need in method.needs), "; this method reads no scores.")
     ]
     if method.refuses_mixture:
         words.append(f"Between 0 and 1 this row refuses: {method.refuses_mixture}.")

@@ -178,8 +178,8 @@ class Loop:
         self.moments = _seen(self.moments, batch)
 
     def _same_fields(self, part: Batch) -> Batch:
-        """A mixture has log-probs on all of its groups or on none; its scores come from one scorer."""
-        part = replace(part, scores=None, valid=part.present)
+        """A mixture has log-probs on all of its groups or on none; its scores and labels come from one scorer."""
+        part = replace(part, scores=None, labels=None, valid=part.present)
         if "behaviour" not in self.method.needs:
             return replace(part, logp_behaviour=None, logp_proximal=None)
         if part.logp_proximal is not None:

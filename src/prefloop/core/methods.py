@@ -109,7 +109,7 @@ class Method:
 
     @property
     def needs(self) -> frozenset[str]:
-        """What the method reads: of scores, reference, behaviour, values, z."""
+        """What the method reads: of scores, labels, reference, behaviour, values, z."""
         read = frozenset[str]().union(*(getattr(p, "needs", ()) for p in self.parts))
         regular = isinstance(self.kl, Tensor) or self.kl > 0
         return read | ({"reference"} if regular else set()) | ({"values"} if self.critic else set())

@@ -183,7 +183,7 @@ def orpo(logp: LogProbs, signal: Signal, batch: Batch, *, odds: Number = 0.1) ->
     return -winner - per_run(odds, h) * F.logsigmoid(h)
 
 
-@reads("scores", "reference", "z")
+@reads("labels", "reference", "z")
 def kto(
     logp: LogProbs,
     signal: Signal,
@@ -197,11 +197,11 @@ def kto(
 
     z estimates KL(π‖π_ref) from mismatched prompt–response pairs, clamped at 0; it carries no gradient.
     """
-    if batch.scores is None or batch.z is None:
-        raise MissingNeed("scores" if batch.scores is None else "z")
+    if batch.labels is None or batch.z is None:
+        raise MissingNeed("labels" if batch.labels is None else "z")
     gain = implicit_reward(logp, batch)
     gain = per_run(beta, gain) * (gain - per_run(batch.z, gain))
-    good = batch.scores > 0
+    good = batch.labels > 0
     weight = torch.where(good, per_run(desirable, gain), per_run(undesirable, gain))
     return weight * torch.sigmoid(torch.where(good, -gain, gain))
 

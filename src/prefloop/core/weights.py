@@ -61,10 +61,12 @@ def best_only(batch: Batch) -> PerResponse:
     return best / best.sum(-1, keepdim=True).clamp(min=1)
 
 
-@reads("scores")
+@reads("labels")
 def positive(batch: Batch) -> PerResponse:
     """1 on every response whose label is positive (Binary FeedMe)."""
-    return _only((batch.returns > 0).to(batch.returns.dtype), batch)
+    if batch.labels is None:
+        raise MissingNeed("labels")
+    return _only((batch.labels > 0).to(batch.labels.dtype), batch)
 
 
 @reads("scores")

@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from prefloop.core import objectives, weights
 from prefloop.core.loop import Loop, Plan
 from prefloop.core.methods import Method
 from prefloop.core.optim import StackedAdam
@@ -48,7 +47,7 @@ def build(settings: Sequence[Setting]) -> World:
     dtype = DTYPES[one.precision]
     row, plan = stacked_row(settings, dtype), stacked_plan(settings, dtype)
     house = lengths if one.problem == "lengths" else bandits
-    parts, look = house.parts(settings, row, dtype, reads_labels(row))
+    parts, look = house.parts(settings, row, dtype)
     optimizer = StackedAdam(parts.policy.parameters(), lr=plan.lr)
     loop = Loop(
         parts.row, parts.policy, parts.problem, plan, reference=parts.reference, optimizer=optimizer, seed=seeds
@@ -71,8 +70,3 @@ def stacked_row(settings: Sequence[Setting], dtype: torch.dtype) -> Method:
 def stacked_plan(settings: Sequence[Setting], dtype: torch.dtype) -> Plan:
     lr, limit = (torch.tensor([getattr(s, n) for s in settings], dtype=dtype) for n in ("lr", "max_grad_norm"))
     return replace(settings[0].plan, lr=lr, max_grad_norm=limit)
-
-
-def reads_labels(row: Method) -> bool:
-    """Whether the sign of a score is a label to this row."""
-    return row.objective is objectives.kto or row.weight is weights.positive

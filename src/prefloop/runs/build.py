@@ -29,7 +29,7 @@ from prefloop.rewards.bradley_terry.model import known
 from prefloop.runs.config import Config
 from prefloop.runs.learned import first_pairs, learned, spread
 from prefloop.runs.manifest import sha256
-from prefloop.worlds.text.problem import TextProblem
+from prefloop.worlds.text.problem import TextProblem, label_threshold
 
 Scorer = Callable[[Batch], Tensor]
 Poll = Callable[[], None]
@@ -78,6 +78,7 @@ def build(config: Config, *, poll: Callable[[], None] = no_op, say: Callable[[st
     row = _row(config)
     plan = _plan(config, row)
     train, held_out, hashes = _groups(config)
+    threshold = _label_threshold(config, row, train)
     torch.manual_seed(config.seed)  # libraries that initialise new weights (LoRA, heads) draw from it
     model, tokenizer = pretrained.load(config.model.path)
     if config.model.lora_rank:
@@ -102,7 +103,7 @@ def build(config: Config, *, poll: Callable[[], None] = no_op, say: Callable[[st
     problem.remember(held_out)
     measured = _gold(config, problem)  # its mistakes are found before a reward model is fitted
     scorer, note = _scorer(config, problem, reference, train, held_out, poll)
-    problem = replace(problem, scorer=scorer)
+    problem = replace(problem, scorer=scorer, label_threshold=threshold)
     if row.on_policy > 0 and scorer is None:
         raise UserError(
             "the labels of the data cannot score fresh responses, which on_policy > 0 draws",
@@ -220,6 +221,33 @@ def _scorer(
         return model.score_batch, f"Bradley–Terry scorer: accuracy not measured, {why}"
     note = f"Bradley–Terry scorer: {reward_accuracy(model, seen(pairs), seed=config.seed)}"
     return model.score_batch, note
+
+
+def _label_threshold(config: Config, row: Method, train: list[Group]) -> float | None:
+    """Above which score a label is positive: as configured, or of data whose scores are labels.
+
+    Raises:
+        UserError: the method reads labels, and none can be made.
+        DataError: the method reads labels, and none of the data is positive.
+    """
+    given, of_data = config.reward.label_threshold, config.reward.name == "labels"
+    threshold = label_threshold(train) if given is None and of_data else given
+    if "labels" not in row.needs:
+        return threshold
+    if threshold is None:
+        source = "the scores of the data are ratings" if of_data else f"the reward `{config.reward.name}` gives scores"
+        raise UserError(
+            f"the method `{config.method}` reads labels (+1 good, -1 not), but {source}",
+            where=f"method={config.method}, reward.name={config.reward.name}",
+            fix="reward.label_threshold=NUMBER: a response scored above it gets the label +1",
+        )
+    if of_data and not any(score > threshold for group in train for score in group.scores or ()):
+        raise DataError(
+            f"the method `{config.method}` reads labels, but no response of the training data has a positive one",
+            where="data.train",
+            fix="data with both kinds, or another reward.label_threshold",
+        )
+    return threshold
 
 
 def _gold(config: Config, problem: TextProblem) -> Scorer | None:

@@ -26,12 +26,8 @@ from prefloop.worlds.measures import state_of
 FIRST = 50  # width of the MLP's first hidden layer
 
 
-def parts(settings: Sequence[Setting], row: Method, dtype: torch.dtype, labels: bool) -> tuple[Parts, Any]:
-    """What the loop runs with, and how its policy is looked at.
-
-    Args:
-        labels: the row takes the sign of a score for a label.
-    """
+def parts(settings: Sequence[Setting], row: Method, dtype: torch.dtype) -> tuple[Parts, Any]:
+    """What the loop runs with, and how its policy is evaluated."""
     one, seeds = settings[0], [s.seed for s in settings]
     tokens = TOKENS if one.problem == "sequences" else 1
     draw = prompts_of(one, seeds, dtype)
@@ -39,13 +35,7 @@ def parts(settings: Sequence[Setting], row: Method, dtype: torch.dtype, labels: 
     gold = bandit.bump(per_run(settings, "centre"), per_run(settings, "width")).to(dtype)
     data = offline_data(settings, policy, draw, gold) if row.on_policy < 1 or one.scorer == "proxy" else None
     proxy = bandit.learned_reward(data, seeds) if data is not None and one.scorer == "proxy" else None
-    bar = None
-    if labels:  # what a label calls good lies above the mean of the reference
-        law = bandit.reference_law().to(gold)
-        bar = (law * (gold if proxy is None else proxy)).sum(-1)
-        if data is not None and data.scores is not None:
-            data = replace(data, scores=bandit.labelled(data.scores, (law * gold).sum(-1)))
-    made = Parts(row, policy, policy.reference(), Bandit(draw, gold, proxy, bar, data))
+    made = Parts(row, policy, policy.reference(), Bandit(draw, gold, proxy, data, bandit.reference_law()))
     made = install(one.defect, made, seeds) if one.defect else made
     prompts = draw(0, min(one.evaluation, one.contexts or one.evaluation), Stream("evaluation set", seeds, True))
     found = regions(settings)
@@ -88,7 +78,7 @@ def _fitted(family: str, hidden: int, objective: str, dtype: torch.dtype, seeds:
 
 
 def offline_data(settings: Sequence[Setting], policy: Any, draw: Draw, gold: Tensor) -> Batch:
-    """The reference's responses, of which the skewed law replaces its share, with gold or noisy scores."""
+    """The reference's responses, of which the skewed law replaces its share, with gold or noisy scores, and labels."""
     one, seeds = settings[0], [s.seed for s in settings]
     rng = Stream("data", seeds, stacked=True)
     with torch.no_grad():
@@ -101,7 +91,7 @@ def offline_data(settings: Sequence[Setting], policy: Any, draw: Draw, gold: Ten
     scores = bandit.mean_reward(gold, data.responses)
     if one.labels == "noisy":
         scores = bandit.noisy(scores, per_run(settings, "temperature"), rng)
-    return replace(data, scores=scores)
+    return bandit.labelled(replace(data, scores=scores), gold, bandit.reference_law())
 
 
 def regions(settings: Sequence[Setting]) -> dict[str, Bool[Tensor, "S V"]]:

@@ -69,10 +69,8 @@ def _prompt_in_reward(parts: Parts, seeds: Sequence[int]) -> Parts:
     problem = PromptInReward(**vars(parts.problem))
     if problem.data is None or problem.data.scores is None:
         return replace(parts, problem=problem)
-    if problem.bar is not None:
-        raise UserError("labels of the data say nothing of its rewards", fix="a row that reads scores")
     data = replace(problem.data, scores=with_prompt(problem.gold, problem.data, problem.data.scores))
-    return replace(parts, problem=replace(problem, data=data))
+    return replace(parts, problem=replace(problem, data=labelled(data, problem.gold, problem.law)))
 
 
 DEFECTS: dict[str, Callable[[Parts, Sequence[int]], Parts]] = {
@@ -189,7 +187,7 @@ class PromptInReward(Bandit):
             return batch
         table = self.gold if self.proxy is None else self.proxy
         scores = with_prompt(table, batch, mean_reward(table, batch.responses))
-        return replace(batch, scores=labelled(scores, self.bar))
+        return labelled(replace(batch, scores=scores), table, self.law)
 
 
 def with_prompt(table: Float[Tensor, "S V"], batch: Batch, scores: Float[Tensor, "S P G"]) -> Float[Tensor, "S P G"]:

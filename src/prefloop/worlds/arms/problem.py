@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from prefloop.core.batch import Batch
+from prefloop.core.batch import Batch, label
 from prefloop.core.kl import exact
 from prefloop.core.objectives import Number
 from prefloop.core.optim import StackedAdam
@@ -96,16 +96,15 @@ class Bandit:
         draw: prompts.
         gold: reward of each arm.
         proxy: what a learned reward model says of each arm; it scores in place of gold where it is given.
-        bar: where given, labels of +1 above it and −1 elsewhere stand in for scores (KTO, Binary FeedMe); in units
-            of what scores, the proxy or gold.
-        data: offline groups [S, N, C, T] with their scores.
+        data: offline groups [S, N, C, T] with their scores and labels.
+        law: of the reference over arms; a label is positive above the mean score under it. None: no labels.
     """
 
     draw: Draw
     gold: Float[Tensor, "S V"]
     proxy: Float[Tensor, "S V"] | None = None
-    bar: Float[Tensor, " S"] | None = None
     data: Batch | None = None
+    law: Float[Tensor, " V"] | None = None
 
     def prompts(self, start: int, count: int, rng: Stream) -> Tensor:
         return self.draw(start, count, rng)
@@ -115,11 +114,12 @@ class Bandit:
         return offline_groups(self.data, start, count, responses, rng)
 
     def score(self, batch: Batch) -> Batch:
-        """Scores by the proxy, or else by gold; groups of the data keep theirs unless a mixture took them away."""
+        """Scores and labels by the proxy, or else by gold; groups of the data keep theirs unless a mixture took them
+        away."""
         if batch.scores is not None:
             return batch
         table = self.gold if self.proxy is None else self.proxy
-        return replace(batch, scores=labelled(mean_reward(table, batch.responses), self.bar))
+        return labelled(replace(batch, scores=mean_reward(table, batch.responses)), table, self.law)
 
 
 def offline_groups(data: Batch | None, start: int, count: int, responses: int, rng: Stream) -> Batch:
@@ -138,10 +138,11 @@ def mean_reward(table: Float[Tensor, "S V"], responses: Int[Tensor, "S P G T"]) 
     return table.gather(-1, responses.flatten(1)).view(responses.shape).mean(-1)
 
 
-def labelled(scores: Float[Tensor, "S P G"], bar: Float[Tensor, " S"] | None) -> Float[Tensor, "S P G"]:
-    if bar is None:
-        return scores
-    return torch.where(scores > bar[:, None, None], 1.0, -1.0).to(scores)
+def labelled(batch: Batch, table: Float[Tensor, "S V"], law: Float[Tensor, " V"] | None) -> Batch:
+    """A scored batch with labels: positive above the mean under the law of what the table gives each arm."""
+    if law is None or batch.scores is None:
+        return batch
+    return replace(batch, labels=label(batch.scores, (law.to(table) * table).sum(-1)[:, None, None]))
 
 
 # -------------------------------------------------------------------------------------------------------- reference

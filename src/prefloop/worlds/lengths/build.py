@@ -29,6 +29,7 @@ from prefloop.worlds.lengths.problem import (
     Score,
     fit,
     in_words,
+    labelled,
     prompt_tokens,
     target,
     toward,
@@ -94,30 +95,23 @@ def limit(one: Setting) -> int:
     return SIZES[one.network].limit
 
 
-def parts(settings: Sequence[Setting], row: Method, dtype: torch.dtype, labels: bool) -> tuple[Parts, Any]:
-    """What the loop runs with, and how its policy is looked at.
-
-    Args:
-        labels: the row takes the sign of a score for a label.
-    """
+def parts(settings: Sequence[Setting], row: Method, dtype: torch.dtype) -> tuple[Parts, Any]:
+    """What the loop runs with, and how its policy is evaluated."""
     one, seeds, base = settings[0], [s.seed for s in settings], reference(settings[0].network)
     policy = base.policy.take(torch.zeros(len(seeds), dtype=torch.long))
     policy.weights = {k: x.detach().to(dtype).requires_grad_() for k, x in policy.weights.items()}
-    gold, bar = gold_reward(settings), None
+    gold = gold_reward(settings)
     proxy = reward_model(settings) if one.scorer == "proxy" else None
     data = preferences(settings, gold) if row.on_policy < 1 else None
-    if labels:  # what a label calls good lies above the mean of the reference
-        typical = reference_responses(settings, 256, 1)
-        bar = (proxy or gold)(typical).mean((1, 2))
-        if data is not None and data.scores is not None:
-            data = replace(data, scores=bandit.labelled(data.scores, gold(typical).mean((1, 2))))
+    typical = reference_responses(settings, 256, 1) if "labels" in row.needs else None
+    data = None if data is None else labelled(data, typical, gold)
     theirs = reference_responses(settings, one.evaluation, 1)
     judges: dict[str, Score] = {"reward": gold} | ({} if proxy is None else {"proxy": proxy})
 
     def look(policy: Any, reference: Any, rng: Stream) -> dict[str, Tensor]:
         return responses_of(policy, reference, theirs.prompts, judges, theirs, tokens=limit(one), rng=rng)
 
-    problem = Lengths(_words(), base.prompts, gold, proxy, bar, data)
+    problem = Lengths(_words(), base.prompts, gold, proxy, data, typical)
     return Parts(row, policy, policy.reference(), problem), look
 
 

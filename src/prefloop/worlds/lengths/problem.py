@@ -16,12 +16,12 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from prefloop.core.batch import Batch
+from prefloop.core.batch import Batch, label
 from prefloop.core.errors import DataError
 from prefloop.core.optim import StackedAdam, clip_gradients
 from prefloop.core.streams import Stream
 from prefloop.policies.gpt import GPT
-from prefloop.worlds.arms.problem import labelled, offline_groups
+from prefloop.worlds.arms.problem import offline_groups
 from prefloop.worlds.lengths.answers import END, Tokens, answers, encode, vocabulary
 
 Score = Callable[[Batch], Float[Tensor, "S P G"]]
@@ -59,17 +59,16 @@ class Lengths:
         prompts_known: how many prompts there are.
         gold: the true reward.
         proxy: a learned one, which scores in its place where it is given.
-        bar: where given, labels of +1 above it and −1 elsewhere stand in for scores (KTO, Binary FeedMe); in units of
-            what scores, the proxy or gold.
-        data: offline groups [S, N, C, T] with their scores.
+        data: offline groups [S, N, C, T] with their scores, and labels where the method reads them.
+        typical: responses of the reference; labels are positive above their mean score. None: no labels.
     """
 
     vocabulary: int
     prompts_known: int
     gold: Score
     proxy: Score | None = None
-    bar: Float[Tensor, " S"] | None = None
     data: Batch | None = None
+    typical: Batch | None = None
 
     def prompts(self, start: int, count: int, rng: Stream) -> Int[Tensor, "S P"]:
         """Uniform among the known ones."""
@@ -80,10 +79,19 @@ class Lengths:
         return offline_groups(self.data, start, count, responses, rng)
 
     def score(self, batch: Batch) -> Batch:
-        """Scores by the proxy, or else by gold; groups of the data keep theirs unless a mixture took them away."""
+        """Scores and labels by the proxy, or else by gold; groups of the data keep theirs unless a mixture took them
+        away."""
         if batch.scores is not None:
             return batch
-        return replace(batch, scores=labelled((self.proxy or self.gold)(batch), self.bar))
+        scorer = self.proxy or self.gold
+        return labelled(replace(batch, scores=scorer(batch)), self.typical, scorer)
+
+
+def labelled(batch: Batch, typical: Batch | None, scorer: Score) -> Batch:
+    """A scored batch with labels: positive above the mean score of the typical responses, where these are given."""
+    if typical is None or batch.scores is None:
+        return batch
+    return replace(batch, labels=label(batch.scores, scorer(typical).mean((1, 2), keepdim=True)))
 
 
 def prompt_tokens(first: int, known: int, count: int, rng: Stream) -> Int[Tensor, "S P"]:

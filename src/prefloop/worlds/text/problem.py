@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from prefloop.core.batch import DATASET, Batch
+from prefloop.core.batch import DATASET, Batch, label
 from prefloop.core.errors import DataError, UserError
 from prefloop.core.streams import Stream
 from prefloop.data.records import Group, Message
@@ -53,6 +53,7 @@ class TextProblem:
         system: a system message before every prompt that has none of its own.
         max_prompt_tokens: longer prompts are refused.
         max_new_tokens: longer responses are cut; a cut response has no EOS.
+        label_threshold: a label is positive where the score is above it; None: no labels.
         offline: what `dataset` draws from instead of `train`: whole groups with their scores.
     """
 
@@ -62,6 +63,7 @@ class TextProblem:
     system: str | None = None
     max_prompt_tokens: int = 256
     max_new_tokens: int = 64
+    label_threshold: float | None = None
     offline: Batch | None = None
     known: Known = field(default_factory=Known, repr=False)
 
@@ -94,7 +96,7 @@ class TextProblem:
         return self.batch_of([self.train[i] for i in places(len(self.train), start, count, rng)], responses)
 
     def score(self, batch: Batch) -> Batch:
-        """The batch with the scorer's scores, or with its own where there is no scorer.
+        """The batch with the scorer's scores, or with its own where there is no scorer, and the labels that follow.
 
         Raises:
             DataError: a score that is not finite.
@@ -106,8 +108,12 @@ class TextProblem:
             if bad:
                 p, g = bad[0]
                 what = f"{len(bad)} scores are not finite; the first is {float(batch.scores[p, g])}"
-                raise DataError(what, where=f"prompt {p}, response {g} of the collection", fix="mend the reward")
-        return batch
+                raise DataError(
+                    what, where=f"prompt {p}, response {g} of the collection", fix="fix the reward function"
+                )
+        if batch.scores is None or self.label_threshold is None:
+            return batch
+        return replace(batch, labels=label(batch.scores, self.label_threshold))
 
     # ------------------------------------------------------------------------------------------------ text to tokens
 
@@ -215,6 +221,12 @@ def places(n: int, start: int, count: int, rng: Stream) -> list[int]:
     """Items number `start` to `start + count` of endless epochs over n items, each epoch in its own order."""
     epochs = {e: rng.epoch(n, e).tolist() for e in range(start // n, (start + count - 1) // n + 1)}
     return [epochs[i // n][i % n] for i in range(start, start + count)]
+
+
+def label_threshold(groups: Sequence[Group]) -> float | None:
+    """0 where the scores of the data are labels already, +1 and −1, or 1 and 0 as those of a pair; None for ratings."""
+    values = {score for group in groups for score in group.scores or ()}
+    return 0.0 if values and (values <= {1.0, -1.0} or values <= {1.0, 0.0}) else None
 
 
 def _check_size(group: Group, responses: int) -> None:

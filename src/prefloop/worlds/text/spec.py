@@ -64,6 +64,8 @@ class RewardOptions:
     """length_min, length_mode, sentiment, labels, bradley_terry, or any `module:function`."""
     options: dict[str, Any] = field(default_factory=dict)
     """Keyword arguments of that reward; for `bradley_terry` see docs/reward-models.md."""
+    label_threshold: float | None = None
+    """A response scored above it gets the label +1, others -1; for methods that read labels (kto, binary_feedme)."""
     gold: str | None = None
     """A second reward that only evaluations measure: what a learned one stands for."""
     gold_options: dict[str, Any] = field(default_factory=dict)

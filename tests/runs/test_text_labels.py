@@ -1,0 +1,158 @@
+"""Methods that read labels on text: given ones as given, scores by a named threshold, and nothing by guess."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+import tiny
+from prefloop.core.batch import Batch, Signal, reads
+from prefloop.core.errors import DataError, UserError
+from prefloop.core.methods import METHODS, Method
+from prefloop.core.objectives import implicit_reward
+from prefloop.core.streams import streams
+from prefloop.data.records import Group, Message
+from prefloop.policies import pretrained
+from prefloop.runs import config as configuration
+from prefloop.runs import experiment
+from prefloop.runs.build import build
+from prefloop.worlds.text.problem import TextProblem, label_threshold
+
+BOTH = ("kto", "binary_feedme", "own_unpaired")
+
+
+@reads("labels", "reference")
+def unpaired(logp: Tensor, signal: Signal, batch: Batch) -> Tensor:
+    """A user's own loss on single labelled responses."""
+    assert batch.labels is not None
+    return F.softplus(-batch.labels * implicit_reward(logp, batch))
+
+
+@pytest.fixture(autouse=True)
+def own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(METHODS, "own_unpaired", Method(unpaired, on_policy=0.0, responses=1))
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("model") / "tiny"
+    pretrained.save(tiny.llama(len(tiny.WORDS), torch.float32), tiny.tokenizer(), folder, "a tiny model")
+    return folder
+
+
+def config(model: Path, tmp_path: Path, method: str, *more: str) -> configuration.Config:
+    fixed = [
+        "--sampling.max_new_tokens=10",
+        "--evaluation.prompts=4",
+        "--evaluation.max_cut=1",
+        "--model.autocast=false",
+    ]
+    sizes = ["--training.steps=2", "--training.batch=4", "--training.minibatch=4"]
+    flags = [f"--model.path={model}", f"--output={tmp_path / 'runs'}", f"--method={method}", *fixed, *sizes, *more]
+    return configuration.load(None, flags)
+
+
+def file(tmp_path: Path, rows: list[dict[str, Any]]) -> str:
+    path = tmp_path / "data.jsonl"
+    path.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    return f"--data.train={path}"
+
+
+def unpaired_rows(*labels: object) -> list[dict[str, Any]]:
+    return [{"prompt": f"a {i}", "completion": "yes" if i % 2 else "no no", "label": x} for i, x in enumerate(labels)]
+
+
+def rated_rows(*scores: float) -> list[dict[str, Any]]:
+    return [{"prompt": f"a {i}", "responses": ["yes"], "scores": [x]} for i, x in enumerate(scores)]
+
+
+@pytest.mark.parametrize("method", BOTH)
+@pytest.mark.parametrize("share", [0, 1])
+def test_a_reward_without_a_threshold_is_refused_by_name(model: Path, tmp_path: Path, method: str, share: int) -> None:
+    """`length_min`, the default, is never positive; nothing is written."""
+    with pytest.raises(UserError, match=f"(?s)`{method}` reads labels.*`length_min`.*reward.label_threshold"):
+        experiment.run(config(model, tmp_path, method, f"--override.on_policy={share}"), quiet=True)
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("method", BOTH)
+@pytest.mark.parametrize("share", [0, 0.5, 1])
+def test_a_threshold_makes_labels_of_every_group(model: Path, tmp_path: Path, method: str, share: float) -> None:
+    more = ("--reward.label_threshold=-0.55", f"--override.on_policy={share}")
+    parts = build(config(model, tmp_path, method, *more), say=lambda _: None)
+    rng = streams(0)["sampling"]
+    with torch.no_grad():
+        drawn = parts.problem.score(parts.policy.sample(parts.problem.prompts(0, 4, rng), 2, rng))
+    assert drawn.scores is not None and drawn.labels is not None and float(drawn.scores.max()) < 0
+    assert torch.equal(drawn.labels, torch.where(drawn.scores > -0.55, 1.0, -1.0))
+    result = experiment.run(config(model, tmp_path, method, *more), quiet=True)
+    assert (result.folder / "final").is_dir()
+
+
+@pytest.mark.parametrize("method", BOTH)
+@pytest.mark.parametrize("kind", [(1, -1, -1, 1), (True, False, False, True), (1, 0, 0, 1)])
+def test_given_labels_are_taken_as_given(model: Path, tmp_path: Path, method: str, kind: tuple[object, ...]) -> None:
+    data = file(tmp_path, unpaired_rows(*kind))
+    parts = build(config(model, tmp_path, method, data, "--reward.name=labels"), say=lambda _: None)
+    batch = parts.problem.score(parts.problem.batch_of(parts.problem.train))
+    assert batch.labels is not None and batch.labels.flatten().tolist() == [1.0, -1.0, -1.0, 1.0]
+
+
+def test_the_two_of_a_pair_are_good_and_not(model: Path, tmp_path: Path) -> None:
+    data = file(tmp_path, [{"prompt": f"a {i}", "chosen": "yes", "rejected": "no"} for i in range(4)])
+    more = (data, "--reward.name=labels", "--override.responses=2")
+    problem = build(config(model, tmp_path, "kto", *more), say=lambda _: None).problem
+    labels = problem.score(problem.batch_of(problem.train)).labels
+    assert labels is not None and labels.tolist() == [[1.0, -1.0]] * 4
+
+
+def test_ratings_are_no_labels_without_a_threshold(model: Path, tmp_path: Path) -> None:
+    data = file(tmp_path, rated_rows(1.0, 2.0, 4.0, 5.0))
+    with pytest.raises(UserError, match=r"(?s)`kto` reads labels.*ratings.*reward\.label_threshold"):
+        build(config(model, tmp_path, "kto", data, "--reward.name=labels"))
+    more = (data, "--reward.name=labels", "--reward.label_threshold=3")
+    problem = build(config(model, tmp_path, "kto", *more), say=lambda _: None).problem
+    batch = problem.score(problem.batch_of(problem.train))
+    assert batch.labels is not None and batch.labels.flatten().tolist() == [-1.0, -1.0, 1.0, 1.0]
+
+
+NEVER = {
+    "labels": (unpaired_rows(0, 0, 0, 0), ()),
+    "ratings": (rated_rows(1, 2, 3, 4), ("--reward.label_threshold=4",)),
+}
+
+
+@pytest.mark.parametrize("case", NEVER)
+def test_data_without_a_positive_label_are_refused(model: Path, tmp_path: Path, case: str) -> None:
+    rows, more = NEVER[case]
+    with pytest.raises(DataError, match="no response of the training data has a positive one"):
+        build(config(model, tmp_path, "kto", file(tmp_path, rows), "--reward.name=labels", *more))
+
+
+def test_other_methods_need_no_threshold(model: Path, tmp_path: Path) -> None:
+    problem = build(config(model, tmp_path, "rloo"), say=lambda _: None).problem
+    assert problem.label_threshold is None
+    drawn = Batch([torch.tensor([1])], torch.ones(1, 1, 2, dtype=torch.long), torch.ones(1, 1, 2, dtype=torch.bool))
+    assert problem.score(drawn).labels is None
+
+
+@pytest.mark.parametrize(
+    ("scores", "want"),
+    [((1, -1), 0.0), ((-1, -1), 0.0), ((1, 0), 0.0), ((1, 0, -1), None), ((0.5,), None), ((2, 1), None), ((), None)],
+)
+def test_which_scores_are_labels(scores: tuple[float, ...], want: float | None) -> None:
+    groups = [Group((Message("user", "a"),), ("yes",), (float(x),), "a", 1) for x in scores]
+    assert label_threshold([*groups, Group((Message("user", "b"),), (), None, "b", 2)]) == want
+
+
+def test_a_problem_in_python_has_labels_by_its_threshold() -> None:
+    group = Group((Message("user", "a"),), ("yes", "no"), (0.2, -3.0), "a", 1)
+    problem = TextProblem([group], tiny.tokenizer(), label_threshold=-3.0)
+    labels = problem.score(problem.batch_of([group])).labels
+    assert labels is not None and labels.tolist() == [[1.0, -1.0]]
