@@ -171,7 +171,7 @@ def code_lines(path: Path) -> int:
 
 def test_the_core_stays_small_enough_to_read() -> None:
     sizes = {name: code_lines(ROOT / "core" / f"{name}.py") for name in CORE}
-    assert sum(sizes.values()) <= 1140, sizes  # see docs/design.md: 600 was the first plan
+    assert sum(sizes.values()) <= 1200, sizes  # see docs/design.md: 600 was the first plan
 
 
 @pytest.mark.parametrize("module", MODULES)
