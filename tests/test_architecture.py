@@ -28,6 +28,7 @@ RANK = {  # rooms: imports point down, or stay in one room
 }
 FLOOR = {  # inside the core
     "errors": 0,
+    "files": 1,
     "streams": 1,
     "batch": 2,
     **dict.fromkeys(("protocols", *PURE), 3),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from prefloop.core import files
 from prefloop.core.errors import DataError, UserError
 from prefloop.runs import checkpoint
 
@@ -91,12 +93,15 @@ class Killed(BaseException):
     """The process ends here: no handler of the product runs."""
 
 
-OPERATIONS = [(checkpoint, "_put"), (checkpoint, "_sync"), (checkpoint, "save_file"), (os, "replace")]
+OPERATIONS = [(checkpoint, "_put"), (checkpoint, "sync"), (files, "sync"), (checkpoint, "save_file"), (os, "replace")]
 
 
 def spoil(patch: pytest.MonkeyPatch, at: int, error: BaseException, half: bool) -> Callable[[], int]:
-    """Let the file operation number `at` fail, before it is done or, for `_put`, when half is written."""
-    done = 0
+    """Let the file operation number `at` fail, before it is done or, for `_put`, when half is written.
+
+    After a kill nothing is cleaned up.
+    """
+    done, remove = 0, shutil.rmtree
 
     def wrapped(real: Callable[..., Any], name: str) -> Callable[..., Any]:
         def operation(*args: Any) -> Any:
@@ -112,6 +117,8 @@ def spoil(patch: pytest.MonkeyPatch, at: int, error: BaseException, half: bool) 
 
     for module, name in OPERATIONS:
         patch.setattr(module, name, wrapped(getattr(module, name), name))
+    killed = isinstance(error, Killed) and at > 0
+    patch.setattr(shutil, "rmtree", lambda *a, **k: None if killed and done >= at else remove(*a, **k))
     return lambda: done
 
 

@@ -243,18 +243,6 @@ def test_figures_stay_in_their_folder(name: str, tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    plots.replace(tmp_path / "a", b"old")
-
-    def fail(*_: object) -> None:
-        raise OSError("disk")
-
-    monkeypatch.setattr(plots.os, "replace", fail)
-    with pytest.raises(OSError):
-        plots.replace(tmp_path / "a", b"new")
-    assert [(p.name, p.read_bytes()) for p in tmp_path.iterdir()] == [("a", b"old")]
-
-
 # ---- pages --------------------------------------------------------------------------------------------------------
 
 

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from prefloop.cli.lab_grid import ITERATIONS, LISTS, grid, number, overrides, values
-from prefloop.cli.lab_result import records, show, to_json, write
+from prefloop.cli.lab_result import records, show, write
+from prefloop.core import files
 from prefloop.core.errors import UserError
 
 if TYPE_CHECKING:  # torch comes in only when there is something to run, so that --help is quick
@@ -143,7 +144,7 @@ def _run(
 
 def _say(args: argparse.Namespace, rows: Sequence[Mapping[str, Any]]) -> None:
     if args.json:
-        print(to_json({"out": args.out, "cells": rows}))
+        print(files.to_json({"out": args.out, "cells": rows}))
     elif not args.quiet:
         show(rows)
         print(f"files: {Path(args.out) / 'results.parquet'}, summary.json, reward.svg")

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from prefloop.core import files
 
 if TYPE_CHECKING:  # torch comes in only when there is something to run, so that --help is quick
     from rich.console import Console
@@ -60,8 +61,8 @@ def write(cells: Sequence[Cell], rows: Sequence[Mapping[str, Any]], out: Path) -
     from prefloop.studies.plots import draw
     from prefloop.studies.study import Chart, Line
 
-    (out / "results.parquet").write_bytes(to_bytes([run for cell in cells for run in cell.runs]))
-    (out / "summary.json").write_text(to_json(rows, indent=2) + "\n", encoding="utf-8")
+    files.write(out / "results.parquet", to_bytes([run for cell in cells for run in cell.runs]))
+    files.write(out / "summary.json", files.to_json(rows, indent=2) + "\n")
     charts = []
     for first in range(0, len(cells), LINES):
         for x, title in AXES.items():
@@ -83,19 +84,6 @@ AXES = {"step": "gradient steps", "samples": "responses sampled", "queries": "re
 def label(row: Mapping[str, Any]) -> str:
     """A cell in a few words: the method, and what else differs."""
     return " ".join([row["method"], *(f"{k}={short(v)}" for k, v in row["differs"].items())])
-
-
-def to_json(told: Any, **how: Any) -> str:
-    """JSON has neither nan nor infinity: null stands for them."""
-
-    def plain(value: Any) -> Any:
-        if isinstance(value, dict):
-            return {k: plain(v) for k, v in value.items()}
-        if isinstance(value, list):
-            return [plain(v) for v in value]
-        return None if isinstance(value, float) and not math.isfinite(value) else value
-
-    return json.dumps(plain(told), ensure_ascii=False, allow_nan=False, **how)
 
 
 def show(rows: Sequence[Mapping[str, Any]]) -> None:

@@ -20,6 +20,7 @@ from prefloop.cli.reward_flags import (
     say_of,
 )
 from prefloop.core.errors import DataError, UserError
+from prefloop.core.files import sha256, write
 
 if TYPE_CHECKING:  # torch and transformers load when there is something to do, so that --help is quick
     from prefloop.data.records import Group
@@ -88,7 +89,6 @@ def _sides(args: argparse.Namespace) -> tuple[list[Group], list[Group], dict[str
     """Groups to fit to, groups of other questions, and the SHA-256 of their files."""
     from prefloop.data.records import split
     from prefloop.rewards.bradley_terry.model import digests, known
-    from prefloop.runs.manifest import sha256
 
     whole = read_data(args, args.data).groups
     hashes = {str(args.data): sha256(args.data)}
@@ -168,7 +168,7 @@ def _save(
         threads=torch.get_num_threads(),
         notes=[str(seen)] if seen else [],
     )
-    (args.out / "manifest.json").write_text(json.dumps(made_of, indent=2) + "\n", encoding="utf-8")
+    write(args.out / "manifest.json", json.dumps(made_of, indent=2) + "\n")
     told = {"model": str(args.out), "seconds": round(seconds, 1), "facts": dict(model.facts)}
     return {**told, "held_out": str(seen) if seen else None}
 
@@ -228,8 +228,7 @@ def score(args: argparse.Namespace) -> int:
     remarks = _cut(model, scored)
     values = iter(scored.score.tolist())
     lines = [_line(group, [next(values) for _ in group.responses]) for group in found.groups if group.responses]
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    args.out.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), encoding="utf-8")
+    write(args.out, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
     mean, spread = float(scored.score.mean()), float(scored.score.std(correction=0))
     if args.json:
         told = {

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import inspect
 import json
 import math
@@ -15,6 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from prefloop.core.errors import UserError, nearest
+from prefloop.core.files import digest
 from prefloop.core.loop import Plan
 from prefloop.core.methods import Method, method
 from prefloop.worlds.arms.problem import TOKENS
@@ -128,8 +128,7 @@ class Setting:
     def run(self) -> str:
         """The run's name: a hash of everything in it, and of what it starts from."""
         start = [asdict(SIZES[self.network]), fingerprint()] if self.problem == "lengths" else []
-        told = json.dumps([VERSION, asdict(self), *start], sort_keys=True)
-        return hashlib.sha256(told.encode()).hexdigest()[:20]
+        return digest([VERSION, asdict(self), *start])
 
     @property
     def stack(self) -> str:

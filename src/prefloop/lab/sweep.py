@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
-import os
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from prefloop.core.errors import DataError, UserError
+from prefloop.core.files import digest, remove_temporary, write
 from prefloop.lab.pool import Pool
 from prefloop.lab.setting import Setting, stacks
 from prefloop.lab.stack import Run
@@ -35,8 +34,7 @@ class Store:
 
     def __post_init__(self) -> None:
         self.path.mkdir(parents=True, exist_ok=True)
-        for left in self.path.glob(f".tmp-*{SUFFIX}"):
-            left.unlink(missing_ok=True)
+        remove_temporary(self.path)
         self._runs: dict[str, Run] = {}
         for file in sorted(self.path.glob(f"*{SUFFIX}")):
             self._runs |= {run.setting.run: run for run in read(file)}
@@ -49,14 +47,9 @@ class Store:
 
     def add(self, settings: Sequence[Setting], table: bytes) -> None:
         """Keep a stack's runs."""
-        name = hashlib.sha256("".join(s.run for s in settings).encode()).hexdigest()[:20]
-        temporary, final = self.path / f".tmp-{name}{SUFFIX}", self.path / f"{name}{SUFFIX}"
-        with temporary.open("wb") as file:
-            file.write(table)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(final)
-        self._runs |= {run.setting.run: run for run in read(final)}
+        file = self.path / f"{digest([s.run for s in settings])}{SUFFIX}"
+        write(file, table)
+        self._runs |= {run.setting.run: run for run in read(file)}
 
 
 def missing(settings: Iterable[Setting], store: Store) -> list[Setting]:

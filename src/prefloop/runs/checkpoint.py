@@ -7,7 +7,6 @@ SHA256SUMS). It is made under a temporary name and appears in one rename: a cras
 from __future__ import annotations
 
 import errno
-import hashlib
 import json
 import math
 import os
@@ -21,10 +20,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from prefloop.core.errors import DataError, UserError
-from prefloop.runs.manifest import sha256
+from prefloop.core.files import TEMPORARY, published, remove_temporary, sha256, sync
 
 TENSORS, TREE, SUMS, COMPLETE = "state.safetensors", "state.json", "SHA256SUMS", "COMPLETE"
-TEMPORARY = ".tmp-"
 TENSOR, FLOAT = "$tensor", "$float"  # JSON stand-ins for a tensor and for a float that JSON lacks
 
 Say = Callable[[str], None]
@@ -49,15 +47,17 @@ def save(root: str | Path, step: int, state: Mapping[str, Any], *, keep: int = 2
     tree = _encoded(state, "state", tensors)
     try:
         root.mkdir(parents=True, exist_ok=True)
-        _sweep(root)
-        temporary = root / f"{TEMPORARY}step-{step}-{os.getpid()}"
-        _write(temporary, tree, tensors)
-        path = _publish(temporary, root / f"step-{step:08d}")
+        remove_temporary(root)  # the run folder's lock keeps other writers out
+        path = root / f"step-{step:08d}"
+        with published(path) as temporary:
+            _write(temporary, tree, tensors)
+            if path.exists():  # left behind by a fallback to an older one
+                _remove(path)
         verify(path)
         for old in list(checkpoints(root))[keep:]:
             _remove(old)
     except (OSError, SafetensorError) as error:
-        _sweep(root)
+        remove_temporary(root)
         full = getattr(error, "errno", None) == errno.ENOSPC or "No space left" in str(error)
         reason = "the disk is full" if full else str(error)
         fix = "free some space; older checkpoints are untouched" if full else "check the disk"
@@ -149,36 +149,18 @@ def _is_complete(path: Path, say: Say) -> bool:
 
 
 def _write(folder: Path, tree: Any, tensors: dict[str, Tensor]) -> None:
-    folder.mkdir()
     save_file(_separate(tensors), folder / TENSORS)
     _put(folder / TREE, json.dumps(tree, ensure_ascii=False, allow_nan=False).encode())
     _put(folder / SUMS, "".join(f"{sha256(folder / name)}  {name}\n" for name in (TENSORS, TREE)).encode())
     for name in (TENSORS, TREE, SUMS):
-        _sync(folder / name)
-    _put(folder / COMPLETE, hashlib.sha256((folder / SUMS).read_bytes()).hexdigest().encode() + b"\n")
-    _sync(folder / COMPLETE)
-    _sync(folder)
+        sync(folder / name)
+    _put(folder / COMPLETE, sha256(folder / SUMS).encode() + b"\n")
+    sync(folder / COMPLETE)
+    sync(folder)
 
 
 def _put(file: Path, data: bytes) -> None:
     file.write_bytes(data)
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def _publish(temporary: Path, path: Path) -> Path:
-    """Rename into place; an older checkpoint of the same step, left behind by a fallback, makes room first."""
-    if path.exists():
-        _remove(path)
-    os.replace(temporary, path)
-    _sync(path.parent)
-    return path
 
 
 def _remove(path: Path) -> None:
@@ -186,12 +168,6 @@ def _remove(path: Path) -> None:
     doomed = path.with_name(f"{TEMPORARY}old-{path.name}-{os.getpid()}")
     os.replace(path, doomed)
     shutil.rmtree(doomed)
-
-
-def _sweep(root: Path) -> None:
-    """Remove what a crash or a full disk left; the run folder's lock keeps other writers out."""
-    for path in root.glob(f"{TEMPORARY}*"):
-        shutil.rmtree(path, ignore_errors=True)
 
 
 # ---- the nested dict ----------------------------------------------------------------------------------------------

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import fcntl
 import json
-import math
 import os
 import re
 import secrets
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from prefloop.core.errors import DataError, UserError
+from prefloop.core.files import refuse, to_json, write
 
 RECORDS = ("metrics", "samples", "timing")  # cut back to the checkpoint on resume
 LOGS = (*RECORDS, "events")
@@ -47,10 +47,10 @@ class RunFolder:
             UserError: the folder cannot be made.
             DataError: the manifest holds a value that is not a finite number, text or a list or mapping of such.
         """
-        record = _plain(dict(manifest), "manifest")
+        record = to_json(manifest, refuse, place="manifest", indent=2) + "\n"
         path = _fresh(Path(output), method)
-        _write_new(path / CONFIG, config)
-        _write_new(path / MANIFEST, json.dumps(record, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+        write(path / CONFIG, config)
+        write(path / MANIFEST, record)
         return cls(path)
 
     @classmethod
@@ -148,13 +148,6 @@ def _fresh(output: Path, method: str) -> Path:
             return path
 
 
-def _write_new(path: Path, text: str) -> None:
-    with path.open("x", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-
-
 def _locked(path: Path) -> BinaryIO:
     """An exclusive lock that the system lifts when the process ends, however it ends."""
     file = path.open("a+b")
@@ -180,22 +173,7 @@ def _repair(path: Path) -> None:
 
 
 def _line(record: Mapping[str, Any], name: str) -> bytes:
-    plain = _plain(dict(record), name)
-    return (json.dumps(plain, ensure_ascii=False, allow_nan=False, separators=(",", ":")) + "\n").encode()
-
-
-def _plain(value: Any, key: str) -> Any:
-    """The value as JSON knows it; tensors and NumPy arrays become numbers or lists."""
-    value = value.tolist() if hasattr(value, "tolist") else value
-    if isinstance(value, float) and not math.isfinite(value):
-        raise DataError(f"`{key}` is {value}", where=key, fix="results must be finite: find where this one comes from")
-    if value is None or isinstance(value, str | bool | int | float):
-        return value
-    if isinstance(value, Mapping):
-        return {str(k): _plain(v, f"{key}.{k}") for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(v, f"{key}[{i}]") for i, v in enumerate(value)]
-    raise DataError(f"`{key}` is a {type(value).__name__}, which a record cannot hold", where=key)
+    return (to_json(record, refuse, place=name, separators=(",", ":")) + "\n").encode()
 
 
 # ---- reading ------------------------------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from prefloop.core.files import write
 from prefloop.data.instructions import instructions
 from prefloop.lab.summary import band
 from prefloop.report import page
@@ -24,7 +25,6 @@ from prefloop.runs.config import Config, DataOptions, RewardOptions
 from prefloop.runs.folder import read
 from prefloop.runs.progress import clock_text
 from prefloop.studies.bench import Bench
-from prefloop.studies.plots import replace as put
 from prefloop.studies.real_model import (
     LR,
     SCALE,
@@ -119,7 +119,7 @@ def run(bench: Bench) -> Outcome:
     folders = _train(cells, size, bench.out, data, before, bench.quiet)
     if left:
         spent = {"predicted": predicted, "measured": time.monotonic() - clock, "runs": len(left)}
-        put(data / TIME, (json.dumps(spent) + "\n").encode())
+        write(data / TIME, json.dumps(spent) + "\n")
     return _outcome(folders, size, data, _pages(folders, size, home))
 
 

@@ -10,6 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from prefloop.core import files
 from prefloop.core.errors import DataError
 from prefloop.runs.progress import clock_text
 from prefloop.studies import plots
@@ -58,8 +59,8 @@ def write(
     home = folder / study.name
     before = {name for old in readable(home.glob(RESULT))[0] for name in old["figures"]}
     plots.draw(outcome.figures, home)
-    plots.replace(home / PAGE, page(result).encode())
-    plots.replace(home / RESULT, (json.dumps(result, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode())
+    files.write(home / PAGE, page(result))
+    files.write(home / RESULT, files.to_json(result, indent=1) + "\n")
     for name in before - set(result["figures"]):
         (home / plots.file_name(name)).unlink(missing_ok=True)
     return result
@@ -166,15 +167,12 @@ def _table(table: Table) -> Result:
 
 
 def _plain(value: Any) -> Any:
-    """Numbers, text, lists and mappings; null where a number is not defined, words for the infinite."""
-    value = value.tolist() if hasattr(value, "tolist") else value
-    if isinstance(value, float) and not math.isfinite(value):
-        return None if math.isnan(value) else "∞" if value > 0 else "−∞"
-    if value is None or isinstance(value, str | bool | int | float):
-        return value
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
-    return [_plain(item) for item in value]
+    return files.plain(value, _in_words)
+
+
+def _in_words(x: float, place: str) -> str | None:
+    """null where a number is not defined, words for the infinite."""
+    return None if math.isnan(x) else "∞" if x > 0 else "−∞"
 
 
 # ---- the page -----------------------------------------------------------------------------------------------------
@@ -319,7 +317,7 @@ def tally(results: Sequence[Result]) -> str:
 
 def write_findings(folder: Path) -> Path:
     """findings.md over every result.json of a folder; those that cannot be read are named there."""
-    plots.replace(folder / FINDINGS, findings(*readable(folder.glob(f"*/{RESULT}"))).encode())
+    files.write(folder / FINDINGS, findings(*readable(folder.glob(f"*/{RESULT}"))))
     return folder / FINDINGS
 
 

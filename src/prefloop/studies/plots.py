@@ -7,7 +7,6 @@ axes, where they cover nothing.
 from __future__ import annotations
 
 import math
-import os
 import re
 import textwrap
 from collections.abc import Collection, Mapping, Sequence
@@ -25,6 +24,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 from matplotlib.transforms import ScaledTranslation
 
+from prefloop.core.files import write
 from prefloop.studies.study import Array, Chart, Line
 
 ACROSS = 3  # panels in one row
@@ -98,7 +98,7 @@ def draw(figures: Mapping[str, Sequence[Chart]], folder: Path) -> list[Path]:
     """
     drawn = {folder / file_name(name): svg(charts) for name, charts in figures.items()}
     for path, data in drawn.items():
-        replace(path, data)
+        write(path, data)
     return list(drawn)
 
 
@@ -111,17 +111,6 @@ def file_name(name: str) -> str:
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name):
         raise ValueError(f"{name!r} cannot name a figure: letters, digits, `_`, `.` and `-` only")
     return name if name.endswith(".svg") else f"{name}.svg"
-
-
-def replace(path: Path, data: bytes) -> None:
-    """Put a file in place at once: a reader sees the old one or the whole new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        temporary.write_bytes(data)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def svg(charts: Sequence[Chart]) -> bytes:

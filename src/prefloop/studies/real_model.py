@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from prefloop.core.batch import Batch
+from prefloop.core.files import sha256, write
 from prefloop.core.methods import Method, method
 from prefloop.core.streams import streams
 from prefloop.core.weights import best_only
@@ -30,8 +31,6 @@ from prefloop.runs.config import (
 )
 from prefloop.runs.config import load as load_config
 from prefloop.runs.folder import CONFIG, read, read_manifest, runs
-from prefloop.runs.manifest import sha256
-from prefloop.studies.plots import replace as put
 
 MODEL = "smollm2"
 SYSTEM = "You are a helpful assistant. Answer in one short sentence."
@@ -103,7 +102,7 @@ def place(home: Path, name: str, size: Size) -> Path:
 def kept(path: Path, make: Callable[[], list[Row]]) -> list[Row]:
     """The rows of a file of JSON lines, made and written where there is none."""
     if not path.is_file():
-        put(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in make()).encode())
+        write(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in make()))
     return lines(path)
 
 

@@ -16,6 +16,7 @@ from scipy.special import expit
 from scipy.stats import rankdata
 
 from prefloop.analysis.statistics import Clusters, Interval, bootstrap, difference, proportion
+from prefloop.core.files import plain
 
 Array = NDArray[np.float64]
 BINS, BIN_PAIRS = 10, 20  # most bins of pairs, and pairs that a bin has at least
@@ -232,12 +233,4 @@ def _spread(score: Array, group: Array) -> float:
 
 def as_record(card: Card) -> dict[str, Any]:
     """The card as JSON has it; null where a number is not defined."""
-    return {key: _plain(value) for key, value in asdict(card).items()}
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    return dict(plain(asdict(card)))

@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from prefloop.core.errors import DataError, UserError
-from prefloop.policies.cache import published
+from prefloop.core.files import published
 from prefloop.policies.pretrained import Tokenizer
 from prefloop.rewards.bradley_terry import classifier as sequence_classifier
 from prefloop.rewards.bradley_terry.classifier import LOCAL

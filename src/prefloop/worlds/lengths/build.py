@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from prefloop.core.batch import Batch
+from prefloop.core.files import digest
 from prefloop.core.methods import Method
 from prefloop.core.streams import Stream
 from prefloop.lab.setting import VERSION, Setting, per_run
@@ -22,7 +23,7 @@ from prefloop.worlds.arms import problem as bandit
 from prefloop.worlds.arms.defects import Parts
 from prefloop.worlds.lengths import learned as stacked
 from prefloop.worlds.lengths.answers import END, fingerprint, vocabulary
-from prefloop.worlds.lengths.cache import digest, kept
+from prefloop.worlds.lengths.cache import kept
 from prefloop.worlds.lengths.problem import (
     SIZES,
     Lengths,

@@ -1,0 +1,145 @@
+"""Files and folders that appear whole or not at all, their hashes, and values as JSON has them. Imports no torch."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+from prefloop.core.errors import DataError
+
+TEMPORARY = ".tmp-"  # how names of files and folders begin that are not whole yet
+NUMBERS = count()  # so that two threads never share a temporary name
+
+
+# ---- whole or not at all ------------------------------------------------------------------------------------------
+
+
+def write(path: Path, data: bytes | str) -> None:
+    """Put a file in place in one step, text as UTF-8: a reader sees the old file or the whole new one.
+
+    Raises:
+        OSError: the disk is full or fails; an old file is untouched.
+    """
+    with replacing(path) as temporary:
+        temporary.write_bytes(data.encode("utf-8") if isinstance(data, str) else data)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary file to write to, which takes the place of `path` in one step if the body succeeds."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = _sibling(path)
+    try:
+        yield temporary
+        sync(temporary)
+        os.replace(temporary, path)
+        sync(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def published(folder: Path) -> Iterator[Path]:
+    """A temporary folder that becomes `folder`, which is empty or absent, in one step if the body succeeds."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = _sibling(folder)
+    try:
+        temporary.mkdir()
+        yield temporary
+        os.replace(temporary, folder)
+        sync(folder.parent)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def sync(path: Path) -> None:
+    """Wait until a file or folder is on the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def remove_temporary(folder: Path) -> None:
+    """Delete what a crash left half-written; nobody else may be writing to the folder."""
+    for path in folder.glob(f"{TEMPORARY}*"):
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def _sibling(path: Path) -> Path:
+    return path.with_name(f"{TEMPORARY}{path.name}-{os.getpid()}-{next(NUMBERS)}")
+
+
+# ---- hashes -------------------------------------------------------------------------------------------------------
+
+
+def sha256(path: str | Path) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    with Path(path).open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def digest(value: Any) -> str:
+    """20 hexadecimal digits that name a value of JSON."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:20]
+
+
+# ---- JSON ---------------------------------------------------------------------------------------------------------
+
+Undefined = Callable[[float, str], Any]  # (nan or ±infinity, its place) -> what JSON gets instead
+
+
+def null(x: float, place: str) -> None:
+    """For pages and printed records: a number that is not defined is null."""
+
+
+def refuse(x: float, place: str) -> None:
+    """For records of runs.
+
+    Raises:
+        DataError: always.
+    """
+    raise DataError(f"`{place}` is {x}", where=place, fix="results must be finite: find where this one comes from")
+
+
+def plain(value: Any, undefined: Undefined = null, place: str = "value") -> Any:
+    """The value as JSON has it: tensors and arrays become numbers or lists, keys become text.
+
+    Args:
+        undefined: makes something else of nan and ±infinity, which JSON lacks, or refuses them.
+        place: where the value is, for messages.
+
+    Raises:
+        DataError: it holds something that is not a number, text, list or mapping.
+    """
+    value = value.tolist() if hasattr(value, "tolist") else value
+    if isinstance(value, float) and not math.isfinite(value):
+        return undefined(value, place)
+    if value is None or isinstance(value, str | bool | int | float):
+        return value
+    if isinstance(value, Mapping):
+        return {str(k): plain(v, undefined, f"{place}.{k}") for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(v, undefined, f"{place}[{i}]") for i, v in enumerate(value)]
+    raise DataError(f"`{place}` is a {type(value).__name__}, which a record cannot hold", where=place)
+
+
+def to_json(value: Any, undefined: Undefined = null, *, place: str = "value", **layout: Any) -> str:
+    """One JSON text; `layout` goes to `json.dumps`, such as `indent=1`.
+
+    Raises:
+        DataError: see `plain`.
+    """
+    return json.dumps(plain(value, undefined, place), ensure_ascii=False, allow_nan=False, **layout)
