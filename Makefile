@@ -11,7 +11,7 @@ SETTINGS := Makefile pyproject.toml constraints.txt
 
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: demo test test-all lint types findings clean help
+.PHONY: demo test test-all lint types docs findings clean help
 
 help:
 	@sed -n 's/^# \{0,1\}//p;/^$$/q' Makefile
@@ -28,6 +28,11 @@ lint: .venv/.test
 
 types: .venv/.test
 	$(BIN)/mypy
+
+# the site, from docs/ into build/site, without a network; a broken link or anchor is an error
+docs: export NO_MKDOCS_2_WARNING := 1
+docs: .venv/.docs
+	$(BIN)/mkdocs build --strict --quiet
 
 # the slow tests, agreement with TRL and the mutation pass as well
 test-all: lint types .venv/.bench
@@ -67,6 +72,11 @@ INSTALL := $(PIP) install --no-build-isolation -c constraints.txt -e# the packag
 .venv/.bench: .venv/.test
 	@echo "installing what the comparisons and the tests on Ray need"
 	@$(INSTALL) '.[demo,dev,bench,ray]'
+	@touch $@
+
+.venv/.docs: .venv/.test
+	@echo "installing what the site needs"
+	@$(INSTALL) '.[demo,dev,docs]'
 	@touch $@
 
 clean:
