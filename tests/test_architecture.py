@@ -27,7 +27,7 @@ RANK = {  # rooms: imports point down, or stay in one room
     "cli": 8,
 }
 FLOOR = {  # inside the core
-    "errors": 0,
+    **dict.fromkeys(("errors", "metric_table"), 0),
     "files": 1,
     "streams": 1,
     "batch": 2,

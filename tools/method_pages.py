@@ -1,4 +1,4 @@
-"""Write docs/methods/*.md and docs/metrics.md from the rows and the glossary, so that they cannot drift from the code.
+"""Write docs/methods/*.md and docs/metrics.md from the methods and the table of metrics.
 
 Run `python tools/method_pages.py` after changing a row; `--check` only says whether the pages are current.
 """
@@ -14,7 +14,7 @@ from typing import Any
 from prefloop.cli.methods import negative_word, number, on_policy_word, reuse_word, run_command
 from prefloop.core.describe import FAMILIES, PATTERNS, Description, corrected, describe, details
 from prefloop.core.methods import METHODS, Method
-from prefloop.report.glossary import GROUPS, METRICS
+from prefloop.core.metric_table import METRICS, TABLE, Metric
 
 DOCS = Path(__file__).parents[1] / "docs"
 NOTICE = "<!-- written by tools/method_pages.py: do not edit -->"
@@ -117,9 +117,9 @@ def _healthy(row: Description, method: Method) -> str:
     if method.pairs is not None:
         implicit = ["rewards/margins", "rewards/chosen", "rewards/rejected"]
         keys += implicit if "reference" in row.needs else ["logps/chosen", "logps/rejected"]
-    keys += ["ess", "clip_ratio", "ratio/max"] if corrected(method) else []
+    keys += ["ess", "clip_ratio/region_mean", "ratio/max"] if corrected(method) else []
     keys += ["loss/value"] if method.critic else []
-    return _metric_table(keys)
+    return _metric_table(METRICS[key] for key in keys)
 
 
 def index_page(rows: Iterable[Description]) -> str:
@@ -139,20 +139,27 @@ def index_page(rows: Iterable[Description]) -> str:
 
 
 def metrics_page() -> str:
-    """The glossary."""
+    """The table of metrics."""
     text = (
-        "`metrics.jsonl` has one line per optimiser step (`kind: step`) and one per evaluation (`kind: evaluation`). A"
-        " key that ends in `_se` is the standard error of the key before it; `_low` and `_high` are the ends of its"
-        " 95 % bootstrap interval. Ranges are rules of thumb for language models; they are no laws."
+        "`metrics.jsonl` of a run has one line per optimiser step (`kind: step`) and one per evaluation (`kind:"
+        " evaluation`). A key that ends in `_se` is the standard error of the key without it; `_low` and `_high` are"
+        " the ends of its 95 % bootstrap interval. Ranges are rules of thumb for language models.\n\nThe lab writes"
+        " the same keys to Parquet, one row per evaluation: numbers of a step are those of the step before it,"
+        " `push/up` and `push/down` the mean over the steps since the last evaluation, and `ess`, `kl/collection` and"
+        " `ratio/*` are measured after the last step on the latest collection, when its responses are as stale as they"
+        " get. The report warns where a value in the last quarter of a run shows a red flag that is marked with \u26a0."
     )
-    body = "\n\n".join(f"## {title}\n\n{_metric_table(group)}" for title, group in GROUPS.items())
+    body = "\n\n".join(f"## {title}\n\n{_metric_table(rows)}" for title, rows in TABLE.items())
     return f"{NOTICE}\n\n# Metrics\n\n{text}\n\n{body}\n"
 
 
-def _metric_table(keys: Iterable[str]) -> str:
+def _metric_table(rows: Iterable[Metric]) -> str:
     head = ("key", "meaning", "unit", "healthy", "red flag")
-    found = [(key, METRICS[key]) for key in keys]
-    return _table(head, [(f"`{key}`", m.meaning, m.unit or "–", m.healthy, m.red_flag) for key, m in found])
+    return _table(head, [(f"`{m.key}`", m.meaning, m.unit or "–", m.healthy, _red_flag(m)) for m in rows])
+
+
+def _red_flag(metric: Metric) -> str:
+    return metric.red_flag + (" \u26a0" if metric.check else "")
 
 
 def _table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:

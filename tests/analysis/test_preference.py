@@ -60,7 +60,7 @@ def test_accuracies_by_hand() -> None:
     assert seen.margin.value == pytest.approx(2 * (2 + 1 + 0 + 2) / 4)
     assert (seen.reward_winner.value, seen.reward_loser.value) == pytest.approx((2 * 2 / 4, 2 * -3 / 4))
     assert (seen.pairs, seen.questions, seen.implicit.units) == (4, 3, 3)
-    assert seen.metrics()["rewards/margins"] == seen.margin.value
+    assert seen.metrics()["eval/rewards/margins"] == seen.margin.value
 
 
 def test_half_by_construction_before_training() -> None:
@@ -97,8 +97,11 @@ def test_divergences_cover_the_exact_ones_and_name_their_estimator() -> None:
         assert mean.units == 400 and 0 < mean.se < 0.05
     assert seen.reverse_k3.se < seen.reverse_k1.se  # what k3 is for
     assert "k1 and k3 on samples of π" in seen.estimator and "biased" not in seen.estimator
-    assert set(seen.metrics()) == {
-        f"kl/{k}{s}" for k in ("reverse_k1", "reverse_k3", "forward_k1") for s in ("", "_se")
+    assert seen.metrics() == {
+        "eval/kl_reverse": seen.reverse_k1.value,
+        "eval/kl_reverse_se": seen.reverse_k1.se,
+        "eval/kl_forward": seen.forward_k1.value,
+        "eval/kl_forward_se": seen.forward_k1.se,
     }
 
 

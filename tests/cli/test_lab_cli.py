@@ -28,8 +28,9 @@ from prefloop.lab.summary import TUNING, Cell
 from prefloop.lab.table import read
 from prefloop.studies import plots
 
-OF_LENGTHS = ("length", "proxy", "cut")  # which runs on the other problems do not have
-COLUMNS = ("reward", "samples", "queries", "diverged", *(c for c in lab_result.COLUMNS if c not in OF_LENGTHS))
+OF_LENGTHS = ("eval/length", "eval/cut")  # which runs on the other problems do not have
+MEASURED = (*lab_result.COLUMNS, *lab_result.UNSHOWN, "reward_queries", "diverged")
+COLUMNS = tuple(c for c in MEASURED if c not in OF_LENGTHS)
 
 
 def words(text: str) -> list[str]:
@@ -79,7 +80,7 @@ def undrawn(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 def made(setting: Setting, reward: float = 0.5, **ends: float) -> Run:
     """A run by hand: everything rises from 0 to 1 but the reward, which is what is asked for, and what is named."""
     curves = {name: np.array([0.0, 1.0]) for name in COLUMNS} | {"step": np.array([0.0, setting.steps])}
-    curves |= {"reward": np.array([0.1, reward]), "diverged": np.zeros(2)}
+    curves |= {k: np.array([0.1, reward]) for k in ("eval/reward", "eval/gold")} | {"diverged": np.zeros(2)}
     return Run(setting, curves | {name: np.array([0.0, end]) for name, end in ends.items()})
 
 
@@ -203,7 +204,7 @@ def test_a_run_leaves_its_table(done: Result) -> None:
         assert (r.setting.policy, r.setting.contexts, r.setting.steps) == ("tabular", 4, 6)
         assert r.curves["step"].tolist() == list(range(7)) and r.last("samples") == 600
         assert (
-            r.setting.lr == 0.1 and r.last("reward") > r.curves["reward"][0]
+            r.setting.lr == 0.1 and r.last("eval/gold") > r.curves["eval/gold"][0]
         )  # in six steps the larger rate is better
     kept = [run for file in (done.out / "runs").glob("*.parquet") for run in read(file)]
     assert len(kept) == 8 and {r.setting.run for r in runs} < {r.setting.run for r in kept}
@@ -215,11 +216,11 @@ def test_the_summary_is_that_of_the_runs(done: Result) -> None:
     runs = read(done.out / "results.parquet")
     assert [row["method"] for row in rows] == ["best_of_n", "online_dpo"]
     for row, pair in zip(rows, (runs[:2], runs[2:]), strict=True):
-        ends = sorted(r.last("reward") for r in pair)
+        ends = sorted(r.last("eval/gold") for r in pair)
         assert row["reward"] == pytest.approx(sum(ends) / 2)
         assert [row["low"], row["high"]] == pytest.approx(ends)  # a quarter of the resamples are the same seed twice
-        assert row["over_training"] == pytest.approx(sum(r.mean("reward") for r in pair) / 2)
-        assert row["kl"] == pytest.approx(sum(r.last("kl") for r in pair) / 2)
+        assert row["over_training"] == pytest.approx(sum(r.mean("eval/gold") for r in pair) / 2)
+        assert row["eval/kl_reverse_exact"] == pytest.approx(sum(r.last("eval/kl_reverse_exact") for r in pair) / 2)
         assert (row["seeds"], row["diverged"], row["steps"], row["samples"]) == (2, 0, 6, 600)
         assert (row["lr"], row["lr_at_edge"], row["differs"]) == (0.1, True, {})
         assert done.said.out.count(f"{row['reward']:.3f} [{row['low']:.3f}, {row['high']:.3f}]") == 1
@@ -405,7 +406,8 @@ def cells() -> list[Cell]:
         for method, n, k in (("best_of_n_negative", 0.0, 0.05), ("ppo_critic_free", 1.0, 0.1))
         for b, c in ((100, 70.0), (12800, 20.0), (100, 20.0))
     ]
-    ends = {"kl": 12.3456, "kl_forward": 1.2e-7, "samples": 1_280_000.0, "passes": 12.5, "push_down": 0.0123}
+    ends = {"eval/kl_reverse_exact": 12.3456, "eval/kl_forward_exact": 1.2e-7, "samples": 1_280_000.0}
+    ends |= {"passes": 12.5, "push/down": 0.0123}
     return [
         Cell(s, [made(replace(s, seed=i), 0.25 + i / 4, diverged=float(j == 1), **ends) for i in range(3)], {})
         for j, s in enumerate(settings)
@@ -436,7 +438,7 @@ def test_a_switch_is_not_taken_for_what_is_measured() -> None:
     """`kl` is a weight that differs, and also the measured KL."""
     rows = lab_result.records(cells())
     assert [row["differs"]["kl"] for row in rows] == [0.05] * 3 + [0.1] * 3
-    assert {row["kl"] for row in rows} == {12.3456}
+    assert {row["eval/kl_reverse_exact"] for row in rows} == {12.3456}
     assert [list(row["differs"]) for row in rows] == [["centre", "batch", "negative", "kl"]] * 6
     assert lab_result.label(rows[0]) == "best_of_n_negative centre=70 batch=100 negative=0 kl=0.05"
     assert len({lab_result.label(row) for row in rows}) == 6
@@ -444,10 +446,12 @@ def test_a_switch_is_not_taken_for_what_is_measured() -> None:
 
 def test_what_is_no_number_is_null_in_json(tmp_path: Path, undrawn: dict[str, Any]) -> None:
     broken = replace(Setting("rloo"), steps=5)
-    lost = [Cell(broken, [made(broken, float("nan"), kl=float("inf"), ess=float("-inf"))], {})]
+    lost = [
+        Cell(broken, [made(broken, float("nan"), **{"eval/kl_reverse_exact": float("inf"), "ess": float("-inf")})], {})
+    ]
     lab_result.write(lost, lab_result.records(lost), tmp_path)
     (row,) = json.loads((tmp_path / "summary.json").read_text(), parse_constant=lambda name: pytest.fail(name))
-    assert [row[k] for k in ("reward", "low", "high", "over_training", "kl", "ess")] == [None] * 6
+    assert [row[k] for k in ("reward", "low", "high", "over_training", "eval/kl_reverse_exact", "ess")] == [None] * 6
     assert row["passes"] == 1.0 and row["seeds"] == 1
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import importlib.util
 import json
 from pathlib import Path
@@ -12,12 +11,10 @@ from typing import Any
 import pytest
 import torch
 
-from prefloop.analysis.preference import NAMES
 from prefloop.cli.methods import main, negative_word, on_policy_word, reuse_word
 from prefloop.core.describe import describe, probe
 from prefloop.core.errors import UserError
 from prefloop.core.methods import METHODS
-from prefloop.report.glossary import METRICS
 
 ROOT = Path(__file__).parents[2]
 
@@ -127,18 +124,3 @@ def test_pages_are_current() -> None:
 
 def test_every_row_has_a_plain_sentence() -> None:
     assert tool().SUMMARIES.keys() == METHODS.keys()
-
-
-def test_glossary_has_every_key_of_the_ledger() -> None:
-    source = ast.parse((ROOT / "src/prefloop/analysis/ledger.py").read_text(encoding="utf-8"))
-    written = {
-        str(node.value)
-        for holder in ast.walk(source)
-        if isinstance(holder, ast.Dict | ast.Subscript)
-        for node in (holder.keys if isinstance(holder, ast.Dict) else [holder.slice])
-        if isinstance(node, ast.Constant) and isinstance(node.value, str)
-    }
-    assert {"grad_norm", "push/down", "rewards/margins", "ess", "staleness"} <= written
-    assert written <= METRICS.keys()
-    assert {f"eval/{name}" for name in (*NAMES.values(), "pairs", "questions")} <= METRICS.keys()
-    assert {f"loss/{name}" for name in ("kl", "entropy", "sft", "value")} <= METRICS.keys()

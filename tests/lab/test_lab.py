@@ -28,6 +28,7 @@ from prefloop.lab.table import read, to_bytes
 from prefloop.lab.world import World, build
 from prefloop.worlds.arms import problem as bandit
 
+KLS = ("eval/kl_reverse_exact", "eval/kl_forward_exact")
 SMALL = {"responses": 4, "batch": 32, "minibatch": 16, "evaluation": 8, "data": 20}
 TABLE = Setting("rloo", policy="tabular", contexts=4, **SMALL)
 NET = Setting("rloo", hidden=16, **SMALL)
@@ -316,10 +317,10 @@ def test_how_often_a_run_is_looked_at_changes_nothing(one: Setting, name: str) -
     (once,), b = trained([replace(one, evaluate=50)])
     assert len(often.curves["step"]) == 51 and once.curves["step"].tolist() == [0, 50]
     assert all(torch.equal(p, q) for p, q in zip(parameters(a), parameters(b), strict=True))
-    for column in ("reward", "kl", "kl_forward", "entropy", "mass_peak", "samples", "queries", "loss", "grad_norm"):
-        assert often.last(column) == once.last(column), column
-    assert once.last("push_up") == pytest.approx(often.curves["push_up"][1:].mean(), rel=1e-5)
-    assert once.last("push_up") > 0
+    for key in ("eval/gold", "eval/entropy", "eval/mass/peak", *KLS, "samples", "reward_queries", "loss", "grad_norm"):
+        assert often.last(key) == once.last(key), key
+    assert once.last("push/up") == pytest.approx(often.curves["push/up"][1:].mean(), rel=1e-5)
+    assert once.last("push/up") > 0
 
 
 # ---------------------------------------------------------------------------------------------------------- divergence
@@ -359,8 +360,8 @@ def counted(setting: Setting) -> dict[int, tuple[float, float, float]]:
     """At each evaluation: samples, queries, passes of a run, which are the same in a stack of three."""
     (run,) = run_stack([setting])
     for mate in run_stack(seeds(setting, [0, 1, 2])):
-        assert all(mate.curves[k].tolist() == run.curves[k].tolist() for k in ("samples", "queries", "passes"))
-    told = (run.curves[name].tolist() for name in ("samples", "queries", "passes"))
+        assert all(mate.curves[k].tolist() == run.curves[k].tolist() for k in ("samples", "reward_queries", "passes"))
+    told = (run.curves[name].tolist() for name in ("samples", "reward_queries", "passes"))
     return dict(zip(map(int, run.curves["step"].tolist()), zip(*told, strict=True), strict=True))
 
 
@@ -408,9 +409,9 @@ def test_staleness_counts_the_steps_since_collection() -> None:
     """Two minibatches, three passes: the last of them is five updates old."""
     one = replace(TABLE, method="ppo_critic_free", override={"reuse": 3}, batch=32, minibatch=16, steps=6, evaluate=6)
     (run,) = run_stack([replace(one, lr=0.1)])
-    assert run.last("staleness") == 5 and 0 < run.last("ess") < 0.99 and run.last("kl_collection") > 1e-3
+    assert run.last("staleness") == 5 and 0 < run.last("ess") < 0.99 and run.last("kl/collection") > 1e-3
     (run,) = run_stack([replace(one, lr=1e-12)])
-    assert run.last("ess") == pytest.approx(1, abs=1e-5) and run.last("kl_collection") == pytest.approx(0, abs=1e-5)
+    assert run.last("ess") == pytest.approx(1, abs=1e-5) and run.last("kl/collection") == pytest.approx(0, abs=1e-5)
 
 
 def test_the_mean_over_training_is_the_trapezoid() -> None:
@@ -423,9 +424,9 @@ def test_the_first_row_is_the_reference() -> None:
     (run,) = run_stack([replace(TABLE, precision="float64", steps=1, evaluate=1)])
     start = {k: float(v[0]) for k, v in run.curves.items()}
     p, gold = bandit.reference_law(), bandit.bump(70.0, 10.0)
-    assert start["reward"] == pytest.approx(float((p * gold).sum()), abs=1e-12)
-    assert start["entropy"] == pytest.approx(float(-(p * p.log()).sum()), abs=1e-12)
-    assert start["mass_peak"] == pytest.approx(float(p[60:81].sum()), abs=1e-12)
-    assert start["mass_hump"] == pytest.approx(float(p[15:26].sum()), abs=1e-12)
-    assert start["mass_edges"] == pytest.approx(float(p[0] + p[99]), abs=1e-12)
-    assert start["kl"] == start["kl_forward"] == start["step"] == 0
+    assert start["eval/gold"] == start["eval/reward"] == pytest.approx(float((p * gold).sum()), abs=1e-12)
+    assert start["eval/entropy"] == pytest.approx(float(-(p * p.log()).sum()), abs=1e-12)
+    assert start["eval/mass/peak"] == pytest.approx(float(p[60:81].sum()), abs=1e-12)
+    assert start["eval/mass/hump"] == pytest.approx(float(p[15:26].sum()), abs=1e-12)
+    assert start["eval/mass/edges"] == pytest.approx(float(p[0] + p[99]), abs=1e-12)
+    assert [start[key] for key in (*KLS, "step")] == [0, 0, 0]

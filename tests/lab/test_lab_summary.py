@@ -31,7 +31,7 @@ Score = Callable[[Setting], float]
 def run(setting: Setting, reward: float | Sequence[float], *, diverged: bool = False, **curves: Sequence[float]) -> Run:
     """A run by hand; a single reward is that of its whole course."""
     rewards = [reward] * 3 if isinstance(reward, int | float) else list(reward)
-    columns: dict[str, Sequence[float]] = {"reward": rewards, "diverged": [float(diverged)] * len(rewards)}
+    columns: dict[str, Sequence[float]] = {"eval/gold": rewards, "diverged": [float(diverged)] * len(rewards)}
     columns |= {"step": np.linspace(0, 20, len(rewards)).tolist(), **curves}
     return Run(setting, {name: np.array(column, dtype=np.float64) for name, column in columns.items()})
 
@@ -77,7 +77,7 @@ def test_the_score_may_be_another_one() -> None:
         return [run(s, [0.0, 0.5, 0.1] if s.lr == 1e-3 else [0.0, 0.1, 0.4]) for s in settings]
 
     assert tuned([A], RATES[:2], [0], 1, score)[0].setting.lr == 1e-3
-    assert tuned([A], RATES[:2], [0], 1, score, lambda r: r.last("reward"))[0].setting.lr == 1e-2
+    assert tuned([A], RATES[:2], [0], 1, score, lambda r: r.last("eval/gold"))[0].setting.lr == 1e-2
 
 
 @pytest.mark.parametrize("lost", [TUNING, TUNING + 2])
@@ -140,7 +140,7 @@ def test_a_cell_gives_one_number_per_seed() -> None:
     assert cell.last().tolist() == [0.2, 0.3] and cell.last("kl").tolist() == [3, 1]
     assert cell.mean("kl").tolist() == pytest.approx([(1 + 7.5) / 4, (0.5 + 3) / 4])
     assert cell.curve("kl").tolist() == [[0, 2, 3], [0, 1, 1]]
-    assert cell.values(lambda r: float(r.curves["reward"].max())).tolist() == [1.0, 0.3]
+    assert cell.values(lambda r: float(r.curves["eval/gold"].max())).tolist() == [1.0, 0.3]
 
 
 def test_interval_is_that_of_all_resamples() -> None:

@@ -126,9 +126,10 @@ def test_the_same_bytes_as_worker_processes_and_nothing_twice(pool: RayPool, tmp
     assert [run.setting for run in runs] == SETTINGS
 
     again = Counted(pool)
-    assert [run.last("kl") for run in sweep(SETTINGS, Store(tmp_path / "ray"), again, stack=STACK, quiet=True)] == [
-        run.last("kl") for run in runs
-    ]
+    assert [
+        run.last("eval/kl_reverse_exact")
+        for run in sweep(SETTINGS, Store(tmp_path / "ray"), again, stack=STACK, quiet=True)
+    ] == [run.last("eval/kl_reverse_exact") for run in runs]
     assert again.jobs == 0
 
 

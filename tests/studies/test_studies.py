@@ -37,9 +37,10 @@ LENGTHS += [study(n) for n in ("length-dials", "overoptimisation")]
 SEEDS = {one.name: lengths.SEEDS for one in LENGTHS} | {"published-defects": published_defects.SEEDS}
 EVERY = [*STUDIES, *ALONE]
 NOT_STUDIES = {"__init__", "bench", "cells", "lengths", "page", "plots", "real_model", "registry", "study"}
-COLUMNS = ("ess", "kl_collection", "clip_ratio", "passes", "samples", "queries", "push_up", "push_down", "kl")
-COLUMNS = (*COLUMNS, "chosen", "rejected", "margin", "rest", "diverged", "length", "proxy", "cut")
-COLUMNS = (*COLUMNS, "length_1", "length_2")
+KL = "eval/kl_reverse_exact"
+COLUMNS = ("ess", "kl/collection", "clip_ratio/region_mean", "passes", "samples", "reward_queries", "push/up", KL)
+COLUMNS = (*COLUMNS, "push/down", "rewards/chosen", "rewards/rejected", "rewards/margins", "rest/log_ratio")
+COLUMNS = (*COLUMNS, "diverged", "eval/length", "eval/reward", "eval/cut", "eval/length/1", "eval/length/2")
 START = {"lengths": -1.0}  # gold reward of the reference in the made-up runs, 0.2 elsewhere
 Law = Callable[[Setting], dict[str, float]]  # `gain`: share of the attainable reached at the end; other columns
 
@@ -66,7 +67,7 @@ class Made(Bench):
         start, room = START.get(s.problem, 0.2), 1.0 if s.problem == "lengths" else 0.8
         reward = start + room * (told["gain"] + noise) * rise
         drop = room * told.get("fall", 0.0) * np.maximum(0, rise - 0.5) * 2
-        return Run(s, {**curves, "step": step, "reward": reward - drop})
+        return Run(s, {**curves, "step": step, "eval/gold": reward - drop})
 
 
 @pytest.fixture(autouse=True)
@@ -161,7 +162,7 @@ def test_on_policy(verdicts: Judge, sign: int, verdict: str) -> None:
 
     def law(s: Setting) -> dict[str, float]:
         stale = s.batch > 4 * s.minibatch
-        return {"gain": 0.5 - sign * stale * (0.4 if far(s) else 0.1), "kl_collection": 0.1 + 0.1 * sign * stale}
+        return {"gain": 0.5 - sign * stale * (0.4 if far(s) else 0.1), "kl/collection": 0.1 + 0.1 * sign * stale}
 
     all_of(verdicts(on_policy.STUDY, law), verdict)
 
@@ -174,7 +175,7 @@ def test_reuse(verdicts: Judge) -> None:
         bare = s.override.get("objective") == "policy_gradient"
         cost = (0.1 * (passes >= 8) + 0.2 * (passes >= 16)) * supervised * (1 if far(s) else 0.2) + 0.3 * bare
         fall = 1.5 * (passes >= 8) * supervised * (s.problem == "sequences")
-        return {"gain": 0.9 - cost, "clip_ratio": 0.1 * passes * (not supervised), "fall": fall}
+        return {"gain": 0.9 - cost, "clip_ratio/region_mean": 0.1 * passes * (not supervised), "fall": fall}
 
     all_of(verdicts(reuse.STUDY, law), "supported")
 
@@ -197,7 +198,7 @@ def test_negative(verdicts: Judge, sign: int, verdict: str) -> None:
         pushes = s.method in negative.ROWS
         dose = s.override.get("negative", 1.0) * pushes
         gain = 0.5 + sign * 0.3 * dose * far(s)
-        return {"gain": gain, "push_down": dose if sign > 0 else 1 - dose}
+        return {"gain": gain, "push/down": dose if sign > 0 else 1 - dose}
 
     all_of(verdicts(negative.STUDY, law), verdict)
 
@@ -220,7 +221,7 @@ def test_displacement(verdicts: Judge, sign: int, verdict: str) -> None:
         many = s.data >= 500
         chosen = -2.0 if many else 1.0
         chosen += 1e-3 * s.hidden - 0.2 * s.shared
-        ends = {"chosen": chosen, "rejected": -3.0, "margin": 4.0, "rest": 1.0}
+        ends = {"rewards/chosen": chosen, "rewards/rejected": -3.0, "rewards/margins": 4.0, "rest/log_ratio": 1.0}
         return {k: sign * v for k, v in ends.items()}
 
     all_of(verdicts(displacement.STUDY, law), verdict)
@@ -250,12 +251,12 @@ def test_published_defects(verdicts: Judge, sign: int, verdict: str, monkeypatch
             gain = 0.9 - 0.5 * late * (1 - 0.5 * (s.method == "ppo_critic_free"))
             gain -= 0.1 * (s.defect == "prompt_in_reward" and not supervised)
             held = s.override.get("kl", 0) > 0 and not s.defect
-            return {"gain": gain, "fall": 0.6 * late * supervised, "kl": 1.0 if held else 40.0}
+            return {"gain": gain, "fall": 0.6 * late * supervised, KL: 1.0 if held else 40.0}
         prompt = 0.2 * (s.defect == "prompt_in_reward") * (1 if supervised else -1)
         gain = 0.5 + 0.1 * late * (1 + supervised) - prompt - 0.2 * (s.defect == "reference_dropout")
         fall = 0.8 * (s.method == ("ppo_critic_free" if late else "best_of_n"))
         bare = s.override.get("kl", 0) == 0
-        return {"gain": gain, "fall": fall, "kl": 40.0 if bare else 1.0}
+        return {"gain": gain, "fall": fall, KL: 40.0 if bare else 1.0}
 
     found = verdicts(published_defects.STUDY, law)
     all_of(found, verdict)
@@ -273,7 +274,7 @@ def test_length_on_policy(verdicts: Judge, sign: int, verdict: str) -> None:
 
     def law(s: Setting) -> dict[str, float]:
         stale = s.batch > 4 * s.minibatch
-        return {"gain": 0.5 - stale * cost[on(s)], "kl_collection": 0.1 + 0.1 * sign * stale}
+        return {"gain": 0.5 - stale * cost[on(s)], "kl/collection": 0.1 + 0.1 * sign * stale}
 
     all_of(verdicts(study("length-on-policy"), law), verdict)
 

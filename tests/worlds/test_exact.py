@@ -11,16 +11,18 @@ import torch
 from torch import Tensor
 
 from prefloop.core.batch import Batch
+from prefloop.core.metrics import drift
 from prefloop.core.streams import Stream
 from prefloop.policies.categorical import Categorical
 from prefloop.policies.gpt import GPT
 from prefloop.policies.mlp import MLP
 from prefloop.policies.stacked import Stacked
-from prefloop.worlds.measures import staleness, state_of
+from prefloop.worlds.measures import state_of
 from toys import F64
 
 LN2, LN3 = math.log(2), math.log(3)
-NAMES = ("reward", "kl", "kl_forward", "entropy", "mass_first")
+REVERSE, FORWARD = "eval/kl_reverse_exact", "eval/kl_forward_exact"
+NAMES = ("eval/gold", REVERSE, FORWARD, "eval/entropy", "eval/mass/first")
 
 
 def stream(seeds: list[int]) -> Stream:
@@ -53,7 +55,7 @@ def masks(runs: int, arms: int) -> dict[str, Tensor]:
 def observe(policy: Any, reference: Any, prompts: Tensor, gold: Tensor, tokens: int, seed: int = 0, **more: int) -> Any:
     runs, arms = gold.shape
     rng = stream([100 * seed + run for run in range(runs)])
-    return state_of(policy, reference, prompts, gold, masks(runs, arms), tokens=tokens, rng=rng, **more)
+    return state_of(policy, reference, prompts, {"eval/gold": gold}, masks(runs, arms), tokens=tokens, rng=rng, **more)
 
 
 # -------------------------------------------------------------------------------------------------------------- arms
@@ -66,13 +68,13 @@ def test_two_contexts_of_three_arms_by_hand() -> None:
     gold = torch.tensor([[1.0, 0.5, 0.0]], dtype=F64)
     found = observe(Categorical(own), Categorical(base), torch.tensor([[0, 1]]), gold, 1)
     each = {
-        "reward": (0.625, 0.5),
-        "kl": (0.5 * 2 * LN2 + 0.25 * LN2 - 0.25 * LN3, 0.0),
-        "kl_forward": (-0.125 * 2 * LN2 - 0.125 * LN2 + 0.75 * LN3, 0.0),
-        "entropy": (1.5 * LN2, LN3),
-        "mass_first": (0.5, 1 / 3),
-        "mass_last": (0.25, 1 / 3),
-        "mass_rest": (0.25, 1 / 3),
+        "eval/gold": (0.625, 0.5),
+        REVERSE: (0.5 * 2 * LN2 + 0.25 * LN2 - 0.25 * LN3, 0.0),
+        FORWARD: (-0.125 * 2 * LN2 - 0.125 * LN2 + 0.75 * LN3, 0.0),
+        "eval/entropy": (1.5 * LN2, LN3),
+        "eval/mass/first": (0.5, 1 / 3),
+        "eval/mass/last": (0.25, 1 / 3),
+        "eval/mass/rest": (0.25, 1 / 3),
     }
     assert found.keys() == {*each, *(f"{name}_se" for name in each)}
     for name, (a, b) in each.items():
@@ -85,8 +87,8 @@ def test_an_arm_without_probability_adds_nothing() -> None:
     base = torch.tensor([0.5, 0.25, 0.25], dtype=F64).log().view(1, 1, 1, 3)
     gold = torch.tensor([[1.0, 0.0, 9.0]], dtype=F64)
     found = observe(Categorical(own), Categorical(base), torch.tensor([[0, 0]]), gold, 1)
-    assert float(found["entropy"]) == pytest.approx(LN2) and float(found["reward"]) == pytest.approx(0.5)
-    assert float(found["kl"]) == pytest.approx(0.5 * LN2) and float(found["kl_forward"]) == math.inf
+    assert float(found["eval/entropy"]) == pytest.approx(LN2) and float(found["eval/gold"]) == pytest.approx(0.5)
+    assert float(found[REVERSE]) == pytest.approx(0.5 * LN2) and float(found[FORWARD]) == math.inf
 
 
 def test_arms_equal_monte_carlo() -> None:
@@ -105,12 +107,12 @@ def test_arms_equal_monte_carlo() -> None:
     _, away, home = drawn(reference, 9)
     arms = batch.responses[..., 0]
     sampled = {
-        "reward": gold.gather(-1, arms.flatten(1)).view(arms.shape),
-        "kl": own - base,
-        "kl_forward": home - away,
-        "entropy": -own,
-        "mass_first": (arms == 0).double(),
-        "mass_last": (arms == 4).double(),
+        "eval/gold": gold.gather(-1, arms.flatten(1)).view(arms.shape),
+        REVERSE: own - base,
+        FORWARD: home - away,
+        "eval/entropy": -own,
+        "eval/mass/first": (arms == 0).double(),
+        "eval/mass/last": (arms == 4).double(),
     }
     for name, x in sampled.items():
         error = (x.var(-1) / n).mean(-1).sqrt() / 20**0.5  # the prompts are the same: only responses vary
@@ -126,7 +128,7 @@ def test_arms_use_no_random_numbers() -> None:
         torch.rand(1, 4, 3, dtype=F64, generator=torch.Generator().manual_seed(0)),
         torch.eye(5, dtype=F64)[:1],
     )
-    state_of(policy, policy, prompts, gold, {}, tokens=1, rng=rng)
+    state_of(policy, policy, prompts, {"eval/gold": gold}, {}, tokens=1, rng=rng)
     assert torch.equal(rng.state(), before)
 
 
@@ -148,11 +150,11 @@ def enumerated(policy: GPT, reference: GPT, prompt: int, gold: Tensor) -> dict[s
     assert torch.allclose(p.exp().sum(-1), torch.ones(policy.runs, dtype=F64))
     score = gold[:, EVERY].mean(-1)
     return {
-        "reward": (p.exp() * score).sum(-1),
-        "kl": (p.exp() * (p - q)).sum(-1),
-        "kl_forward": (q.exp() * (q - p)).sum(-1),
-        "entropy": -(p.exp() * p).sum(-1),
-        "mass_first": (p.exp() * (EVERY == 0).double().mean(-1)).sum(-1),
+        "eval/gold": (p.exp() * score).sum(-1),
+        REVERSE: (p.exp() * (p - q)).sum(-1),
+        FORWARD: (q.exp() * (q - p)).sum(-1),
+        "eval/entropy": -(p.exp() * p).sum(-1),
+        "eval/mass/first": (p.exp() * (EVERY == 0).double().mean(-1)).sum(-1),
     }
 
 
@@ -208,7 +210,7 @@ def test_the_estimate_of_the_reward_is_sharper_than_the_mean_of_sampled_scores()
     found = observe(policy, reference, prompts, GOLD, 3)
     drawn = policy.sample(prompts, 4, stream([0, 1])).responses
     scores = GOLD.gather(-1, drawn.flatten(1)).view(drawn.shape).mean((2, 3))
-    assert bool((found["reward_se"] < 0.8 * scores.std(-1) / 500**0.5).all())
+    assert bool((found["eval/gold_se"] < 0.8 * scores.std(-1) / 500**0.5).all())
 
 
 @pytest.mark.parametrize("tokens", [1, 3])
@@ -223,9 +225,9 @@ def test_a_uniform_policy_has_entropy_t_log_v(tokens: int) -> None:
         if tokens == 1:
             policy.weights["layer1.bias"].zero_()
     found = observe(policy, policy, prompts, gold, tokens)
-    assert found["entropy"].tolist() == pytest.approx([tokens * math.log(5)] * 2, abs=1e-13)
-    assert found["reward"].tolist() == pytest.approx(gold.mean(-1).tolist(), abs=1e-14)
-    assert found["entropy_se"].abs().max() < 1e-14
+    assert found["eval/entropy"].tolist() == pytest.approx([tokens * math.log(5)] * 2, abs=1e-13)
+    assert found["eval/gold"].tolist() == pytest.approx(gold.mean(-1).tolist(), abs=1e-14)
+    assert found["eval/entropy_se"].abs().max() < 1e-14
 
 
 @pytest.mark.parametrize("tokens", [1, 3])
@@ -234,53 +236,11 @@ def test_at_the_reference_both_kls_are_zero_and_masses_add_up(tokens: int) -> No
     prompts = torch.ones(2, 9, dtype=torch.long) if tokens == 3 else stream([5, 6]).rand(9, 3, dtype=F64)
     gold = GOLD if tokens == 3 else stream([8, 9]).rand(5, dtype=F64)
     found = observe(policy, policy.reference(), prompts, gold, tokens)
-    for name in ("kl", "kl_forward"):
+    for name in (REVERSE, FORWARD):
         assert found[name].tolist() == [0, 0] and found[f"{name}_se"].tolist() == [0, 0]
-    total = found["mass_first"] + found["mass_last"] + found["mass_rest"]
+    total = found["eval/mass/first"] + found["eval/mass/last"] + found["eval/mass/rest"]
     assert total.tolist() == pytest.approx([1, 1], abs=1e-14)
-    assert all(bool((found[f"mass_{name}"] > 0).all()) for name in ("first", "last", "rest"))
-
-
-# --------------------------------------------------------------------------------------------------------- staleness
-
-
-def moved(d: Tensor, mask: Tensor | None = None) -> dict[str, Tensor]:
-    """Of a policy whose token log-probs are d above those at collection."""
-    old = torch.linspace(-3, -1, d.numel(), dtype=F64).view(d.shape)
-    mask = torch.ones_like(d, dtype=torch.bool) if mask is None else mask
-    batch = Batch(torch.zeros(d.shape[:2]), torch.zeros(d.shape, dtype=torch.long), mask, logp_proximal=old)
-    return staleness(old + d, batch)
-
-
-def test_a_policy_that_has_not_moved_is_not_stale() -> None:
-    found = moved(torch.zeros(2, 3, 4, 2, dtype=F64))
-    assert {k: v.tolist() for k, v in found.items()} == {
-        "kl_collection": [0, 0],
-        "ess": [1, 1],
-        "ratio_max": [1, 1],
-        "ratio_p99": [1, 1],
-    }
-
-
-def test_staleness_by_hand() -> None:
-    """Run 0: sequence ratios 2, 1, ½, ½, token ratios at most 4; run 1 twice ratio 3 and twice ratio 1."""
-    d = torch.tensor([[[[4.0, 0.5], [1.0, 1.0]], [[0.5, 1.0], [0.25, 2.0]]]], dtype=F64).log()
-    other = torch.tensor([[[[3.0, 1.0], [1.0, 1.0]], [[1.0, 3.0], [2.0, 0.5]]]], dtype=F64).log()
-    found = moved(torch.cat([d, other]))
-    assert found["ess"].tolist() == pytest.approx([4.0**2 / (4 * 5.5), 8.0**2 / (4 * 20)])
-    assert found["kl_collection"].tolist() == pytest.approx([LN2 / 4, -LN3 / 2])
-    assert found["ratio_max"].tolist() == pytest.approx([4, 3])
-    assert found["ratio_p99"].tolist() == pytest.approx([2 + 0.93 * 2, 3])  # 0.99 · 7 = 6.93: between 2 and 4; 3 and 3
-
-
-def test_padding_and_huge_ratios_do_not_break_it() -> None:
-    d = torch.tensor([[[[1.0, 9.0], [0.0, 0.0]]]], dtype=F64)
-    found = moved(d, torch.tensor([[[[True, False], [True, True]]]]))
-    assert float(found["kl_collection"]) == pytest.approx(-0.5) and float(found["ratio_max"]) == pytest.approx(math.e)
-    assert float(found["ess"]) == pytest.approx((math.e + 1) ** 2 / (2 * (math.e**2 + 1)))
-    huge = moved(torch.tensor([[[[900.0, 900.0], [0.0, 0.0]]]], dtype=F64))
-    assert float(huge["ratio_max"]) == pytest.approx(math.exp(20)) and float(huge["ess"]) == pytest.approx(0.5)
-    assert float(huge["kl_collection"]) == pytest.approx(-10)
+    assert all(bool((found[f"eval/mass/{name}"] > 0).all()) for name in ("first", "last", "rest"))
 
 
 def test_the_kl_since_collection_is_that_of_the_exact_policies() -> None:
@@ -293,7 +253,7 @@ def test_the_kl_since_collection_is_that_of_the_exact_policies() -> None:
     p, q = chain(before, 1), chain(after, 1)
     want = (p.exp() * (p - q)).sum(-1)
     error = ((p.exp() * (p - q - want[:, None]) ** 2).sum(-1) / 60_000).sqrt()
-    found = staleness(logp, batch)
-    assert bool(((found["kl_collection"] - want).abs() < 4 * error).all())
+    _, _, ess, kl = drift(logp, batch)
+    assert bool(((kl - want).abs() < 4 * error).all())
     share = 1 / (2 * q - p).exp().sum(-1)  # (E w)²/E w² with E w = 1 and w = q/p
-    assert found["ess"].tolist() == pytest.approx(share.tolist(), rel=0.05)
+    assert ess.tolist() == pytest.approx(share.tolist(), rel=0.05)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -293,7 +292,9 @@ def test_stacked_equals_alone(method: str) -> None:
     together = run_stack(settings)
     for found, setting in zip(together, settings, strict=True):
         (alone,) = run_stack([setting])
-        for name in ("reward", "proxy", "length", "kl", "kl_forward", "entropy", "cut"):
+        for name in [
+            f"eval/{k}" for k in ("gold", "reward", "length", "kl_reverse_exact", "kl_forward_exact", "entropy", "cut")
+        ]:
             torch.testing.assert_close(
                 torch.tensor(found.curves[name]), torch.tensor(alone.curves[name]), rtol=1e-5, atol=1e-5, msg=name
             )
@@ -333,12 +334,14 @@ def test_what_is_followed_at_the_start() -> None:
     """Before the first step policy and reference are one: no KL, and the reference's own length."""
     (run,) = run_stack([replace(ONE, method="pref_ft", steps=1, evaluate=1, evaluation=256)])
     base = lab.reference("smoke")
-    assert run.curves["kl"][0] == pytest.approx(0, abs=1e-5) == run.curves["kl_forward"][0]
-    mean, error = float(base.lengths.float().mean()), run.curves["length_se"][0]
-    assert abs(run.curves["length"][0] - mean) < 4 * error
-    law = [run.curves[f"length_{n}"][0] for n in range(1, 33)]
-    assert sum(law) == pytest.approx(1) and sum(n * p for n, p in enumerate(law, 1)) == run.curves["length"][0]
-    assert run.curves["reward"][0] == pytest.approx(-(run.curves["length"][0] - 1) / 10, rel=1e-5)
+    assert (
+        run.curves["eval/kl_reverse_exact"][0] == pytest.approx(0, abs=1e-5) == run.curves["eval/kl_forward_exact"][0]
+    )
+    mean, error = float(base.lengths.float().mean()), run.curves["eval/length_se"][0]
+    assert abs(run.curves["eval/length"][0] - mean) < 4 * error
+    law = [run.curves[f"eval/length/{n}"][0] for n in range(1, 33)]
+    assert sum(law) == pytest.approx(1) and sum(n * p for n, p in enumerate(law, 1)) == run.curves["eval/length"][0]
+    assert run.curves["eval/gold"][0] == pytest.approx(-(run.curves["eval/length"][0] - 1) / 10, rel=1e-5)
 
 
 @pytest.mark.parametrize(("change", "message"), [({"peak": 101.0}, "percentile"), ({"coverage": 0.0}, "whole")])
@@ -374,8 +377,8 @@ def test_the_table_shows_what_only_lengths_have(tmp_path: Path) -> None:
     runs = run_stack([replace(ONE, method="pref_ft", steps=2, evaluate=1)])
     cells = [Cell(runs[0].setting, runs, {})]
     (row,) = lab_result.records(cells)
-    assert row["length"] == runs[0].last("length") and row["cut"] == runs[0].last("cut")
-    assert math.isnan(row["proxy"])  # nothing was learned
+    assert row["eval/length"] == runs[0].last("eval/length") and row["eval/cut"] == runs[0].last("eval/cut")
+    assert row["eval/reward"] == row["eval/gold"]  # nothing was learned
     lab_result.write(cells, [row], tmp_path)
     assert (tmp_path / "reward.svg").exists()
 

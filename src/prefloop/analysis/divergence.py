@@ -33,8 +33,8 @@ class Divergence:
 
     def metrics(self) -> dict[str, float]:
         """Flat numbers for `metrics.jsonl`."""
-        means = {f"kl/{name}": getattr(self, name) for name in ("reverse_k1", "reverse_k3", "forward_k1")}
-        return {k: m.value for k, m in means.items()} | {f"{k}_se": m.se for k, m in means.items()}
+        means = {"eval/kl_reverse": self.reverse_k1, "eval/kl_forward": self.forward_k1}
+        return {key: x for name, m in means.items() for key, x in ((name, m.value), (f"{name}_se", m.se))}
 
 
 def kl_estimates(

@@ -12,15 +12,15 @@ from prefloop.analysis.statistics import Clusters, Interval, bootstrap
 from prefloop.core.batch import Batch
 from prefloop.core.errors import DataError, UserError
 
-# field -> its name in metrics.jsonl; those that TRL has carry TRL's
+# field -> its key in metrics.jsonl
 NAMES = {
-    "implicit": "rewards/accuracies",
-    "margin": "rewards/margins",
-    "reward_winner": "rewards/chosen",
-    "reward_loser": "rewards/rejected",
-    "summed": "accuracy/sum_logp",
-    "mean": "accuracy/mean_logp",
-    "longer": "accuracy/longer",
+    "implicit": "eval/rewards/accuracies",
+    "margin": "eval/rewards/margins",
+    "reward_winner": "eval/rewards/chosen",
+    "reward_loser": "eval/rewards/rejected",
+    "summed": "eval/accuracy/sum_logp",
+    "mean": "eval/accuracy/mean_logp",
+    "longer": "eval/accuracy/longer",
 }
 
 
@@ -41,7 +41,7 @@ class Preference:
 
     def metrics(self) -> dict[str, int | float]:
         """Flat numbers for `metrics.jsonl`, the ends of each interval as `_low` and `_high`."""
-        numbers: dict[str, int | float] = {"pairs": self.pairs, "questions": self.questions}
+        numbers: dict[str, int | float] = {"eval/pairs": self.pairs, "eval/questions": self.questions}
         for field, name in NAMES.items():
             interval: Interval = getattr(self, field)
             numbers |= {name: interval.value, f"{name}_low": interval.low, f"{name}_high": interval.high}

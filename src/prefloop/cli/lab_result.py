@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from prefloop.core import files
+from prefloop.core.metric_table import METRICS
 
 if TYPE_CHECKING:  # torch comes in only when there is something to run, so that --help is quick
     from rich.console import Console
@@ -27,7 +28,7 @@ def records(cells: Sequence[Cell]) -> list[dict[str, Any]]:
     for cell, differs in zip(cells, told, strict=True):
         one, end = cell.setting, interval(cell.last())
         known = cell.runs[0].curves
-        numbers = {name: float(cell.last(name).mean()) if name in known else math.nan for name in COLUMNS}
+        numbers = {k: float(cell.last(k).mean()) if k in known else math.nan for k in (*COLUMNS, *UNSHOWN)}
         out.append(
             {"method": one.method, "differs": differs, "lr": one.lr, "lr_at_edge": cell.at_edge, "steps": one.steps}
             | {"reward": end.value, "low": end.low, "high": end.high, "over_training": float(cell.mean().mean())}
@@ -37,21 +38,19 @@ def records(cells: Sequence[Cell]) -> list[dict[str, Any]]:
     return out
 
 
-COLUMNS = {  # at the end of training, mean over seeds: heading in the table, or none
-    "length": "tokens",  # this one and the next two: problem of lengths
-    "proxy": "proxy",
-    "cut": "cut",
-    "kl": "KL\n(π‖ref)",
-    "samples": "samples",
-    "passes": "passes",
-    "push_down": "push\ndown",
-    "clip_ratio": "clipped",
-    "ess": "ESS",
-    "kl_forward": "KL\n(ref‖π)",
-    "entropy": "",
-    "kl_collection": "",
-    "push_up": "",
-}
+COLUMNS = (  # of the table: at the end of training, mean over seeds
+    "eval/length",
+    "eval/cut",
+    "eval/reward",
+    "eval/kl_reverse_exact",
+    "samples",
+    "passes",
+    "push/down",
+    "clip_ratio/region_mean",
+    "ess",
+    "eval/kl_forward_exact",
+)
+UNSHOWN = ("eval/gold", "eval/entropy", "kl/collection", "push/up")  # in `summary.json` only
 
 
 def write(cells: Sequence[Cell], rows: Sequence[Mapping[str, Any]], out: Path) -> None:
@@ -68,7 +67,7 @@ def write(cells: Sequence[Cell], rows: Sequence[Mapping[str, Any]], out: Path) -
         for x, title in AXES.items():
             lines = []
             for cell, row in list(zip(cells, rows, strict=True))[first : first + LINES]:
-                middle, low, high = band(cell.curve("reward"))
+                middle, low, high = band(cell.curve("eval/gold"))
                 if cell.runs[0].last(x) > 0:  # offline cells draw no samples
                     lines.append(Line(label(row), cell.runs[0].curves[x].tolist(), middle, low, high))
             if lines:
@@ -78,7 +77,7 @@ def write(cells: Sequence[Cell], rows: Sequence[Mapping[str, Any]], out: Path) -
 
 
 LINES = 8  # of a panel, at most
-AXES = {"step": "gradient steps", "samples": "responses sampled", "queries": "reward queries"}
+AXES = {"step": "gradient steps", "samples": "responses sampled", "reward_queries": "reward queries"}
 
 
 def label(row: Mapping[str, Any]) -> str:
@@ -122,8 +121,9 @@ def _columns(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
         "over\ntraining": [f"{row['over_training']:.3f}" for row in rows],
         "steps": [str(row["steps"]) for row in rows],
     }
-    shown = {k: v for k, v in COLUMNS.items() if v and any(math.isfinite(row[k]) for row in rows)}
-    return out | {title: [short(row[k]) for row in rows] for k, title in shown.items()}
+    learned = any(row["eval/reward"] != row["eval/gold"] for row in rows)
+    shown = [k for k in COLUMNS if any(math.isfinite(row[k]) for row in rows) and (learned or k != "eval/reward")]
+    return out | {METRICS[k].title.replace(" ", "\n"): [short(row[k]) for row in rows] for k in shown}
 
 
 def short(value: Any) -> str:

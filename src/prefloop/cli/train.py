@@ -44,14 +44,15 @@ def _table(result: object) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from prefloop.report.glossary import METRICS
+    from prefloop.core.metric_table import metric
     from prefloop.runs.experiment import Result
 
     assert isinstance(result, Result)
     table = Table("held-out", "before", "after", "what it is", box=None, header_style="bold")
     for key in result.after:
         if not key.endswith(("_se", "_low", "_high")):
-            meaning = METRICS[key].meaning if key in METRICS else ""
+            row = metric(key)
+            meaning = row.meaning if row else ""
             name, before, after = key.removeprefix("eval/"), _number(result.before, key), _number(result.after, key)
             table.add_row(name, before, after, meaning)
     Console().print(table)

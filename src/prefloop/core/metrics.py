@@ -1,59 +1,58 @@
-"""What one optimiser step did: numbers for `metrics.jsonl`, named as TRL names them where it has them.
+"""What one optimiser step did: the functions that measure the step metrics of `metric_table`.
 
 Every number reduces within its own run: of one run it is a scalar, of stacked runs [S].
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from prefloop.core.batch import DATASET
+from prefloop.core.batch import DATASET, Batch
 from prefloop.core.loop import Record
 from prefloop.core.methods import Method
-from prefloop.core.objectives import MAX_LOG_RATIO, implicit_reward, log_ratio, pair, per_run, sequence
+from prefloop.core.objectives import (
+    MAX_LOG_RATIO,
+    LogProbs,
+    implicit_reward,
+    log_ratio,
+    pair,
+    per_run,
+    sequence,
+)
 
 GROUPS, TOKENS = (-2, -1), (-3, -2, -1)
+Number = int | float | Tensor  # [*S], or one for all runs
+Measure = Callable[[Record, Method], tuple[Number | None, ...] | None]
+MEASURES: dict[tuple[str, ...], Measure] = {}  # keys of the table -> the function that gives their values
+
+
+def measures(*keys: str) -> Callable[[Measure], Measure]:
+    """Declare the keys of a function's values; None, of all or of one, where a step has nothing to measure."""
+
+    def register(function: Measure) -> Measure:
+        MEASURES[keys] = function
+        return function
+
+    return register
 
 
 def step_metrics(record: Record, method: Method) -> dict[str, float]:
-    """All numbers of a step of one run (no stacked axis)."""
+    """All numbers of a step of one run (no stacked axis); what is nan is left out."""
     return {k: float(v) for k, v in run_metrics(record, method).items() if not torch.as_tensor(v).isnan().any()}
 
 
-def run_metrics(record: Record, method: Method) -> dict[str, int | float | Tensor]:
+def run_metrics(record: Record, method: Method) -> dict[str, Number]:
     """All numbers of a step, [*S] each or the same for all runs; nan where a run has nothing to measure."""
-    b = record.batch
-    out: dict[str, int | float | Tensor] = {
-        "step": record.step,
-        "iteration": record.iteration,
-        "pass": record.pass_ + 1,
-        "loss": record.loss,
-        **{f"loss/{name}": value for name, value in record.regularisers.items()},
-        "grad_norm": record.grad_norm,
-        "learning_rate": record.lr,
-        "completions/mean_length": mean(b.lengths, b.present, GROUPS),
-        "samples": record.samples,
-        "tokens/sampled": record.sampled_tokens,
-        "tokens/trained": record.trained_tokens,
-        "reward_queries": record.queries,
-        **coefficient_mass(record.coefficient),
-    }
-    if b.source is not None:
-        fresh = b.source != DATASET
-        out["on_policy"] = mean(fresh, torch.ones_like(fresh), -1)
-        if bool(fresh.any()):
-            out["staleness"] = mean(record.step - 1 - b.source, fresh, -1)
-    if b.scores is not None:
-        n = b.present.sum(-1, keepdim=True)
-        centred = torch.where(b.present, b.scores - (b.scores * b.present).sum(-1, keepdim=True) / n, 0.0)
-        spread = ((centred**2).sum(-1) / (n[..., 0] - 1).clamp(min=1)).sqrt()
-        out |= {"reward": mean(b.scores, b.present, GROUPS), "reward_std": spread.mean(-1)}
-        out["frac_reward_zero_std"] = (spread == 0).to(spread).mean(-1)
-    if record.used.logp_proximal is not None:
-        out |= ratio_metrics(record, method)
-    return out | _mismatch(record, method) | _pair_metrics(record, method.defaults.get("beta", 1.0))
+    out: dict[str, Number] = {}
+    for keys, function in MEASURES.items():
+        values = function(record, method)
+        if values is not None:
+            out |= {key: value for key, value in zip(keys, values, strict=True) if value is not None}
+    return out
 
 
 def mean(x: Tensor, where: Bool[Tensor, "*B"], over: int | tuple[int, ...]) -> Tensor:
@@ -62,40 +61,116 @@ def mean(x: Tensor, where: Bool[Tensor, "*B"], over: int | tuple[int, ...]) -> T
     return torch.where(where, x, 0).to(kind).sum(over) / where.sum(over)
 
 
-def coefficient_mass(coefficient: Float[Tensor, "*S P G T"]) -> dict[str, Tensor]:
+# --------------------------------------------------------------------------------------------------- the step itself
+
+
+@measures("step", "iteration", "pass")
+def _place(record: Record, method: Method) -> tuple[Number, ...]:
+    return record.step, record.iteration, record.pass_ + 1
+
+
+@measures("loss", "loss/kl", "loss/entropy", "loss/sft", "loss/value")
+def _losses(record: Record, method: Method) -> tuple[Number | None, ...]:
+    return record.loss, *(record.regularisers.get(name) for name in ("kl", "entropy", "sft", "value"))
+
+
+@measures("grad_norm", "learning_rate")
+def _descent(record: Record, method: Method) -> tuple[Number, ...]:
+    return record.grad_norm, record.lr
+
+
+@measures("completions/mean_length")
+def _length(record: Record, method: Method) -> tuple[Number, ...]:
+    return (mean(record.batch.lengths, record.batch.present, GROUPS),)
+
+
+@measures("samples", "tokens/sampled", "tokens/trained", "reward_queries")
+def _cost(record: Record, method: Method) -> tuple[Number, ...]:
+    return record.samples, record.sampled_tokens, record.trained_tokens, record.queries
+
+
+@measures("push/up", "push/down")
+def _push(record: Record, method: Method) -> tuple[Number, ...]:
+    return coefficient_mass(record.coefficient)
+
+
+def coefficient_mass(coefficient: Float[Tensor, "*S P G T"]) -> tuple[Tensor, Tensor]:
     """How much the step pulled up and pushed down: Σ max(c, 0) and Σ max(−c, 0) over tokens."""
-    up, down = coefficient.clamp(min=0).sum(TOKENS), (-coefficient).clamp(min=0).sum(TOKENS)
-    return {"push/up": up, "push/down": down}
+    return coefficient.clamp(min=0).sum(TOKENS), (-coefficient).clamp(min=0).sum(TOKENS)
 
 
-def ratio_metrics(record: Record, method: Method) -> dict[str, Tensor]:
-    """How far the policy is from the one that is being reused: tails, clip fraction, effective sample size.
+# ------------------------------------------------------------------------------------------------- what it trained on
 
-    `ess` is (Σw)²/(n Σw²) of sequence-level ratios, 1 while nothing has moved; `kl/collection` estimates
-    KL(π_collection‖π) in nats per response. All over the responses that the loss used.
-    """
+
+@measures("on_policy", "staleness")
+def _source(record: Record, method: Method) -> tuple[Number | None, ...] | None:
+    source = record.batch.source
+    if source is None:
+        return None
+    fresh = source != DATASET
+    age = mean(record.step - 1 - source, fresh, -1) if bool(fresh.any()) else None
+    return mean(fresh, torch.ones_like(fresh), -1), age
+
+
+@measures("reward", "reward_std", "frac_reward_zero_std")
+def _reward(record: Record, method: Method) -> tuple[Number, ...] | None:
+    """Mean score, and how much scores differ inside groups: of one response, nothing can differ."""
+    scores, present = record.batch.scores, record.batch.present
+    if scores is None:
+        return None
+    n = present.sum(-1)
+    centre = torch.where(present, scores, 0.0).sum(-1, keepdim=True) / n.clamp(min=1)[..., None]
+    variance = torch.where(present, scores - centre, 0.0).square().sum(-1) / (n - 1).clamp(min=1)
+    highest = torch.where(present, scores, -torch.inf).amax(-1)
+    equal = (highest == torch.where(present, scores, torch.inf).amin(-1)).to(scores)
+    return mean(scores, present, GROUPS), mean(variance.sqrt(), n > 1, -1), mean(equal, n > 1, -1)
+
+
+# --------------------------------------------------------------------------------------------- how far it has moved
+
+
+@measures("kl")
+def _kl(record: Record, method: Method) -> tuple[Number, ...] | None:
     b = record.used
-    mask, present = b.mask & b.present[..., None], b.present
-    d = log_ratio(record.logp, b)
-    total = sequence(d, b).clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)
+    return None if b.logp_reference is None else (mean(implicit_reward(record.logp, b), b.present, GROUPS),)
+
+
+DRIFT = ("ratio/max", "ratio/p99", "ess", "kl/collection")
+
+
+@measures(*DRIFT)
+def _drift(record: Record, method: Method) -> tuple[Number, ...] | None:
+    return None if record.used.logp_proximal is None else drift(record.logp, record.used)
+
+
+def drift(logp: LogProbs, batch: Batch) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """How far a policy is from the one at collection, in the order of DRIFT.
+
+    The largest token ratio and the 99th percentile (the largest of huge batches, which quantile refuses); the effective
+    sample size (Σw)²/(n Σw²) of sequence ratios, 1 while nothing has moved (Kong 1992); and the estimate of
+    KL(π_collection‖π) in nats per response, −mean log w.
+    """
+    mask, present = batch.mask & batch.present[..., None], batch.present
+    d = log_ratio(logp, batch)
+    rho, largest = torch.where(mask, d.exp(), torch.nan).flatten(-3), torch.where(mask, d.exp(), 0.0).amax(TOKENS)
+    total = sequence(d, batch).clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)
     w = torch.where(present, total.exp(), 0.0)
-    return {
-        **ratio_tail(d, mask),
-        "clip_ratio": mean(_clipped(d.exp(), record, method), mask, TOKENS),
-        "ess": w.sum(GROUPS) ** 2 / (present.sum(GROUPS) * (w**2).sum(GROUPS)),
-        "kl/collection": -mean(total, present, GROUPS),
-    }
+    ess = w.sum(GROUPS) ** 2 / (present.sum(GROUPS) * (w**2).sum(GROUPS))
+    p99 = rho.nanquantile(0.99, dim=-1) if rho.numel() < 2**24 else largest
+    return largest, p99, ess, -mean(total, present, GROUPS)
 
 
-def ratio_tail(d: Float[Tensor, "*S P G T"], mask: Bool[Tensor, "*S P G T"]) -> dict[str, Tensor]:
-    """Largest and 99th percentile of the token ratios e^d (the largest of huge batches, which quantile refuses)."""
-    rho = torch.where(mask, d.exp(), torch.nan).flatten(-3)
-    largest = torch.where(mask, d.exp(), 0.0).amax(TOKENS)
-    return {"ratio/max": largest, "ratio/p99": rho.nanquantile(0.99, dim=-1) if rho.numel() < 2**24 else largest}
+@measures("clip_ratio/region_mean")
+def _clip_ratio(record: Record, method: Method) -> tuple[Number, ...] | None:
+    b = record.used
+    if b.logp_proximal is None:
+        return None
+    clipped = _clipped(log_ratio(record.logp, b).exp(), record, method)
+    return (mean(clipped, b.mask & b.present[..., None], TOKENS),)
 
 
 def _clipped(rho: Tensor, record: Record, method: Method) -> Bool[Tensor, "*S P G T"]:
-    """Tokens that PPO's clip takes out of the gradient; of rows without an advantage, those outside the range."""
+    """Tokens that PPO's clip takes out of the gradient; of methods without an advantage, those outside the range."""
     low = per_run(method.defaults.get("clip", 0.2), rho)
     high = method.defaults.get("clip_high")
     above, below = rho > 1 + (low if high is None else per_run(high, rho)), rho < 1 - low
@@ -106,30 +181,36 @@ def _clipped(rho: Tensor, record: Record, method: Method) -> Bool[Tensor, "*S P 
     return (above & (advantage > 0)) | (below & (advantage < 0))
 
 
-def _mismatch(record: Record, method: Method) -> dict[str, Tensor]:
-    """Weight of the trainer's policy against its sampler, of rows that read it."""
+@measures("mismatch/mean", "mismatch/max")
+def _mismatch(record: Record, method: Method) -> tuple[Number, ...] | None:
+    """Weight of the trainer's policy against its sampler, of methods that read it."""
     b = record.used
     if "behaviour" not in method.needs or b.logp_proximal is None or b.logp_behaviour is None:
-        return {}
+        return None
     d = torch.where(b.mask, b.logp_proximal - b.logp_behaviour, 0.0)
     weight, there = d.clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO).exp(), b.mask & b.present[..., None]
-    return {"mismatch/mean": mean(weight, there, TOKENS), "mismatch/max": torch.where(there, weight, 0.0).amax(TOKENS)}
+    return mean(weight, there, TOKENS), torch.where(there, weight, 0.0).amax(TOKENS)
 
 
-def _pair_metrics(record: Record, beta: float | Tensor) -> dict[str, Tensor]:
-    b, signal = record.used, record.signal
-    out: dict[str, Tensor] = {}
-    if b.logp_reference is not None:
-        out["kl"] = mean(implicit_reward(record.logp, b), b.present, GROUPS)
+# --------------------------------------------------------------------------------------------------------- its pairs
+
+
+@measures("logps/chosen", "logps/rejected")
+def _logps(record: Record, method: Method) -> tuple[Number, ...] | None:
+    signal = record.signal
     if signal.pairs is None or signal.pair_weight is None:
-        return out
-    there = signal.pair_weight > 0
-    chosen, rejected = (mean(x, there, GROUPS) for x in pair(sequence(record.logp, b), signal))
-    out |= {"logps/chosen": chosen, "logps/rejected": rejected}
-    if b.logp_reference is not None:
-        chosen, rejected = (per_run(beta, x) * x for x in pair(implicit_reward(record.logp, b), signal))
-        gap = chosen - rejected
-        right = (gap > 0).to(gap) + 0.5 * (gap == 0).to(gap)
-        out |= {"rewards/chosen": mean(chosen, there, GROUPS), "rewards/rejected": mean(rejected, there, GROUPS)}
-        out |= {"rewards/margins": mean(gap, there, GROUPS), "rewards/accuracies": mean(right, there, GROUPS)}
-    return out
+        return None
+    chosen, rejected = pair(sequence(record.logp, record.used), signal)
+    return tuple(mean(x, signal.pair_weight > 0, GROUPS) for x in (chosen, rejected))
+
+
+@measures("rewards/chosen", "rewards/rejected", "rewards/margins", "rewards/accuracies")
+def _rewards(record: Record, method: Method) -> tuple[Number, ...] | None:
+    b, signal = record.used, record.signal
+    if signal.pairs is None or signal.pair_weight is None or b.logp_reference is None:
+        return None
+    beta = method.defaults.get("beta", 1.0)
+    chosen, rejected = (per_run(beta, x) * x for x in pair(implicit_reward(record.logp, b), signal))
+    gap = chosen - rejected
+    right = (gap > 0).to(gap) + 0.5 * (gap == 0).to(gap)
+    return tuple(mean(x, signal.pair_weight > 0, GROUPS) for x in (chosen, rejected, gap, right))

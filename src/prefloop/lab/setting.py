@@ -21,7 +21,7 @@ from prefloop.worlds.arms.problem import TOKENS
 from prefloop.worlds.lengths.answers import fingerprint
 from prefloop.worlds.lengths.problem import SIZES
 
-VERSION = 5  # of what a setting means, references and learned rewards included: a new one makes earlier ones unknown
+VERSION = 6  # of what a setting means, references and learned rewards included: a new one makes earlier ones unknown
 POLICIES = {
     "arms": ("mlp", "linear", "tabular"),
     "sequences": ("gpt",),

@@ -12,28 +12,27 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from prefloop.core.loop import Diverged, Record
-from prefloop.core.metrics import GROUPS, coefficient_mass, mean, run_metrics
+from prefloop.core.metrics import DRIFT, GROUPS, coefficient_mass, drift, mean, run_metrics
 from prefloop.core.objectives import sequence
 from prefloop.lab.setting import Setting
 from prefloop.lab.world import World, build
-from prefloop.worlds.measures import staleness
 
 Array = NDArray[np.float64]
-FROM_STEP = {  # numbers of the step that an evaluation follows
-    "clip_ratio": "clip_ratio",
-    "staleness": "staleness",
-    "loss": "loss",
-    "grad_norm": "grad_norm",
-    "train_reward": "reward",
-    "chosen": "rewards/chosen",
-    "rejected": "rewards/rejected",
-    "margin": "rewards/margins",
-}
+FROM_STEP = (  # of the step that an evaluation follows
+    "clip_ratio/region_mean",
+    "staleness",
+    "loss",
+    "grad_norm",
+    "reward",
+    "rewards/chosen",
+    "rewards/rejected",
+    "rewards/margins",
+)
 
 
 @dataclass(frozen=True)
 class Run:
-    """A finished run: its setting, and one array over evaluations for each column of COLUMNS."""
+    """A finished run: its setting, and one array over evaluations for each metric."""
 
     setting: Setting
     curves: Mapping[str, Array]
@@ -84,13 +83,14 @@ class Watch:
 
     def see(self, record: Record) -> None:
         """The ledger of every step, the state of some."""
-        mass = coefficient_mass(record.coefficient)
-        self.up, self.down, self.since = self.up + mass["push/up"], self.down + mass["push/down"], self.since + 1
+        up, down = coefficient_mass(record.coefficient)
+        self.up, self.down, self.since = self.up + up, self.down + down, self.since + 1
         due = record.step % self.one.evaluate == 0 or record.step == self.one.steps
         left = -record.step % self.one.evaluate  # steps to the next evaluation
         if record.step % self.span == 0 and left < self.span and record.batch.logp_proximal is not None:
             with torch.no_grad():  # the last minibatch of a collection: as stale as its responses get
-                self.stale = staleness(self.world.loop.policy.evaluate(record.batch).logp, record.batch)
+                moved = drift(self.world.loop.policy.evaluate(record.batch).logp, record.batch)
+                self.stale = dict(zip(DRIFT, moved, strict=True))
         if due:
             self.evaluate(record)
 
@@ -106,15 +106,15 @@ class Watch:
         count = {
             "step": loop.step,
             "samples": loop.samples / self.world.runs,  # the loop counts those of all runs
-            "queries": loop.queries / self.world.runs,
+            "reward_queries": loop.queries / self.world.runs,
             "passes": self.passes(),
-            "push_up": self.up / max(1, self.since),
-            "push_down": self.down / max(1, self.since),
+            "push/up": self.up / max(1, self.since),
+            "push/down": self.down / max(1, self.since),
             "diverged": 0.0 if loop.diverged is None else loop.diverged.double(),
         }
-        seen = {name: step.get(key, torch.nan) for name, key in FROM_STEP.items()}
-        seen["rest"] = torch.nan if record is None else self.rest(record)
-        stale = {name: self.stale.get(name, torch.nan) for name in ("kl_collection", "ess", "ratio_max", "ratio_p99")}
+        seen = {key: step.get(key, torch.nan) for key in FROM_STEP}
+        seen["rest/log_ratio"] = torch.nan if record is None else self.rest(record)
+        stale = {key: self.stale.get(key, torch.nan) for key in DRIFT}
         self.rows.append({k: self._each(v) for k, v in {**count, **state, **seen, **stale}.items()})
         self.up, self.down, self.since = torch.zeros_like(self.up), torch.zeros_like(self.down), 0
 

@@ -20,7 +20,7 @@ TUNING = 1000  # tuning seeds start here, so that they are not those of the comp
 
 def over_training(run: Run) -> float:
     """Mean gold reward over training: how fast and how high."""
-    return run.mean("reward")
+    return run.mean("eval/gold")
 
 
 @dataclass(frozen=True)
@@ -35,10 +35,10 @@ class Cell:
         """The score of each seed, in the order of the seeds."""
         return np.array([score(run) for run in self.runs])
 
-    def last(self, column: str = "reward") -> Array:
+    def last(self, column: str = "eval/gold") -> Array:
         return self.values(lambda run: run.last(column))
 
-    def mean(self, column: str = "reward") -> Array:
+    def mean(self, column: str = "eval/gold") -> Array:
         """Over training, per seed."""
         return self.values(lambda run: run.mean(column))
 

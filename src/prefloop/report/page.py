@@ -16,6 +16,7 @@ from markupsafe import Markup
 from prefloop.analysis.overoptimisation import LEAST, overoptimisation
 from prefloop.core import files
 from prefloop.core.errors import UserError
+from prefloop.core.metric_table import METRICS, warning
 from prefloop.report.data import (
     Real,
     Run,
@@ -260,23 +261,28 @@ def _plain(value: Value | None) -> dict[str, Real | None] | None:
 
 def findings(runs: Sequence[Run]) -> list[str]:
     """What the numbers say, without a claim beyond two standard errors."""
-    out = []
-    for run in runs:
-        before, after, change = (f("eval/reward") for f in (run.before, run.after, run.change))
-        if not (before and after and change):
-            out.append(f"{run.letter} ({run.label}) has no evaluation before and after.")
-            continue
-        sure = change.se is not None and abs(change.value) > 2 * change.se
-        verb = ("rose" if change.value > 0 else "fell") if sure else "did not change beyond two standard errors:"
-        steps = number(run.last("step"))
-        kl = run.after("eval/kl_reverse")
-        cost = f", at KL(π‖π_ref) = {measured(kl)} nats" if kl else ""
-        out.append(
-            f"{run.letter} ({run.label}): {_rewarded(run)} on held-out prompts {verb} from {measured(before)} to"
-            f" {measured(after)} ({measured(change, sign=True)}) in {steps} steps{cost}."
-        )
-        out += _turn(run)
-    return out
+    return [sentence for run in runs for sentence in (*_outcome(run), *_turn(run), *_warnings(run))]
+
+
+def _outcome(run: Run) -> list[str]:
+    """Whether the reward on held-out prompts changed, and at what distance."""
+    before, after, change = (f("eval/reward") for f in (run.before, run.after, run.change))
+    if not (before and after and change):
+        return [f"{run.letter} ({run.label}) has no evaluation before and after."]
+    sure = change.se is not None and abs(change.value) > 2 * change.se
+    verb = ("rose" if change.value > 0 else "fell") if sure else "did not change beyond two standard errors:"
+    kl = run.after("eval/kl_reverse")
+    cost = f", at KL(π‖π_ref) = {measured(kl)} nats" if kl else ""
+    return [
+        f"{run.letter} ({run.label}): {_rewarded(run)} on held-out prompts {verb} from {measured(before)} to"
+        f" {measured(after)} ({measured(change, sign=True)}) in {number(run.last('step'))} steps{cost}."
+    ]
+
+
+def _warnings(run: Run) -> list[str]:
+    """Which metrics show their red flag."""
+    found = (warning(key, [value for _, value in run.points(key)]) for key in METRICS)
+    return [f"{run.letter}: {said}" for said in found if said is not None]
 
 
 def _rewarded(run: Run) -> str:

@@ -273,7 +273,7 @@ def evaluate(
         own = pairs.reference if same else sequence_logp(policy, pairs.batch, poll)
         beta = float(parts.method.defaults.get("beta", 1.0))
         found = preference_accuracy(own, pairs.reference, pairs.batch.lengths, pairs.keys, beta=beta)
-        out |= {f"eval/{k}": float(v) for k, v in found.metrics().items()}
+        out |= {k: float(v) for k, v in found.metrics().items()}
     return out, fresh
 
 
@@ -291,9 +291,7 @@ def _divergence(
 ) -> Metrics:
     if answers is None:
         return {f"eval/kl_{way}{end}": 0.0 for way in ("reverse", "forward") for end in ("", "_se")}
-    found = kl_estimates(policy, parts.reference, fresh, answers, poll)
-    ways = {"reverse": found.reverse_k1, "forward": found.forward_k1}
-    return {f"eval/kl_{k}{end}": v for k, m in ways.items() for end, v in (("", m.value), ("_se", m.se))}
+    return kl_estimates(policy, parts.reference, fresh, answers, poll).metrics()
 
 
 def _mean(name: str, x: Tensor) -> Metrics:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from prefloop.core.metric_table import METRICS
 from prefloop.lab.setting import REWARDS, Setting
 from prefloop.lab.stack import Run
 from prefloop.lab.summary import Cell, band, interval
@@ -20,11 +21,14 @@ SCORE = (
     " step on. Learning rates are tried on seeds of their own, at equal budgets, and the best of each cell is used."
 )
 
+COUNTED = ("passes", "samples", "reward_queries", "eval/kl_reverse_exact")  # tables have their values at the end
+SHOWN = ("ess", "kl/collection", "clip_ratio/region_mean", *COUNTED[:3], "push/up", "push/down", COUNTED[3])
+
 
 def gain(run: Run) -> float:
     """Mean reward over training as a share of what could be gained over the reference."""
-    start = float(run.curves["reward"][0])
-    return (run.mean("reward") - start) / (run.setting.ceiling - start)
+    start = float(run.curves["eval/gold"][0])
+    return (run.mean("eval/gold") - start) / (run.setting.ceiling - start)
 
 
 def gains(cells: Sequence[Cell]) -> Array:
@@ -41,7 +45,7 @@ def at_equal_samples(reused: Cell, once: Cell) -> Array:
 def _over_samples(run: Run, most: float) -> float:
     """Mean reward over the first `most` samples, as a share of the attainable gain."""
     grid = np.linspace(0, most, 200)
-    reward = np.interp(grid, run.curves["samples"], run.curves["reward"])
+    reward = np.interp(grid, run.curves["samples"], run.curves["eval/gold"])
     start = float(reward[0])
     return float((np.trapezoid(reward, grid) / most - start) / (run.setting.ceiling - start))
 
@@ -51,15 +55,15 @@ def place(centre: float) -> str:
     return {FAR: "peak far (R1, arm 70)", NEAR: "peak near (R2, arm 20)"}.get(centre, f"peak at {centre:g}")
 
 
-def curves(title: str, cells: Sequence[Cell], labels: Sequence[str], *, x: str = "step", y: str = "reward") -> Chart:
+def curves(title: str, cells: Sequence[Cell], labels: Sequence[str], *, x: str = "step", y: str = "eval/gold") -> Chart:
     """Mean over seeds with its 95 % band, one line per cell."""
-    axis = {"step": "gradient steps", "samples": "responses sampled", "queries": "reward queries"}[x]
+    axis = {"step": "gradient steps", "samples": "responses sampled", "reward_queries": "reward queries"}[x]
     lines = []
     for cell, label in zip(cells, labels, strict=True):
         middle, low, high = band(cell.curve(y))
         lines.append(Line(label, cell.runs[0].curves[x].tolist(), middle, low, high))
-    name = {"reward": "gold reward", "length": "tokens per response"}.get(y, y)
-    return Chart(title, axis, name, lines, guides={"ceiling": cells[0].setting.ceiling} if y == "reward" else {})
+    name = {"eval/gold": "gold reward", "eval/length": "tokens per response"}.get(y, y)
+    return Chart(title, axis, name, lines, guides={"ceiling": cells[0].setting.ceiling} if y == "eval/gold" else {})
 
 
 def means(label: str, x: Sequence[Any], values: Array) -> Line:
@@ -73,24 +77,13 @@ def summary(title: str, cells: Sequence[Cell], head: Sequence[str], names: Seque
     Args:
         head, names: of the leading columns, and their values per cell.
     """
-    numbers = (
-        ("ESS", "ess"),
-        ("staleness, nats", "kl_collection"),
-        ("clipped", "clip_ratio"),
-        ("passes", "passes"),
-        ("samples", "samples"),
-        ("queries", "queries"),
-        ("push up", "push_up"),
-        ("push down", "push_down"),
-        ("KL(π‖ref)", "kl"),
-    )
     rows = []
     for cell, name in zip(cells, names, strict=True):
         edge = " (edge)" if cell.at_edge else ""
-        seen = [_text(_mean(cell, column)) for _, column in numbers]
+        seen = [_text(_mean(cell, column)) for column in SHOWN]
         score = str(interval(cell.values(gain)))
         rows.append([*name, f"{cell.setting.lr:g}{edge}", score, f"{cell.last().mean():.3f}", *seen])
-    return Table(title, [*head, "lr", "score, IQM [95 %]", "end reward", *(h for h, _ in numbers)], rows)
+    return Table(title, [*head, "lr", "score, IQM [95 %]", "end reward", *(METRICS[key].title for key in SHOWN)], rows)
 
 
 def _text(x: float) -> str:
@@ -100,7 +93,7 @@ def _text(x: float) -> str:
 
 def _mean(cell: Cell, column: str) -> float:
     """Mean over seeds and over training of what varies, of the end for what counts up."""
-    if column in ("passes", "samples", "queries", "kl"):
+    if column in COUNTED:
         return float(cell.last(column).mean())
     known = cell.curve(column)[:, 1:]
     return float(known[np.isfinite(known)].mean()) if np.isfinite(known).any() else float("nan")

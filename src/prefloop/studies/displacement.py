@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from prefloop.core.metric_table import METRICS
 from prefloop.lab.summary import Cell, band
 from prefloop.studies.bench import Bench
 from prefloop.studies.cells import FAR, arms, by, means, sequences
@@ -18,6 +19,8 @@ FEW, MANY = PROMPTS[0], PROMPTS[-1]
 IPO = {"tau": 0.05}  # the published target margin of 10
 LR = 1e-3
 NATS = "nats"
+MASSES = {"winner": "rewards/chosen", "loser": "rewards/rejected", "all others": "rest/log_ratio"}
+COLUMNS = ("rewards/chosen", "rewards/rejected", "rewards/margins", "rest/log_ratio", "eval/gold")
 CLAIMS = (
     Claim(
         "winner-rises-few",
@@ -106,14 +109,14 @@ def measure(cells: dict[Key, Cell]) -> list[np.ndarray]:
     few, many = cells["prompts", FEW], cells["prompts", MANY]
     small, large = cells["width", WIDTHS[0]], cells["width", WIDTHS[-1]]
     return [
-        few.last("chosen"),
-        -few.last("rejected"),
-        few.last("chosen") - many.last("chosen"),
-        -many.last("chosen"),
-        many.last("margin"),
-        many.last("rest"),
-        large.last("chosen") - small.last("chosen"),
-        cells["shared", SHARED[0]].last("chosen") - cells["shared", SHARED[-1]].last("chosen"),
+        few.last("rewards/chosen"),
+        -few.last("rewards/rejected"),
+        few.last("rewards/chosen") - many.last("rewards/chosen"),
+        -many.last("rewards/chosen"),
+        many.last("rewards/margins"),
+        many.last("rest/log_ratio"),
+        large.last("rewards/chosen") - small.last("rewards/chosen"),
+        cells["shared", SHARED[0]].last("rewards/chosen") - cells["shared", SHARED[-1]].last("rewards/chosen"),
     ]
 
 
@@ -126,7 +129,7 @@ def _figures(cells: dict[Key, Cell]) -> dict[str, list[Chart]]:
 
 def _ends(cells: dict[Key, Cell], kind: str, x: str, values: tuple[int, ...]) -> Chart:
     lines = []
-    for name, column in (("winner", "chosen"), ("loser", "rejected"), ("all others", "rest")):
+    for name, column in MASSES.items():
         got = np.stack([cells[kind, v].last(column) for v in values])
         if np.isfinite(got).all():
             lines.append(means(name, values, got))
@@ -135,7 +138,7 @@ def _ends(cells: dict[Key, Cell], kind: str, x: str, values: tuple[int, ...]) ->
 
 def _course(cell: Cell, title: str) -> Chart:
     lines = []
-    for name, column in (("winner", "chosen"), ("loser", "rejected"), ("all others", "rest")):
+    for name, column in MASSES.items():
         middle, low, high = (part[1:] for part in band(cell.curve(column)))
         lines.append(Line(name, cell.runs[0].curves["step"][1:].tolist(), middle, low, high))
     return Chart(title, "gradient steps", "log π/π_ref", lines, guides={"reference": 0.0})
@@ -144,9 +147,9 @@ def _course(cell: Cell, title: str) -> Chart:
 def _table(cells: dict[Key, Cell]) -> Table:
     rows = []
     for (kind, value), cell in cells.items():
-        numbers = [cell.last(c) for c in ("chosen", "rejected", "margin", "rest", "reward")]
+        numbers = [cell.last(c) for c in COLUMNS]
         rows.append([kind, value, *(f"{x.mean():.3f} ± {x.std(ddof=1) / np.sqrt(len(x)):.3f}" for x in numbers)])
-    head = ["varied", "value", "winner", "loser", "margin", "all others", "gold reward"]
+    head = ["varied", "value", *(METRICS[c].title for c in COLUMNS)]
     return Table("log π/π_ref at the end, mean ± standard error over seeds", head, rows)
 
 

@@ -82,7 +82,7 @@ def measure(cells: Mapping[Key, Cell]) -> list[Array]:
         return every.max(0) - every.min(0)
 
     beats = [versus(cells, [(BEST, p)], [(name, p)]) for p in FAR for name in OTHERS]
-    above = cells["offline DPO", "skew"].last("length") - cells[BEST, "skew"].last("length")
+    above = cells["offline DPO", "skew"].last("eval/length") - cells[BEST, "skew"].last("eval/length")
     return [*beats, above, spread("min") - spread("mode")]
 
 
@@ -92,7 +92,7 @@ def _tokens(cells: Mapping[Key, Cell]) -> Table:
     for (name, problem), cell in cells.items():
         column = _cost(cell, problem)
         at = (0, column.shape[1] // 2, -1)
-        rows.append([problem, name, *(f"{column[:, i].mean():.1f}" for i in at), f"{cell.last('cut').mean():.2f}"])
+        rows.append([problem, name, *(f"{column[:, i].mean():.1f}" for i in at), f"{cell.last('eval/cut').mean():.2f}"])
     head = ("problem", "method", "at the start", "half-way", "at the end", "cut at the limit")
     return Table("Tokens (Mode Length: distance from the mode)", head, sorted(rows, key=lambda r: r[0]))
 
@@ -112,7 +112,7 @@ def _elsewhere(bench: Bench, cells: Mapping[Key, Cell]) -> list[Table]:
 
 def _cost(cell: Cell, problem: str) -> Array:
     """Tokens per response, or from the mode: [seeds, evaluations]."""
-    return abs(cell.curve("reward")) * cell.setting.width if problem == "mode" else cell.curve("length")
+    return abs(cell.curve("eval/gold")) * cell.setting.width if problem == "mode" else cell.curve("eval/length")
 
 
 STUDY = Study(

@@ -59,12 +59,12 @@ def run(bench: Bench) -> Outcome:
     findings = [judge(claim, effect) for claim, effect in zip(CLAIMS, measure(cells), strict=True)]
     labels = [f"B = {r}M" for r in RATIOS]
     figures = {
-        y: [
+        figure: [
             curves(f"{name}: {title}", [cells[name, r, p] for r in RATIOS], labels, y=y)
             for name in NAMES
             for p, title in PROBLEMS.items()
         ]
-        for y in ("reward", "length")
+        for figure, y in (("reward", "eval/gold"), ("length", "eval/length"))
     }
     rows = [[name, f"{ratio}M", problem] for name, ratio, problem in keys]
     table = summary("Cells", list(cells.values()), ("method", "B", "problem"), rows)
@@ -78,7 +78,7 @@ def measure(cells: Mapping[Key, Cell]) -> list[Array]:
         return versus(cells, *([(name, r, problem) for name in NAMES] for r in (RATIOS[0], RATIOS[-1])))
 
     stale, fresh = (
-        np.stack([np.nanmean(cells[name, r, "min"].curve("kl_collection"), axis=1) for name in NAMES]).mean(0)
+        np.stack([np.nanmean(cells[name, r, "min"].curve("kl/collection"), axis=1) for name in NAMES]).mean(0)
         for r in (RATIOS[-1], RATIOS[0])
     )
     return [stale - fresh, loss("min"), loss("skew"), -loss("mode"), loss("min") - loss("mode")]

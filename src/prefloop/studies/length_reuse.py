@@ -61,12 +61,12 @@ def run(bench: Bench) -> Outcome:
     findings = [judge(claim, effect) for claim, effect in zip(CLAIMS, measure(cells), strict=True)]
     labels = [f"T = {t}" for t in PASSES]
     figures = {
-        f"{y}-by-{x}": [
+        figure: [
             curves(f"{name}: {PROBLEMS[p]}", [cells[name, t, p] for t in PASSES], labels, x=x, y=y)
             for name in NAMES
             for p in ON
         ]
-        for x, y in (("step", "length"), ("samples", "reward"))
+        for figure, x, y in (("length-by-step", "step", "eval/length"), ("reward-by-samples", "samples", "eval/gold"))
     }
     table = summary("Cells", list(cells.values()), ("method", "T", "problem"), [list(key) for key in keys])
     return Outcome(findings, figures, [table], [about(bench)])

@@ -76,13 +76,13 @@ def about(bench: Bench) -> str:
 
 def lengths_of(title: str, cells: Sequence[Cell], labels: Sequence[str]) -> Chart:
     """Mean length against gradient steps."""
-    return curves(title, cells, labels, y="length")
+    return curves(title, cells, labels, y="eval/length")
 
 
 def law(title: str, cells: Sequence[Cell], labels: Sequence[str]) -> Chart:
     """Share of responses with each number of tokens: reference, preference data, and each cell when training ends."""
-    tokens = sorted(int(k.removeprefix("length_")) for k in cells[0].runs[0].curves if _is_length(k))
-    shares = [np.stack([c.curve(f"length_{n}") for n in tokens]).mean(1) for c in cells]  # [tokens, evaluations]
+    tokens = sorted(int(k.rpartition("/")[2]) for k in cells[0].runs[0].curves if k.startswith("eval/length/"))
+    shares = [np.stack([c.curve(f"eval/length/{n}") for n in tokens]).mean(1) for c in cells]  # [tokens, evaluations]
     lines = [Line("reference", tokens, shares[0][:, 0], dashed=True)]
     data = data_law([run.setting for run in cells[0].runs])[: len(tokens)]
     lines += [Line("preference data", tokens, data.numpy(), dashed=True)]
@@ -106,10 +106,6 @@ def rates(cells: Mapping[tuple[str, str], Cell]) -> Table:
     rows = [[*key, *(f"{cell.tried[lr]:.3f}" for lr in tried)] for key, cell in cells.items() if cell.tried]
     head = ("method", "problem", *(f"{lr:g}" for lr in tried))
     return Table("Gold reward over training on the tuning seeds, by learning rate", head, rows)
-
-
-def _is_length(column: str) -> bool:
-    return column.removeprefix("length_").isdigit()
 
 
 def versus(cells: Mapping[Any, Cell], better: Sequence[Any], worse: Sequence[Any]) -> Array:

@@ -114,7 +114,7 @@ def measure(cells: dict[tuple[str, float], Cell], dosed: dict[tuple[str, float],
         return gains([cells[a, FAR]]) - gains([cells[b, FAR]])
 
     def pushed(dose: float) -> np.ndarray:
-        return np.stack([dosed[row, dose].curve("push_down")[:, 1:].mean(1) for row in ROWS])
+        return np.stack([dosed[row, dose].curve("push/down")[:, 1:].mean(1) for row in ROWS])
 
     first = [
         gap(FAR),

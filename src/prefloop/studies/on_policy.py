@@ -83,7 +83,7 @@ def measure(cells: dict[tuple[str, int, float], Cell]) -> list[np.ndarray]:
         return gains(fresh) - gains(stale)
 
     stale, fresh = (
-        np.stack([np.nanmean(cells[n, r, FAR].curve("kl_collection"), axis=1) for n in METHODS]).mean(0)
+        np.stack([np.nanmean(cells[n, r, FAR].curve("kl/collection"), axis=1) for n in METHODS]).mean(0)
         for r in (RATIOS[-1], RATIOS[0])
     )
     every = list(METHODS)

@@ -64,7 +64,7 @@ def run(bench: Bench) -> Outcome:
     findings = [judge(claim, effect) for claim, effect in zip(CLAIMS, measure(cells), strict=True)]
     figures = {
         f"{problem}-length": [
-            _against_kl(cells, name, sizes, problem, y) for name in NAMES for y in ("reward", "proxy")
+            _against_kl(cells, name, sizes, problem, y) for name in NAMES for y in ("eval/gold", "eval/reward")
         ]
         for problem in ON
     }
@@ -83,15 +83,15 @@ def measure(cells: Mapping[Key, Cell]) -> list[Array]:
     few, many = sizes[0], sizes[-1]
     return [
         mean(few, fall),
-        -mean(few, lambda cell: fall(cell, "proxy")),
+        -mean(few, lambda cell: fall(cell, "eval/reward")),
         mean(few, fall) - mean(many, fall),
         mean(many, Cell.last) - mean(few, Cell.last),
     ]
 
 
-def fall(cell: Cell, column: str = "reward") -> Array:
+def fall(cell: Cell, column: str = "eval/gold") -> Array:
     """From where gold is best to the end, per seed; the best is found on the other seeds, whose noise is another."""
-    gold, seeds = cell.curve("reward"), np.arange(len(cell.runs))
+    gold, seeds = cell.curve("eval/gold"), np.arange(len(cell.runs))
     best = (gold.sum(0) - gold).argmax(1)
     return cell.curve(column)[seeds, best] - cell.curve(column)[:, -1]
 
@@ -100,7 +100,7 @@ def turns(cells: Mapping[Key, Cell]) -> Table:
     """In how many runs over-optimisation was detected, and from which step on."""
     rows = []
     for (name, n, problem), cell in cells.items():
-        seen = [overoptimisation(*(r.curves[c] for c in ("step", "proxy", "reward"))) for r in cell.runs]
+        seen = [overoptimisation(*(r.curves[c] for c in ("step", "eval/reward", "eval/gold"))) for r in cell.runs]
         found = [turn.step for turn in seen if turn is not None and turn.found]
         when = f"{np.median(found):.0f}" if found else "–"
         rows.append([problem, name, n, f"{len(found)} of {len(seen)}", when])
@@ -111,10 +111,10 @@ def _against_kl(cells: Mapping[Key, Cell], name: str, sizes: Sequence[int], prob
     lines = []
     for n in sizes:
         cell = cells[name, n, problem]
-        kl = cell.curve("kl").mean(0)
+        kl = cell.curve("eval/kl_reverse_exact").mean(0)
         order = np.argsort(kl)
         lines.append(Line(f"{n} groups", kl[order].tolist(), *band(cell.curve(y)[:, order])))
-    title = {"reward": "gold reward", "proxy": "proxy"}[y]
+    title = {"eval/gold": "gold reward", "eval/reward": "proxy"}[y]
     return Chart(f"{name}, {PROBLEMS[problem]}: {title}", "KL(π‖π_ref), nats per response", title, lines)
 
 

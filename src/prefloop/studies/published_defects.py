@@ -191,7 +191,7 @@ def measure(cells: dict[Key, Cell], noise: Array) -> list[Array]:
     def asymmetry(defect: str) -> Array:
         return fall(cells["best-of-N", defect]) - fall(cells["PPO", defect])
 
-    late, k1 = cells["best-of-N", "off_by_one"], cells["PPO + KL", "k1_loss"].last("kl")
+    late, k1 = cells["best-of-N", "off_by_one"], cells["PPO + KL", "k1_loss"].last("eval/kl_reverse_exact")
     return [
         fall(late),
         cells["best-of-N", ""].last(),
@@ -200,8 +200,8 @@ def measure(cells: dict[Key, Cell], noise: Array) -> list[Array]:
         asymmetry("off_by_one"),
         -asymmetry(""),
         lost("IPO", "off_by_one"),
-        k1 - cells["PPO + KL", ""].last("kl"),
-        k1 - cells["PPO, no KL", ""].last("kl"),
+        k1 - cells["PPO + KL", ""].last("eval/kl_reverse_exact"),
+        k1 - cells["PPO, no KL", ""].last("eval/kl_reverse_exact"),
         noise,
         -lost("DPO", "reference_dropout"),
         -abs(slower("best-of-N")),
@@ -211,7 +211,7 @@ def measure(cells: dict[Key, Cell], noise: Array) -> list[Array]:
 
 def peak(cell: Cell) -> Array:
     """Best reward of any evaluation, per seed."""
-    return cell.values(lambda run: float(run.curves["reward"].max()))
+    return cell.values(lambda run: float(run.curves["eval/gold"].max()))
 
 
 def fall(cell: Cell) -> Array:
@@ -248,13 +248,13 @@ def regularised_kl() -> float:
 def figures(cells: dict[Key, Cell]) -> dict[str, list[Chart]]:
     """One per defect: the same settings with it and without."""
 
-    def both(row: str, defect: str, label: str, y: str = "reward") -> Chart:
+    def both(row: str, defect: str, label: str, y: str = "eval/gold") -> Chart:
         return curves(row, [cells[row, ""], cells[row, defect]], [CLEAN, label], y=y)
 
     late, prompt = "scored one place late", "prompt in the reward"
     penalties = [cells["PPO + KL", ""], cells["PPO + KL", "k1_loss"], cells["PPO, no KL", ""]]
     labels = ["KL in the reward", "log-ratio as a loss", "no KL"]
-    distance = curves("PPO", penalties, labels, y="kl")
+    distance = curves("PPO", penalties, labels, y="eval/kl_reverse_exact")
     distance = replace(distance, y="KL(π‖π_ref), nats", guides={"regularised optimum": regularised_kl()})
     return {
         "off-by-one": [both(row, "off_by_one", late) for row in ("best-of-N", "PPO", "IPO")],
@@ -269,7 +269,7 @@ def table(cells: dict[Key, Cell]) -> Table:
     rows = []
     for (row, defect), cell in cells.items():
         end = float(cell.last().mean())
-        numbers = (end, float(peak(cell).mean()), published(end), float(cell.last("kl").mean()))
+        numbers = (end, float(peak(cell).mean()), published(end), float(cell.last("eval/kl_reverse_exact").mean()))
         rows.append([defect or "none", row, *(f"{x:.3f}" for x in numbers)])
     head = ("defect", "method", "end reward", "best reward", "end reward as published", "KL(π‖π_ref), nats")
     return Table("Each defect", head, sorted(rows, key=lambda r: r[0]))

@@ -127,7 +127,7 @@ def measure(cells: dict[Key, Cell]) -> list[np.ndarray]:
         return gains([cells[problem, method, 1, centre]]) - gains([cells[problem, method, passes, centre]])
 
     def clipped(passes: int) -> np.ndarray:
-        return np.nanmean(cells["arms", METHODS[0], passes, FAR].curve("clip_ratio"), axis=1)
+        return np.nanmean(cells["arms", METHODS[0], passes, FAR].curve("clip_ratio/region_mean"), axis=1)
 
     saved = np.stack([at_equal_samples(cells["arms", m, MODERATE, FAR], cells["arms", m, 1, FAR]) for m in METHODS])
     long = cells["sequences", "best_of_n", MANY, FAR]
@@ -139,7 +139,7 @@ def measure(cells: dict[Key, Cell]) -> list[np.ndarray]:
         gains([cells["arms", METHODS[0], MOST, FAR]]) - gains([cells["arms", UNCLIPPED, MOST, FAR]]),
         loss("arms", "best_of_n", MANY) - loss("arms", "ppo_critic_free", MANY),
         loss("sequences", "best_of_n", MANY) - loss("sequences", "ppo_critic_free", MANY),
-        long.values(lambda r: float(r.curves["reward"].max() - r.curves["reward"][-1])),
+        long.values(lambda r: float(r.curves["eval/gold"].max() - r.curves["eval/gold"][-1])),
         loss("arms", "best_of_n", MOST) - loss("arms", "best_of_n", MOST, NEAR),
     ]
 

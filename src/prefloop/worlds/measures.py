@@ -15,8 +15,7 @@ from torch import Tensor
 
 from prefloop.core.batch import Batch
 from prefloop.core.kl import exact
-from prefloop.core.metrics import GROUPS, ratio_tail
-from prefloop.core.objectives import MAX_LOG_RATIO, log_ratio, sequence
+from prefloop.core.metrics import GROUPS
 from prefloop.core.streams import Stream
 
 PerRun = Float[Tensor, " S"]
@@ -41,17 +40,20 @@ def state_of(
     policy: Nested,
     reference: Nested,
     prompts: Tensor,
-    gold: Float[Tensor, "S V"],
+    rewards: Mapping[str, Float[Tensor, "S V"]],
     regions: Mapping[str, Bool[Tensor, "S V"]],
     *,
     tokens: int,
     rng: Stream,
     group: int = 4,
 ) -> dict[str, PerRun]:
-    """Expected reward, KL both ways, entropy and mass by region on a fixed set of prompts, [S] each with `_se`.
+    """Expected rewards, KL both ways, entropy and mass by region on a fixed set of prompts, [S] each with `_se`.
 
     KLs and entropy are nats per response, rewards and masses means per token. Sequences take `group` samples of each
     policy per prompt.
+
+    Args:
+        rewards: key of a metric → the reward of each arm.
     """
     with torch.no_grad():
         if tokens == 1:
@@ -63,11 +65,11 @@ def state_of(
         away, home = policy.next_logp(prompts, other_path), reference.next_logp(prompts, other_path)
         p = own.exp()
         found = {
-            "reward": (p * gold[:, None, None, None]).sum(-1).mean(-1),
-            "kl": exact(own, base).sum(-1),
-            "kl_forward": exact(home, away).sum(-1),
-            "entropy": -(p * torch.where(p > 0, own, 0.0)).sum((-2, -1)),
-            **{f"mass_{name}": (p * where[:, None, None, None]).sum(-1).mean(-1) for name, where in regions.items()},
+            **{key: (p * reward[:, None, None, None]).sum(-1).mean(-1) for key, reward in rewards.items()},
+            "eval/kl_reverse_exact": exact(own, base).sum(-1),
+            "eval/kl_forward_exact": exact(home, away).sum(-1),
+            "eval/entropy": -(p * torch.where(p > 0, own, 0.0)).sum((-2, -1)),
+            **{f"eval/mass/{name}": (p * at[:, None, None, None]).sum(-1).mean(-1) for name, at in regions.items()},
         }
         out: dict[str, PerRun] = {}
         for name, value in found.items():
@@ -87,11 +89,11 @@ def responses_of(
 ) -> dict[str, PerRun]:
     """Rewards, length, KL both ways and entropy of responses that end by themselves, [S] each with `_se`.
 
-    KLs and entropy are nats per response, Rao-Blackwellised over each next token. `length_n` is the share of responses
-    with n tokens, `cut` of those that met the limit.
+    KLs and entropy are nats per response, Rao-Blackwellised over each next token. `eval/length/n` is the share of
+    responses with n tokens, `eval/cut` of those that met the limit.
 
     Args:
-        judges: name of a reward → its scores.
+        judges: key of a metric → the scores of a reward.
         theirs: responses of the reference to the same prompts, always the same ones.
         tokens: the limit.
     """
@@ -107,28 +109,15 @@ def responses_of(
 
         found = {name: judge(mine) for name, judge in judges.items()}
         found |= {
-            "length": mine.lengths.to(own.dtype),
-            "cut": policy.is_cut(mine).to(own.dtype),  # type: ignore[attr-defined]
-            "kl": total(exact(own, base), mine),
-            "kl_forward": total(exact(home, away), theirs),
-            "entropy": total(-(own.exp() * own).sum(-1), mine),
+            "eval/length": mine.lengths.to(own.dtype),
+            "eval/cut": policy.is_cut(mine).to(own.dtype),  # type: ignore[attr-defined]
+            "eval/kl_reverse_exact": total(exact(own, base), mine),
+            "eval/kl_forward_exact": total(exact(home, away), theirs),
+            "eval/entropy": total(-(own.exp() * own).sum(-1), mine),
         }
         out: dict[str, PerRun] = {}
         for name, value in found.items():
             out[name], out[f"{name}_se"] = over_prompts(value)
         for n in range(1, tokens + 1):
-            out[f"length_{n}"] = (mine.lengths == n).double().mean(GROUPS)
+            out[f"eval/length/{n}"] = (mine.lengths == n).double().mean(GROUPS)
         return out
-
-
-def staleness(logp: Float[Tensor, "S P G T"], batch: Batch) -> dict[str, PerRun]:
-    """How far a policy has moved from the one at collection, on all responses of a batch that it has log-probs of.
-
-    `kl_collection` estimates KL(π_collection‖π) in nats per response, `ess` is (Σw)²/(n Σw²) of sequence ratios.
-    """
-    d = log_ratio(logp, batch)
-    total = sequence(d, batch).clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)
-    w = total.exp()
-    tail = {k.replace("/", "_"): v for k, v in ratio_tail(d, batch.mask).items()}
-    ess = w.sum(GROUPS) ** 2 / (w[0].numel() * (w**2).sum(GROUPS))
-    return {"kl_collection": -total.mean(GROUPS), "ess": ess, **tail}

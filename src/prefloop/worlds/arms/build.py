@@ -41,7 +41,8 @@ def parts(settings: Sequence[Setting], row: Method, dtype: torch.dtype) -> tuple
     found = regions(settings)
 
     def look(policy: Any, reference: Any, rng: Stream) -> dict[str, Tensor]:
-        return state_of(policy, reference, prompts, gold, found, tokens=tokens, rng=rng, group=1)
+        rewards = {"eval/reward": gold if proxy is None else proxy, "eval/gold": gold}
+        return state_of(policy, reference, prompts, rewards, found, tokens=tokens, rng=rng, group=1)
 
     return made, look
 

@@ -107,7 +107,7 @@ def parts(settings: Sequence[Setting], row: Method, dtype: torch.dtype) -> tuple
     typical = reference_responses(settings, 256, 1) if "labels" in row.needs else None
     data = None if data is None else labelled(data, typical, gold)
     theirs = reference_responses(settings, one.evaluation, 1)
-    judges: dict[str, Score] = {"reward": gold} | ({} if proxy is None else {"proxy": proxy})
+    judges: dict[str, Score] = {"eval/reward": proxy or gold, "eval/gold": gold}
 
     def look(policy: Any, reference: Any, rng: Stream) -> dict[str, Tensor]:
         return responses_of(policy, reference, theirs.prompts, judges, theirs, tokens=limit(one), rng=rng)
