@@ -59,6 +59,7 @@ class Made(Bench):
     def _run(self, s: Setting) -> Run:
         s.check()
         told = {"gain": 0.5, **self.law(s)}
+        assert told.keys() - {"gain", "fall"} <= set(COLUMNS)
         step = np.linspace(0, s.steps, self.budget.evaluations + 1)
         noise = 1e-3 * np.random.default_rng(s.seed).standard_normal()
         ends = dict.fromkeys(COLUMNS, 0.0) | {"samples": s.steps * s.batch / s.row.reuse, **told}
@@ -308,7 +309,7 @@ def test_length_complement(verdicts: Judge, sign: int, verdict: str) -> None:
     def law(s: Setting) -> dict[str, float]:
         best = s.method == "online_dpo"
         apart = 0.6 * (s.method == "pref_ft") * (on(s) == "mode") * (sign < 0)
-        return {"gain": 0.5 + 0.2 * sign * best * (on(s) != "mode") - apart, "length": 9 - 8 * sign * best}
+        return {"gain": 0.5 + 0.2 * sign * best * (on(s) != "mode") - apart, "eval/length": 9 - 8 * sign * best}
 
     all_of(verdicts(study("length-complement"), law), verdict)
 
@@ -331,7 +332,7 @@ def test_overoptimisation(verdicts: Judge, sign: int, verdict: str) -> None:
 
     def law(s: Setting) -> dict[str, float]:
         turns = (s.data < 100) == (sign > 0)
-        return {"gain": 0.4, "fall": 0.6 * turns, "proxy": float(sign)}
+        return {"gain": 0.4, "fall": 0.6 * turns, "eval/reward": float(sign)}
 
     all_of(verdicts(study("overoptimisation"), law), verdict)
 
