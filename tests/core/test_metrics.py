@@ -18,7 +18,7 @@ from prefloop.core.loop import Plan, Record
 from prefloop.core.methods import METHODS, Method
 from prefloop.core.metric_table import METRICS, TABLE, metric, warning
 from prefloop.core.metrics import DRIFT, MEASURES, coefficient_mass, drift, mean, run_metrics, step_metrics
-from toys import F64, make_loop
+from toys import F64, make_loop, stack
 
 LN2, LN3 = math.log(2), math.log(3)
 RLOO, DPO = METHODS["rloo"], METHODS["dpo"]
@@ -183,7 +183,14 @@ def test_counters_and_terms_are_the_records() -> None:
     step = record(
         answers(shape=(1, 1)), **counts, queries=9, loss=tensor(1.5), regularisers=terms, grad_norm=tensor(2.5)
     )
-    want = {"step": 7, "iteration": 3, "pass": 2, "samples": 5, "tokens/sampled": 6, "tokens/trained": 8}
+    want: dict[str, float] = {
+        "step": 7,
+        "iteration": 3,
+        "pass": 2,
+        "samples": 5,
+        "tokens/sampled": 6,
+        "tokens/trained": 8,
+    }
     want |= {"reward_queries": 9, "loss": 1.5, "grad_norm": 2.5, "learning_rate": 0.1}
     want |= {"loss/kl": 0.1, "loss/entropy": -0.2, "loss/sft": 0.3, "loss/value": 0.4}
     found = measured(step)
@@ -299,18 +306,8 @@ def test_mismatch_by_hand() -> None:
 def test_stacked_runs_have_numbers_of_their_own() -> None:
     """Two runs stacked give what each gives alone."""
     own = [pairs([3.0, -1.0]), pairs([0.0, 4.0])]
-
-    def stacked(parts: list[Any]) -> Any:
-        return torch.stack(parts)
-
-    batch = Batch(
-        *(stacked([getattr(r.batch, n) for r in own]) for n in ("prompts", "responses", "mask")),
-        logp_reference=stacked([r.batch.logp_reference for r in own]),
-    )
-    signal = Signal(
-        pairs=stacked([r.signal.pairs for r in own]), pair_weight=stacked([r.signal.pair_weight for r in own])
-    )
-    both = record(batch, logp=stacked([r.logp for r in own]), signal=signal)
+    signal, logp = stack([r.signal for r in own]), torch.stack([r.logp for r in own])
+    both = record(stack([r.batch for r in own]), logp=logp, signal=signal)
     found = run_metrics(both, DPO)
     for i, alone in enumerate(own):
         for key, value in measured(alone, DPO).items():
