@@ -83,6 +83,13 @@ def test_sentiment_orders_words_and_skips_empty_places() -> None:
     assert scores[1].tolist() == [0.0, 0.0]
 
 
+def test_one_sentence_reads_prompts_and_skips_empty_places() -> None:
+    texts = [["Soup needs salt.", "Soup needs salt"], ["Bread rises slowly.", "Bread rises slowly."]]
+    options = {"decode": lambda _: texts, "decode_prompts": lambda _: ["Why salt soup?", "How?"]}
+    scores = gold.build("one_sentence", {"words": 3}, **options)(TWO)
+    torch.testing.assert_close(scores, torch.tensor([[1.0, 0.5], [1.0, 0.0]]))
+
+
 def test_sentiment_names_the_command_where_it_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "vaderSentiment.vaderSentiment", None)
     with pytest.raises(UserError, match="pip install vaderSentiment"):
@@ -142,6 +149,7 @@ def test_functions_that_fail(folder: Path, function: str, what: str) -> None:
         ("length_mode", {"target": 0}, "`target` must be at least 1 token"),
         ("length_mode", {"target": "ten"}, "`target` must be a number, not 'ten'"),
         ("length_mode", {"target": 2.5}, "`target` must be a whole number, not 2.5"),
+        ("one_sentence", {"words": 0}, "`words` must be at least 1 word"),
         ("sentiment", {"scale": 1}, "`sentiment` takes no options"),
         ("sentiment", {"decode": 1}, "unknown option `decode`"),
     ],

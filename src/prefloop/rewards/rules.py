@@ -22,7 +22,7 @@ from torch import Tensor
 
 from prefloop.core.batch import Batch
 from prefloop.core.errors import DataError, UserError, nearest
-from prefloop.rewards import words
+from prefloop.rewards import sentences, words
 
 Scorer = Callable[[Batch], Float[Tensor, "P G"]]
 Decode = Callable[[Batch], list[list[str]]]  # P lists of G texts
@@ -73,6 +73,27 @@ def sentiment(*, decode: Decode) -> Scorer:
     return score
 
 
+def one_sentence(*, words: int = 12, decode: Decode, decode_prompts: DecodePrompts) -> Scorer:
+    """One complete sentence of about `words` words on the topic of the prompt is better, in [0, 1].
+
+    See `sentences.one_sentence`.
+
+    Args:
+        words: of the best sentence.
+
+    Raises:
+        UserError: `words` below 1.
+    """
+    _require(words >= 1, "words", words, "at least 1 word")
+
+    def score(batch: Batch) -> Tensor:
+        texts = zip(decode_prompts(batch), decode(batch), strict=True)
+        scores = [[sentences.one_sentence(prompt, text, words=words) for text in group] for prompt, group in texts]
+        return torch.where(batch.present, torch.tensor(scores, dtype=torch.float32).to(batch.mask.device), 0.0)
+
+    return score
+
+
 def from_path(path: str, *, decode: Decode, decode_prompts: DecodePrompts) -> Scorer:
     """A Python function `module:function` as reward; modules of the current directory can be named too.
 
@@ -99,7 +120,12 @@ def from_path(path: str, *, decode: Decode, decode_prompts: DecodePrompts) -> Sc
     return score
 
 
-GOLD: dict[str, Callable[..., Scorer]] = {"length_min": length_min, "length_mode": length_mode, "sentiment": sentiment}
+GOLD: dict[str, Callable[..., Scorer]] = {
+    "length_min": length_min,
+    "length_mode": length_mode,
+    "one_sentence": one_sentence,
+    "sentiment": sentiment,
+}
 OTHERS = ("labels", "bradley_terry", "module:function")  # what a configuration may name beside GOLD
 
 
