@@ -27,10 +27,10 @@ TEMPLATE = (
 
 
 def llama(
-    vocabulary: int = 12, dtype: torch.dtype = torch.float64, seed: int = 0, spread: float = 0.4
+    vocabulary: int = 12, dtype: torch.dtype = torch.float64, seed: int = 0, spread: float = 0.4, context: int = 64
 ) -> LlamaForCausalLM:
     """Grouped-query attention; large weights, so that the distribution is far from uniform."""
-    return _made(LlamaForCausalLM, LlamaConfig(**_shape(vocabulary), initializer_range=spread), dtype, seed)
+    return _made(LlamaForCausalLM, LlamaConfig(**_shape(vocabulary, context), initializer_range=spread), dtype, seed)
 
 
 def qwen(vocabulary: int = 12, dtype: torch.dtype = torch.float64, seed: int = 0) -> Qwen2ForCausalLM:
@@ -60,8 +60,8 @@ def _ids(vocabulary: int) -> dict[str, Any]:
     return {"vocab_size": vocabulary, "eos_token_id": EOS, "bos_token_id": BOS, "pad_token_id": None}
 
 
-def _shape(vocabulary: int) -> dict[str, Any]:
-    heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 64}
+def _shape(vocabulary: int, context: int = 64) -> dict[str, Any]:
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": context}
     return _ids(vocabulary) | heads | {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2}
 
 
