@@ -32,7 +32,7 @@ FLOOR = {  # inside the core
     "streams": 1,
     "batch": 2,
     **dict.fromkeys(("protocols", *PURE), 3),
-    "ranges": 4,
+    **dict.fromkeys(("ranges", "fit"), 4),
     "methods": 5,
     "terms": 6,
     "loop": 7,

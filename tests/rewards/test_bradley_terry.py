@@ -20,10 +20,12 @@ from prefloop.data.records import Group, Message
 from prefloop.policies.pretrained import encode_response, render
 from prefloop.policies.pretrained import load as load_model
 from prefloop.rewards.bradley_terry import disk as saved
-from prefloop.rewards.bradley_terry import model as bradley_terry
 from prefloop.rewards.bradley_terry.accuracy import reward_accuracy
+from prefloop.rewards.bradley_terry.fit import fit as fit_model
 from prefloop.rewards.bradley_terry.logistic import PairFeatures, fit_linear, minimise, pair_features
-from prefloop.rewards.bradley_terry.loss import PairLoss, pair_loss
+from prefloop.rewards.bradley_terry.loss import pair_loss
+from prefloop.rewards.bradley_terry.model import BradleyTerry, known
+from prefloop.rewards.bradley_terry.options import FitOptions, PairLoss, Pooling
 
 
 def group(prompt: str, responses: tuple[str, ...], scores: tuple[float, ...] | None, key: str, row: int = 0) -> Group:
@@ -36,9 +38,10 @@ def prefer_yes() -> list[Group]:
     return [group(q, pair, (1.0, 0.0), q, i) for i, q in enumerate("abc") for pair in texts]
 
 
-def fit(groups: list[Group], **options: Any) -> bradley_terry.BradleyTerry:
-    options = {"freeze_backbone": True} | options
-    return bradley_terry.fit(tiny.llama(dtype=torch.float32), tiny.tokenizer(), groups, **options)
+def fit(groups: list[Group], **options: Any) -> BradleyTerry:
+    return fit_model(
+        tiny.llama(dtype=torch.float32), tiny.tokenizer(), groups, FitOptions(**{"pooling": "both"} | options)
+    )
 
 
 def strict(difference: torch.Tensor) -> PairFeatures:
@@ -110,7 +113,7 @@ def test_units_of_features_do_not_matter_and_noise_is_shrunk() -> None:
 
 
 @pytest.mark.parametrize("pooling", ["last", "mean", "both"])
-def test_learns_a_visible_preference_and_pools_by_the_mask(pooling: bradley_terry.Pooling) -> None:
+def test_learns_a_visible_preference_and_pools_by_the_mask(pooling: Pooling) -> None:
     groups = prefer_yes()
     model = fit(groups, pooling=pooling)
     seen = reward_accuracy(model, groups)
@@ -125,7 +128,7 @@ def test_learns_a_visible_preference_and_pools_by_the_mask(pooling: bradley_terr
     torch.testing.assert_close(scores[0, 0], model.head(features).squeeze(), atol=1e-5, rtol=0)
 
 
-def _hidden(model: bradley_terry.BradleyTerry, batch: Batch, p: int, g: int) -> torch.Tensor:
+def _hidden(model: BradleyTerry, batch: Batch, p: int, g: int) -> torch.Tensor:
     """Hidden states of one unpadded sequence."""
     ids = torch.cat([batch.prompts[p], batch.responses[p, g][batch.mask[p, g]]])
     with torch.no_grad():
@@ -185,7 +188,7 @@ def test_lengths_are_those_of_whole_answers_and_what_was_cut_is_counted() -> Non
 
 def test_no_more_tokens_than_the_model_has_positions_for(tmp_path: Path) -> None:
     groups = [*prefer_yes(), group("a " * 70, ("yes", "no"), (1.0, 0.0), "long")]
-    model = bradley_terry.fit(tiny.gpt2(dtype=torch.float32), tiny.tokenizer(), groups, freeze_backbone=True)
+    model = fit_model(tiny.gpt2(dtype=torch.float32), tiny.tokenizer(), groups, FitOptions(pooling="both"))
     saved.save(model, tmp_path / "rm")
     assert saved.load(tmp_path / "rm").max_tokens == model.max_tokens == 64
 
@@ -193,9 +196,9 @@ def test_no_more_tokens_than_the_model_has_positions_for(tmp_path: Path) -> None
 def test_a_question_is_known_by_its_prompt_or_by_its_key() -> None:
     named = [replace(g, key=f"q{g.key}") for g in prefer_yes()]
     model = fit(named)
-    assert bradley_terry.known(group("b", (), None, "other"), model.trained_on)
-    assert bradley_terry.known(group("in other words", (), None, "qb"), model.trained_on)
-    assert not bradley_terry.known(group("qb", (), None, "b"), model.trained_on)
+    assert known(group("b", (), None, "other"), model.trained_on)
+    assert known(group("in other words", (), None, "qb"), model.trained_on)
+    assert not known(group("qb", (), None, "b"), model.trained_on)
     assert len(model.trained_on) == 6 and len(fit(prefer_yes()).trained_on) == 3
 
 
@@ -208,16 +211,18 @@ def test_a_tokenizer_without_an_eos_is_refused() -> None:
     tokenizer = tiny.tokenizer()
     tokenizer.eos_token = None
     with pytest.raises(DataError, match="names no end-of-sequence token"):
-        bradley_terry.fit(tiny.llama(dtype=torch.float32), tokenizer, prefer_yes(), freeze_backbone=True)
+        fit_model(tiny.llama(dtype=torch.float32), tokenizer, prefer_yes())
 
 
 def test_training_everything_lowers_the_loss_and_leaves_the_given_model_alone() -> None:
     groups = prefer_yes()
     given = tiny.llama(dtype=torch.float32)
     before = {k: v.clone() for k, v in given.state_dict().items()}
-    settings: dict[str, Any] = {"lr": 3e-3, "steps": 12, "batch": 6, "seed": 1, "pooling": "last"}
+    settings = FitOptions(freeze_backbone=False, lr=3e-3, steps=12, batch=6)
     head_only = fit(groups, pooling="last")
-    runs = [bradley_terry.fit(given, tiny.tokenizer(), groups, **settings, micro_tokens=m) for m in (8192, 8192, 30)]
+    runs = [
+        fit_model(given, tiny.tokenizer(), groups, replace(settings, micro_tokens=m), seed=1) for m in (8192, 8192, 30)
+    ]
     nll = [float(pair_loss(m.compare(groups).margin).mean()) for m in (head_only, *runs)]
     assert nll[1] < nll[0] and nll[1] == nll[2] and nll[3] == pytest.approx(nll[1], abs=1e-3)
     assert all(torch.equal(v, before[k]) for k, v in given.state_dict().items())
@@ -285,7 +290,7 @@ def test_frozen_smollm2_on_human_preferences(preference_data: Path) -> None:
     train = [g for g in groups if int(g.key) % 3]
     held_out = [g for g in groups if not int(g.key) % 3]
     model, tokenizer = load_model("smollm2")
-    fitted = bradley_terry.fit(model, tokenizer, train, freeze_backbone=True, autocast=True)
+    fitted = fit_model(model, tokenizer, train, FitOptions(pooling="both"), autocast=True)
     seen = reward_accuracy(fitted, held_out)
     print(f"\n{fitted.facts}\n{seen}")
     assert fitted.facts["validation_nll"] < 0.6931

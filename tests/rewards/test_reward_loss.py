@@ -15,7 +15,8 @@ from prefloop.core.errors import DataError, UserError
 from prefloop.data.records import Group, Message
 from prefloop.rewards.bradley_terry.encoding import preferences
 from prefloop.rewards.bradley_terry.logistic import fit_linear, fit_pairs, minimise, pair_features
-from prefloop.rewards.bradley_terry.loss import PairLoss, pair_loss
+from prefloop.rewards.bradley_terry.loss import judged, pair_loss
+from prefloop.rewards.bradley_terry.options import PairLoss
 
 DOUBLE: dict[str, Any] = {"dtype": torch.float64}
 
@@ -86,7 +87,7 @@ def test_ties_and_ratings_become_pairs() -> None:
     assert strict.index.tolist() == [[0, 1], [2, 1]] and strict.gap.tolist() == [2.0, 2.0]
     whole = preferences([group], [(0, 1, 2)], "half")
     assert whole.index.tolist() == [[0, 1], [0, 2], [2, 1]] and whole.gap.tolist() == [2.0, 0.0, 2.0]
-    flip, lead = PairLoss(label_smoothing=0.1, rating_margin=0.25).judged(whole.gap)
+    flip, lead = judged(whole.gap, PairLoss(label_smoothing=0.1, rating_margin=0.25))
     torch.testing.assert_close(flip, torch.tensor([0.1, 0.5, 0.1]))
     torch.testing.assert_close(lead, torch.tensor([0.5, 0.0, 0.5]))
     with pytest.raises(DataError, match="there is no preference"):

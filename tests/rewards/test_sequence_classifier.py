@@ -21,9 +21,11 @@ from prefloop.data.records import Group, Message
 from prefloop.policies import pretrained
 from prefloop.rewards.bradley_terry import classifier as sequence_classifier
 from prefloop.rewards.bradley_terry import disk as saved
-from prefloop.rewards.bradley_terry import model as bradley_terry
+from prefloop.rewards.bradley_terry.encoding import make_row
 from prefloop.rewards.bradley_terry.ensemble import Ensemble
-from prefloop.rewards.bradley_terry.loss import PairLoss
+from prefloop.rewards.bradley_terry.fit import fit as fit_model
+from prefloop.rewards.bradley_terry.model import BradleyTerry
+from prefloop.rewards.bradley_terry.options import FitOptions, PairLoss, Pooling
 from prefloop.worlds.text.problem import TextProblem
 
 CHATML = (  # writes an `a` behind every EOS, as ChatML does a line break
@@ -39,14 +41,13 @@ def pairs() -> list[Group]:
     return [Group((Message("user", q),), pair, (1.0, 0.0), q, i) for i, q in enumerate("abc") for pair in texts]
 
 
-def fit(seed: int = 0, **options: Any) -> bradley_terry.BradleyTerry:
-    options = {"freeze_backbone": True, "pooling": "last"} | options
+def fit(seed: int = 0, **options: Any) -> BradleyTerry:
     model = options.pop("model", None) or tiny.llama(dtype=torch.float32, seed=seed)
-    return bradley_terry.fit(model, tiny.tokenizer(), pairs(), **options)
+    return fit_model(model, tiny.tokenizer(), pairs(), FitOptions(**options))
 
 
 @cache
-def frozen(pooling: bradley_terry.Pooling = "last", seed: int = 0) -> bradley_terry.BradleyTerry:
+def frozen(pooling: Pooling = "last", seed: int = 0) -> BradleyTerry:
     return fit(seed, pooling=pooling)
 
 
@@ -71,13 +72,13 @@ def test_what_is_saved_scores_the_same_here_and_in_transformers(make: Callable[.
     assert theirs.config.num_labels == 1
     ids = torch.cat([batch.prompts[0], batch.responses[0, 0][batch.mask[0, 0]]])
     padded = torch.stack([ids, torch.cat([ids[:-3], torch.full((3,), theirs.config.pad_token_id)])])
-    own = bradley_terry.make_row(ids, ids[:0], 1024), bradley_terry.make_row(ids[:-3], ids[:0], 1024)
+    own = make_row(ids, ids[:0], 1024), make_row(ids[:-3], ids[:0], 1024)
     logits = theirs(padded, attention_mask=torch.ones_like(padded)).logits[:, 0] + model.head.bias
-    torch.testing.assert_close(logits, model._scores(own), atol=1e-5, rtol=0)
+    torch.testing.assert_close(logits, model.scores(own), atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("pooling", ["last", "mean", "both"])
-def test_texts_score_the_same_after_reloading(pooling: bradley_terry.Pooling, tmp_path: Path) -> None:
+def test_texts_score_the_same_after_reloading(pooling: Pooling, tmp_path: Path) -> None:
     model = frozen(pooling)
     saved.save(model, tmp_path / "rm")
     layout = json.loads((tmp_path / "rm" / "reward.json").read_text())["layout"]
@@ -303,9 +304,10 @@ def test_ties_margins_and_centring_reach_the_training_of_the_backbone(name: str)
     """The first step's loss, by hand from the scores of the head that training everything starts at."""
     tied = [*pairs(), Group((Message("user", "a"),), ("b a", "c a"), (1.0, 1.0), "a", 99)]
     given, observed = (tiny.llama(dtype=torch.float32), tiny.tokenizer(), tied), []
-    start = bradley_terry.fit(*given, loss=LOSSES[name], pooling="last", freeze_backbone=True)
-    more: dict[str, Any] = {"steps": 1, "batch": 13, "observe": lambda step, loss: observed.append(loss)}
-    assert bradley_terry.fit(*given, loss=LOSSES[name], pooling="last", **more).facts["train_ties"] == (name == "ties")
+    start = fit_model(*given, FitOptions(loss=LOSSES[name]))
+    one_step = FitOptions(freeze_backbone=False, steps=1, batch=13, loss=LOSSES[name])
+    fitted = fit_model(*given, one_step, observe=lambda step, loss: observed.append(loss))
+    assert fitted.facts["train_ties"] == (name == "ties")
     scores = start.score_groups(tied).score.double().view(-1, 2)
     won, lost = torch.log1p((scores[:, 1] - scores[:, 0]).exp()), torch.log1p((scores[:, 0] - scores[:, 1]).exp())
     by_hand = {

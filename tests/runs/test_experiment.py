@@ -18,7 +18,8 @@ from prefloop.core.loop import Loop, Record
 from prefloop.core.methods import METHODS
 from prefloop.data.records import Group, Message
 from prefloop.policies import pretrained
-from prefloop.rewards.bradley_terry import model as bradley_terry
+from prefloop.rewards.bradley_terry.fit import fit
+from prefloop.rewards.bradley_terry.options import FitOptions
 from prefloop.runs import build, experiment
 from prefloop.runs import config as configuration
 from prefloop.runs.folder import read
@@ -250,9 +251,7 @@ def test_scorer_and_policy_see_the_same_prompts() -> None:
         for i, (a, b) in enumerate((a, b) for a in words for b in words)
     ]
     seen = build.with_system(system, groups)
-    model = bradley_terry.fit(
-        tiny.llama(len(tiny.WORDS), torch.float32), tiny.tokenizer(), seen, freeze_backbone=True, pooling="both"
-    )
+    model = fit(tiny.llama(len(tiny.WORDS), torch.float32), tiny.tokenizer(), seen, FitOptions(pooling="both"))
     scores = model.score_batch(TextProblem(groups, tiny.tokenizer(), system=system).batch_of(groups))
     torch.testing.assert_close(scores[:, 0] - scores[:, 1], model.compare(seen).margin, atol=1e-5, rtol=0)
     other = model.compare(groups).margin

@@ -27,9 +27,8 @@ if TYPE_CHECKING:  # torch and transformers load when there is something to do, 
     from prefloop.rewards.bradley_terry.encoding import Scored
     from prefloop.rewards.bradley_terry.ensemble import RewardModel
     from prefloop.rewards.bradley_terry.model import BradleyTerry
+    from prefloop.rewards.bradley_terry.options import FitOptions
 
-SCHEDULE = ("steps", "lr", "batch")  # of training the backbone
-LOSS = ("label_smoothing", "rating_margin", "ties", "centring")
 PORTION = 64  # prompts whose responses a gold reward sees at once
 
 
@@ -50,18 +49,16 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def train(args: argparse.Namespace) -> int:
     """Fit a reward model, measure it on held-out questions and save it with both."""
-    _refuse(args)
+    options = _options(args)
     from prefloop.rewards.bradley_terry.disk import require_free
-    from prefloop.rewards.bradley_terry.loss import PairLoss
 
-    loss = PairLoss(**{name: getattr(args, name) for name in LOSS})
     require_free(args.out)
     fitted_to, held_out, hashes = _sides(args)
     say = say_of(args)
     say(f"{_size(fitted_to)} to fit to" + (f", {_size(held_out)} held out" if held_out else ", none held out"))
     clock = time.monotonic()
-    model = _fitted(args, fitted_to, loss)
-    told = _save(args, model, held_out, hashes, time.monotonic() - clock)
+    model = _fitted(args, fitted_to, options)
+    told = _save(args, options, model, held_out, hashes, time.monotonic() - clock)
     if args.json:
         print(json.dumps(told, ensure_ascii=False))
         return 0
@@ -74,15 +71,15 @@ def train(args: argparse.Namespace) -> int:
     return 0
 
 
-def _refuse(args: argparse.Namespace) -> None:
-    """Mistakes that are found without reading anything."""
-    given = [name for name in SCHEDULE if getattr(args, name) is not None]
-    if args.freeze_backbone and given:
-        raise UserError("a frozen backbone takes no steps", where=f"--{given[0]}", fix="leave --freeze-backbone out")
-    require_positive(args, (*SCHEDULE, "max_tokens"))
+def _options(args: argparse.Namespace) -> FitOptions:
+    """How the model is fitted; mistakes are found without reading anything."""
+    from prefloop.rewards.bradley_terry.options import NAMES, fit_options
+
+    require_positive(args, ("steps", "lr", "batch", "max_tokens"))
     if not 0 < args.held_out_share < 1:
         fix = "use a share between 0 and 1, or --held-out none"
         raise UserError(f"the held-out share cannot be {args.held_out_share:g}", where="--held-out-share", fix=fix)
+    return fit_options({name: value for name in NAMES if (value := getattr(args, name)) is not None})
 
 
 def _sides(args: argparse.Namespace) -> tuple[list[Group], list[Group], dict[str, str]]:
@@ -112,43 +109,42 @@ def _sides(args: argparse.Namespace) -> tuple[list[Group], list[Group], dict[str
     return fitted_to, held_out, hashes
 
 
-def _fitted(args: argparse.Namespace, groups: list[Group], loss: Any) -> BradleyTerry:
+def _fitted(args: argparse.Namespace, groups: list[Group], options: FitOptions) -> BradleyTerry:
     import torch
 
     from prefloop.policies import pretrained
     from prefloop.policies.causal_lm import resolve_autocast
-    from prefloop.rewards.bradley_terry import model as bradley_terry
+    from prefloop.rewards.bradley_terry.fit import fit
     from prefloop.runs.interrupt import Interrupt
     from prefloop.runs.progress import Progress
 
     torch.manual_seed(args.seed)
     model, tokenizer = pretrained.load(args.model)
-    schedule = {name: getattr(args, name) for name in SCHEDULE if getattr(args, name) is not None}
-    steps = 0 if args.freeze_backbone else schedule.get("steps", bradley_terry.STEPS)
-    quiet = args.quiet or args.json or args.freeze_backbone
-    with Interrupt(quiet=args.quiet or args.json) as interrupt, Progress(steps, "reward model", quiet=quiet) as bar:
-        return bradley_terry.fit(
+    quiet = args.quiet or args.json
+    bar_quiet = quiet or options.freeze_backbone
+    with Interrupt(quiet=quiet) as interrupt, Progress(options.steps, "reward model", quiet=bar_quiet) as bar:
+        return fit(
             model,
             tokenizer,
             groups,
-            freeze_backbone=args.freeze_backbone,
-            pooling=args.pooling,
-            loss=loss,
+            options,
             seed=args.seed,
-            max_tokens=args.max_tokens,
-            micro_tokens=args.micro_tokens,
             autocast=resolve_autocast(autocast_of(args), model),
             poll=interrupt.poll,
             observe=lambda step, value: bar.advance(note=f"loss {value:.4f}"),
-            **schedule,
         )
 
 
 def _save(
-    args: argparse.Namespace, model: BradleyTerry, held_out: list[Group], hashes: dict[str, str], seconds: float
+    args: argparse.Namespace,
+    options: FitOptions,
+    model: BradleyTerry,
+    held_out: list[Group],
+    hashes: dict[str, str],
+    seconds: float,
 ) -> dict[str, Any]:
     """Write the model and its manifest; what there is to say of it."""
-    from dataclasses import replace
+    from dataclasses import asdict, replace
 
     import torch
 
@@ -162,7 +158,7 @@ def _save(
     saved.save(model, args.out)
     made_of = manifest(
         seeds={"run": args.seed},
-        objective={"method": "bradley_terry", **{name: getattr(args, name) for name in LOSS}},
+        objective={"method": "bradley_terry", **asdict(options.loss)},
         data=hashes,
         model={"path": args.model, "sha256": model_hash(args.model)},
         threads=torch.get_num_threads(),

@@ -6,9 +6,10 @@ import argparse
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 from prefloop.core.errors import DataError, UserError
+from prefloop.rewards.bradley_terry.options import FitOptions, Pooling, Ties
 
 if TYPE_CHECKING:
     from prefloop.data.formats import Loaded
@@ -118,18 +119,18 @@ def _train_flags(own: argparse.ArgumentParser) -> None:
     add("--model", default="smollm2", help="base model: local folder, hub name in the cache, or smollm2 (default)")
     add("--held-out", default="split", metavar="FILE", help="a file, `split` (default) or `none`")
     add("--held-out-share", type=float, default=0.2, metavar="X", help="of the questions, for `split` (default: 0.2)")
-    add("--freeze-backbone", action="store_true", help="fit the head only: minutes instead of hours on a processor")
-    add(
-        "--pooling", choices=("last", "mean", "both"), default="last", help="states that the head reads (default: last)"
-    )
-    add("--steps", type=int, metavar="N", help="of training backbone and head together (default: 200)")
-    add("--lr", type=float, metavar="X", help="learning rate of these steps (default: 1e-5)")
-    add("--batch", type=int, metavar="N", help="pairs per step (default: 16)")
-    add("--label-smoothing", type=float, default=0.0, metavar="E", help="share of preferences taken to be wrong")
-    add("--rating-margin", type=float, default=0.0, metavar="M", help="lead asked for per unit of rating (Llama 2)")
-    add("--ties", choices=("drop", "half"), default="drop", help="drop them, or half a preference either way")
-    add("--centring", type=float, default=0.0, metavar="C", help="coefficient of (s_w + s_l)², say 0.01")
-    add("--max-tokens", type=int, default=1024, metavar="N", help="longer ones lose the prompt's start (default: 1024)")
+    yes_or_no = argparse.BooleanOptionalAction
+    add("--freeze-backbone", action=yes_or_no, help="fit only the head, in minutes (default)")
+    add("--pooling", choices=get_args(Pooling), help=f"states that the head reads (default: {FitOptions.pooling})")
+    add("--steps", type=int, metavar="N", help=f"of training backbone and head together (default: {FitOptions.steps})")
+    add("--lr", type=float, metavar="X", help=f"learning rate of these steps (default: {FitOptions.lr:g})")
+    add("--batch", type=int, metavar="N", help=f"pairs per step (default: {FitOptions.batch})")
+    add("--label-smoothing", type=float, metavar="E", help="share of preferences taken to be wrong (default: 0)")
+    add("--rating-margin", type=float, metavar="M", help="lead asked for per unit of rating (Llama 2; default: 0)")
+    add("--ties", choices=get_args(Ties), help="drop them (default), or half a preference either way")
+    add("--centring", type=float, metavar="C", help="coefficient of (s_w + s_l)², say 0.01 (default: 0)")
+    most = FitOptions.max_tokens
+    add("--max-tokens", type=int, metavar="N", help=f"longer ones lose the prompt's start (default: {most})")
 
 
 def _card_flags(own: argparse.ArgumentParser) -> None:
@@ -154,6 +155,13 @@ def _shared_flags(own: argparse.ArgumentParser) -> None:
     add("--system", metavar="TEXT", help="system message before prompts that have none")
     add("--seed", type=int, default=0, help="of split, order and bootstrap (default: 0)")
     add("--autocast", choices=("auto", "true", "false"), default="auto", help="bfloat16 products (default: auto)")
-    add("--micro-tokens", type=int, default=8192, metavar="N", help="tokens in one pass; bounds memory (default: 8192)")
+    size = FitOptions.micro_tokens
+    add(
+        "--micro-tokens",
+        type=int,
+        default=size,
+        metavar="N",
+        help=f"tokens in one pass; bounds memory (default: {size})",
+    )
     add("--json", action="store_true", help="print one JSON object and nothing else")
     add("--quiet", "-q", action="store_true", help="print nothing")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import fields
 from itertools import accumulate
 from typing import Any, get_args
 
@@ -12,25 +11,15 @@ from prefloop.core.errors import UserError, nearest
 from prefloop.data.records import Group
 from prefloop.policies.causal_lm import CausalLM
 from prefloop.rewards.bradley_terry import disk as saved
-from prefloop.rewards.bradley_terry import model as bradley_terry
 from prefloop.rewards.bradley_terry.encoding import count_pairs
 from prefloop.rewards.bradley_terry.ensemble import Combine, Ensemble, RewardModel
-from prefloop.rewards.bradley_terry.loss import PairLoss, Ties
+from prefloop.rewards.bradley_terry.fit import fit
+from prefloop.rewards.bradley_terry.options import NAMES, Ties, fit_options
 
 SAVED = ("path", "combine")  # options of what is loaded
-LOSS = tuple(f.name for f in fields(PairLoss))
-FITTED = ("pairs", "freeze_backbone", "pooling", "steps", "lr", *LOSS)  # options of what is fitted
+PAIRS = 300  # that a model is fitted to unless more are asked for
+FITTED = ("pairs", *NAMES)  # options of what is fitted
 WHERE = "reward.options"
-KINDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
-    "combine": ("mean or min", lambda x: x in get_args(Combine)),
-    "pairs": ("a whole number above 1", lambda x: _is_number(x, int) and x > 1),
-    "freeze_backbone": ("true or false", lambda x: isinstance(x, bool)),
-    "pooling": ("last, mean or both", lambda x: x in get_args(bradley_terry.Pooling)),
-    "steps": ("a whole number above 0", lambda x: _is_number(x, int) and x > 0),
-    "lr": ("a number above 0", lambda x: _is_number(x) and x > 0),
-    **dict.fromkeys(LOSS, ("a number", lambda x: _is_number(x))),
-    "ties": ("drop or half", lambda x: x in ("drop", "half")),
-}
 
 
 def learned(
@@ -49,45 +38,25 @@ def learned(
         paths = _paths(options)
         members = tuple(saved.load(path, autocast=policy.autocast) for path in paths)
         return Ensemble(members, options.get("combine", "mean")) if len(members) > 1 else members[0]
-    loss = _loss({k: v for k, v in options.items() if k in LOSS})
-    return bradley_terry.fit(
-        policy.model,
-        policy.tokenizer,
-        first_pairs(train, options.get("pairs", 300), loss.ties),
-        freeze_backbone=options.get("freeze_backbone", True),
-        loss=loss,
-        seed=seed,
-        autocast=policy.autocast,
-        poll=poll,
-        **{k: v for k, v in options.items() if k in ("steps", "lr", "pooling")},
-    )
-
-
-def _is_number(x: Any, kind: Any = int | float) -> bool:
-    """True and false are whole numbers to Python, but not to a reader of a configuration."""
-    return isinstance(x, kind) and not isinstance(x, bool)
-
-
-def _loss(options: Mapping[str, Any]) -> PairLoss:
-    """Whole numbers are numbers too."""
-    settings: dict[str, Any] = {k: v if k == "ties" else float(v) for k, v in options.items()}
-    return PairLoss(**settings)
+    how = fit_options({k: v for k, v in options.items() if k != "pairs"}, where=WHERE)
+    pairs = first_pairs(train, options.get("pairs", PAIRS), how.loss.ties)
+    return fit(policy.model, policy.tokenizer, pairs, how, seed=seed, autocast=policy.autocast, poll=poll)
 
 
 def _check(options: Mapping[str, Any]) -> None:
     for key in options:
         if key not in (*SAVED, *FITTED):
             fix = nearest(key, (*SAVED, *FITTED))
-            raise UserError(f"`bradley_terry` has no option `{key}`", where=WHERE, fix=fix)
-    for key, (kind, holds) in KINDS.items():
-        if key in options and not holds(options[key]):
-            raise UserError(f"`{key}` must be {kind}, not {options[key]!r}", where=f"{WHERE}.{key}")
+            raise UserError(f"unknown option `{key}` of a reward model", where=WHERE, fix=fix)
+    pairs, combine = options.get("pairs", PAIRS), options.get("combine", "mean")
+    if not isinstance(pairs, int) or pairs < 2:  # true is 1
+        raise UserError(f"`pairs` must be a whole number above 1, not {pairs!r}", where=f"{WHERE}.pairs")
+    if combine not in get_args(Combine):
+        raise UserError(f"`combine` must be mean or min, not {combine!r}", where=f"{WHERE}.combine")
     idle = sorted(options.keys() & set(FITTED)) if "path" in options else sorted(options.keys() & {"combine"})
     if idle:
         of = "a fitted model, and `path` loads one" if "path" in options else "saved models, and there is no `path`"
         raise UserError(f"`{idle[0]}` is for {of}", where=f"{WHERE}.{idle[0]}", fix="leave one of them out")
-    if options.get("freeze_backbone", True) and options.keys() & {"steps", "lr"}:
-        raise UserError("a frozen backbone takes no steps", where=WHERE, fix="freeze_backbone: false")
 
 
 def _paths(options: Mapping[str, Any]) -> list[str]:

@@ -21,12 +21,13 @@ from prefloop.policies.pretrained import Tokenizer
 from prefloop.rewards.bradley_terry import classifier as sequence_classifier
 from prefloop.rewards.bradley_terry.classifier import LOCAL
 from prefloop.rewards.bradley_terry.encoding import eos
-from prefloop.rewards.bradley_terry.model import WIDTH, BradleyTerry, Pooling
+from prefloop.rewards.bradley_terry.model import WIDTH, BradleyTerry
+from prefloop.rewards.bradley_terry.options import Pooling
 
 WEIGHTS, FACTS = "model.safetensors", "reward.json"
 BACKBONE, HEAD = "backbone.", "head."  # prefixes in the weights file of our own layout
 OWN, CLASSIFIER = "prefloop", "sequence_classification"  # layouts
-CONTEXT = 4096  # most tokens of a model of others, whose own limit may be far beyond what it was trained on
+CONTEXT = 4096  # most tokens of a third-party model, whose own limit may be far beyond what it was trained on
 
 
 def save(model: BradleyTerry, folder: Path | str) -> None:
@@ -43,7 +44,7 @@ def save(model: BradleyTerry, folder: Path | str) -> None:
         else:
             layout = OWN
             _write_own(model, home)
-        kept = {
+        facts = {
             "layout": layout,
             "pooling": model.pooling,
             "max_tokens": model.max_tokens,
@@ -52,7 +53,7 @@ def save(model: BradleyTerry, folder: Path | str) -> None:
             "facts": dict(model.facts),
             "trained_on": sorted(model.trained_on),
         }
-        (home / FACTS).write_text(json.dumps(kept, indent=2) + "\n", encoding="utf-8")
+        (home / FACTS).write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
 
 
 def require_free(folder: Path) -> None:
@@ -66,7 +67,7 @@ def require_free(folder: Path) -> None:
 
 
 def load(folder: Path | str, *, micro_tokens: int = 8192, autocast: bool = False) -> BradleyTerry:
-    """A saved reward model: one of ours, or a sequence classifier with one label that others saved.
+    """A saved reward model: one of ours, or a third-party sequence classifier with one label.
 
     Raises:
         UserError: there is no such folder.
@@ -76,46 +77,55 @@ def load(folder: Path | str, *, micro_tokens: int = 8192, autocast: bool = False
     if not folder.is_dir():
         raise UserError("the reward model does not exist", where=str(folder), fix=sequence_classifier.TRAIN_ONE)
     if not (folder / FACTS).is_file():
-        return _of_others(folder, micro_tokens, autocast)
-    kept = _facts(folder)
-    if kept["layout"] == CLASSIFIER:
+        return _third_party(folder, micro_tokens, autocast)
+    facts = _facts(folder)
+    if facts["layout"] == CLASSIFIER:
         found = sequence_classifier.read(folder)
-        backbone, head, tokenizer = found.backbone, _with_bias(found.head, kept["offset"]), found.tokenizer
+        backbone, head, tokenizer = found.backbone, _with_bias(found.head, facts["offset"]), found.tokenizer
     else:
-        backbone, head, tokenizer = _read_own(folder, kept["pooling"])
+        backbone, head, tokenizer = _read_own(folder, facts["pooling"])
     return BradleyTerry(
-        backbone.eval(),
-        head,
-        tokenizer,
-        tuple(kept["closing"]) if "closing" in kept else (eos(tokenizer), *kept["ending"]),
-        kept["pooling"],
-        kept["max_tokens"],
-        micro_tokens,
-        autocast,
-        kept["facts"],
-        frozenset(kept["trained_on"]),
+        backbone=backbone.eval(),
+        head=head,
+        tokenizer=tokenizer,
+        closing=tuple(facts["closing"]) if "closing" in facts else (eos(tokenizer), *facts["ending"]),
+        pooling=facts["pooling"],
+        max_tokens=facts["max_tokens"],
+        micro_tokens=micro_tokens,
+        autocast=autocast,
+        facts=facts["facts"],
+        trained_on=frozenset(facts["trained_on"]),
     )
 
 
-def _of_others(folder: Path, micro_tokens: int, autocast: bool) -> BradleyTerry:
+def _third_party(folder: Path, micro_tokens: int, autocast: bool) -> BradleyTerry:
     found = sequence_classifier.read(folder)
     head = found.head if found.head.bias is not None else _with_bias(found.head, 0.0)
     closing = sequence_classifier.closing(found.tokenizer, str(folder))
     most = min(CONTEXT, found.context or CONTEXT)
-    return BradleyTerry(found.backbone, head, found.tokenizer, closing, "last", most, micro_tokens, autocast)
+    return BradleyTerry(
+        backbone=found.backbone,
+        head=head,
+        tokenizer=found.tokenizer,
+        closing=closing,
+        pooling="last",
+        max_tokens=most,
+        micro_tokens=micro_tokens,
+        autocast=autocast,
+    )
 
 
 def _facts(folder: Path) -> dict[str, Any]:
     """What reward.json says."""
     try:
-        kept = json.loads((folder / FACTS).read_text(encoding="utf-8"))
+        facts = json.loads((folder / FACTS).read_text(encoding="utf-8"))
     except ValueError as error:
         raise DataError(f"the reward model cannot be read: {error}", where=str(folder / FACTS)) from error
     known = {"layout", "pooling", "max_tokens", "offset", "facts", "trained_on"}
     ends = {"closing", "ending"}  # earlier folders name the ids behind the EOS, `ending`
-    if not isinstance(kept, dict) or not known <= kept.keys() or not ends & kept.keys():
+    if not isinstance(facts, dict) or not known <= facts.keys() or not ends & facts.keys():
         raise DataError("the facts of the reward model are not complete", where=str(folder / FACTS), fix="train again")
-    return kept
+    return facts
 
 
 def _with_bias(head: nn.Linear, offset: float) -> nn.Linear:

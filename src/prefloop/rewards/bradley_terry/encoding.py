@@ -13,7 +13,7 @@ from torch import Tensor
 from prefloop.core.errors import DataError
 from prefloop.data.records import Group
 from prefloop.policies.pretrained import Tokenizer, render
-from prefloop.rewards.bradley_terry.loss import Ties
+from prefloop.rewards.bradley_terry.options import Ties
 
 
 @dataclass(frozen=True)

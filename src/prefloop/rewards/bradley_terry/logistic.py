@@ -10,7 +10,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from prefloop.core.errors import DataError
-from prefloop.rewards.bradley_terry.loss import PairLoss, pair_loss
+from prefloop.rewards.bradley_terry.loss import judged, pair_loss
+from prefloop.rewards.bradley_terry.options import PairLoss
 
 PENALTIES = (100.0, 30.0, 10.0, 3.0, 1.0, 0.3, 0.1, 0.03, 0.01, 0.003, 0.001)  # tried in this order
 PATIENCE = 2  # weaker penalties in a row that predict left-out pairs worse than the best: then the search ends
@@ -49,7 +50,7 @@ def pair_features(
     winner: Float[Tensor, "N D"], loser: Float[Tensor, "N D"], gap: Float[Tensor, " N"], loss: PairLoss
 ) -> PairFeatures:
     """Pairs in float64; `gap` is the rating of the winner less that of the loser, 0 for a tie."""
-    total, (flip, lead) = (winner + loser).double(), loss.judged(gap.double())
+    total, (flip, lead) = (winner + loser).double(), judged(gap.double(), loss)
     return PairFeatures((winner - loser).double(), total - total.mean(0), flip, lead)
 
 

@@ -15,9 +15,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from prefloop.core.batch import Batch, label
+from prefloop.core.fit import constant, minimise
 from prefloop.core.kl import exact
 from prefloop.core.objectives import Number
-from prefloop.core.optim import StackedAdam
 from prefloop.core.streams import Stream
 from prefloop.policies.categorical import Categorical
 from prefloop.policies.stacked import Stacked, inverse_cdf
@@ -164,16 +164,17 @@ def fit(
         objective: "likelihood" minimises KL(law‖π) (the default everywhere), "reverse" KL(π‖law) as published.
     """
     law = reference_law().log().to(policy.parameters()[0].dtype)
-    rng, optimizer = Stream("fit", seeds, stacked=True), StackedAdam(policy.parameters(), lr=lr)
-    for step in range(steps):
+    rng = Stream("fit", seeds, stacked=True)
+
+    def losses(step: int) -> list[Tensor]:
         prompts = draw(16 * step, 16, rng)
         responses = inverse_cdf(law.expand(len(seeds), -1), rng.rand(16 * tokens, dtype=law.dtype))
         own = policy.next_logp(prompts, responses.view(-1, 16, 1, tokens))  # type: ignore[attr-defined]
         target = law.expand_as(own)
         distance = exact(target, own) if objective == "likelihood" else exact(own, target)
-        optimizer.zero_grad()
-        distance.mean((1, 2, 3)).sum().backward()
-        optimizer.step()
+        return [distance.mean((1, 2, 3)).sum()]
+
+    minimise(policy.parameters(), losses, steps, lr=constant(lr), stacked=True)
 
 
 def tabular_reference(runs: int, contexts: int, dtype: torch.dtype) -> Categorical:

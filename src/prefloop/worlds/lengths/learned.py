@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from prefloop.core.batch import Batch
-from prefloop.core.optim import StackedAdam, clip_gradients
+from prefloop.core.fit import falling, minimise
 from prefloop.core.streams import Stream
 from prefloop.policies.gpt import GPT
 from prefloop.rewards.bradley_terry.loss import pair_loss
@@ -74,10 +74,10 @@ def fit(reference: GPT, data: Batch, seeds: Sequence[int], *, steps: int = 150, 
     backbone = reference.take(torch.arange(reference.runs))
     weight = torch.zeros_like(backbone.weights["place"][:, 0, :, None]).requires_grad_()
     parameters = [x for k, x in backbone.weights.items() if k.split(".")[0] not in ("head", "value")] + [weight]
-    optimizer, rng = StackedAdam(parameters, lr=lr), Stream("reward model", seeds, stacked=True)
-    n = data.mask.shape[1]
+    rng, n = Stream("reward model", seeds, stacked=True), data.mask.shape[1]
     size = min(GROUPS, n)
-    for step in range(steps):
+
+    def losses(step: int) -> list[Tensor]:
         epoch, part = divmod(step, n // size)
         batch = data[rng.epoch(n, epoch)[:, part * size : (part + 1) * size]]
         assert batch.scores is not None
@@ -86,12 +86,9 @@ def fit(reference: GPT, data: Batch, seeds: Sequence[int], *, steps: int = 150, 
         told = better > 0
         nll = pair_loss(margin.flatten()).view_as(margin)
         loss = torch.where(told, nll, 0.0).sum((1, 2, 3)) / told.sum((1, 2, 3)).clamp(min=1)
-        optimizer.zero_grad()
-        loss.sum().backward()
-        clip_gradients(parameters, 1.0, stacked=True)
-        for group in optimizer.param_groups:
-            group["lr"] = lr * (1 - step / steps)
-        optimizer.step()
+        return [loss.sum()]
+
+    minimise(parameters, losses, steps, lr=falling(lr, steps), limit=1.0, stacked=True)
     fitted = StackedReward(backbone.frozen(), weight.detach(), torch.zeros(len(seeds)), torch.ones(len(seeds)))
     raw = torch.cat([fitted(part) for part in portions(data)], 1).flatten(1)
     return StackedReward(fitted.backbone, fitted.weight, raw.mean(1), raw.std(1).clamp(min=1e-6))

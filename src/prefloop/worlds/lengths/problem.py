@@ -18,7 +18,7 @@ from torch import Tensor
 
 from prefloop.core.batch import Batch, label
 from prefloop.core.errors import DataError
-from prefloop.core.optim import StackedAdam, clip_gradients
+from prefloop.core.fit import falling, minimise
 from prefloop.core.streams import Stream
 from prefloop.policies.gpt import GPT
 from prefloop.worlds.arms.problem import offline_groups
@@ -215,20 +215,18 @@ def fit(size: Size, *, seed: int = 0) -> Fit:
     prompts = (words + torch.arange(groups))[:, None].expand(groups, samples)
     train, rest = (slice(None), slice(HELD_OUT, None)), (slice(None), slice(HELD_OUT))
     ids, mask, own = (x[train].flatten(0, 1) for x in (data.ids, data.mask, prompts))
-    optimizer, rng = StackedAdam(policy.parameters(), lr=size.lr), Stream("fit", [seed], stacked=True)
+    rng = Stream("fit", [seed], stacked=True)
     per_epoch, lengths = len(own) // BATCH, mask.sum(-1)
     usual = BATCH * lengths.double().mean().item()  # tokens of a batch: every token has the same weight in all of them
-    for step in range(steps := size.epochs * per_epoch):
-        if step % per_epoch == 0:
-            parts = alike(rng.epoch(len(own), step // per_epoch)[0], lengths)
-        rows = parts[step % per_epoch]
+    epoch = cache(lambda number: alike(rng.epoch(len(own), number)[0], lengths))
+
+    def losses(step: int) -> list[Tensor]:
+        rows = epoch(step // per_epoch)[step % per_epoch]
         batch = Batch(own[rows][None], ids[rows][None, :, None], mask[rows][None, :, None])
-        optimizer.zero_grad()
-        (-policy.evaluate(batch).logp.sum() / usual).backward()
-        clip_gradients(policy.parameters(), 1.0, stacked=True)
-        for group in optimizer.param_groups:
-            group["lr"] = size.lr * min(1.0, (step + 1) / 20) * (1 - step / steps)
-        optimizer.step()
+        return [-policy.evaluate(batch).logp.sum() / usual]
+
+    steps = size.epochs * per_epoch
+    minimise(policy.parameters(), losses, steps, lr=falling(size.lr, steps, warmup=20), limit=1.0, stacked=True)
     held = Batch(prompts[rest].flatten()[None], *(x[rest].flatten(0, 1)[None, :, None] for x in (data.ids, data.mask)))
     with torch.no_grad():
         nats = -policy.evaluate(held).logp.sum() / held.mask.sum()

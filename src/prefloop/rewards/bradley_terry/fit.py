@@ -1,0 +1,152 @@
+"""Fitting a Bradley-Terry reward model: the head by logistic regression, then head and backbone together."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, replace
+
+import torch
+from torch import Tensor, nn
+
+from prefloop.core.fit import falling, minimise, unobserved
+from prefloop.core.protocols import no_op
+from prefloop.data.records import Group
+from prefloop.policies.pretrained import Model, Tokenizer, is_adapted, parts
+from prefloop.rewards.bradley_terry.encoding import Preferences, Rows, encode, eos, portions, preferences
+from prefloop.rewards.bradley_terry.logistic import fit_pairs, pair_features
+from prefloop.rewards.bradley_terry.loss import judged, pair_loss
+from prefloop.rewards.bradley_terry.model import WIDTH, BradleyTerry, digests
+from prefloop.rewards.bradley_terry.options import FitOptions, PairLoss
+
+DEFAULTS = FitOptions()
+
+
+def fit(
+    model: Model,
+    tokenizer: Tokenizer,
+    groups: Sequence[Group],
+    options: FitOptions = DEFAULTS,
+    *,
+    seed: int = 0,
+    autocast: bool = False,
+    poll: Callable[[], None] = no_op,
+    observe: Callable[[int, float], None] = unobserved,
+) -> BradleyTerry:
+    """A reward model from preferences; the given model is copied and stays as it is.
+
+    The head is fitted first, by ridge-penalised logistic regression on frozen features, each response computed once.
+    Unless the backbone is frozen, both are then trained together from there (Kumar et al. 2022, LP-FT) by Adam, with
+    lr falling linearly to 0.
+
+    Args:
+        model: a causal language model, a base model or a sequence classifier; its own head is not used.
+        groups: responses with scores; every strict preference inside a group is a pair.
+        options: pooling, schedule, loss and limits.
+        seed: of the order of pairs and of the validation folds.
+        autocast: bfloat16 matrix products of the backbone.
+        poll: called before every pass through the backbone.
+        observe: called with the number (from 1) and the loss of every step that trains the backbone.
+
+    Raises:
+        DataError: no preference, fewer than two questions, no EOS, a prompt that the chat template refuses, or
+            training diverged.
+        UserError: the model has no chat template or is not supported.
+    """
+    closing = (eos(tokenizer),)
+    most = min(options.max_tokens, getattr(model.config, "max_position_embeddings", None) or options.max_tokens)
+    rows = encode(tokenizer, groups, most, closing)
+    pairs = preferences(groups, rows.places, options.loss.ties)
+    backbone = _backbone(copy.deepcopy(model))
+    fitted = BradleyTerry(
+        backbone=backbone.eval(),
+        head=nn.utils.skip_init(nn.Linear, WIDTH[options.pooling] * model.config.hidden_size, 1, device=model.device),
+        tokenizer=tokenizer,
+        closing=closing,
+        pooling=options.pooling,
+        max_tokens=most,
+        micro_tokens=options.micro_tokens,
+        autocast=autocast,
+    )
+    facts = _fit_head(fitted, rows, pairs, options.loss, seed, poll)
+    if not options.freeze_backbone:
+        _fit_all(fitted, rows, pairs, options, seed, poll, observe)
+        _centre(fitted, rows, pairs, poll)
+        facts |= {"steps": options.steps, "lr": options.lr, "batch": options.batch}
+    backbone.requires_grad_(False)
+    fitted.head.requires_grad_(False)
+    counts = {
+        "train_pairs": int((pairs.gap > 0).sum()),
+        "train_ties": int((pairs.gap == 0).sum()),
+        "train_questions": len(set(pairs.keys)),
+        "cut_responses": sum(row.cut for row in rows.rows),
+    }
+    trained_on = frozenset().union(*map(digests, groups))
+    return replace(fitted, facts=counts | asdict(options.loss) | facts, trained_on=trained_on)
+
+
+def _backbone(model: Model) -> nn.Module:
+    """What gives hidden states: of a causal language model or a classifier what is below its head."""
+    whole = model.merge_and_unload() if is_adapted(model) else model
+    headless = whole.get_output_embeddings() is None
+    return whole.base_model if headless else parts(whole)[0]
+
+
+def _fit_head(
+    fitted: BradleyTerry, rows: Rows, pairs: Preferences, loss: PairLoss, seed: int, poll: Callable[[], None]
+) -> dict[str, int | float | str]:
+    """Set the head to the ridge solution on frozen features; the mean score over the pairs becomes 0."""
+    features = fitted.features(rows.rows, poll).double().cpu()
+    winner, loser = (features[side] for side in pairs.index.unbind(-1))
+    linear = fit_pairs(pair_features(winner, loser, pairs.gap, loss), pairs.keys, centring=loss.centring, seed=seed)
+    with torch.no_grad():
+        fitted.head.weight.copy_(linear.weight[None])
+        fitted.head.bias.copy_(-((winner + loser) @ linear.weight).mean() / 2)
+    return {"penalty": linear.penalty, "validation_nll": linear.validation_nll}
+
+
+def _fit_all(
+    fitted: BradleyTerry,
+    rows: Rows,
+    pairs: Preferences,
+    options: FitOptions,
+    seed: int,
+    poll: Callable[[], None],
+    observe: Callable[[int, float], None],
+) -> None:
+    """Train head and backbone together, in place."""
+    weights = [*fitted.backbone.requires_grad_(True).parameters(), *fitted.head.parameters()]
+    order = _order(len(pairs.index), seed)
+    flip, lead = (x.to(fitted.head.weight.device) for x in judged(pairs.gap, options.loss))
+
+    def losses(step: int) -> Iterator[Tensor]:
+        drawn = torch.tensor([next(order) for _ in range(min(options.batch, len(pairs.index)))])
+        for part in portions([_width(rows, pair) for pair in pairs.index[drawn].tolist()], fitted.micro_tokens):
+            poll()
+            chosen = drawn[part]
+            score = fitted.head(fitted.pool([rows.rows[i] for i in pairs.index[chosen].flatten().tolist()]))
+            winner, loser = score.view(-1, 2).unbind(-1)
+            margin, total, centring = winner - loser, winner + loser, options.loss.centring
+            each = pair_loss(margin, total, flip=flip[chosen], lead=lead[chosen], centring=centring)
+            yield each.sum() / len(drawn)
+
+    minimise(weights, losses, options.steps, lr=falling(options.lr, options.steps), limit=1.0, observe=observe)
+
+
+def _centre(fitted: BradleyTerry, rows: Rows, pairs: Preferences, poll: Callable[[], None]) -> None:
+    """Shift the head so that the mean score over the pairs is 0, from which training everything drifts."""
+    drift = fitted.scores(rows.rows, poll)[pairs.index].mean()
+    with torch.no_grad():
+        fitted.head.bias.sub_(drift.to(fitted.head.bias.device))
+
+
+def _width(rows: Rows, pair: Sequence[int]) -> int:
+    """Tokens that a pair takes in a padded batch."""
+    return 2 * max(len(rows.rows[i].ids) for i in pair)
+
+
+def _order(n: int, seed: int) -> Iterator[int]:
+    """0 … n−1 in random order, again and again."""
+    generator = torch.Generator().manual_seed(seed)
+    while True:
+        yield from torch.randperm(n, generator=generator).tolist()

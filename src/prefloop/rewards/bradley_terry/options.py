@@ -1,0 +1,128 @@
+"""How a reward model is fitted: one record for the command line, configurations and Python. Imports no torch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal, get_args, get_type_hints
+
+from prefloop.core.errors import UserError, nearest
+
+Pooling = Literal["last", "mean", "both"]
+Ties = Literal["drop", "half"]
+SCHEDULE = ("steps", "lr", "batch")  # only of training the backbone
+
+
+@dataclass(frozen=True)
+class PairLoss:
+    """Which loss a reward model is fitted by; the defaults are plain Bradley-Terry.
+
+    Args:
+        label_smoothing: ε, the share of preferences taken to be wrong, from 0 to below ½.
+        rating_margin: m, score by which the winner must lead per unit of rating between the two, 0 or more.
+        ties: `drop` leaves pairs of equal rating out, `half` counts each as half a preference either way.
+        centring: coefficient of (s_w + s_l)², 0 or more; it draws scores to 0, so that those of several models compare.
+
+    Raises:
+        UserError: a value out of range.
+    """
+
+    label_smoothing: float = 0.0
+    rating_margin: float = 0.0
+    ties: Ties = "drop"
+    centring: float = 0.0
+
+    def __post_init__(self) -> None:
+        _require(0 <= self.label_smoothing < 0.5, "label_smoothing", self.label_smoothing, "use 0 to below 0.5")
+        _require(0 <= self.rating_margin < math.inf, "rating_margin", self.rating_margin, "use 0 or more")
+        _require(self.ties in get_args(Ties), "ties", self.ties, "use drop or half")
+        _require(0 <= self.centring < math.inf, "centring", self.centring, "use 0 or more")
+
+
+@dataclass(frozen=True)
+class FitOptions:
+    """How a reward model is fitted to preferences.
+
+    Args:
+        freeze_backbone: fit the head only, in minutes; else backbone and head are then trained together, in hours.
+        pooling: states that the head reads: the last token's, the mean over the response's tokens, or both.
+        steps: of training the backbone.
+        lr: learning rate of these steps, falling linearly to 0.
+        batch: pairs per step.
+        max_tokens: of prompt and response; longer ones lose the beginning of the prompt.
+        micro_tokens: most tokens, padding included, that go through the backbone at once.
+        loss: smoothing, ties, rating margins, centring.
+
+    Raises:
+        UserError: a value out of range.
+    """
+
+    freeze_backbone: bool = True
+    pooling: Pooling = "last"
+    steps: int = 200
+    lr: float = 1e-5
+    batch: int = 16
+    max_tokens: int = 1024
+    micro_tokens: int = 8192
+    loss: PairLoss = field(default_factory=PairLoss)
+
+    def __post_init__(self) -> None:
+        _require(self.pooling in get_args(Pooling), "pooling", self.pooling, "use last, mean or both")
+        for name in ("steps", "lr", "batch", "max_tokens", "micro_tokens"):
+            value = getattr(self, name)
+            _require(0 < value < math.inf, name, value, "use a finite number above 0")
+
+
+LOSS = tuple(f.name for f in fields(PairLoss))
+NAMES = (*(f.name for f in fields(FitOptions) if f.name != "loss"), *LOSS)
+
+
+def fit_options(given: Mapping[str, Any], *, where: str = "") -> FitOptions:
+    """The options of a flat mapping such as `{steps: 100, ties: half}`; what it lacks has its default.
+
+    Args:
+        where: that the mapping is in, for messages.
+
+    Raises:
+        UserError: an unknown name, a value of the wrong kind or out of range, or steps for a frozen backbone.
+    """
+    hints = get_type_hints(FitOptions) | get_type_hints(PairLoss)
+    for name, value in given.items():
+        if name not in NAMES:
+            raise UserError(f"unknown option `{name}` of a reward model", where=where, fix=nearest(name, NAMES))
+        _check_kind(name, value, hints[name], where)
+    idle = [name for name in SCHEDULE if name in given]
+    if idle and given.get("freeze_backbone", FitOptions.freeze_backbone):
+        what = f"a frozen backbone takes no steps, so `{idle[0]}` has no effect"
+        raise UserError(what, where=where, fix="set freeze_backbone to false (--no-freeze-backbone)")
+    loss = {name: given[name] if name == "ties" else float(given[name]) for name in LOSS if name in given}
+    return FitOptions(**{k: v for k, v in given.items() if k not in LOSS}, loss=PairLoss(**loss))  # type: ignore[arg-type]
+
+
+KINDS: dict[type, tuple[str, type | tuple[type, ...]]] = {
+    bool: ("true or false", bool),
+    int: ("a whole number above 0", int),
+    float: ("a number", (int, float)),
+}
+
+
+def _check_kind(name: str, value: Any, hint: Any, where: str) -> None:
+    """True and false are whole numbers to Python, but not to a reader of a configuration."""
+    if hint in KINDS:
+        kind, types = KINDS[hint]
+        holds = isinstance(value, types) and isinstance(value, bool) is (hint is bool)
+    else:
+        kind, holds = _listed(get_args(hint)), value in get_args(hint)
+    if not holds:
+        raise UserError(f"`{name}` must be {kind}, not {value!r}", where=f"{where}.{name}".strip("."))
+
+
+def _listed(words: Iterable[str]) -> str:
+    *first, last = words
+    return f"{', '.join(first)} or {last}"
+
+
+def _require(holds: bool, name: str, value: object, fix: str) -> None:
+    if not holds:
+        raise UserError(f"`{name}` cannot be {value!r}", where=f"reward model: {name}", fix=fix)
