@@ -36,6 +36,7 @@ TESTS = {
     "objectives": ["test_objectives.py", "test_methods.py", "test_laws.py", "test_kl.py"],
     "weights": ["test_weights.py", "test_methods.py", "test_laws.py"],
     "pairs": ["test_pairs.py", "test_methods.py", "test_laws.py"],
+    "metrics": ["test_metrics.py"],
     "kl": ["test_kl.py", "test_laws.py", "test_methods.py"],
 }
 TIMEOUT = 120  # seconds; a mutant that hangs is noticed

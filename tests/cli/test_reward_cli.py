@@ -17,6 +17,7 @@ from paths import HUMAN_PAIRS, real
 from prefloop.cli import reward
 from prefloop.cli.main import main
 from prefloop.core.errors import UserError
+from prefloop.core.metric_table import METRICS, metric
 from prefloop.data.formats import load_usable
 from prefloop.data.records import Group, Message
 from prefloop.policies import pretrained
@@ -300,6 +301,10 @@ def test_a_run_trains_against_an_ensemble_and_measures_gold_at_evaluations(home:
     for line in evaluations:  # gold is −tokens at scale 1, on the very responses whose length is measured
         assert line["eval/gold"] == pytest.approx(-line["eval/length"], abs=1e-5)
         assert line["eval/gold_se"] == pytest.approx(line["eval/length_se"], abs=1e-5)
+    written = {row.key for line in evaluations for key in line if (row := metric(key))} - {"step"}
+    lab = {"eval/kl_reverse_exact", "eval/kl_forward_exact", "eval/entropy", "eval/mass/*", "eval/length/*"}
+    assert written == {key for key in METRICS if key.startswith("eval/")} - lab  # pairs and answers, all in the table
+    assert all(metric(key) for line in lines for key in line if key != "kind")
     assert not any("gold" in key for line in lines if line["kind"] == "step" for key in line)
     manifest = json.loads((result.folder / "manifest.json").read_text())
     assert manifest["objective"]["gold"] == {"name": "length_min", "scale": 1}

@@ -21,6 +21,8 @@ from prefloop import lab
 from prefloop.core.batch import Batch
 from prefloop.core.errors import UserError
 from prefloop.core.methods import METHODS
+from prefloop.core.metric_table import metric
+from prefloop.core.metrics import DRIFT
 from prefloop.lab import stack as stack_module
 from prefloop.lab.setting import Setting, seeds, stacks
 from prefloop.lab.stack import Run, run_stack
@@ -412,6 +414,27 @@ def test_staleness_counts_the_steps_since_collection() -> None:
     assert run.last("staleness") == 5 and 0 < run.last("ess") < 0.99 and run.last("kl/collection") > 1e-3
     (run,) = run_stack([replace(one, lr=1e-12)])
     assert run.last("ess") == pytest.approx(1, abs=1e-5) and run.last("kl/collection") == pytest.approx(0, abs=1e-5)
+
+
+EXACT = {"eval/gold", "eval/reward", *KLS, "eval/entropy", "eval/mass/*"}  # what arms are evaluated by
+OF_STEPS = {"step", "passes", "diverged", "samples", "reward_queries", "push/up", "push/down", "rest/log_ratio"}
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_writes_the_same_keys_of_the_table(name: str) -> None:
+    """A number that a method does not have is nan; what has a standard error says so by its key."""
+    (run,) = run_stack([replace(TABLE, method=name, steps=2, evaluate=1)])
+    rows = {key: metric(key) for key in run.curves}
+    assert None not in rows.values(), [key for key, row in rows.items() if row is None]
+    assert {row.key for row in rows.values() if row} == {*EXACT, *OF_STEPS, *stack_module.FROM_STEP, *DRIFT}
+    for key in ("loss", "grad_norm", "push/up", "reward"):
+        assert np.isfinite(run.curves[key][1:]).all(), key
+
+
+def test_a_learned_reward_is_evaluated_beside_gold() -> None:
+    for scorer in ("gold", "proxy"):
+        (run,) = run_stack([replace(TABLE, scorer=scorer, steps=2, evaluate=1)])
+        assert np.array_equal(run.curves["eval/reward"], run.curves["eval/gold"]) == (scorer == "gold")
 
 
 def test_the_mean_over_training_is_the_trapezoid() -> None:

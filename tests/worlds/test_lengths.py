@@ -15,6 +15,7 @@ from torch.nn.functional import pad
 from prefloop.cli import lab_result
 from prefloop.core.batch import Batch
 from prefloop.core.errors import DataError, UserError
+from prefloop.core.metric_table import metric
 from prefloop.core.streams import Stream
 from prefloop.data.instructions import builtin
 from prefloop.lab.setting import Setting, seeds
@@ -73,7 +74,7 @@ def test_every_instruction_was_answered_thirty_times_or_more() -> None:
 
 def test_the_data_are_large_and_the_files_small() -> None:
     assert int(corpus(64).mask.sum()) >= 500_000
-    files = [builtin().parent / name for name in ("answers.jsonl", "answers_vocabulary.json")]
+    files = [Path(lengths.__file__).with_name(name) for name in ("answers.jsonl", "answers_vocabulary.json")]
     assert sum(f.stat().st_size for f in files) <= 3_000_000
 
 
@@ -334,6 +335,7 @@ def test_what_is_followed_at_the_start() -> None:
     """Before the first step policy and reference are one: no KL, and the reference's own length."""
     (run,) = run_stack([replace(ONE, method="pref_ft", steps=1, evaluate=1, evaluation=256)])
     base = lab.reference("smoke")
+    assert all(metric(key) for key in run.curves) and "eval/mass/peak" not in run.curves
     assert (
         run.curves["eval/kl_reverse_exact"][0] == pytest.approx(0, abs=1e-5) == run.curves["eval/kl_forward_exact"][0]
     )
