@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from typing import Any
@@ -13,28 +12,12 @@ from torch import Tensor
 from prefloop.core.batch import Batch, Signal, label
 from prefloop.core.loop import Loop, Plan
 from prefloop.core.methods import METHODS, Method
+from prefloop.core.ranges import hyper_parameters
 from prefloop.core.streams import Stream, streams
 from prefloop.policies.categorical import Categorical
 
 F64 = torch.float64
 PER_TOKEN = ("logp_behaviour", "logp_proximal", "logp_reference", "values", "penalty")
-# ranges from which a hyper-parameter is drawn when it becomes one value per run
-RANGES = {
-    "beta": (0.2, 2.0),
-    "tau": (0.1, 1.0),
-    "clip": (0.05, 0.3),
-    "clip_high": (0.3, 0.6),
-    "threshold": (0.0, 0.8),
-    "smoothing": (0.0, 0.4),
-    "keep": (0.5, 50.0),
-    "gamma": (0.0, 2.0),
-    "odds": (0.05, 1.0),
-    "desirable": (0.5, 2.0),
-    "undesirable": (0.5, 2.0),
-    "push": (0.05, 1.0),
-    "discount": (0.8, 1.0),
-    "lam": (0.5, 1.0),
-}
 
 
 def uniform(g: torch.Generator, low: float, high: float, *shape: int) -> Tensor:
@@ -108,13 +91,20 @@ def signal_rng(seed: int | list[int] = 0) -> Stream:
 
 
 def per_run_names(method: Method) -> list[str]:
-    """The hyper-parameters of a row that may be one value per run."""
-    found: dict[str, None] = {}
-    for part in method.parts:
-        for key, p in inspect.signature(part).parameters.items():
-            if p.kind is p.KEYWORD_ONLY and "Number" in str(p.annotation):
-                found[key] = None
-    return list(found)
+    """The hyper-parameters of a method that may be one value per run."""
+    return [name for name in method.defaults if name in method.per_run]
+
+
+def per_run_values(method: Method, g: torch.Generator, runs: int) -> dict[str, Tensor]:
+    """Every hyper-parameter that may be one value per run, drawn around its default inside its range."""
+    return {name: uniform(g, *_span(method, name), runs) for name in per_run_names(method)}
+
+
+def _span(method: Method, name: str) -> tuple[float, float]:
+    default = method.defaults[name] or 0.4
+    wanted = next(k for part in method.parts for n, (_, k) in hyper_parameters(part).items() if n == name)
+    high = 2 * default if wanted.range is None else min(2 * default, wanted.range.high)
+    return default / 2, high
 
 
 def scored(batch: Batch, scores: Tensor) -> Batch:

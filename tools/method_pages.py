@@ -19,34 +19,6 @@ from prefloop.core.metric_table import METRICS, TABLE, Metric
 DOCS = Path(__file__).parents[1] / "docs"
 NOTICE = "<!-- written by tools/method_pages.py: do not edit -->"
 
-SUMMARIES = {
-    "sft": "Imitates the responses of the dataset, all of them equally.",
-    "pref_ft": "Imitates only the preferred response of each pair and throws the other away.",
-    "binary_feedme": "Imitates the responses with a positive label and throws the others away.",
-    "best_of_n": "Writes N responses to each prompt and imitates the best one.",
-    "best_of_n_offline": "Imitates the best of N responses that the dataset has for each prompt.",
-    "rest": "Writes responses, keeps those above a threshold and imitates them, more than once.",
-    "rwr": "Imitates its own responses, each as strongly as its exponentiated reward says.",
-    "awr": "Imitates its own responses, each as strongly as its exponentiated advantage over the others says.",
-    "best_of_n_negative": "Imitates the best of N of its own responses and pushes the worst one down, with a bound.",
-    "reinforce": "Pulls up its own responses that score above the average so far, pushes down those below.",
-    "rloo": "REINFORCE whose baseline is the mean score of the other responses to the same prompt.",
-    "grpo": "PPO's clip on advantages that are standardised inside each group; no critic.",
-    "grpo_no_std": "GRPO without the division by the group's standard deviation and by the length, which bias it.",
-    "ppo": "Reuses its own responses four times under a clipped ratio, with a critic and token-level advantages.",
-    "ppo_critic_free": "PPO's clip with one standardised advantage per response; the study's PPO.",
-    "dpo": "Raises the preferred response against the other one, relative to the reference model.",
-    "cdpo": "DPO that expects a share of the labels to be flipped, and so stops at a finite margin.",
-    "ipo": "Drives the margin between the two responses to a fixed target instead of ever higher.",
-    "slic": "Raises the margin only until it reaches one, like a support vector machine.",
-    "simpo": "Raises the preferred response by its mean log-prob per token; needs no reference model.",
-    "orpo": "Imitates the preferred response and raises its odds against the other; needs no reference model.",
-    "dpop": "DPO that is punished when the preferred response itself becomes less likely.",
-    "kto": "Learns from single responses labelled good or bad, each against the model's average drift.",
-    "rso": "DPO on pairs that rejection sampling picks, so that they look like draws from the optimal policy.",
-    "online_dpo": "DPO on pairs that the current policy writes and the reward labels.",
-    "online_ipo": "IPO on pairs that the current policy writes and the reward labels.",
-}
 NEEDS = {
     "scores": "a score of each response: a reward or a rating",
     "labels": "a label of each response, +1 good or −1 not: as the data give it, or by `reward.label_threshold`",
@@ -76,7 +48,7 @@ def method_page(row: Description, method: Method) -> str:
     parts = [p for p in (method.weight, method.pairs) if p is not None]
     sections = {
         "Formula": _formula(method),
-        "What it does": "\n\n".join([SUMMARIES.get(row.name, ""), _data(row), *map(_signal, parts)]).strip(),
+        "What it does": "\n\n".join([row.summary, _data(row), *map(_signal, parts)]).strip(),
         "Coefficients": f"Family: **{row.family}**; {PATTERNS[row.family]}.\n\n{REDUCTIONS[method.reduction]}",
         "Switches": _table(("switch", "what it does here"), [(f"`{k}`", v) for k, v in row.switches.items()]),
         "Defaults": _defaults(row, method),

@@ -8,14 +8,15 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from prefloop.core.batch import Batch, Signal
     from prefloop.core.loop import Loop, Plan, train
-    from prefloop.core.methods import METHODS, Method
+    from prefloop.core.method import Method
+    from prefloop.core.methods import METHODS
 
 __version__ = "0.1.0"
 __all__ = ["METHODS", "Batch", "Loop", "Method", "Plan", "Signal", "__version__", "train"]
 
 _HOMES = {
     "METHODS": "prefloop.core.methods",
-    "Method": "prefloop.core.methods",
+    "Method": "prefloop.core.method",
     "Batch": "prefloop.core.batch",
     "Signal": "prefloop.core.batch",
     "Loop": "prefloop.core.loop",

@@ -13,20 +13,19 @@ from torch import Tensor
 from prefloop.core import kl, objectives, pairs, weights
 from prefloop.core.batch import Batch, MissingNeed, Signal
 from prefloop.core.errors import UserError
-from prefloop.core.methods import METHODS, Method, method, switch
+from prefloop.core.method import switch
+from prefloop.core.methods import METHODS, Method, method
 from toys import (
     F64,
-    RANGES,
     batch_for,
     fixed,
     group_size,
     make_batch,
     make_logp,
     pad_garbage,
-    per_run_names,
+    per_run_values,
     signal_rng,
     stack,
-    uniform,
 )
 
 ROWS = sorted(METHODS)
@@ -140,7 +139,7 @@ def test_stacked_runs_equal_each_alone(name: str, seed: int, ragged: bool) -> No
     """Other data, hyper-parameters and negative in every run; each equals the run alone."""
     g = torch.Generator().manual_seed(seed)
     known = METHODS[name]
-    given = {k: uniform(g, *RANGES[k], 3) for k in per_run_names(known)}
+    given = per_run_values(known, g, 3)
     given["negative"] = torch.tensor([1.0, 0.3, 0.0], dtype=F64)
     alone = [batch_for(name, seed + i, ragged=ragged) for i in range(3)]
     logps = [make_logp(b, seed + i) for i, b in enumerate(alone)]

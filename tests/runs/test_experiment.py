@@ -15,7 +15,6 @@ import tiny
 from prefloop.cli.main import main
 from prefloop.core.errors import DataError, UserError
 from prefloop.core.loop import Loop, Record
-from prefloop.core.methods import METHODS
 from prefloop.data.records import Group, Message
 from prefloop.policies import pretrained
 from prefloop.rewards.bradley_terry.fit import fit
@@ -227,21 +226,6 @@ def test_bad_rows_are_named(
     assert main(["train", str(config), *flags(model, tmp_path / "runs", "dpo"), *more]) == 3
     told = capsys.readouterr().err
     assert words in told and str(data) in told
-
-
-def test_a_method_of_the_users_own_file_trains(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    text = Path(__file__).parents[2].joinpath("CONTRIBUTING.md").read_text(encoding="utf-8")
-    (tmp_path / "my_methods.py").write_text(text.split("```python\n")[1].split("```")[0], encoding="utf-8")
-    monkeypatch.chdir(tmp_path)
-    try:
-        result = start(model, tmp_path, "my_methods:squared_hinge", "--override.beta=0.3")
-        manifest = json.loads((result.folder / "manifest.json").read_text())
-        assert manifest["objective"]["formula"].startswith("max(0, 1 − β h)²")
-        assert manifest["objective"]["hyperparameters"] == {"beta": 0.3, "threshold": 0.0}
-        losses = [line["loss"] for line in read(result.folder, "metrics") if line["kind"] == "step"]
-        assert losses[0] == 1.0 > losses[-1]
-    finally:
-        METHODS.pop("squared_hinge", None)
 
 
 def test_scorer_and_policy_see_the_same_prompts() -> None:

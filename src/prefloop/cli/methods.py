@@ -123,6 +123,8 @@ def _print_row(row: Description) -> None:
 
     console = Console(highlight=False)
     console.print(Text(row.name, style="bold"), Text(f"  {row.family}; {PATTERNS[row.family]}", style="dim"))
+    if row.summary:
+        console.print(Text(row.summary))
     _block(console, "Loss", [("", row.formula)])
     _block(console, "Signal", [(k, v) for k, v in (("weight", row.weight), ("pairs", row.pairs)) if v])
     _block(console, "Switches", list(row.switches.items()))

@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from prefloop.core.batch import Batch, label
-from prefloop.core.methods import Method
+from prefloop.core.method import Method
 from prefloop.core.objectives import clipped
 
 FAMILIES = ("supervised", "policy gradient", "contrastive")
@@ -23,7 +23,7 @@ PATTERNS = {
 }
 JUDGED = {"scores": " and the reward scores them.", "labels": " and a threshold on the reward labels them."}
 SWITCHES = ("on_policy", "reuse", "negative")
-PARTS = ("objective", "weight", "pairs", "paper", "options", "refuses_mixture")  # fields that are no numbers or choices
+PARTS = ("objective", "weight", "pairs", "paper", "summary", "options", "refuses_mixture")  # not numbers or choices
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,7 @@ class Description:
     """One row in words and numbers."""
 
     name: str
+    summary: str
     family: str  # of FAMILIES
     on_policy: float
     reuse: int | None  # passes over a collection; None where the data are offline (N/A in Table 1)
@@ -52,6 +53,7 @@ def describe(name: str, method: Method) -> Description:
     own = {f.name: getattr(method, f.name) for f in fields(method) if f.name not in (*PARTS, *SWITCHES)}
     return Description(
         name=name,
+        summary=method.summary,
         family=_family(method, pushes),
         on_policy=method.on_policy,
         reuse=None if method.on_policy == 0 else method.reuse,

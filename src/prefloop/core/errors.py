@@ -29,6 +29,18 @@ class DataError(UserError):
     exit_code = 3
 
 
+EXCERPT = 80  # characters of a text that a message shows
+
+
+def excerpt(text: str) -> str:
+    return text if len(text) <= EXCERPT else text[: EXCERPT - 1] + "…"
+
+
+def raised(error: Exception) -> str:
+    """Kind and message of an exception, for a sentence."""
+    return f"{type(error).__name__}: {excerpt(str(error))}"
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """A sentence that suggests the nearest known name, or lists them all."""
     names = sorted(known)

@@ -5,13 +5,16 @@ d = log π − log π_ref throughout, in nats, of samples from π. Log-ratios ar
 
 from __future__ import annotations
 
+from typing import Literal, get_args
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from prefloop.core.batch import Batch
 from prefloop.core.errors import UserError, nearest
-from prefloop.core.objectives import MAX_LOG_RATIO, LogProbs, Number, PerResponse, implicit_reward, per_run, sequence
+from prefloop.core.objectives import MAX_LOG_RATIO, LogProbs, PerResponse, implicit_reward, per_run, sequence
+from prefloop.core.ranges import Number
 
 
 def k1(d: Tensor) -> Tensor:
@@ -36,7 +39,7 @@ def exact(log_p: Float[Tensor, "*B V"], log_q: Float[Tensor, "*B V"]) -> Float[T
     return (log_p.exp() * torch.where(log_p > -torch.inf, log_p - log_q, 0.0)).sum(-1)
 
 
-LOSSES = ("k2", "k3", "k2_token", "k3_token")
+Loss = Literal["k2", "k3", "k2_token", "k3_token"]
 
 
 def loss(logp: LogProbs, batch: Batch, estimator: str) -> PerResponse:
@@ -57,7 +60,7 @@ def loss(logp: LogProbs, batch: Batch, estimator: str) -> PerResponse:
         implicit_reward(logp, batch)  # refuses a batch without reference log-probs
         d = logp - batch.logp_reference  # type: ignore[operator]
         return sequence((k2 if estimator == "k2_token" else k3)(d), batch)
-    raise UserError(f"unknown KL loss {estimator!r}", fix=nearest(estimator, LOSSES))
+    raise UserError(f"unknown KL loss {estimator!r}", fix=nearest(estimator, get_args(Loss)))
 
 
 def penalty(weight: Number, batch: Batch) -> LogProbs:

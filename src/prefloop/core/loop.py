@@ -14,10 +14,11 @@ from torch import Tensor
 from prefloop.core import kl
 from prefloop.core.batch import DATASET, Batch, Signal, concatenate, narrow, put
 from prefloop.core.errors import DataError, UserError
-from prefloop.core.methods import Method
-from prefloop.core.objectives import LogProbs, Number, sequence
+from prefloop.core.method import Method
+from prefloop.core.objectives import LogProbs, sequence
 from prefloop.core.optim import StackedAdam, clip_gradients, hold
 from prefloop.core.protocols import Enumerable, Evaluation, Policy, Problem, no_op
+from prefloop.core.ranges import Number
 from prefloop.core.streams import streams
 from prefloop.core.terms import beside, corrected, mean_over, on
 

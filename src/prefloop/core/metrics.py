@@ -13,7 +13,7 @@ from torch import Tensor
 
 from prefloop.core.batch import DATASET, Batch
 from prefloop.core.loop import Record
-from prefloop.core.methods import Method
+from prefloop.core.method import Method
 from prefloop.core.objectives import (
     MAX_LOG_RATIO,
     LogProbs,

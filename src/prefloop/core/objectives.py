@@ -8,6 +8,7 @@ reduction and the negative switch live in `methods`. Hyper-parameters are floats
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -15,10 +16,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from prefloop.core.batch import Batch, MissingNeed, Signal, reads
+from prefloop.core.ranges import NotNegative, Number, OnePositive, Positive, Share
 
-Number = float | Tensor  # one value, or one per stacked run
 LogProbs = Float[Tensor, "*S P G T"]
 PerResponse = Float[Tensor, "*S P G"]
+Level = Literal["token", "sequence"]
 PerPair = Float[Tensor, "*S P K"]
 MAX_LOG_RATIO = 20.0  # clamp before exp: e^20 is finite in float32 and so is its gradient
 
@@ -106,7 +108,7 @@ def ratio(logp: LogProbs, signal: Signal, batch: Batch, level: str) -> tuple[Ten
 
 
 @reads("behaviour")
-def policy_gradient(logp: LogProbs, signal: Signal, batch: Batch, *, level: str = "token") -> Tensor:
+def policy_gradient(logp: LogProbs, signal: Signal, batch: Batch, *, level: Level = "token") -> Tensor:
     """−A ρ, ρ = π/π_old: the score-function estimator; its gradient at ρ = 1 is −A ∇log π (Williams 1992, eq. 11)."""
     rho, advantage = ratio(logp, signal, batch, level)
     return -advantage * rho
@@ -118,9 +120,9 @@ def clipped(
     signal: Signal,
     batch: Batch,
     *,
-    clip: Number = 0.2,
-    clip_high: Number | None = None,
-    level: str = "token",
+    clip: Positive = 0.2,
+    clip_high: Positive | None = None,
+    level: Level = "token",
 ) -> Tensor:
     """−min(A ρ, A clip(ρ, 1−ε, 1+ε_high)): PPO's pessimistic surrogate (arXiv:1707.06347, eq. 7).
 
@@ -135,7 +137,7 @@ def clipped(
 
 
 @reads("reference")
-def dpo(logp: LogProbs, signal: Signal, batch: Batch, *, beta: Number = 0.1, smoothing: Number = 0.0) -> PerPair:
+def dpo(logp: LogProbs, signal: Signal, batch: Batch, *, beta: Positive = 0.1, smoothing: Share = 0.0) -> PerPair:
     """−(1−ε) log σ(β h) − ε log σ(−β h), h the margin of log π/π_ref (arXiv:2305.18290, eq. 7).
 
     `smoothing` ε > 0 is conservative DPO, which allows for flipped labels (Mitchell 2023).
@@ -146,21 +148,21 @@ def dpo(logp: LogProbs, signal: Signal, batch: Batch, *, beta: Number = 0.1, smo
 
 
 @reads("reference")
-def ipo(logp: LogProbs, signal: Signal, batch: Batch, *, tau: Number = 0.1) -> PerPair:
+def ipo(logp: LogProbs, signal: Signal, batch: Batch, *, tau: Positive = 0.1) -> PerPair:
     """(h − 1/(2τ))², h the margin of log π/π_ref in sequence sums (arXiv:2310.12036, eq. 17)."""
     h = margin(implicit_reward(logp, batch), signal)
     return (h - 0.5 / per_run(tau, h)) ** 2
 
 
 @reads("reference")
-def slic(logp: LogProbs, signal: Signal, batch: Batch, *, beta: Number = 0.1) -> PerPair:
+def slic(logp: LogProbs, signal: Signal, batch: Batch, *, beta: Positive = 0.1) -> PerPair:
     """max(0, 1 − β h): SLiC's hinge on normalised likelihoods (arXiv:2305.10425; arXiv:2309.06657, eq. 10)."""
     h = margin(implicit_reward(logp, batch), signal)
     return F.relu(1 - per_run(beta, h) * h)
 
 
 @reads("reference")
-def dpop(logp: LogProbs, signal: Signal, batch: Batch, *, beta: Number = 0.1, keep: Number = 50.0) -> PerPair:
+def dpop(logp: LogProbs, signal: Signal, batch: Batch, *, beta: Positive = 0.1, keep: NotNegative = 50.0) -> PerPair:
     """−log σ(β (h − λ max(0, log π_ref(y_w)/π(y_w)))), λ = `keep`: DPO-Positive (arXiv:2402.13228, eq. 3)."""
     winner, loser = pair(implicit_reward(logp, batch), signal)
     h = winner - loser - per_run(keep, winner) * F.relu(-winner)
@@ -168,14 +170,14 @@ def dpop(logp: LogProbs, signal: Signal, batch: Batch, *, beta: Number = 0.1, ke
 
 
 @reads()
-def simpo(logp: LogProbs, signal: Signal, batch: Batch, *, beta: Number = 2.0, gamma: Number = 1.0) -> PerPair:
+def simpo(logp: LogProbs, signal: Signal, batch: Batch, *, beta: Positive = 2.0, gamma: Number = 1.0) -> PerPair:
     """−log σ(β (mean log π(y_w) − mean log π(y_l)) − γ), reference-free (arXiv:2405.14734, eq. 6)."""
     h = margin(token_mean(logp, batch), signal)
     return -F.logsigmoid(per_run(beta, h) * h - per_run(gamma, h))
 
 
 @reads()
-def orpo(logp: LogProbs, signal: Signal, batch: Batch, *, odds: Number = 0.1) -> PerPair:
+def orpo(logp: LogProbs, signal: Signal, batch: Batch, *, odds: NotNegative = 0.1) -> PerPair:
     """−log p_w − λ log σ(log odds(p_w)/odds(p_l)), p the per-token mean likelihood, λ = `odds` (arXiv:2403.07691)."""
     mean = token_mean(logp, batch)
     winner, _ = pair(mean, signal)
@@ -189,9 +191,9 @@ def kto(
     signal: Signal,
     batch: Batch,
     *,
-    beta: Number = 0.1,
-    desirable: Number = 1.0,
-    undesirable: Number = 1.0,
+    beta: Positive = 0.1,
+    desirable: NotNegative = 1.0,
+    undesirable: NotNegative = 1.0,
 ) -> PerResponse:
     """λ (1 − σ(±β (log π/π_ref − z))), + where the label is positive (arXiv:2402.01306, eq. 8).
 
@@ -212,9 +214,9 @@ def nll_negative(
     signal: Signal,
     batch: Batch,
     *,
-    push: Number = 0.1,
-    gate: float = 0.01,
-    form: str = "log",
+    push: NotNegative = 0.1,
+    gate: OnePositive = 0.01,
+    form: Literal["log", "unlikelihood"] = "log",
 ) -> PerPair:
     """−log π(best) + b·log π(other), b = `push`: best-of-N with an explicit negative term (arXiv:2404.14367, §5.2).
 

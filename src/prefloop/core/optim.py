@@ -10,7 +10,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from prefloop.core.objectives import Number, per_run
+from prefloop.core.objectives import per_run
+from prefloop.core.ranges import Number
 
 
 class StackedAdam(torch.optim.Optimizer):

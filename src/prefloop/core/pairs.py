@@ -13,7 +13,8 @@ from torch import Tensor
 
 from prefloop.core.batch import Batch, reads
 from prefloop.core.errors import UserError
-from prefloop.core.objectives import Number, per_run
+from prefloop.core.objectives import per_run
+from prefloop.core.ranges import Number, Positive
 from prefloop.core.streams import Stream
 
 Pairs = tuple[Int[Tensor, "*S P K 2"], Float[Tensor, "*S P K"]]
@@ -66,7 +67,7 @@ def best_vs_rest(batch: Batch) -> Pairs:
 
 
 @reads("scores")
-def rejection_pairs(batch: Batch, *, rng: Stream, beta: Number = 0.5) -> Pairs:
+def rejection_pairs(batch: Batch, *, rng: Stream, beta: Positive = 0.5) -> Pairs:
     """Pairs of responses that statistical rejection sampling accepts: RSO (arXiv:2309.06657, algorithm 1).
 
     Accepting candidates without replacement with probability exp((r − r_max)/β) until K are found is drawing from

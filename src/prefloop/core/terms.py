@@ -10,7 +10,7 @@ from torch import Tensor
 
 from prefloop.core import kl, weights
 from prefloop.core.batch import Batch, Signal
-from prefloop.core.methods import Method
+from prefloop.core.method import Method
 from prefloop.core.objectives import MAX_LOG_RATIO, sequence
 from prefloop.core.protocols import Enumerable, Evaluation, Policy
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import Literal, get_args
 
 import torch
 from jaxtyping import Float
@@ -15,8 +16,10 @@ from torch import Tensor
 
 from prefloop.core.batch import Batch, MissingNeed, reads
 from prefloop.core.errors import UserError, nearest
-from prefloop.core.objectives import Number, per_run
+from prefloop.core.objectives import per_run
+from prefloop.core.ranges import Number, OnePositive, OneShare, Positive, Share
 
+Baseline = Literal["none", "batch", "running", "prompt", "leave_one_out", "values"]
 PerResponse = Float[Tensor, "*S P G"]
 State = Mapping[str, Tensor]  # running moments of the rewards of earlier collections: count [*S], mean [*S]
 
@@ -70,7 +73,7 @@ def positive(batch: Batch) -> PerResponse:
 
 
 @reads("scores")
-def above(batch: Batch, *, threshold: Number | None = None, quantile: float = 0.75) -> PerResponse:
+def above(batch: Batch, *, threshold: Number | None = None, quantile: OneShare = 0.75) -> PerResponse:
     """1 on every response whose score is at least the threshold: ReST's filter (arXiv:2308.08998, §3).
 
     Without a threshold it is the given quantile of the collection's own scores, per run.
@@ -78,21 +81,21 @@ def above(batch: Batch, *, threshold: Number | None = None, quantile: float = 0.
     returns = batch.returns
     if threshold is None:
         flat = returns.masked_fill(~batch.present, math.nan).flatten(-2)
-        bar = torch.nanquantile(flat, quantile, dim=-1)
-        bar = bar[..., None, None] if bar.ndim else bar
+        least = torch.nanquantile(flat, quantile, dim=-1)
+        least = least[..., None, None] if least.ndim else least
     else:
-        bar = per_run(threshold, returns)
-    return _only((returns >= bar).to(returns.dtype), batch)
+        least = per_run(threshold, returns)
+    return _only((returns >= least).to(returns.dtype), batch)
 
 
 @reads("scores")
 def exponential(
     batch: Batch,
     *,
-    beta: Number = 1.0,
-    normalise: str = "batch",
-    baseline: str = "none",
-    cap: float = 20.0,
+    beta: Positive = 1.0,
+    normalise: Literal["none", "prompt", "batch"] = "batch",
+    baseline: Baseline = "none",
+    cap: OnePositive = 20.0,
     state: State | None = None,
 ) -> PerResponse:
     """exp((r − b)/β): the weight of π* against π_ref (RWR, Peters & Schaal 2007; AWR, arXiv:1910.00177, eq. 5).
@@ -118,8 +121,6 @@ def exponential(
 
 # -------------------------------------------------------------------------------------------------- policy gradient
 
-BASELINES = ("none", "batch", "running", "prompt", "leave_one_out", "values")
-
 
 def _baseline(batch: Batch, name: str, state: State | None) -> Tensor:
     r, present = batch.returns, batch.present
@@ -142,12 +143,17 @@ def _baseline(batch: Batch, name: str, state: State | None) -> Tensor:
         if batch.values is None:
             raise MissingNeed("values")
         return batch.values[..., 0]
-    raise UserError(f"unknown baseline {name!r}", fix=nearest(name, BASELINES))
+    raise UserError(f"unknown baseline {name!r}", fix=nearest(name, get_args(Baseline)))
 
 
 @reads("scores")
 def advantage(
-    batch: Batch, *, baseline: str = "batch", scale: str = "none", eps: float = 1e-4, state: State | None = None
+    batch: Batch,
+    *,
+    baseline: Baseline = "batch",
+    scale: Literal["none", "batch", "prompt"] = "none",
+    eps: OnePositive = 1e-4,
+    state: State | None = None,
 ) -> PerResponse:
     """(r − b)/scale: baseline none, batch, running, prompt, leave_one_out or values; scale none, batch or prompt.
 
@@ -170,13 +176,13 @@ def leave_one_out(batch: Batch) -> PerResponse:
 
 
 @reads("scores", groups=True)
-def group_zscore(batch: Batch, *, eps: float = 1e-4) -> PerResponse:
+def group_zscore(batch: Batch, *, eps: OnePositive = 1e-4) -> PerResponse:
     """(r_i − group mean)/(group standard deviation + eps): GRPO (arXiv:2402.03300, §4.1.2)."""
     return advantage(batch, baseline="prompt", scale="prompt", eps=eps)
 
 
 @reads("scores", "values")
-def gae(batch: Batch, *, discount: Number = 1.0, lam: Number = 0.95, whiten: bool = True) -> Float[Tensor, "*S P G T"]:
+def gae(batch: Batch, *, discount: Share = 1.0, lam: Share = 0.95, whiten: bool = True) -> Float[Tensor, "*S P G T"]:
     """Generalised advantage estimation per token, score on the last token (arXiv:1506.02438, eq. 16).
 
     `whiten` makes mean 0 and variance 1 over the run's tokens.

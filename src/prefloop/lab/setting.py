@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,10 +12,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from prefloop.core import user
 from prefloop.core.errors import UserError, nearest
 from prefloop.core.files import digest
 from prefloop.core.loop import Plan
-from prefloop.core.methods import Method, method
+from prefloop.core.method import Method
+from prefloop.core.methods import method
 from prefloop.worlds.arms.problem import TOKENS
 from prefloop.worlds.lengths.answers import fingerprint
 from prefloop.worlds.lengths.problem import SIZES
@@ -39,7 +40,6 @@ CHOICES = {
     "defect": ("", "off_by_one", "k1_loss", "reference_dropout", "prompt_in_reward"),
 }
 REWARDS = {"far": 70.0, "near": 20.0}  # centres of R1 and R2
-SWITCHES = ("negative", "kl")  # fields of a row that take one value per run
 STACKED = frozenset(
     ("seed", "lr", "max_grad_norm", "centre", "width", "peak", "coverage", "skew_centre", "skew_width", "temperature")
 )
@@ -50,7 +50,7 @@ class Setting:
     """Everything that decides one run.
 
     Args:
-        method: a row of METHODS.
+        method: a name in METHODS, or `module:name` of a user's own file.
         override: switches and hyper-parameters of the row that differ from it, such as {"reuse": 4}.
         problem: "arms" (one token), "sequences" (nine tokens), "lengths" (up to 32 tokens or 64, text-like) or
             "categorical" (one context, for theory).
@@ -126,15 +126,17 @@ class Setting:
 
     @property
     def run(self) -> str:
-        """The run's name: a hash of everything in it, and of what it starts from."""
-        start = [asdict(SIZES[self.network]), fingerprint()] if self.problem == "lengths" else []
+        """The run's name: a hash of everything in it, of what it starts from, and of the user's own files in it."""
+        start: list[Any] = [asdict(SIZES[self.network]), fingerprint()] if self.problem == "lengths" else []
+        names = [self.method, *map(str, self.override.values())]
+        start += [user.digest(name) for name in names if ":" in name]
         return digest([VERSION, asdict(self), *start])
 
     @property
     def stack(self) -> str:
         """Settings of one stack key differ only in what a stack holds per run."""
         shared = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in (*STACKED, "override")}
-        own = per_run_names(self.row)
+        own = self.row.per_run
         shared["override"] = {k: _kind(k, v) if k in own else v for k, v in self.override.items()}
         return json.dumps(shared, sort_keys=True)
 
@@ -200,15 +202,6 @@ def _kind(name: str, value: Any) -> Any:
     """What a per-run hyper-parameter must share with its stack: its type, and for `kl` whether it is on at all."""
     number = isinstance(value, int | float) and not isinstance(value, bool)
     return ["number" if number else type(value).__name__, name == "kl" and value == 0]
-
-
-def per_run_names(row: Method) -> set[str]:
-    """Hyper-parameters that take one value per run: those that are annotated so, and the switches that are numbers."""
-    found = set(SWITCHES)
-    for part in row.parts:
-        parameters = inspect.signature(part).parameters.items()
-        found |= {k for k, p in parameters if p.kind is p.KEYWORD_ONLY and "Number" in str(p.annotation)}
-    return found
 
 
 def stacks(settings: Iterable[Setting], size: int) -> list[list[Setting]]:

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from prefloop.core.loop import Loop, Plan
-from prefloop.core.methods import Method
+from prefloop.core.method import Method
 from prefloop.core.optim import StackedAdam
 from prefloop.core.streams import Stream
-from prefloop.lab.setting import Setting, per_run_names
+from prefloop.lab.setting import Setting
 from prefloop.worlds.arms import build as bandits
 from prefloop.worlds.arms.problem import TOKENS
 from prefloop.worlds.lengths import build as lengths
@@ -60,7 +60,7 @@ def build(settings: Sequence[Setting]) -> World:
 def stacked_row(settings: Sequence[Setting], dtype: torch.dtype) -> Method:
     """The row, with one value per run of what differs between the runs."""
     row, many = settings[0].row, {}
-    for name in per_run_names(row) & settings[0].override.keys():
+    for name in row.per_run & settings[0].override.keys():
         values = [s.override[name] for s in settings]
         if len(set(values)) > 1:
             many[name] = torch.tensor(values, dtype=dtype)

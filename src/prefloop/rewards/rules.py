@@ -6,29 +6,24 @@ A scorer maps a batch to one score per response, 0 on the empty places of ragged
 
 from __future__ import annotations
 
-import difflib
-import importlib
 import inspect
 import math
-import sys
 from collections.abc import Callable, Mapping
 from numbers import Real
-from pathlib import Path
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from prefloop.core import user
 from prefloop.core.batch import Batch
-from prefloop.core.errors import DataError, UserError, nearest
+from prefloop.core.errors import DataError, UserError, excerpt, nearest, raised
 from prefloop.rewards import sentences, words
 
 Scorer = Callable[[Batch], Float[Tensor, "P G"]]
 Decode = Callable[[Batch], list[list[str]]]  # P lists of G texts
 DecodePrompts = Callable[[Batch], list[str]]  # P texts
-
-EXCERPT = 80  # characters of a text that a message shows
 
 
 def length_min(*, scale: float = 10.0) -> Scorer:
@@ -175,15 +170,8 @@ def _require(holds: bool, option: str, value: object, wanted: str) -> None:
 
 def _import(path: str) -> tuple[Callable[..., Any], bool]:
     """The function of `module:function`, and whether it takes lists."""
-    module_name, _, name = path.partition(":")
-    if not module_name or not name.isidentifier():
-        raise UserError(f"`{path}` is not of the form module:function", where="reward.name")
-    module = user_module(module_name, where=f"reward.name={path}")
-    functions = [k for k, v in vars(module).items() if callable(v) and not k.startswith("_")]
-    function = getattr(module, name, None)
-    if not callable(function):
-        fix = nearest(name, functions) if functions else "the module defines no function"
-        raise UserError(f"`{module_name}` has no function `{name}`", where="reward.name", fix=fix)
+    function = user.function(path, where="reward.name")
+    name = path.partition(":")[2]
     try:
         signature = inspect.signature(function)
         signature.bind("", "")
@@ -193,34 +181,13 @@ def _import(path: str) -> tuple[Callable[..., Any], bool]:
     return function, next(iter(signature.parameters)) == "prompts"
 
 
-def user_module(name: str, *, where: str) -> Any:
-    """A module of the user, from the current directory or installed.
-
-    Raises:
-        UserError: there is none, or importing it raised.
-    """
-    here = str(Path.cwd())
-    if here not in sys.path:  # for good, as `python -m` does: the function may import its neighbours later
-        sys.path.insert(0, here)
-    importlib.invalidate_caches()
-    try:
-        return importlib.import_module(name)
-    except Exception as error:  # whatever the user's file raises
-        if isinstance(error, ModuleNotFoundError) and error.name and f"{name}.".startswith(f"{error.name}."):
-            files = [f.relative_to(here) for pattern in ("*.py", "*/*.py") for f in Path(here).glob(pattern)]
-            close = difflib.get_close_matches(name, [".".join(f.with_suffix("").parts) for f in files], n=1, cutoff=0.5)
-            fix = f"did you mean `{close[0]}`?" if close else "put it into the current directory, or install it"
-            raise UserError(f"there is no module `{name}`", where=where, fix=fix) from error
-        raise UserError(f"importing `{name}` raised {_told(error)}", where=where) from error
-
-
 def _call_each(path: str, function: Callable[..., Any], texts: list[tuple[str, str]]) -> list[Any]:
     values = []
     for prompt, response in texts:
         try:
             values.append(function(prompt, response))
         except Exception as error:  # whatever the user's function raises
-            what = f"the reward function `{path}` raised {_told(error)}"
+            what = f"the reward function `{path}` raised {raised(error)}"
             raise DataError(what, where=_shown(prompt, response), fix="make it return a number for any text") from error
     return values
 
@@ -231,7 +198,7 @@ def _call_batch(path: str, function: Callable[..., Any], texts: list[tuple[str, 
     try:
         values = list(function(prompts, responses))
     except Exception as error:  # whatever the user's function raises
-        raise DataError(f"the reward function `{path}` raised {_told(error)}", where=where) from error
+        raise DataError(f"the reward function `{path}` raised {raised(error)}", where=where) from error
     if len(values) != len(texts):
         what = f"the reward function `{path}` returned {len(values)} numbers for {len(texts)} responses"
         raise DataError(what, where=where)
@@ -242,18 +209,10 @@ def _number(path: str, value: Any, prompt: str, response: str) -> float:
     if isinstance(value, Tensor) and value.ndim == 0:
         value = value.item()
     if not isinstance(value, Real) or not math.isfinite(value):
-        what = f"the reward function `{path}` returned {_excerpt(repr(value))}, which is not a finite number"
+        what = f"the reward function `{path}` returned {excerpt(repr(value))}, which is not a finite number"
         raise DataError(what, where=_shown(prompt, response), fix="make it return a finite float for any text")
     return float(value)
 
 
-def _told(error: Exception) -> str:
-    return f"{type(error).__name__}: {_excerpt(str(error))}"
-
-
 def _shown(prompt: str, response: str) -> str:
-    return f"prompt {_excerpt(prompt)!r}, response {_excerpt(response)!r}"
-
-
-def _excerpt(text: str) -> str:
-    return text if len(text) <= EXCERPT else text[: EXCERPT - 1] + "…"
+    return f"prompt {excerpt(prompt)!r}, response {excerpt(response)!r}"

@@ -15,7 +15,8 @@ from prefloop.core.batch import Batch
 from prefloop.core.errors import DataError, UserError
 from prefloop.core.files import sha256
 from prefloop.core.loop import Plan
-from prefloop.core.methods import Method, method
+from prefloop.core.method import Method
+from prefloop.core.methods import method
 from prefloop.core.protocols import no_op
 from prefloop.core.streams import Stream, streams
 from prefloop.data.formats import load
@@ -162,12 +163,9 @@ def evaluation_stream(config: Config) -> Stream:
 
 
 def _row(config: Config) -> Method:
-    """The row with its overrides; `module:row` imports the user's module, which adds the row to METHODS, first."""
-    module, _, name = config.method.rpartition(":")
-    if module:
-        gold.user_module(module, where=f"method={config.method}")
+    """The method with its overrides."""
     try:
-        return method(name).override(**config.override)
+        return method(config.method).override(**config.override)
     except UserError as error:
         raise UserError(error.what, where=error.where or f"method {config.method}", fix=error.fix) from None
 

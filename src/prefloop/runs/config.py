@@ -87,7 +87,7 @@ class Config:
     """Everything that decides a run."""
 
     method: str = "dpo"
-    """A row of `prefloop methods`, or `module:row` of a file of yours that adds the row to METHODS."""
+    """A name of `prefloop methods`, or `module:name` of a file of yours that adds the method to METHODS."""
     override: dict[str, Any] = field(default_factory=dict)
     """Switches (on_policy, reuse, negative) and hyper-parameters of that row to change."""
     model: ModelOptions = field(default_factory=ModelOptions)

@@ -15,7 +15,8 @@ import torch
 
 from prefloop.core.batch import Batch
 from prefloop.core.files import sha256, write
-from prefloop.core.methods import Method, method
+from prefloop.core.method import Method
+from prefloop.core.methods import method
 from prefloop.core.streams import streams
 from prefloop.core.weights import best_only
 from prefloop.runs import build, checkpoint, experiment

@@ -12,7 +12,7 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from prefloop.core.batch import Batch
-from prefloop.core.methods import Method
+from prefloop.core.method import Method
 from prefloop.core.streams import Stream
 from prefloop.lab.setting import Setting, per_run
 from prefloop.policies.gpt import GPT

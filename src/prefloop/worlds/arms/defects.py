@@ -17,7 +17,7 @@ from torch import Tensor
 from prefloop.core import objectives
 from prefloop.core.batch import Batch, MissingNeed, Signal
 from prefloop.core.errors import UserError, nearest
-from prefloop.core.methods import Method
+from prefloop.core.method import Method
 from prefloop.core.objectives import LogProbs, per_run, sequence
 from prefloop.core.protocols import Evaluation, no_op
 from prefloop.core.streams import Stream

@@ -17,7 +17,7 @@ from torch import Tensor
 from prefloop.core.batch import Batch, label
 from prefloop.core.fit import constant, minimise
 from prefloop.core.kl import exact
-from prefloop.core.objectives import Number
+from prefloop.core.ranges import Number
 from prefloop.core.streams import Stream
 from prefloop.policies.categorical import Categorical
 from prefloop.policies.stacked import Stacked, inverse_cdf

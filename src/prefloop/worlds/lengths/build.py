@@ -14,7 +14,7 @@ from torch.nn.functional import pad
 
 from prefloop.core.batch import Batch
 from prefloop.core.files import digest
-from prefloop.core.methods import Method
+from prefloop.core.method import Method
 from prefloop.core.streams import Stream
 from prefloop.lab.setting import VERSION, Setting, per_run
 from prefloop.policies.gpt import GPT
