@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from prefloop.runs import schema
+from prefloop.core.errors import UserError
+from prefloop.runs import flags, schema, yaml12
 from prefloop.worlds.text.spec import (
     DataOptions,
     ModelOptions,
@@ -108,7 +109,7 @@ class Config:
         require(self.output != "", "output", self.output, "name a folder")
 
 
-def load(path: str | Path | None, overrides: Sequence[str] = ()) -> Config:
+def load(path: str | Path | None, words: Sequence[str] = ()) -> Config:
     """The configuration of a YAML file (None: all defaults) under dotted flags such as `--training.steps 20`.
 
     A file may name another one that it changes (`extends: base.yaml`, relative to itself, one level deep). Paths inside
@@ -117,7 +118,35 @@ def load(path: str | Path | None, overrides: Sequence[str] = ()) -> Config:
     Raises:
         UserError: a missing or unreadable file, an unknown key, a value of a wrong type or out of range.
     """
-    return schema.load(Config, None if path is None else Path(path), overrides)
+    return changed(path, flags.given([Config], words)[0])
+
+
+def changed(path: str | Path | None, tree: Mapping[str, Any]) -> Config:
+    """The configuration of a YAML file under the values of a checked tree; see `load`."""
+    whole: dict[str, Any] = {}
+    for layer in [*(_files(Path(path)) if path else []), tree]:
+        whole = schema.merged(whole, layer)
+    try:
+        return schema.build(Config, whole)
+    except UserError as error:
+        where = f"{path or 'defaults'}{' with the command line' if tree else ''}: {error.where}"
+        raise UserError(error.what, where=where, fix=error.fix) from None
+
+
+def _files(path: Path) -> list[dict[str, Any]]:
+    """The checked trees of a file and, before it, of the file that it extends."""
+    tree = yaml12.read(path)
+    base = tree.pop("extends", None)
+    layers = [schema.checked(tree, Config, str(path))]
+    if base is None:
+        return layers
+    if not isinstance(base, str):
+        raise UserError("`extends` must be the name of a file", where=str(path))
+    lower = yaml12.read(path.parent / base)
+    if "extends" in lower:
+        fix = "a file may extend one that extends nothing: name that one, or copy the values"
+        raise UserError(f"`{base}` itself extends a file", where=str(path), fix=fix)
+    return [schema.checked(lower, Config, str(path.parent / base)), *layers]
 
 
 def to_yaml(config: Config) -> str:
@@ -127,4 +156,4 @@ def to_yaml(config: Config) -> str:
 
 def options() -> list[tuple[str, Any, str]]:
     """Every dotted key with its default and what it means, in the order of the file."""
-    return list(schema.options(Config))
+    return [(key.name, key.default, key.note) for key in schema.keys(Config)]

@@ -1,0 +1,197 @@
+"""Flags and help from frozen dataclasses, through argparse: one flag per key, dotted for sections."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator, Sequence
+from dataclasses import MISSING
+from itertools import takewhile
+from types import UnionType
+from typing import Any, Literal, NoReturn, TypeVar, get_args, get_origin
+
+from prefloop.core.errors import UserError, nearest
+from prefloop.runs.schema import Key, Raw, build, checked, keys, merged, word
+
+Schema = TypeVar("Schema")
+COMMAND_LINE = "command line"
+
+
+def read(schema: type[Schema], words: Sequence[str], prog: str) -> Schema:
+    """The options that the words of a command line give; `--help` prints the help and exits.
+
+    Raises:
+        UserError: an unknown flag (the nearest is suggested), a missing or wrong value.
+    """
+    tree = given([schema], words, prog)[0]
+    for key in keys(schema):
+        if key.default is MISSING and key.name not in tree:
+            name = _metavar(key) if key.flag.positional else _flag(key.name)
+            raise UserError(f"{name} is missing", where=COMMAND_LINE, fix=f"see {prog} --help")
+    return build(schema, tree)
+
+
+def given(schemas: Sequence[type], words: Sequence[str], prog: str = "prefloop") -> list[dict[str, Any]]:
+    """For each schema, the checked tree of those of its keys that the command line gives; the last value wins.
+
+    The help describes the first schema.
+
+    Raises:
+        UserError: an unknown flag (the nearest is suggested), a missing or wrong value.
+    """
+    listed = [list(keys(schema)) for schema in schemas]
+    every = [key for some in listed for key in some]
+    parser = _parser(listed[0], every, schemas[0], prog)
+    found, odd = parser.parse_known_intermixed_args(list(_normal(words, every)))
+    if odd:
+        raise _unknown(odd[0], every)
+    values = vars(found)
+    trees = []
+    for schema, some in zip(schemas, listed, strict=True):
+        tree: dict[str, Any] = {}
+        for key in some:
+            if key.name in values and values[key.name] not in (None, []):
+                tree = merged(tree, _nested(key.name, _raw(key, values[key.name])))
+        trees.append(checked(tree, schema, COMMAND_LINE))
+    return trees
+
+
+# ---- words to values ------------------------------------------------------------------------------------------------
+
+
+def _normal(words: Sequence[str], every: Sequence[Key]) -> Iterator[str]:
+    """Flags with hyphens; `--override.beta 0.2`, for a key that holds a mapping, as `--override beta=0.2`."""
+    mappings = [key.name for key in every if _is(key, dict)]
+    rest = iter(words)
+    for item in takewhile(lambda w: w != "--", rest):
+        name, equals, value = item.partition("=")
+        if not item.startswith("--"):
+            yield item
+            continue
+        plain = name[2:].replace("-", "_")
+        holder = next((m for m in mappings if plain.startswith(f"{m}.")), None)
+        if holder is None:
+            yield _flag(plain) + equals + value
+            continue
+        value = value if equals else next(rest, "--")
+        if not equals and value.startswith("--"):
+            raise _no_value(name)
+        yield f"{_flag(holder)}={plain.removeprefix(f'{holder}.')}={value}"
+    yield from rest
+
+
+def _nested(dotted: str, value: Any) -> dict[str, Any]:
+    for part in reversed(dotted.split(".")):
+        value = {part: value}
+    return dict(value)
+
+
+def _raw(key: Key, value: Any) -> Any:
+    """What argparse has found, as a tree of text whose types the schema decides."""
+    if isinstance(value, bool):
+        return value
+    if _is(key, dict):
+        return _pairs(value)
+    if key.flag.commas:
+        parts = [part.strip() for part in value.split(",")]
+        if not all(parts):
+            raise UserError("empty value in the list", where=f"{_flag(key.name)} {value}", fix="write 1,2,3")
+        return [Raw(part) for part in parts]
+    return [Raw(item) for item in value] if isinstance(value, list) else Raw(value)
+
+
+def _pairs(items: Sequence[str]) -> Any:
+    """`a=b c=d` as a mapping; an item without `=` must be a mapping in YAML."""
+    tree: dict[str, Any] = {}
+    for item in items:
+        name, equals, value = item.partition("=")
+        if not equals or not name or not value:
+            return Raw(item)
+        tree = merged(tree, _nested(name, Raw(value)))
+    return tree
+
+
+# ---- argparse -------------------------------------------------------------------------------------------------------
+
+
+class _Parser(argparse.ArgumentParser):
+    """Errors become ours."""
+
+    def error(self, message: str) -> NoReturn:
+        name, _, what = message.removeprefix("argument ").partition(": ")
+        if message.startswith("argument ") and what.startswith("expected"):
+            raise _no_value(name.rpartition("/")[2])
+        raise UserError(message, where=COMMAND_LINE, fix=f"see {self.prog} --help")
+
+
+def _parser(listed: Sequence[Key], every: Sequence[Key], schema: type, prog: str) -> argparse.ArgumentParser:
+    text = (schema.__doc__ or "").strip()
+    first, _, more = text.partition("\n\n")
+    places = " ".join(_metavar(key) + " ..." * _is(key, tuple) for key in listed if key.flag.positional)
+    parser = _Parser(
+        prog=prog,
+        usage=f"{prog} {places} [--flags]".replace("  ", " "),
+        description=first,
+        epilog=" ".join(more.split()),
+        allow_abbrev=False,
+        argument_default=argparse.SUPPRESS,
+    )
+    for key in every:
+        _add(parser, key, hidden=key.flag.hidden or key not in listed)
+    return parser
+
+
+def _add(parser: argparse.ArgumentParser, key: Key, *, hidden: bool) -> None:
+    note = argparse.SUPPRESS if hidden else _help(key)
+    many = {"nargs": "*" if key.flag.positional else "+"} if _is(key, tuple, dict) and not key.flag.commas else {}
+    if key.flag.positional:
+        parser.add_argument(key.name, metavar=_metavar(key), help=note, **(many or {"nargs": "?"}))  # type: ignore[arg-type]
+        return
+    names = [f"-{key.flag.short}"] * bool(key.flag.short) + [_flag(key.name)]
+    if key.hint is bool and key.default is False and "." not in key.name:  # a switch; others take true or false
+        parser.add_argument(*names, dest=key.name, action="store_true", help=note)
+        return
+    action = "extend" if many else "store"
+    parser.add_argument(*names, dest=key.name, metavar=_metavar(key), action=action, help=note, **many)  # type: ignore[arg-type]
+
+
+def _help(key: Key) -> str:
+    shown = ",".join(map(word, key.default)) if isinstance(key.default, tuple) else key.default
+    empty = shown is MISSING or shown is None or shown is False or shown in ("", {})
+    return (key.note if empty else f"{key.note.removesuffix('.')} (default: {word(shown)}).").replace("%", "%%")
+
+
+def _metavar(key: Key) -> str:
+    hint = next((h for h in get_args(key.hint) if h is not type(None)), key.hint) if _is(key, UnionType) else key.hint
+    if key.flag.metavar:
+        return key.flag.metavar
+    if get_origin(hint) is Literal:
+        return "{" + ",".join(map(word, get_args(hint))) + "}"
+    if get_origin(hint) is dict:
+        return "NAME=VALUE"
+    return "LIST" if key.flag.commas else {int: "N", float: "X", str: "TEXT"}.get(hint, key.name.upper())
+
+
+def _is(key: Key, *kinds: Any) -> bool:
+    return get_origin(key.hint) in kinds
+
+
+def _flag(name: str) -> str:
+    """As it is typed."""
+    return "--" + name.replace("_", "-")
+
+
+# ---- messages -------------------------------------------------------------------------------------------------------
+
+
+def _unknown(item: str, every: Sequence[Key]) -> UserError:
+    if not item.startswith("-"):
+        return UserError(f"unexpected argument `{item}`", where=COMMAND_LINE, fix="flags are written --key value")
+    name = item.partition("=")[0]
+    flags = [_flag(key.name) for key in every if not key.flag.positional and not key.flag.hidden]
+    same = [flag for flag in flags if flag.rpartition(".")[2] == name.removeprefix("--")]
+    fix = f"did you mean `{same[0]}`?" if same else nearest(name, flags)
+    return UserError(f"unknown flag `{name}`", where=COMMAND_LINE, fix=fix)
+
+
+def _no_value(flag: str) -> UserError:
+    return UserError(f"`{flag}` has no value", where=COMMAND_LINE, fix=f"write {flag} value")

@@ -1,0 +1,64 @@
+"""YAML files with the numbers and truth values of version 1.2, and no duplicate keys."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from prefloop.core.errors import UserError
+
+
+class _Loader(yaml.SafeLoader):
+    """`1e-6` is a number, `no` and `2026-11-23` are words."""
+
+    yaml_implicit_resolvers = {  # noqa: RUF012 (the attribute of the base class)
+        first: [(tag, rule) for tag, rule in rules if tag.rpartition(":")[2] in ("null", "int", "merge")]
+        for first, rules in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if key.value in seen:
+                raise yaml.MarkedYAMLError(problem=f"duplicate key `{key.value}`", problem_mark=key.start_mark)
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+_NUMBER = r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)"
+_Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile("^(?:true|True|false|False)$"), list("tTfF"))
+_Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(f"^(?:{_NUMBER})$"), list("-+.0123456789"))
+
+
+def parse(text: str, where: str) -> Any:
+    """The value that a YAML text stands for.
+
+    Raises:
+        UserError: text that is not YAML, or a duplicate key, with its line.
+    """
+    try:
+        return yaml.load(text, Loader=_Loader)
+    except yaml.YAMLError as error:
+        mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
+        line = f", line {mark.line + 1}" if mark else ""
+        raise UserError(f"invalid YAML: {problem or error}", where=f"{where}{line}") from None
+
+
+def read(path: Path) -> dict[str, Any]:
+    """The mapping that a YAML file holds; empty for a file of comments.
+
+    Raises:
+        UserError: a file that cannot be read, or that holds something else.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
+        raise UserError(f"the configuration cannot be read: {reason}", where=str(path)) from None
+    tree = parse(text, str(path))
+    if tree is not None and not isinstance(tree, dict):
+        raise UserError("a configuration is a list of `key: value` lines", where=str(path))
+    return tree or {}
