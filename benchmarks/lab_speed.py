@@ -28,8 +28,8 @@ from prefloop.lab.setting import Setting, seeds
 from prefloop.lab.stack import Watch
 from prefloop.lab.world import build
 from prefloop.policies.gpt import GPT
-from prefloop.studies.plots import draw
-from prefloop.studies.study import Chart, Line
+from prefloop.report.chart import Chart, Line
+from prefloop.report.svg import draw
 
 HERE = Path(__file__).parent
 RUNS, EVALUATE = 16, 50  # per worker; steps

@@ -53,7 +53,6 @@ FLOOR = {  # inside the core
 STILL_UP = {  # to go: a world's specification does not live in the lab, charts do not live in the studies
     "prefloop.worlds.arms.build": {"prefloop.lab.setting"},
     "prefloop.worlds.lengths.build": {"prefloop.lab.setting"},
-    "prefloop.report.reward_page": {f"prefloop.studies.{name}" for name in ("plots", "page", "study")},
 }
 WORLDS = ("policies", "rewards", "data")
 OUTSIDE = {"transformers", "tokenizers", "safetensors", "os", "pathlib", "io", "json", "sys", "shutil", "yaml", "rich"}

@@ -1,4 +1,4 @@
-"""docs/findings.md from the studies under docs/studies: `make findings` runs them and then this."""
+"""Figures, pages and docs/findings.md from the records in docs/studies: `make findings` runs the studies, then this."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ EXCEPT = (
 
 
 def main() -> None:
-    """Write the page anew."""
+    """Draw and write everything anew, without a run."""
+    page.redraw(DOCS / "studies")
     text = page.findings(page.load(DOCS / "studies"), at="studies/", except_for=EXCEPT)
     (DOCS / "findings.md").write_text(text, encoding="utf-8")
 

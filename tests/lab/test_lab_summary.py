@@ -20,7 +20,7 @@ from prefloop.lab.forecast import SIZES, Forecast, Probe, best_size, forecast, p
 from prefloop.lab.pool import LocalPool
 from prefloop.lab.setting import Setting, seeds
 from prefloop.lab.stack import Run
-from prefloop.lab.summary import TUNING, Cell, band, differences, interval, over_training, tuned
+from prefloop.lab.summary import TUNING, Cell, band, differences, interval, means, over_training, tuned
 from prefloop.lab.sweep import Store, jobs_of, sweep
 
 A, B = Setting("best_of_n", centre=70.0), Setting("rloo", centre=20.0)
@@ -168,20 +168,27 @@ def test_interval_of_equal_values_is_a_point() -> None:
     assert str(interval(np.full(5, 0.25))) == "0.250 [0.250, 0.250]"
 
 
-def test_band_by_hand() -> None:
-    """Standard errors of (1, 3) and (2, 2, 5): s = √2, se = 1; s = √3, se = 1."""
+def test_band_of_two_units_by_enumeration() -> None:
+    """Of two units a resample has the mean a, (a + b)/2 or b with probability 1/4, 1/2, 1/4: the ends are a and b."""
     middle, low, high = band(np.array([[1.0, 4.0], [3.0, 4.0]]))
-    assert (
-        middle.tolist() == [2, 4]
-        and low.tolist() == pytest.approx([0.04, 4])
-        and high.tolist() == pytest.approx([3.96, 4])
-    )
-    middle, low, high = band(np.array([[2.0], [2.0], [5.0]]))
-    assert (middle[0], low[0], high[0]) == pytest.approx((3, 1.04, 4.96))
+    assert (middle.tolist(), low.tolist(), high.tolist()) == ([2, 4], [1, 4], [3, 4])
 
 
-def test_band_of_one_seed_has_no_width() -> None:
+def test_band_is_of_the_interquartile_mean_and_stays_inside_the_range() -> None:
+    """Eight counts, most of them 0: two standard errors around the mean would reach below 0."""
+    values = np.array([0.0, 0.0, 0.0, 0.0, 0.0, 0.1, 0.2, 9.0])[:, None]
+    middle, low, high = band(values)
+    assert middle[0] == pytest.approx(iqm(values[:, 0])) and values.mean() - 1.96 * values.std(ddof=1) / 8**0.5 < 0
+    rng = np.random.default_rng(5)
+    drawn = [np.sort(rng.choice(values[:, 0], 8))[2:6].mean() for _ in range(20_000)]
+    assert (low[0], high[0]) == pytest.approx(np.quantile(drawn, (0.025, 0.975)), rel=0.35, abs=0.01)
+    assert low[0] >= 0 and band(values, means)[0][0] == pytest.approx(values.mean())
+
+
+def test_band_of_one_seed_has_no_width_and_gaps_stay_gaps() -> None:
     assert [part.tolist() for part in band(np.array([[0.1, 0.2]]))] == [[0.1, 0.2]] * 3
+    gap = band(np.array([[np.nan, 1.0], [2.0, 1.0], [2.0, 1.0], [2.0, 1.0]]))
+    assert [np.isnan(part).tolist() for part in gap] == [[True, False]] * 3
 
 
 # --------------------------------------------------------------------------------------------------------- differences

@@ -10,8 +10,9 @@ import threading
 import pytest
 from rich.console import Console
 
+from prefloop.analysis.numbers import clock
 from prefloop.runs.interrupt import SIGNALS, Interrupt, Interrupted
-from prefloop.runs.progress import Progress, clock_text
+from prefloop.runs.progress import Progress
 
 
 def send(number: int) -> None:
@@ -109,4 +110,4 @@ def test_a_terminal_gets_a_bar_and_texts_are_not_markup() -> None:
 
 @pytest.mark.parametrize(("seconds", "text"), [(0.0, "0:00"), (59.6, "1:00"), (3599.0, "59:59"), (3661.0, "1:01:01")])
 def test_clock(seconds: float, text: str) -> None:
-    assert clock_text(seconds) == text
+    assert clock(seconds) == text

@@ -7,23 +7,20 @@ import re
 import subprocess
 import sys
 import types
-import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable
 from dataclasses import replace
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import matplotlib
-import matplotlib.style
 import numpy as np
 import pytest
 
 from prefloop.analysis.statistics import Interval
 from prefloop.cli.main import main
 from prefloop.core.errors import DataError, UserError
-from prefloop.studies import page, plots, registry
-from prefloop.studies.study import SIZES, Chart, Claim, Effort, Finding, Line, Outcome, Study, Table, judge
+from prefloop.report.chart import Chart, Line, Table
+from prefloop.studies import page, registry
+from prefloop.studies.study import SIZES, Claim, Effort, Finding, Outcome, Study, judge
 
 TOLD: dict[str, Any] = {
     "size": "small",
@@ -31,7 +28,7 @@ TOLD: dict[str, Any] = {
     "command": "prefloop study run toy --size small",
     "versions": {"python": "3.11", "peft": None},
 }
-TOOK = "1:15 for 1,200 runs of the lab, 12 of which were there already"
+TOOK = "1 min 15 s for 1,200 runs of the lab, 12 of which were there already"
 CLAIM = Claim("a", "Fresh samples help.", "fresh less stale", 0.1, "reward")
 
 
@@ -105,142 +102,6 @@ def outcome(names: tuple[str, ...] = ("reward", "each.svg")) -> Outcome:
 
 def study(run: Callable[[Any], Outcome] | None = None, name: str = "toy") -> Study:
     return Study(name, "Do fresh samples help?", "section 5.1", "Two cells.", CLAIMS, run or (lambda bench: outcome()))
-
-
-# ---- figures ------------------------------------------------------------------------------------------------------
-
-
-def test_same_charts_same_bytes_whatever_the_settings() -> None:
-    first = plots.svg(charts())
-    with matplotlib.rc_context({"font.size": 30, "svg.hashsalt": None, "axes.facecolor": "red"}):
-        assert plots.svg(charts()) == first
-    moved = Line("stale", [0.0, 1.0], [1.0, 0.001], [0.5, -1], [2, 1])
-    assert plots.svg([*charts()[:2], Chart("Each seed", "margin", "fall", [moved], kind="points")]) != first
-    assert b"<dc:date>" not in first
-
-
-def test_figures_are_xml_with_a_title_and_stand_alone() -> None:
-    root = ElementTree.fromstring(plots.svg(charts()))
-    title = root.find("{http://www.w3.org/2000/svg}title")
-    assert title is not None and title.text == "Reward [mean]; After training; Each seed"
-    ground = next(path for path in root.iter("{http://www.w3.org/2000/svg}path"))
-    assert "fill: #ffffff" in ground.attrib["style"]  # readable on a dark page
-    assert not re.search(rb'href="(?!#)|<text|@import', plots.svg(charts()))  # neither fonts nor files from elsewhere
-
-
-def drawn(panels: list[Chart]) -> Any:
-    with matplotlib.style.context(["default", plots.STYLE]):
-        out = plots.figure(panels)
-        out.draw_without_rendering()
-    return out
-
-
-def test_panels_wrap_after_three() -> None:
-    rows = [len({round(axes.get_position().y0, 3) for axes in drawn(charts()[:1] * n).axes}) for n in (1, 3, 4, 6)]
-    assert rows == [1, 1, 2, 2]
-
-
-def test_legend_and_names_of_guides_cover_no_data() -> None:
-    apart = [charts()[0], Chart("x", "x", "y", [Line("other", [0, 1], [0, 1]), Line("third", [0, 1], [1, 0])])]
-    shared, single = drawn(charts()), drawn(apart)
-    legends = [*shared.legends, *(axes.get_legend() for axes in single.axes)]
-    assert len(shared.legends) == 1 and len(single.legends) == 0
-    for out in (shared, single):
-        boxes = [axes.get_window_extent() for axes in out.axes]
-        covers = [legend.get_window_extent() for legend in legends if legend.get_figure(root=True) is out]
-        names = [text.get_window_extent() for text in out.axes[0].texts]
-        assert covers and len(names) == 3
-        assert not any(box.overlaps(cover) for box in boxes for cover in [*covers, *names])
-        assert not any(a.overlaps(b) for i, a in enumerate(names) for b in names[i + 1 :])
-        assert all(out.bbox.x0 <= cover.x0 and cover.x1 <= out.bbox.x1 for cover in [*covers, *names])
-        assert all(out.bbox.y0 <= cover.y0 for cover in covers)
-
-
-def test_a_label_looks_the_same_in_every_panel_and_no_two_look_alike() -> None:
-    panels = drawn(charts())
-    (stale,) = [line for line in panels.axes[0].lines if line.get_linestyle() == "--" and len(line.get_xdata()) == 3]
-    points = next(line for line in panels.axes[2].lines if line.get_linestyle() == "None")
-    assert (points.get_color(), points.get_marker()) == (stale.get_color(), stale.get_marker())
-    looks = plots._looks([f"method {chr(97 + i)}" for i in range(50)])
-    assert len({(look.colour, look.marker) for look in looks.values()}) == 50
-
-
-def test_rising_labels_get_darker_to_lighter_colours() -> None:
-    looks = plots._looks(["T = 1", "T = 2", "T = 8"])
-    light = [float(np.dot(matplotlib.colors.to_rgb(look.colour), (0.2126, 0.7152, 0.0722))) for look in looks.values()]
-    assert light == sorted(light) and light[-1] - light[0] > 0.4
-    assert next(iter(plots._looks(["T = 1", "T = 8", "T = 2"]).values())).colour == plots.COLOURS[0]
-
-
-@pytest.mark.parametrize(
-    ("values", "ticks"),
-    [
-        ([64, 256, 1024], ["64", "256", "1024"]),
-        (list(np.geomspace(0.3, 4, 30)), ["0.5", "1", "2"]),
-        (list(np.geomspace(1e-6, 1, 30)), ["$10^{-6}$", "$10^{-5}$", "$10^{-4}$", "0.001", "0.01", "0.1", "1"]),
-    ],
-)
-def test_ticks_of_logarithmic_axes_are_few_and_inside(values: list[float], ticks: list[str]) -> None:
-    place = drawn([Chart("t", "x", "y", [Line("a", values, values)], log_x=True)]).axes[0]
-    assert [tick.get_text() for tick in place.get_xticklabels()] == ticks
-    assert not [tick for tick in place.get_xticklabels(minor=True) if tick.get_text()]
-
-
-def test_bars_and_points_stand_where_the_numbers_are() -> None:
-    panels = drawn(charts()).axes
-    near, far = [patch for patch in panels[1].patches if patch.get_height() in (1.0, -0.5)]
-    assert near.get_x() + near.get_width() / 2 < 0 < far.get_x() < 1  # fresh is the left of two bars at 0 and at 1
-    assert [label.get_text() for label in panels[1].get_xticklabels()] == ["near", "far"]
-    ends = [segment[:, 1].tolist() for bars in panels[1].collections for segment in bars.get_segments()]
-    assert [0.8, 1.2] in ends and [-0.7, -0.3] in ends
-    band = panels[0].collections[0].get_paths()[0].vertices
-    assert (band[:, 1].min(), band[:, 1].max()) == (0.0, 1.0)
-    assert [line.get_ydata()[0] for line in panels[0].lines if len(line.get_xdata()) == 2] == [1.0, 0.1, 0.12]
-
-
-@pytest.mark.parametrize("panels", [1, 3])
-@pytest.mark.parametrize("names", [["DPO, offline", "best-of-N"], ["REINFORCE", "on-policy", "offline", "ten"] * 3])
-def test_names_of_bars_do_not_touch(panels: int, names: list[str]) -> None:
-    names = [f"{name} {i}" for i, name in enumerate(names)]
-    out = drawn([Chart("t", "x", "y", [Line("a", names, np.ones(len(names)))], kind="bars")] * panels)
-    labels = out.axes[0].get_xticklabels()
-    assert [" ".join(label.get_text().split()) for label in labels] == names
-    if labels[0].get_rotation() == 40:  # lines of text at 40° are apart by sin 40° of the distance of their ends
-        ends = [label.get_transform().transform(label.get_position())[0] for label in labels]
-        assert np.diff(ends).min() * np.sin(np.deg2rad(40)) > 8.5 * out.dpi / 72
-    else:
-        boxes = [label.get_window_extent() for label in labels]
-        assert not any(a.overlaps(b) for a, b in pairwise(boxes))
-
-
-def test_axes_are_equally_high_whatever_stands_around_them() -> None:
-    wordy = Chart("many words " * 12, "x", "y", [Line(c * 40, [0, 1], [0, 1]) for c in "abcde"])
-    for panels in ([wordy], charts(), [wordy, *charts()]):
-        heights = [axes.bbox.height / 100 for axes in drawn(panels).axes]  # at 100 dots per inch
-        assert heights == pytest.approx([plots.HEIGHT] * len(panels), abs=0.12)
-
-
-def test_names_of_guides_move_no_more_than_they_must() -> None:
-    assert plots._apart([0.1, 0.9], [0.1, 0.1]) == [0.1, 0.9]
-    assert plots._apart([0.5, 0.52], [0.1, 0.1]) == pytest.approx([0.46, 0.56])
-    found = plots._apart([0.0, 0.01, 0.02], [0.1, 0.2, 0.1])
-    assert np.diff(found) == pytest.approx([0.15, 0.15], abs=1e-3) and np.mean(found) == pytest.approx(0.01)
-
-
-@pytest.mark.parametrize(
-    "line",
-    [Line("a", [1, 2], [1.0]), Line("a", [1], [1.0], low=[0.0]), Line("a", [1], [1.0], low=[0.0], high=[1.0, 2.0])],
-)
-def test_lines_of_unequal_length_are_refused(line: Line) -> None:
-    with pytest.raises(ValueError, match="a: "):
-        plots.svg([Chart("t", "x", "y", [line])])
-
-
-@pytest.mark.parametrize("name", ["../x", "a/b", "", ".hidden"])
-def test_figures_stay_in_their_folder(name: str, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="cannot name a figure"):
-        plots.draw({name: charts()}, tmp_path)
-    assert list(tmp_path.iterdir()) == []
 
 
 # ---- pages --------------------------------------------------------------------------------------------------------
@@ -320,7 +181,7 @@ def test_only_claims_that_were_stated_are_judged() -> None:
         (0.2, 0.4, 0.0, "+0.30 [+0.20, +0.40] nats"),
         (12.2, 61.7, 0.0, "+37 [+12, +62] nats"),
         (0.0004, 0.5, 0.0, "+0.2502 [+0.0004, +0.5000] nats"),  # rounded to +0.00 it would look inconclusive
-        (-2e-9, 4e-9, 0.0, "+1.0e-09 [−2.0e-09, +4.0e-09] nats"),
+        (-2e-9, 4e-9, 0.0, "+1.0e−9 [−2.0e−9, +4.0e−9] nats"),
         (1.0, 1.0, 0.999, "1.000 [1.000, 1.000] nats"),
         (0.99895, 0.9994, 0.999, "0.99917 [0.99895, 0.99940] nats"),  # 0.9990 would touch the threshold
     ],
@@ -467,6 +328,19 @@ def toys(monkeypatch: pytest.MonkeyPatch) -> dict[str, Callable[[Any], Outcome]]
 Toys = dict[str, Callable[[Any], Outcome]]
 
 
+def test_figures_and_pages_are_drawn_anew_without_a_run(
+    toys: Toys, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page.write(study(), outcome(), tmp_path, **TOLD)
+    before = {path.name: path.read_bytes() for path in (tmp_path / "toy").iterdir()}
+    for name in ("reward.svg", "each.svg", "README.md"):
+        (tmp_path / "toy" / name).unlink()
+    assert main(["study", "draw", str(tmp_path)]) == 0
+    assert {path.name: path.read_bytes() for path in (tmp_path / "toy").iterdir()} == before
+    assert capsys.readouterr().out.splitlines() == [str(tmp_path / "toy" / n) for n in ("reward.svg", "each.svg")]
+    assert main(["study", "draw", str(tmp_path / "nothing")]) == 2 and not Bench.made
+
+
 def test_list_shows_every_study(capsys: pytest.CaptureFixture[str]) -> None:
     every = registry.SUMMARIES | registry.ALONE
     assert main(["study", "list", "--json"]) == 0
@@ -494,7 +368,7 @@ def test_run_prints_verdicts_and_writes_pages(toys: Toys, tmp_path: Path, capsys
     for name in toys:
         assert f"{out}/{name}/README.md" in shown.out and (out / name / "README.md").is_file()
     assert re.search(r"a +0\.30 \[0\.20, 0\.40\] reward +0\.1 +supported", shown.out)
-    assert "2 supported, 2 contradicted, 2 inconclusive in 0 s" in shown.out
+    assert re.search(r"2 supported, 2 contradicted, 2 inconclusive in [\d.]+ s\n", shown.out)
     assert (out / "findings.md").read_text(encoding="utf-8") == page.findings(page.load(out))
     command = json.loads((out / "toy-two" / "result.json").read_text(encoding="utf-8"))["command"]
     assert command == "prefloop study run toy-two --size smoke --stack 5"

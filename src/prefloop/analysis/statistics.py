@@ -11,6 +11,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import ndtr, ndtri
 
+from prefloop.analysis.numbers import fixed, interval
+
 Array = NDArray[np.float64]
 Statistic = Callable[[Array], float]
 Clusters = Sequence[Hashable] | NDArray[Any]
@@ -26,7 +28,7 @@ class Mean:
     units: int  # independent ones: clusters, or rows without clusters
 
     def __str__(self) -> str:
-        return f"{self.value:.3f} ± {self.se:.3f}"
+        return f"{fixed(self.value)} ± {fixed(self.se)}"
 
 
 @dataclass(frozen=True)
@@ -40,10 +42,7 @@ class Interval:
     units: int  # that were resampled: clusters, or rows without clusters
 
     def __str__(self) -> str:
-        if math.isnan(self.value):
-            return "–"
-        ends = "not known" if math.isnan(self.low) else f"{self.low:.3f}, {self.high:.3f}"
-        return f"{self.value:.3f} [{ends}]"
+        return interval(self.value, self.low, self.high)
 
 
 def mean_se(x: ArrayLike, *, clusters: Clusters | None = None) -> Mean:

@@ -57,8 +57,8 @@ def write(cells: Sequence[Cell], rows: Sequence[Mapping[str, Any]], out: Path) -
     """`results.parquet` with every evaluation of every run, `summary.json`, and `reward.svg`."""
     from prefloop.lab.summary import band
     from prefloop.lab.table import to_bytes
-    from prefloop.studies.plots import draw
-    from prefloop.studies.study import Chart, Line
+    from prefloop.report.chart import Chart, Line
+    from prefloop.report.svg import draw
 
     files.write(out / "results.parquet", to_bytes([run for cell in cells for run in cell.runs]))
     files.write(out / "summary.json", files.to_json(rows, indent=2) + "\n")
@@ -71,8 +71,12 @@ def write(cells: Sequence[Cell], rows: Sequence[Mapping[str, Any]], out: Path) -
                 if cell.runs[0].last(x) > 0:  # offline cells draw no samples
                     lines.append(Line(label(row), cell.runs[0].curves[x].tolist(), middle, low, high))
             if lines:
-                guides = {"ceiling": cells[first].setting.ceiling}
-                charts.append(Chart("Gold reward, mean and 95 %", title, "gold reward", lines, guides=guides))
+                ceiling = cells[first].setting.ceiling
+                guides, bounds = {"ceiling": ceiling}, (None, ceiling)
+                said = f"interquartile mean over {len(cells[first].runs)} seeds; band: 95 % bootstrap interval"
+                charts.append(
+                    Chart("Gold reward", title, "gold reward", lines, guides=guides, range=bounds, interval=said)
+                )
     draw({"reward": charts}, out)
 
 

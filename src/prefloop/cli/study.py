@@ -1,4 +1,4 @@
-"""`prefloop study list` and `prefloop study run`: the paper's questions, judged by rules stated before."""
+"""`prefloop study list`, `run` and `draw`: the paper's questions, judged by rules stated before."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         UserError: a wrong name, size or count, before anything runs.
     """
     args = _parser().parse_args(argv)
-    return _list(args) if args.verb == "list" else _run(args)
+    return {"list": _list, "run": _run, "draw": _draw}[args.verb](args)
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="prefloop study", description=DESCRIPTION)
-    verbs = parser.add_subparsers(dest="verb", required=True, metavar="list|run")
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="list|run|draw")
     show = verbs.add_parser("list", help="what each study asks", description="What each study asks.")
     run = verbs.add_parser(
         "run", help="measure, judge, draw", description="Run studies: a verdict per prediction, figures and pages."
@@ -50,6 +50,11 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--workers", type=int, default=_cores(), metavar="N", help="processes (default: usable cores)")
     run.add_argument("--stack", type=int, metavar="N", help="most runs in one stack (default: chosen by the lab)")
     run.add_argument("--ray", default="", metavar="ADDRESS", help="run on a Ray cluster instead of local processes")
+    draw = verbs.add_parser(
+        "draw", help="figures and pages from result.json", description="Draw figures and pages anew, without a run."
+    )
+    draw.add_argument("folder", type=Path, metavar="DIR", help="the --out of earlier runs")
+    draw.add_argument("--pdf", action="store_true", help="PDF beside SVG, for a paper: pip install 'prefloop[figures]'")
     for verb in (show, run):
         verb.add_argument("--json", action="store_true", help="print one JSON value and nothing else")
     show.add_argument("--quiet", "-q", action="store_true", help="print names only")
@@ -75,6 +80,19 @@ def _list(args: argparse.Namespace) -> int:
         width = max(map(len, known))
         print("\n".join(f"{row['name']:<{width}}  {row['summary']}" for row in rows))
         print("\nprefloop study run NAME ... --size smoke|small|paper")
+    return 0
+
+
+# ---- draw ---------------------------------------------------------------------------------------------------------
+
+
+def _draw(args: argparse.Namespace) -> int:
+    from prefloop.studies import page
+
+    if not args.folder.is_dir():
+        raise UserError("no such folder", where=str(args.folder), fix="name the --out of prefloop study run")
+    for path in page.redraw(args.folder, pdf=args.pdf):
+        print(path)
     return 0
 
 
@@ -151,12 +169,13 @@ def _tell(result: dict[str, Any], args: argparse.Namespace, quiet: bool) -> None
     from rich.table import Table
     from rich.text import Text
 
-    from prefloop.studies.page import PAGE, measured, spent, threshold
+    from prefloop.analysis.numbers import duration
+    from prefloop.studies.page import PAGE, measured, threshold
 
     console = Console(highlight=False)
     console = console if console.is_terminal else Console(width=PIPE, highlight=False)
     head = Text(f"\n{result['study']}", style="bold")
-    console.print(head.append(f"  {result['question']}  {spent(result['effort']['seconds'])}", style="not bold dim"))
+    console.print(head.append(f"  {result['question']}  {duration(result['effort']['seconds'])}", style="not bold dim"))
     table = Table(box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False)
     for title in ("claim", "effect [95 % interval]", "must exceed", "verdict"):
         table.add_column(title)
@@ -171,7 +190,8 @@ def _close(
     results: list[dict[str, Any]], failed: dict[str, Exception], seconds: float, args: argparse.Namespace
 ) -> None:
     """The JSON object, or what came out in all."""
-    from prefloop.studies.page import FINDINGS, counts, spent, tally
+    from prefloop.analysis.numbers import duration
+    from prefloop.studies.page import FINDINGS, counts, tally
 
     place = str(args.out / FINDINGS) if results else None
     if args.json:
@@ -180,4 +200,4 @@ def _close(
         print(json.dumps({**told, "results": results, "failed": errors}, ensure_ascii=False, allow_nan=False))
     elif not args.quiet and (results or failed):
         lost = f"; failed: {', '.join(failed)}" if failed else ""
-        print(f"\n{tally(results)} in {spent(seconds)}{lost}" + (f"\nfindings: {place}" if place else ""))
+        print(f"\n{tally(results)} in {duration(seconds)}{lost}" + (f"\nfindings: {place}" if place else ""))

@@ -15,12 +15,27 @@ from prefloop.lab.stack import Run
 
 Array = NDArray[np.float64]
 Sweep = Callable[[Sequence[Setting]], list[Run]]
+Middle = Callable[[Array], Array]
+RESAMPLES = 1000  # of a band
 TUNING = 1000  # tuning seeds start here, so that they are not those of the comparison
 
 
 def over_training(run: Run) -> float:
     """Mean gold reward over training: how fast and how high."""
     return run.mean("eval/gold")
+
+
+def iqms(curves: Array) -> Array:
+    """Interquartile means over the units of [..., units, evaluations]; nan where a unit has no value."""
+    cut = curves.shape[-2] // 4
+    ordered = np.sort(curves, axis=-2)[..., cut : curves.shape[-2] - cut, :]
+    return np.where(np.isnan(curves).any(-2), np.nan, ordered.mean(-2))
+
+
+def means(curves: Array) -> Array:
+    """Means over the units of [..., units, evaluations]."""
+    out: Array = curves.mean(-2)
+    return out
 
 
 @dataclass(frozen=True)
@@ -85,11 +100,22 @@ def interval(values: Array, seed: int = 0) -> Interval:
     return stratified_bootstrap(values[:, None], iqm, seed=seed)
 
 
-def band(curves: Array) -> tuple[Array, Array, Array]:
-    """Mean over seeds at each evaluation, and ± 1.96 standard errors around it."""
-    middle = curves.mean(0)
-    spread = 1.96 * curves.std(0, ddof=1) / np.sqrt(len(curves)) if len(curves) > 1 else np.zeros_like(middle)
-    return middle, middle - spread, middle + spread
+def band(curves: Array, middle: Middle = iqms, seed: int = 0) -> tuple[Array, Array, Array]:
+    """The middle over independent units at each evaluation, and the ends of its 95 % bootstrap interval.
+
+    Whole units are resampled, so that the band of a quantity stays inside the quantity's range.
+
+    Args:
+        curves: [units, evaluations]; units are seeds, or prompts.
+        middle: over the units, from [..., units, evaluations]; interquartile means by default.
+
+    Returns:
+        middle, low end and high end, each [evaluations]; nan where a unit has no value.
+    """
+    units = len(curves)
+    places = np.random.default_rng(seed).integers(units, size=(RESAMPLES, units))
+    low, high = np.quantile(middle(curves[places]), (0.025, 0.975), axis=0)
+    return middle(curves), low, high
 
 
 def differences(

@@ -12,6 +12,7 @@ from typing import Any
 
 import yaml
 
+from prefloop.analysis.numbers import NONE, plus_minus
 from prefloop.core.errors import DataError
 from prefloop.runs.folder import CONFIG, existing, read, read_manifest
 
@@ -184,46 +185,9 @@ def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return out
 
 
-# ---- numbers in words ---------------------------------------------------------------------------------------------
-
-
-def number(x: Real | None, digits: int = 4) -> str:
-    """A number to four significant digits, with a true minus sign; – where there is none."""
-    if x is None or not math.isfinite(x):
-        return "–"
-    if x == 0:
-        return "0"
-    if float(x).is_integer() and abs(x) < 1e15:
-        return f"{int(x):,}".replace(",", "\u202f").replace("-", "−")
-    if 1e-3 <= abs(x) < 1e6:
-        text = f"{x:.{max(0, digits - 1 - math.floor(math.log10(abs(x))))}f}"
-    else:
-        text = f"{x:.{digits - 1}e}".replace("e-0", "e-").replace("e+0", "e")
-    return text.replace("-", "−")
-
-
 def measured(x: Value | None, *, sign: bool = False) -> str:
-    """value ± standard error, both to the error's second significant digit."""
-    if x is None:
-        return "–"
-    plus = "+" if sign and x.value > 0 else ""
-    if not x.se or not math.isfinite(x.se):
-        return plus + number(x.value)
-    places = min(6, max(0, 1 - math.floor(math.log10(x.se))))
-    return f"{plus}{x.value:.{places}f}\u00a0±\u00a0{x.se:.{places}f}".replace("-", "−")
-
-
-def share(x: Real | None) -> str:
-    return "–" if x is None else f"{100 * x:.3g} %"
-
-
-def duration(seconds: Real | None) -> str:
-    if seconds is None:
-        return "–"
-    minutes, rest = divmod(round(seconds), 60)
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
+    """Value ± standard error; – where there is none."""
+    return NONE if x is None else plus_minus(x.value, x.se, sign=sign)
 
 
 # ---- samples ------------------------------------------------------------------------------------------------------

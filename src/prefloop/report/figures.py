@@ -2,30 +2,36 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any
 
 from markupsafe import Markup
 
-from prefloop.report.data import Points, Real, Run, Value, measured, number
-from prefloop.report.svg import Curve, dumbbell, plot
+from prefloop.analysis.numbers import number
+from prefloop.report.chart import ANY, COUNT, SHARE, Change, Chart, Line, Range, frontier
+from prefloop.report.data import Points, Real, Run, Value, measured
+from prefloop.report.layout import changes, figure
+from prefloop.report.panel import thin
+from prefloop.report.svg import inline
 
-Item = TypeVar("Item")
 POINTS = 1600  # per plot, over all its curves: keeps a page of many runs below a megabyte
 MARKERS = 240  # per plot, over all its curves
+WIDTH = 330.0  # points of one plot: letters of twelve pixels on a page
 ROWS = 24  # of the table under a plot of training steps
 EVALUATIONS = 60  # rows of the table under a plot of evaluations
 
 
 @dataclass(frozen=True)
-class Figure:
+class Plot:
     """One plot: keys of `metrics.jsonl` over the step, all runs together."""
 
     title: str
     note: str  # what to look for
     keys: tuple[str, ...]  # a second key is drawn dashed
     y: str
+    range: Range = ANY
     mirrored: bool = False  # the second key points down
 
 
@@ -41,114 +47,140 @@ class Drawn:
     missing: list[str]  # letters of runs that did not record it
 
 
-FIGURES = (
-    Figure("Gold reward on held-out prompts", "Fresh answers to prompts never trained on; the band is ±1 standard "
+PLOTS = (
+    Plot("Gold reward on held-out prompts", "Fresh answers to prompts never trained on; the band is ±1 standard "
            "error.", ("eval/reward",), "gold reward"),
-    Figure("Gold beside the learned reward", "What the learned reward stands for, on the same answers; it is never "
+    Plot("Gold beside the learned reward", "What the learned reward stands for, on the same answers; it is never "
            "trained on. Falling while the plot above rises is over-optimisation.", ("eval/gold",), "gold reward"),
-    Figure("Distance from the reference", "KL(π‖π_ref) on the policy's own held-out answers, ±1 standard error.",
-           ("eval/kl_reverse",), "KL(π‖π_ref), nats"),
-    Figure("Training reward", "Score of what each step was trained on: the policy's own answers when on-policy, the "
+    Plot("Distance from the reference", "KL(π‖π_ref) on the policy's own held-out answers, ±1 standard error.",
+           ("eval/kl_reverse",), "KL(π‖π_ref), nats", COUNT),
+    Plot("Training reward", "Score of what each step was trained on: the policy's own answers when on-policy, the "
            "dataset's when offline.", ("reward",), "reward"),
-    Figure("Push up and push down", "Coefficient mass of each step: above the axis what is pulled up, below it "
+    Plot("Push up and push down", "Coefficient mass of each step: above the axis what is pulled up, below it "
            "(dashed) what is pushed down.", ("push/up", "push/down"), "Σ|c| up, down", mirrored=True),
-    Figure("Implicit rewards", "Preferred responses solid, the others dashed. Both falling together is likelihood "
+    Plot("Implicit rewards", "Preferred responses solid, the others dashed. Both falling together is likelihood "
            "displacement.", ("rewards/chosen", "rewards/rejected"), "β log π/π_ref"),
-    Figure("Margin", "Implicit reward of the preferred response less that of the other.", ("rewards/margins",),
+    Plot("Margin", "Implicit reward of the preferred response less that of the other.", ("rewards/margins",),
            "margin"),
-    Figure("Response length", "Mean length of held-out answers, ±1 standard error.", ("eval/length",), "tokens"),
-    Figure("Gradient norm", "Before clipping.", ("grad_norm",), "norm"),
-    Figure("Effective sample size", "1 while the policy is the one that wrote the responses; low means a stale "
-           "collection.", ("ess",), "ESS / n"),
-    Figure("Ratio tail", "99th percentile of π/π_collection per token.", ("ratio/p99",), "ratio"),
-    Figure("Preference accuracy on held-out pairs", "By the implicit reward; ties count ½.",
-           ("eval/rewards/accuracies",), "share"),
+    Plot("Response length", "Mean length of held-out answers, ±1 standard error.", ("eval/length",), "tokens", COUNT),
+    Plot("Gradient norm", "Before clipping.", ("grad_norm",), "norm", COUNT),
+    Plot("Effective sample size", "1 while the policy is the one that wrote the responses; low means a stale "
+           "collection.", ("ess",), "ESS / n", SHARE),
+    Plot("Ratio tail", "99th percentile of π/π_collection per token.", ("ratio/p99",), "ratio", COUNT),
+    Plot("Preference accuracy on held-out pairs", "By the implicit reward; ties count ½.",
+           ("eval/rewards/accuracies",), "share", SHARE),
 )  # fmt: skip
 
 
 def draw(runs: Sequence[Run]) -> list[Drawn]:
     """Every figure that at least one run has numbers for."""
-    drawn = [_figure(figure, runs) for figure in FIGURES if any(run.points(figure.keys[0]) for run in runs)]
-    frontier = _frontier(runs)
-    return [*drawn[:1], *([frontier] if frontier else []), *drawn[1:]]
+    drawn = [_drawn(plot, runs) for plot in PLOTS if any(run.points(plot.keys[0]) for run in runs)]
+    path = _frontier(runs)
+    return [*drawn[:1], *([path] if path else []), *drawn[1:]]
+
+
+def name(run: Run) -> str:
+    """How tooltips call a run."""
+    return f"{run.letter}, {run.label}"
 
 
 def summary(runs: Sequence[Run]) -> Markup | None:
     """Gold reward before and after, one row per run."""
     rows = []
-    for i, run in enumerate(runs):
+    for run in runs:
         before, after = run.before("eval/reward"), run.after("eval/reward")
         if before and after:
             ends = (before.value, before.se or 0.0), (after.value, after.se or 0.0)
-            rows.append((i, run.letter, *ends))
+            rows.append(Change(name(run), run.letter, *ends))
     title = "Gold reward on held-out prompts before and after training"
-    return dumbbell(rows, title=title, x="gold reward, before ○ → after ●, ±1 SE") if rows else None
+    known = [name(run) for run in runs]
+    return inline(changes(rows, title, "gold reward, before | → after ●, ±1 SE", known)) if rows else None
 
 
-def _figure(figure: Figure, runs: Sequence[Run]) -> Drawn:
-    curves = [c for i, run in enumerate(runs) for c in _curves(figure, i, run, len(runs))]
-    svg = plot(curves, title=figure.title, x="steps", y=figure.y, mirrored=figure.mirrored)
-    missing = [run.letter for run in runs if not run.points(figure.keys[0])]
-    window = max((_window(len(run.points(figure.keys[0]))) for run in runs), default=1)
-    note = figure.note
-    if not figure.keys[0].startswith("eval/") and window > 1:
+def _picture(chart: Chart, runs: Sequence[Run]) -> Markup:
+    return inline(figure([chart], known=[name(run) for run in runs], whole=WIDTH, legend=False, tips=True))
+
+
+def _drawn(plot: Plot, runs: Sequence[Run]) -> Drawn:
+    lines = [line for run in runs for line in _lines(plot, run, len(runs))]
+    chart = Chart(plot.title, "steps", plot.y, lines, range=plot.range, mirrored=plot.mirrored)
+    missing = [run.letter for run in runs if not run.points(plot.keys[0])]
+    window = max((_window(len(run.points(plot.keys[0]))) for run in runs), default=1)
+    note = plot.note
+    if not plot.keys[0].startswith("eval/") and window > 1:
         note += f" Bold: mean of {window} steps around each; faint: every step."
-    return Drawn(figure.title, note, svg, *_table(figure, runs), missing)
+    return Drawn(plot.title, note, _picture(chart, runs), *_table(plot, runs), missing)
 
 
-def _curves(figure: Figure, place: int, run: Run, count: int) -> list[Curve]:
+def _lines(plot: Plot, run: Run, count: int) -> list[Line]:
+    """The plot's keys of one run; training metrics smoothed, with every step behind them."""
     out = []
-    for second, key in enumerate(figure.keys):
+    for second, key in enumerate(plot.keys):
         raw = run.points(key)
-        if second and figure.mirrored:
+        if second and plot.mirrored:
             raw = [(x, -y) for x, y in raw]
-        evaluation, window = key.startswith("eval/"), _window(len(raw))
         if not raw:
             continue
+        evaluation, window = key.startswith("eval/"), _window(len(raw))
         smooth = raw if evaluation or window == 1 else _smoothed(raw, window)
-        budget = max(12, MARKERS // count) if evaluation else max(30, POINTS // (count * len(figure.keys) * 2))
-        out.append(
-            Curve(
-                run=place,
-                tag="" if second and not figure.mirrored else run.letter,
-                name=f"{run.letter}, {run.label}" + (f", {key}" if len(figure.keys) > 1 else ""),
-                points=thin(smooth, budget),
-                errors=thin(run.errors(key), budget) if evaluation else (),
-                faint=() if smooth is raw else thin(raw, budget),
-                dashed=bool(second),
-                marked=evaluation,
-            )
-        )
+        if smooth is not raw:
+            behind = thin(raw, max(30, POINTS // (count * len(plot.keys))))
+            out.append(Line(name(run), *_columns(behind), faint=True))
+        tag = "" if second and not plot.mirrored else run.letter
+        low, high = _ends(raw, run.errors(key)) if evaluation else (None, None)
+        out.append(Line(name(run), *_columns(smooth), low, high, dashed=bool(second), tag=tag))
     return out
+
+
+def _columns(points: Sequence[tuple[Real, Real]]) -> tuple[list[Real], list[Real]]:
+    return [x for x, _ in points], [y for _, y in points]
+
+
+def _ends(points: Points, errors: Sequence[Real | None]) -> tuple[list[float], list[float]]:
+    """One standard error to both sides; nan where it is not known."""
+    known = [math.nan if error is None else error for error in errors]
+    pairs = list(zip([y for _, y in points], known, strict=True))
+    return [y - e for y, e in pairs], [y + e for y, e in pairs]
+
+
+KL, REWARD = "eval/kl_reverse", "eval/reward"
 
 
 def _frontier(runs: Sequence[Run]) -> Drawn | None:
     """Reward against distance: what each run pays in KL for what it gains."""
-    curves, rows = [], []
-    for i, run in enumerate(runs):
-        both = [e for e in run.evaluations if e.get("eval/reward") is not None and e.get("eval/kl_reverse") is not None]
+    lines, rows = [], []
+    for run in runs:
+        both = [e for e in run.evaluations if e.get(REWARD) is not None and e.get(KL) is not None]
         both = list(thin(both, max(12, MARKERS // len(runs))))
-        points = [(float(e["eval/kl_reverse"]), float(e["eval/reward"])) for e in both]
-        if points:
-            curves.append(Curve(i, run.letter, f"{run.letter}, {run.label}", points, marked=True))
+        if both:
+            lines.append(path(name(run), run.letter, both))
         for e in both:
-            values = [Value(e[k], e.get(f"{k}_se")) for k in ("eval/kl_reverse", "eval/reward")]
+            values = [Value(e[k], e.get(f"{k}_se")) for k in (KL, REWARD)]
             rows.append([run.letter, number(e["step"]), *map(measured, values)])
-    if not curves:
+    if not lines:
         return None
-    svg = plot(curves, title="Reward against KL", x="KL(π‖π_ref), nats", y="gold reward")
-    note = "Each marker is an evaluation, from the start at the left. Higher at the same KL is better."
-    missing = [run.letter for run in runs if run.letter not in {c.tag for c in curves}]
-    return Drawn("Reward–KL frontier", note, svg, ["run", "step", "KL(π‖π_ref)", "gold reward"], rows, missing)
+    note = "Each marker is an evaluation, from the start on, ±1 standard error. Higher at the same KL is better."
+    missing = [run.letter for run in runs if run.letter not in {line.tag for line in lines}]
+    head = ["run", "step", "KL(π‖π_ref)", "gold reward"]
+    return Drawn("Reward–KL frontier", note, _picture(frontier("Reward–KL frontier", lines), runs), head, rows, missing)
 
 
-def _table(figure: Figure, runs: Sequence[Run]) -> tuple[list[str], list[list[str]]]:
+def path(label: str, tag: str, evaluations: Sequence[dict[str, Any]]) -> Line:
+    """Evaluations with reward and KL as the path of one run, ±1 standard error both ways."""
+    kl, reward = ([(0.0, float(e[key])) for e in evaluations] for key in (KL, REWARD))
+    across, up = (
+        _ends(points, [e.get(f"{key}_se") for e in evaluations]) for points, key in ((kl, KL), (reward, REWARD))
+    )
+    return Line(label, [x for _, x in kl], [y for _, y in reward], *up, *across, tag=tag)
+
+
+def _table(plot: Plot, runs: Sequence[Run]) -> tuple[list[str], list[list[str]]]:
     """The recorded numbers by step; of long runs evenly spaced steps, the first and the last among them."""
-    columns = [(run, key) for run in runs for key in figure.keys if run.points(key)]
-    head = ["step"] + [f"{run.letter} {key}" if len(figure.keys) > 1 else run.letter for run, key in columns]
+    columns = [(run, key) for run in runs for key in plot.keys if run.points(key)]
+    head = ["step"] + [f"{run.letter} {key}" if len(plot.keys) > 1 else run.letter for run, key in columns]
     cells = [_cells(run, key) for run, key in columns]
     steps = sorted({step for column in cells for step in column})
-    chosen = thin(steps, EVALUATIONS if figure.keys[0].startswith("eval/") else ROWS)
+    chosen = thin(steps, EVALUATIONS if plot.keys[0].startswith("eval/") else ROWS)
     return head, [[number(s), *(column.get(s, "–") for column in cells)] for s in chosen]
 
 
@@ -172,11 +204,3 @@ def _smoothed(points: Points, window: int) -> Points:
         near = ys[i - reach : i + reach + 1]
         out.append((x, sum(near) / len(near)))
     return out
-
-
-def thin(items: Sequence[Item], limit: int) -> Sequence[Item]:
-    """At most `limit` evenly spaced items, first and last kept."""
-    if len(items) <= limit:
-        return items
-    places = [round(i * (len(items) - 1) / (limit - 1)) for i in range(limit)]
-    return [items[i] for i in places]

@@ -13,6 +13,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from prefloop.analysis.numbers import NONE, compact, duration, interval, number, share
 from prefloop.analysis.overoptimisation import LEAST, overoptimisation
 from prefloop.core import files
 from prefloop.core.errors import UserError
@@ -24,14 +25,13 @@ from prefloop.report.data import (
     clean,
     comparisons,
     cut,
-    duration,
     flat,
     load,
     measured,
-    number,
-    share,
 )
-from prefloop.report.figures import draw, summary, thin
+from prefloop.report.figures import draw, summary
+from prefloop.report.panel import thin
+from prefloop.report.svg import page_sheet
 
 MEGABYTE = 1_000_000
 PROMPTS = 12  # in the sample browser
@@ -78,7 +78,7 @@ def render(runs: Sequence[Run], *, title: str, verdict: Sequence[str]) -> str:
         title=title,
         verdict=verdict,
         runs=runs,
-        style=Markup((TEMPLATES / "style.css").read_text(encoding="utf-8")),
+        style=Markup(page_sheet() + "\n" + (TEMPLATES / "style.css").read_text(encoding="utf-8")),
         summary=summary(runs),
         table=table(runs),
         figures=draw(runs),
@@ -116,9 +116,11 @@ def _bounds(key: str, place: int) -> Read:
     def read(run: Run) -> str:
         lines = [line for line in run.evaluations if line.get(key) is not None]
         if not lines:
-            return "–"
-        value, low, high = (lines[place].get(k) for k in (key, f"{key}_low", f"{key}_high"))
-        return number(value, 3) + (f" [{number(low, 3)}, {number(high, 3)}]" if low is not None else "")
+            return NONE
+        line = lines[place]
+        low, high = line.get(f"{key}_low"), line.get(f"{key}_high")
+        known = low is not None and high is not None
+        return interval(line[key], low, high) if known else number(line[key], 3)
 
     return read
 
@@ -213,10 +215,10 @@ def details(run: Run) -> dict[str, Any]:
 
 def _cell(value: Any) -> str:
     if isinstance(value, list):
-        return ", ".join(map(_cell, value)) or "–"
+        return ", ".join(map(_cell, value)) or NONE
     if value is None or isinstance(value, bool):
-        return {None: "–", True: "yes", False: "no"}[value]
-    return f"{value:g}" if isinstance(value, float) else str(value)
+        return {None: NONE, True: "yes", False: "no"}[value]
+    return compact(value, 6) if isinstance(value, float) else str(value)
 
 
 ARXIV, DOI = re.compile(r"arXiv:(\d{4}\.\d{4,5})"), re.compile(r"doi:(10\.\d{4,9}/[\w.()/;:-]+)")

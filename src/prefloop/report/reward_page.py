@@ -8,15 +8,16 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from prefloop.analysis.statistics import Interval
+from prefloop.analysis.numbers import compact, fixed, number
 from prefloop.core import files
+from prefloop.report import svg
+from prefloop.report.chart import SHARE, Chart, Line
+from prefloop.report.markdown import cell, grid, picture, prose
 from prefloop.rewards.bradley_terry.card import Bin, Card, Correlation, as_record
-from prefloop.studies import plots
-from prefloop.studies.page import alt, cell, grid, prose
-from prefloop.studies.study import Chart, Line
 
 RECORD, PAGE = "card.json", "README.md"
 CHANCE = math.log(2)  # mean NLL of a model that knows nothing
+INTERVAL = "mean over pairs with its 95 % interval over questions"
 LEAST = 20  # questions below which the verdict claims nothing: intervals of so few are too short
 
 
@@ -30,7 +31,7 @@ def write(card: Card, folder: Path, *, title: str, about: Mapping[str, Any], rem
     """
     charts = figures(card)
     record = {"about": dict(about), "remarks": list(remarks), **as_record(card)}
-    plots.draw(charts, folder)
+    svg.draw(charts, folder)
     files.write(folder / RECORD, files.to_json(record, indent=1) + "\n")
     files.write(folder / PAGE, page(card, charts, title=title, about=about, remarks=remarks))
     return folder / PAGE
@@ -51,6 +52,8 @@ def figures(card: Card) -> dict[str, list[Chart]]:
         "share of pairs ordered right",
         [Line("observed", predicted, seen, **ends), Line("predicted = observed", span, span, dashed=True)],
         kind="points",
+        range=SHARE,
+        interval=INTERVAL,
     )
     by_gap = Chart(
         "Accuracy by score gap",
@@ -58,6 +61,8 @@ def figures(card: Card) -> dict[str, list[Chart]]:
         "share of pairs ordered right",
         [Line("accuracy", gaps, seen, **ends)],
         guides={"chance": 0.5},
+        range=SHARE,
+        interval=INTERVAL,
     )
     edges, counts = card.histogram.edges, card.histogram.counts
     middles = [(a + b) / 2 for a, b in pairwise(edges)]
@@ -80,8 +85,7 @@ def page(
     remarks: Sequence[str] = (),
 ) -> str:
     """The page in Markdown."""
-    known = [{"title": chart.title} for drawn in charts.values() for chart in drawn]
-    images = [f"![{alt([words])}]({plots.file_name(name)})" for words, name in zip(known, charts, strict=True)]
+    images = [picture(drawn, svg.file_name(name)) for name, drawn in charts.items()]
     parts = [
         f"# {prose(title)}",
         "\n".join(f"- {name}: {cell(value)}" for name, value in about.items()),
@@ -101,31 +105,31 @@ def page(
 
 def verdict(card: Card) -> str:
     """What the numbers say, in two sentences."""
-    size = f"{card.pairs:,} held-out pairs of {card.questions:,} questions"
+    size = f"{number(card.pairs)} held-out pairs of {number(card.questions)} questions"
     if card.questions < LEAST:
         few = f"fewer than {LEAST} questions do not show whether that is better than chance"
-        return f"It orders {_told(card.accuracy)} of {size} as the data do: {few} or than picking the longer response."
+        return f"It orders {card.accuracy!s} of {size} as the data do: {few} or than picking the longer response."
     above = "better than chance" if card.accuracy.low > 0.5 else "not shown to be better than chance"
-    first = f"It orders {_told(card.accuracy)} of {size} as the data do: {above}."
+    first = f"It orders {card.accuracy!s} of {size} as the data do: {above}."
     if card.lead.low > 0:
         second = "better than picking the longer response"
     elif card.lead.high < 0:
         second = "worse than picking the longer response"
     else:
-        second = "not told apart from picking the longer response"
-    return f"{first} That is {second}, which is right in {_told(card.longer)}: a lead of {_told(card.lead)}."
+        second = "not significantly different from picking the longer response"
+    return f"{first} That is {second}, which is right in {card.longer!s}: a lead of {card.lead!s}."
 
 
 def _rows(card: Card) -> list[tuple[str, str, str]]:
-    spread = "–" if math.isnan(card.spread) else f"{card.spread:.3f}"
+    spread = fixed(card.spread)
     rows = [
-        ("accuracy", _told(card.accuracy), "share of pairs ordered right; ties count ½; chance is 0.5"),
-        ("“the longer one”", _told(card.longer), "the same without any model; an accuracy near it is about length"),
-        ("lead", _told(card.lead), "accuracy less “the longer one” on the same pairs; 0 inside: not told apart"),
-        ("NLL", _told(card.nll), f"−log σ(margin) in nats; chance is {CHANCE:.3f}, above it is overconfident"),
-        ("margin", _told(card.margin), "score of the preferred response less that of the other"),
-        ("calibration error", f"{card.calibration_error:.3f}", "mean |predicted − observed|; noise alone is above 0"),
-        ("the same by chance", _told(card.chance_error), "of a calibrated model; an error above the range is no noise"),
+        ("accuracy", str(card.accuracy), "share of pairs ordered right; ties count ½; chance is 0.5"),
+        ("“the longer one”", str(card.longer), "the same without any model; an accuracy near it is about length"),
+        ("lead", str(card.lead), "accuracy less “the longer one” on the same pairs; significant if 0 is outside"),
+        ("NLL", str(card.nll), f"−log σ(margin) in nats; chance is {fixed(CHANCE)}, above it is overconfident"),
+        ("margin", str(card.margin), "score of the preferred response less that of the other"),
+        ("calibration error", fixed(card.calibration_error), "mean |predicted − observed|; noise alone is above 0"),
+        ("the same by chance", str(card.chance_error), "of a calibrated model; an error above the range is no noise"),
         ("spread", spread, "standard deviation of scores inside a prompt; near 0 teaches little"),
         *_correlations("length", card.length, "rank correlation with tokens; far from 0: length is rewarded"),
     ]
@@ -136,14 +140,10 @@ def _rows(card: Card) -> list[tuple[str, str, str]]:
 
 def _correlations(name: str, found: Correlation, meaning: str) -> list[tuple[str, str, str]]:
     return [
-        (f"{name}, all responses", _told(found.overall), meaning),
-        (f"{name}, within prompts", _told(found.within), "the same among responses to one prompt"),
+        (f"{name}, all responses", str(found.overall), meaning),
+        (f"{name}, within prompts", str(found.within), "the same among responses to one prompt"),
     ]
 
 
 def _bin(b: Bin) -> tuple[str, str, int, str, str]:
-    return f"{b.low:.3g}", f"{b.high:.3g}", b.pairs, f"{b.predicted:.3f}", _told(b.accuracy)
-
-
-def _told(x: Interval) -> str:
-    return str(x).replace("-", "−")
+    return compact(b.low), compact(b.high), b.pairs, fixed(b.predicted), str(b.accuracy)

@@ -1,214 +1,193 @@
-"""Plots as inline SVG: colours come from the page's style, so that they follow light and dark."""
+"""Drawings as SVG with real text: a file that stands alone, or a picture inside a page whose style sheet colours it.
+
+The same drawing gives the same bytes.
+"""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+import re
+from collections.abc import Collection, Mapping, Sequence
+from itertools import groupby, pairwise
+from pathlib import Path
 
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
-from prefloop.report.data import Real, number
+from prefloop.core.files import write
+from prefloop.report.chart import COLOURS, Chart
+from prefloop.report.layout import figure
+from prefloop.report.marks import (
+    FILLS,
+    INKS,
+    PENS,
+    RADIUS,
+    SHAPES,
+    TYPES,
+    Area,
+    Drawing,
+    Group,
+    Mark,
+    Marks,
+    Point,
+    Real,
+    Stroke,
+    Tip,
+    Words,
+)
 
-WIDTH, HEIGHT = 560, 340
-LEFT, RIGHT, TOP, BOTTOM = 56, 30, 34, 46
-COLOURS = 8
-DASHES = ("", "7 4", "2 4")  # a second and third round of colours is told apart by dashes
-Point = tuple[Real, Real]
-Scale = Callable[[Real], float]
+FONT = "Helvetica,Arial,'Liberation Sans',sans-serif"
+SHOWN = 1.5  # pixels per point: a file is shown larger than it is printed
+UNIT = 10  # a coordinate is a tenth of a point, so that all are whole numbers
 
 
-@dataclass(frozen=True)
-class Curve:
-    """One line of a plot.
+def draw(figures: Mapping[str, Sequence[Chart]], folder: Path, *, pdf: bool = False) -> list[Path]:
+    """Write one SVG file per figure, and one of PDF where wanted, and return their paths.
 
-    Args:
-        run: place of the run, which decides colour and marker.
-        tag: what stands at the line's end.
-        name: what a tooltip says.
-        errors: standard error of each y, drawn as a band.
-        faint: the same curve before smoothing.
-        dashed: the second of two quantities in one plot.
-        marked: a marker with a tooltip at every point; else only tooltips.
+    Raises:
+        ValueError: a figure without charts, a name that is not a file name, or a line that cannot be drawn.
+        UserError: PDF without its extra.
     """
+    drawn = {file_name(name): figure(charts) for name, charts in figures.items()}
+    files = {folder / name: standalone(drawing) for name, drawing in drawn.items()}
+    if pdf:
+        from prefloop.report.pdf import to_pdf
 
-    run: int
-    tag: str
-    name: str
-    points: Sequence[Point]
-    errors: Sequence[Real | None] = ()
-    faint: Sequence[Point] = field(default=())
-    dashed: bool = False
-    marked: bool = False
-
-
-def ticks(low: Real, high: Real, count: int = 5) -> list[float]:
-    """Round numbers that cover the interval, but for a tenth of a step at either end."""
-    if high <= low:
-        pad = abs(low) * 0.1 or 1.0
-        low, high = low - pad, high + pad
-    raw = (high - low) / count
-    power = 10 ** math.floor(math.log10(raw))
-    step = next(m for m in (1, 2, 2.5, 5, 10) if m * power >= raw * 0.999) * power
-    first, last = math.floor(low / step + 0.1), math.ceil(high / step - 0.1)
-    return [float(i * step) for i in range(first, last + 1)]
+        files |= {(folder / name).with_suffix(".pdf"): to_pdf(drawing) for name, drawing in drawn.items()}
+    for path, data in files.items():
+        write(path, data)
+    return list(files)
 
 
-def plot(curves: Sequence[Curve], *, title: str, x: str, y: str, mirrored: bool = False) -> Markup:
-    """Lines over two axes, with bands, end labels and tooltips.
+def file_name(name: str) -> str:
+    """A figure's file.
 
-    Args:
-        title: for screen readers.
-        x, y: axis labels.
-        mirrored: show the size of values below zero, as for masses that point down.
+    Raises:
+        ValueError: not a file name.
     """
-    shown = [q for c in curves for q in (*c.points, *c.faint)]
-    spread = [(v, e) for c in curves for (_, v), e in zip(c.points, c.errors, strict=False) if e]
-    xs, ys = [p[0] for p in shown], [p[1] for p in shown] + [v + s * e for v, e in spread for s in (-1, 1)]
-    x_ticks, y_ticks = ticks(min(xs), max(xs)), ticks(min(ys), max(ys))
-    right = max(xs) if max(xs) > min(xs) else x_ticks[-1]
-    x_ticks = [t for t in x_ticks if t <= right * (1 + 1e-9)] if right > 0 else x_ticks
-    sx = _scale(x_ticks[0], max(right, x_ticks[-1]), LEFT, WIDTH - RIGHT)
-    sy = _scale(y_ticks[0], y_ticks[-1], HEIGHT - BOTTOM, TOP)
-    parts = [_axes(x_ticks, y_ticks, sx, sy, x, y, mirrored)]
-    parts += [_band(c, sx, sy) for c in curves]
-    parts += [_line(c, sx, sy) for c in curves]
-    parts += [_points(c, sx, sy, x, mirrored) for c in curves]
-    parts.append(_end_labels(curves, sx, sy))
-    return _svg(title, Markup("").join(parts), HEIGHT)
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name):
+        raise ValueError(f"{name!r} cannot name a figure: letters, digits, `_`, `.` and `-` only")
+    return name if name.endswith(".svg") else f"{name}.svg"
 
 
-def dumbbell(rows: Sequence[tuple[int, str, Point, Point]], *, title: str, x: str) -> Markup:
-    """Before and after of each run on one axis: (place, letter, (before, se), (after, se))."""
-    height = BOTTOM + 16 + 40 * len(rows)
-    spread = [v + s * e for _, _, a, b in rows for v, e in (a, b) for s in (-1, 1)]
-    x_ticks = ticks(min(spread), max(spread), 6)
-    sx = _scale(x_ticks[0], x_ticks[-1], 40, WIDTH - RIGHT)
-    base = height - BOTTOM
-    line = Markup('<line class="grid" x1="{0:.1f}" x2="{0:.1f}" y1="8" y2="{1}"/>')
-    out = [line.format(sx(t), base) for t in x_ticks]
-    out += [_text(sx(t), base + 19, tick_label(t, x_ticks), "middle", "tick") for t in x_ticks]
-    out.append(_text((40 + WIDTH - RIGHT) / 2, height - 6, x, "middle", "axis"))
-    for i, (run, letter, before, after) in enumerate(rows):
-        out.append(_dumbbell(run, letter, before, after, 30 + 40 * i, sx))
-    return _svg(title, Markup("").join(out), height)
+def standalone(drawing: Drawing) -> bytes:
+    """A file that needs nothing else: its colours and its white ground are its own."""
+    w, h = drawing.width, drawing.height
+    used = {getattr(mark, "style", "") for group in drawing.groups for mark in group.marks}
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{w * SHOWN:.0f}" height="{h * SHOWN:.0f}" '
+        f'viewBox="0 0 {_n(w)} {_n(h)}">\n<title>{escape(drawing.title)}</title>\n'
+        f'<style>{sheet(INKS, used=used)}</style>\n<rect width="100%" height="100%" fill="{INKS["paper"]}"/>\n'
+        + "\n".join(_group(group, f'color="{group.colour}"') for group in drawing.groups)
+        + "\n</svg>\n"
+    ).encode()
 
 
-def _dumbbell(run: int, letter: str, before: Point, after: Point, y: Real, sx: Scale) -> Markup:
-    tip = f"{letter}: {number(before[0])} ± {number(before[1])} → {number(after[0])} ± {number(after[1])}"
-    whisker = '<line class="whisker s{run}" x1="{a:.1f}" x2="{b:.1f}" y1="{y}" y2="{y}"/>'
-    bars = Markup("").join(
-        Markup(whisker).format(run=run % COLOURS, a=sx(v - e), b=sx(v + e), y=y) for v, e in (before, after)
-    )
-    return Markup(
-        '<g class="dumbbell"><title>{tip}</title>{label}'
-        '<line class="bridge s{run}" x1="{a:.1f}" x2="{b:.1f}" y1="{y}" y2="{y}"/>{bars}'
-        '<circle class="hollow s{run}" cx="{a:.1f}" cy="{y}" r="6"/>'
-        '<circle class="f{run}" cx="{b:.1f}" cy="{y}" r="7.5"/></g>'
-    ).format(
-        tip=tip,
-        label=_text(16, y + 5, letter, "middle", f"tag f{run % COLOURS}"),
-        run=run % COLOURS,
-        a=sx(before[0]),
-        b=sx(after[0]),
-        y=y,
-        bars=bars,
-    )
+def inline(drawing: Drawing) -> Markup:
+    """A picture for a page with `page_sheet`, which may be light or dark."""
+    body = "".join(_group(group, f'class="k{group.place % len(COLOURS)}"') for group in drawing.groups)
+    size = f"0 0 {_n(drawing.width)} {_n(drawing.height)}"
+    return Markup(f'<svg viewBox="{size}" role="img" aria-label="{escape(drawing.title)}">{body}</svg>')
 
 
-def _svg(title: str, body: Markup, height: int) -> Markup:
-    return Markup(
-        '<svg viewBox="0 0 {w} {h}" role="img" aria-label="{t}" preserveAspectRatio="xMidYMid meet">{b}</svg>'
-    ).format(w=WIDTH, h=height, t=title, b=body)
+# ---- style sheets --------------------------------------------------------------------------------------------------
 
 
-def _scale(low: Real, high: Real, start: Real, end: Real) -> Scale:
-    return lambda v: start + (v - low) / (high - low) * (end - start)
+def sheet(inks: Mapping[str, str], scope: str = "", used: Collection[str] = ()) -> str:
+    """The rules of the styles that are used, all by default; groups give the colour."""
+    rules = {"text": f"font-family:{FONT}"}
+    for name, pen in PENS.items():
+        ink = inks[pen.ink] if pen.ink else "currentColor"
+        more = _rule("stroke-opacity", pen.opacity, 1.0) + _rule("stroke-linecap", pen.cap, "butt")
+        rules[f".{name}"] = f"fill:none;stroke:{ink};stroke-width:{_n(pen.width)}{more}"
+    for name, fill in FILLS.items():
+        ink = inks[fill.ink] if fill.ink else "currentColor"
+        edge = f";stroke:{inks['paper']};stroke-width:{_n(fill.edge)}" if fill.edge else ""
+        rules[f".{name}"] = f"fill:{ink}{_rule('fill-opacity', fill.opacity, 1.0)}{edge}"
+    for name, type in TYPES.items():
+        weight = ";font-weight:bold" if type.bold else ""
+        rules[f".{name}"] = f"fill:{inks[type.ink]};font-size:{_n(type.size)}px{weight}"
+    return "".join(f"{scope}{k}{{{v}}}" for k, v in rules.items() if not used or k[1:] in used or k == "text")
 
 
-def _text(x: Real, y: Real, text: str, anchor: str, style: str) -> Markup:
-    return Markup('<text class="{}" x="{:.1f}" y="{:.1f}" text-anchor="{}">{}</text>').format(style, x, y, anchor, text)
+def page_sheet() -> str:
+    """The same rules with the variables of a page for inks, and its colours `--c0`, … by the places of labels."""
+    inks = {"ink": "var(--ink)", "soft": "var(--soft)", "grid": "var(--grid)", "paper": "var(--card)"}
+    colours = "".join(f"svg .k{i}{{color:var(--c{i})}}" for i in range(len(COLOURS)))
+    return sheet(inks, "svg ") + "svg .tip{fill:transparent}" + colours
 
 
-def tick_label(value: Real, of: Sequence[Real]) -> str:
-    """A tick with as many decimals as its axis needs."""
-    step = of[1] - of[0] if len(of) > 1 else abs(value) or 1.0
-    if max(abs(t) for t in of) >= 1e5 or step < 1e-4:
-        return f"{value:.0e}".replace("e-0", "e-").replace("e+0", "e").replace("-", "−") if value else "0"
-    places = max(0, -math.floor(math.log10(step) + 1e-9))
-    if round(step, places) != round(step, places + 1):  # a step of 2.5
-        places += 1
-    return f"{value:.{places}f}".replace("-", "−") if abs(value) > step / 1e6 else "0"
+def _rule(name: str, value: object, default: object) -> str:
+    return "" if value == default else f";{name}:{value}"
 
 
-def _axes(xt: Sequence[Real], yt: Sequence[Real], sx: Scale, sy: Scale, x: str, y: str, mirrored: bool) -> Markup:
-    parts = []
-    for t in yt:
-        style = "zero" if t == 0 else "grid"
-        line = '<line class="{}" x1="{}" x2="{}" y1="{y:.1f}" y2="{y:.1f}"/>'
-        parts.append(Markup(line).format(style, LEFT, WIDTH - RIGHT, y=sy(t)))
-        parts.append(_text(LEFT - 9, sy(t) + 5, tick_label(abs(t) if mirrored else t, yt), "end", "tick"))
-    parts += [_text(sx(t), HEIGHT - BOTTOM + 20, tick_label(t, xt), "middle", "tick") for t in xt]
-    parts.append(_text((LEFT + WIDTH - RIGHT) / 2, HEIGHT - 5, x, "middle", "axis"))
-    parts.append(_text(0, 14, y, "start", "axis"))
-    return Markup("").join(parts)
+# ---- marks ---------------------------------------------------------------------------------------------------------
 
 
-def _path(points: Sequence[Point], sx: Scale, sy: Scale) -> str:
-    return " ".join(f"{sx(px):.1f},{sy(py):.1f}" for px, py in points)
+def _group(group: Group, colour: str) -> str:
+    """Neighbours of one look share an element."""
+    body = "".join(_element(look, list(marks)) for look, marks in groupby(group.marks, _look))
+    return f"<g {colour}>{body}</g>" if group.colour else body
 
 
-def _band(curve: Curve, sx: Scale, sy: Scale) -> Markup:
-    known = [(p, e) for p, e in zip(curve.points, curve.errors, strict=False) if e is not None]
-    if len(known) < 2:
-        return Markup("")
-    upper = [(px, py + e) for (px, py), e in known]
-    lower = [(px, py - e) for (px, py), e in reversed(known)]
-    style = f"band f{curve.run % COLOURS}"
-    return Markup('<polygon class="{}" points="{}"/>').format(style, _path([*upper, *lower], sx, sy))
+def _look(mark: Mark) -> tuple[str, ...]:
+    if isinstance(mark, Stroke):
+        return "stroke", mark.style, mark.dash
+    if isinstance(mark, Words):
+        return "words", mark.style, mark.anchor
+    return (type(mark).__name__, getattr(mark, "style", ""))
 
 
-def _line(curve: Curve, sx: Scale, sy: Scale) -> Markup:
-    dash = "5 5" if curve.dashed else DASHES[curve.run // COLOURS % len(DASHES)]
-    form = '<polyline class="{}" points="{}" stroke-dasharray="{}"/>'
-    colour = f"s{curve.run % COLOURS}"
-    faint = Markup(form).format(f"faint {colour}", _path(curve.faint, sx, sy), "") if curve.faint else Markup("")
-    return faint + Markup(form).format(f"line {colour}", _path(curve.points, sx, sy), dash or "none")
+def _element(look: tuple[str, ...], marks: list[Mark]) -> str:
+    style = f'class="{look[1]}"'
+    if look[0] == "stroke":
+        dash = f' stroke-dasharray="{_dashes(look[2])}"' if look[2] else ""
+        return f'<path {style}{dash} d="{"".join(_path(m.points) for m in marks if isinstance(m, Stroke))}"/>'
+    if look[0] == "words":
+        anchor = "" if look[2] == "start" else f' text-anchor="{look[2]}"'
+        return f"<g {style}{anchor}>{''.join(_words(m) for m in marks if isinstance(m, Words))}</g>"
+    return "".join(_other(mark, style) for mark in marks)
 
 
-def _points(curve: Curve, sx: Scale, sy: Scale, x: str, mirrored: bool) -> Markup:
-    """Markers, or invisible places that only carry a tooltip."""
-    every = 1 if curve.marked else max(1, len(curve.points) // 24)
-    errors = [*curve.errors, *[None] * (len(curve.points) - len(curve.errors))]
-    out = []
-    for (px, py), error in list(zip(curve.points, errors, strict=True))[::every]:
-        spread = "" if error is None else f" ± {number(error)}"
-        tip = f"{curve.name}: {number(abs(py) if mirrored else py)}{spread} at {number(px)} {x.partition(',')[0]}"
-        shape = _marker(curve.run) if curve.marked else Markup('<circle class="ghost" r="8"/>')
-        place = Markup('<g transform="translate({:.1f} {:.1f})"><title>{}</title>{}</g>')
-        out.append(place.format(sx(px), sy(py), tip, shape))
-    return Markup("").join(out)
+def _other(mark: Mark, style: str) -> str:
+    if isinstance(mark, Area):
+        return f'<path {style} d="{_path(mark.points)}z"/>'
+    if isinstance(mark, Marks):
+        return f'<path {style} d="{"".join(_shape(mark.shape, at) for at in mark.points)}"/>'
+    assert isinstance(mark, Tip)
+    x, y = map(_n, mark.at)
+    return f'<circle class="tip" cx="{x}" cy="{y}" r="{_n(5)}"><title>{escape(mark.text)}</title></circle>'
 
 
-def _marker(run: int) -> Markup:
-    """Circle, square, triangle, diamond: runs differ without colour too."""
-    shape = (
-        '<circle r="4.5" class="mark f{0}"/>',
-        '<rect x="-4" y="-4" width="8" height="8" class="mark f{0}"/>',
-        '<path d="M0 -5.5 L5 4 L-5 4 Z" class="mark f{0}"/>',
-        '<path d="M0 -5.5 L5.5 0 L0 5.5 L-5.5 0 Z" class="mark f{0}"/>',
-    )[run % 4]
-    return Markup(shape).format(run % COLOURS)
+def _words(words: Words) -> str:
+    x, y = map(_n, words.at)
+    turn = f' transform="rotate({words.turn:.0f} {x} {y})"' if words.turn else ""
+    return f'<text x="{x}" y="{y}"{turn}>{escape(words.text)}</text>'
 
 
-def _end_labels(curves: Sequence[Curve], sx: Scale, sy: Scale) -> Markup:
-    """Each line's letter beside its end, moved apart where they would overlap."""
-    ends = [(sx(c.points[-1][0]), sy(c.points[-1][1]), c) for c in curves if c.points and c.tag]
-    placed: list[tuple[float, float]] = []
-    out = []
-    for ex, ey, curve in sorted(ends, key=lambda end: end[1]):
-        near = [y for x, y in placed if abs(x - ex) < 26]
-        y = max([ey, *[other + 15 for other in near]])
-        placed.append((ex, y))
-        out.append(_text(ex + 9, y + 5, curve.tag, "start", f"tag f{curve.run % COLOURS}"))
-    return Markup("").join(out)
+def _path(points: Sequence[Point]) -> str:
+    """`M` to the first point and steps from each to the next: of rounded places, so that errors do not add up."""
+    places = [(_n(x), _n(y)) for x, y in points]
+    steps = [(b[0] - a[0], b[1] - a[1]) for a, b in pairwise(places)]
+    return f"M{_joined(places[:1])}" + (f"l{_joined(steps)}" if steps else "")
+
+
+def _shape(shape: int, at: Point) -> str:
+    """A dot, a circle, or a polygon around the place."""
+    x, y, r = _n(at[0]), _n(at[1]), _n(RADIUS)
+    if shape < 0:
+        return f"M{x} {y}h0"
+    if shape == 0:
+        return f"M{x} {y - r}a{r} {r} 0 1 1-1 0z"  # all but a tenth of a point around
+    return _path([(at[0] + dx, at[1] + dy) for dx, dy in SHAPES[shape]]) + "z"
+
+
+def _joined(pairs: Sequence[tuple[int, int]]) -> str:
+    """Numbers with as little between them as can be: a minus sign is space enough."""
+    return " ".join(f"{x} {y}" for x, y in pairs).replace(" -", "-")
+
+
+def _dashes(dash: str) -> str:
+    return " ".join(str(_n(float(x))) for x in dash.split())
+
+
+def _n(value: Real) -> int:
+    return round(value * UNIT)

@@ -10,6 +10,8 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
 from rich.progress import Progress as Bar
 
+from prefloop.analysis import numbers
+
 SECONDS = 15.0  # most silence between two plain lines
 SHARE = 10  # a plain line at every tenth, at most one a second
 
@@ -79,12 +81,12 @@ class Progress:
     def remaining(self) -> str:
         """The remaining time as m:ss or h:mm:ss."""
         left = self.seconds_left()
-        return "-:--" if left is None else clock_text(left)
+        return "-:--" if left is None else numbers.clock(left)
 
     def line(self) -> str:
         """The state as one plain line."""
         finished, spent = self.done >= self.total, self._clock() - self._start
-        end = f"{clock_text(spent)} in all" if finished else f"{self.remaining()} left"
+        end = f"{numbers.clock(spent)} in all" if finished else f"{self.remaining()} left"
         return "  ".join(filter(None, (self.label, f"{self.done}/{self.total}", end, self.note)))
 
     def _due(self) -> bool:
@@ -94,10 +96,3 @@ class Progress:
         if due:
             self._spoken, self._tenth = now, tenth
         return due
-
-
-def clock_text(seconds: float) -> str:
-    """Seconds as m:ss or h:mm:ss."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

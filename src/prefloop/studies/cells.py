@@ -7,11 +7,12 @@ from typing import Any
 
 import numpy as np
 
+from prefloop.analysis.numbers import compact, fixed
 from prefloop.core.metric_table import METRICS
 from prefloop.lab.setting import REWARDS, Setting
 from prefloop.lab.stack import Run
 from prefloop.lab.summary import Cell, band, interval
-from prefloop.studies.study import Array, Chart, Line, Table
+from prefloop.report.chart import COUNT, Array, Chart, Line, Range, Table
 
 RATES = (1e-3, 3e-3, 1e-2, 3e-2, 1e-1)  # learning rates of Adam, tried per cell at equal budgets
 FAR, NEAR = REWARDS["far"], REWARDS["near"]
@@ -55,19 +56,37 @@ def place(centre: float) -> str:
     return {FAR: "peak far (R1, arm 70)", NEAR: "peak near (R2, arm 20)"}.get(centre, f"peak at {centre:g}")
 
 
+AXES = {"step": "gradient steps", "samples": "responses sampled", "reward_queries": "reward queries"}
+NAMES = {"eval/gold": "gold reward", "eval/length": "tokens per response"}
+SCORED: Range = (None, 1.0)
+SCORE_AXIS = "score, share of the attainable gain"
+
+
 def curves(title: str, cells: Sequence[Cell], labels: Sequence[str], *, x: str = "step", y: str = "eval/gold") -> Chart:
-    """Mean over seeds with its 95 % band, one line per cell."""
-    axis = {"step": "gradient steps", "samples": "responses sampled", "reward_queries": "reward queries"}[x]
-    lines = []
-    for cell, label in zip(cells, labels, strict=True):
-        middle, low, high = band(cell.curve(y))
-        lines.append(Line(label, cell.runs[0].curves[x].tolist(), middle, low, high))
-    name = {"eval/gold": "gold reward", "eval/length": "tokens per response"}.get(y, y)
-    return Chart(title, axis, name, lines, guides={"ceiling": cells[0].setting.ceiling} if y == "eval/gold" else {})
+    """Interquartile mean over seeds with its 95 % band, one line per cell."""
+    lines = [
+        Line(label, cell.runs[0].curves[x].tolist(), *band(cell.curve(y)))
+        for cell, label in zip(cells, labels, strict=True)
+    ]
+    ceiling = cells[0].setting.ceiling
+    return Chart(
+        title,
+        AXES[x],
+        NAMES.get(y, y),
+        lines,
+        guides={"ceiling": ceiling} if y == "eval/gold" else {},
+        range=(None, ceiling) if y == "eval/gold" else COUNT,
+        interval=over_seeds(cells[0]),
+    )
 
 
-def means(label: str, x: Sequence[Any], values: Array) -> Line:
-    """Mean over seeds of values [x, seeds], with its 95 % interval."""
+def over_seeds(cell: Cell) -> str:
+    """What the middle and the band of a figure are."""
+    return f"interquartile mean over {len(cell.runs)} seeds; band: 95 % bootstrap interval over seeds"
+
+
+def middles(label: str, x: Sequence[Any], values: Array) -> Line:
+    """Interquartile mean over seeds of values [x, seeds], with its 95 % interval."""
     return Line(label, x, *band(values.T))
 
 
@@ -80,15 +99,10 @@ def summary(title: str, cells: Sequence[Cell], head: Sequence[str], names: Seque
     rows = []
     for cell, name in zip(cells, names, strict=True):
         edge = " (edge)" if cell.at_edge else ""
-        seen = [_text(_mean(cell, column)) for column in SHOWN]
+        seen = [compact(_mean(cell, column)) for column in SHOWN]
         score = str(interval(cell.values(gain)))
-        rows.append([*name, f"{cell.setting.lr:g}{edge}", score, f"{cell.last().mean():.3f}", *seen])
+        rows.append([*name, f"{compact(cell.setting.lr)}{edge}", score, fixed(cell.last().mean()), *seen])
     return Table(title, [*head, "lr", "score, IQM [95 %]", "end reward", *(METRICS[key].title for key in SHOWN)], rows)
-
-
-def _text(x: float) -> str:
-    """Three digits, or whole counts; what was not there to be measured is a dash."""
-    return "–" if np.isnan(x) else f"{x:.0f}" if abs(x) >= 100 else f"{x:.3g}" if abs(x) >= 1e-4 else "0"
 
 
 def _mean(cell: Cell, column: str) -> float:

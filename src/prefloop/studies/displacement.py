@@ -8,9 +8,10 @@ import numpy as np
 
 from prefloop.core.metric_table import METRICS
 from prefloop.lab.summary import Cell, band
+from prefloop.report.chart import Chart, Line, Table
 from prefloop.studies.bench import Bench
-from prefloop.studies.cells import FAR, arms, by, means, sequences
-from prefloop.studies.study import Chart, Claim, Line, Outcome, Study, Table, judge
+from prefloop.studies.cells import FAR, arms, by, middles, over_seeds, sequences
+from prefloop.studies.study import Claim, Outcome, Study, judge
 
 PROMPTS = (5, 20, 100, 500)
 WIDTHS = (8, 32, 256)
@@ -21,6 +22,7 @@ LR = 1e-3
 NATS = "nats"
 MASSES = {"winner": "rewards/chosen", "loser": "rewards/rejected", "all others": "rest/log_ratio"}
 COLUMNS = ("rewards/chosen", "rewards/rejected", "rewards/margins", "rest/log_ratio", "eval/gold")
+LOG_RATIO = "log π/π_ref, nats"
 CLAIMS = (
     Claim(
         "winner-rises-few",
@@ -132,8 +134,16 @@ def _ends(cells: dict[Key, Cell], kind: str, x: str, values: tuple[int, ...]) ->
     for name, column in MASSES.items():
         got = np.stack([cells[kind, v].last(column) for v in values])
         if np.isfinite(got).all():
-            lines.append(means(name, values, got))
-    return Chart("At the end of training", x, "log π/π_ref", lines, log_x=kind != "shared", guides={"reference": 0.0})
+            lines.append(middles(name, values, got))
+    return Chart(
+        "At the end of training",
+        x,
+        LOG_RATIO,
+        lines,
+        log_x=kind != "shared",
+        guides={"reference": 0.0},
+        interval=over_seeds(cells[kind, values[0]]),
+    )
 
 
 def _course(cell: Cell, title: str) -> Chart:
@@ -141,7 +151,8 @@ def _course(cell: Cell, title: str) -> Chart:
     for name, column in MASSES.items():
         middle, low, high = (part[1:] for part in band(cell.curve(column)))
         lines.append(Line(name, cell.runs[0].curves["step"][1:].tolist(), middle, low, high))
-    return Chart(title, "gradient steps", "log π/π_ref", lines, guides={"reference": 0.0})
+    guides = {"reference": 0.0}
+    return Chart(title, "gradient steps", LOG_RATIO, lines, guides=guides, interval=over_seeds(cell))
 
 
 def _table(cells: dict[Key, Cell]) -> Table:

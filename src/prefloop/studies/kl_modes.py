@@ -17,7 +17,8 @@ from prefloop.analysis.statistics import mean_se
 from prefloop.analysis.theory import forward_gradient, reverse_gradient
 from prefloop.core.kl import exact
 from prefloop.policies.mlp import MLP
-from prefloop.studies.study import Array, Chart, Claim, Line, Outcome, Study, Table, judge
+from prefloop.report.chart import SHARE, Array, Chart, Line, Table
+from prefloop.studies.study import Claim, Outcome, Study, judge
 
 FIGURE_P, FIGURE_Q = (0.3, 0.3, 0.1, 0.3), (0.2, 0.1, 0.6, 0.1)  # the paper's case study
 PRINTED = ((0.33, 0.225, 0.22, 0.225), (0.25, 0.20, 0.35, 0.20))  # its forward and reverse, read off to ± 0.003
@@ -330,20 +331,20 @@ def fit_table(fitted: Fits) -> Table:
 def case_chart(key: Key, p: Array) -> Chart:
     steps, shown = list(range(min(101, p.shape[1]))), [(c, o) for c in (0, 2) for o in range(2)]
     lines = [Line(f"{OBJECTIVES[o]}, category {c}", steps, p[o, : len(steps), c], dashed=bool(o)) for c, o in shown]
-    return Chart(f"Case study: {' '.join(key)}", "gradient steps", "probability", lines)
+    return Chart(f"Case study: {' '.join(key)}", "gradient steps", "probability", lines, range=SHARE)
 
 
 def mean_line(name: str, x: Sequence[int | float], rows: Array, dashed: bool) -> Line:
     """Means of [x, N] ± 1.96 standard errors, without what is not there."""
     found = {place: mean_se(r[np.isfinite(r)]) for place, r in zip(x, rows, strict=True) if np.isfinite(r).sum() > 1}
     value, spread = (np.array([getattr(m, part) for m in found.values()]) for part in ("value", "se"))
-    return Line(name, list(found), value, value - 1.96 * spread, value + 1.96 * spread, dashed)
+    return Line(name, list(found), value, value - 1.96 * spread, value + 1.96 * spread, dashed=dashed)
 
 
 def mass_chart(key: Key, m: Measured) -> Chart:
     steps = list(range(0, m["mass"].shape[1], 20))
     lines = [mean_line(name, steps, m["mass"][o, steps], bool(o)) for o, name in enumerate(OBJECTIVES)]
-    return Chart(f"Random targets: {' '.join(key)}", "gradient steps", "mass on the heaviest category", lines)
+    return Chart(f"Random targets: {' '.join(key)}", "gradient steps", "mass on the heaviest category", lines, **BAND)
 
 
 def mode_chart(key: Key, m: Measured) -> Chart:
@@ -351,9 +352,12 @@ def mode_chart(key: Key, m: Measured) -> Chart:
     rows = np.where(np.isfinite(m["curve"]).all(1, keepdims=True), m["curve"], np.nan)
     gone = [1 - level for level in LEVELS]
     lines = [mean_line(name, gone, rows[:, o], bool(o)) for o, name in enumerate(OBJECTIVES)]
-    return Chart(f"Two modes: {' '.join(key)}", "share of KL(q‖p) + KL(p‖q) gone", "p(likelier) / p(both modes)", lines)
+    return Chart(
+        f"Two modes: {' '.join(key)}", "share of KL(q‖p) + KL(p‖q) gone", "p(likelier) / p(both modes)", lines, **BAND
+    )
 
 
+BAND: dict[str, Any] = {"range": SHARE, "interval": "mean over random instances; band: ±1.96 standard errors"}
 NOTES = (
     "forward = KL(q‖p), maximum likelihood on samples of q; reverse = KL(p‖q). Divergences and gradients are exact.",
     "A comparison at equal steps depends on the scale of the gradients: reverse KL's is weighted by p, forward KL's is"

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from prefloop.lab.summary import Cell
+from prefloop.report.chart import Array, Table
 from prefloop.studies.bench import Bench
 from prefloop.studies.cells import by, gains, summary
 from prefloop.studies.lengths import (
@@ -23,7 +24,7 @@ from prefloop.studies.lengths import (
     tuned,
     versus,
 )
-from prefloop.studies.study import Array, Claim, Outcome, Study, Table, judge
+from prefloop.studies.study import Claim, Outcome, Study, judge
 
 BEST = "on-policy DPO"
 Key = tuple[str, str]  # method, problem

@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 
 from prefloop.lab.summary import Cell
+from prefloop.report.chart import Array, Chart, Table
 from prefloop.studies.bench import Bench
-from prefloop.studies.cells import by, gains, means
+from prefloop.studies.cells import SCORE_AXIS, SCORED, by, gains, middles, over_seeds
 from prefloop.studies.lengths import METHODS, SCORE, SETTING, UNIT, about, setting, tuned, versus
-from prefloop.studies.study import Array, Chart, Claim, Outcome, Study, Table, judge
+from prefloop.studies.study import Claim, Outcome, Study, judge
 
 PEAKS = {"smoke": (0.0, 75.0), "small": (0.0, 25.0, 75.0), "paper": (0.0, 10.0, 25.0, 50.0, 75.0)}  # percentiles
 NEAR = 25.0  # the mode of the reference's lengths
@@ -98,8 +99,15 @@ def _panel(cells: Mapping[Key, Cell], peak: float, coverages: tuple[float, ...])
     lines = []
     for name in NAMES:
         scores = np.stack([gains([cells[name, peak, c]]) for c in coverages])
-        lines.append(means(name, coverages, scores))
-    return Chart(f"Peak at percentile {peak:g}", "coverage: share of the data left whole", "score", lines)
+        lines.append(middles(name, coverages, scores))
+    return Chart(
+        f"Peak at percentile {peak:g}",
+        "coverage: share of the data left whole",
+        SCORE_AXIS,
+        lines,
+        range=SCORED,
+        interval=over_seeds(cells[NAMES[0], peak, coverages[0]]),
+    )
 
 
 STUDY = Study(

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from prefloop.lab.summary import Cell
+from prefloop.report.chart import Array
 from prefloop.studies.bench import Bench
 from prefloop.studies.cells import by, summary
 from prefloop.studies.lengths import (
@@ -21,7 +22,7 @@ from prefloop.studies.lengths import (
     tuned,
     versus,
 )
-from prefloop.studies.study import Array, Claim, Outcome, Study, judge
+from prefloop.studies.study import Claim, Outcome, Study, judge
 
 OFFLINE: dict[str, tuple[str, dict[str, Any]]] = {  # label: row and overrides
     "offline DPO": ("dpo", {}),

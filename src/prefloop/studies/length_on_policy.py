@@ -7,10 +7,11 @@ from collections.abc import Mapping
 import numpy as np
 
 from prefloop.lab.summary import Cell
+from prefloop.report.chart import Array
 from prefloop.studies.bench import Bench
 from prefloop.studies.cells import by, curves, summary
 from prefloop.studies.lengths import METHODS, MINIBATCH, PROBLEMS, SCORE, SETTING, UNIT, about, setting, tuned, versus
-from prefloop.studies.study import Array, Claim, Outcome, Study, judge
+from prefloop.studies.study import Claim, Outcome, Study, judge
 
 RATIOS = (1, 4, 16)  # B / M
 NAMES = ("PPO", "best-of-N")

@@ -15,15 +15,16 @@ from typing import Any
 
 import numpy as np
 
+from prefloop.analysis.numbers import duration
 from prefloop.core.files import write
 from prefloop.data.instructions import instructions
-from prefloop.lab.summary import band
+from prefloop.lab.summary import band, means
 from prefloop.report import page
+from prefloop.report.chart import COUNT, SHARE, Array, Chart, Line, Table
 from prefloop.report.data import load, measured
 from prefloop.runs import experiment
 from prefloop.runs.config import Config, DataOptions, RewardOptions
 from prefloop.runs.folder import read
-from prefloop.runs.progress import clock_text
 from prefloop.studies.bench import Bench
 from prefloop.studies.real_model import (
     LR,
@@ -44,7 +45,7 @@ from prefloop.studies.real_model import (
     trained,
 )
 from prefloop.studies.real_model import config as cell_config
-from prefloop.studies.study import Array, Chart, Claim, Line, Outcome, Study, Table, judge
+from prefloop.studies.study import Claim, Outcome, Study, judge
 
 NAME = "length-real"
 DRAWN, TIME = "reference.jsonl", "time.json"  # beside the preferences of each problem
@@ -114,7 +115,7 @@ def run(bench: Bench) -> Outcome:
     left = _left(cells, size, bench.out, data, before)
     predicted = _predict(size, left, data) if left else 0.0
     if left and not bench.quiet:
-        told = f"about {clock_text(predicted)} for {len(left)} of {len(cells)} runs, if answers keep their length"
+        told = f"about {duration(predicted)} for {len(left)} of {len(cells)} runs, if answers keep their length"
         print(told, flush=True)
     folders = _train(cells, size, bench.out, data, before, bench.quiet)
     if left:
@@ -251,16 +252,22 @@ def _curves(tokens: Costs, costs: Costs, steps: Sequence[int], size: Size, peak:
     for problem in size.problems:
         guides = {"target": float(peak)} if problem == "mode" else {}
         lines = [_line(label, steps, tokens[problem, label]) for label in METHODS]
-        charts.append(Chart(PROBLEMS[problem], "gradient steps", "tokens per answer", lines, guides=guides))
+        charts.append(Chart(PROBLEMS[problem], "gradient steps", "tokens per answer", lines, guides=guides, **MEASURED))
         if problem == "mode":
             lines = [_line(label, steps, costs[problem, label]) for label in METHODS]
-            charts.append(Chart("Mode Length: distance", "gradient steps", "tokens from the target", lines))
+            charts.append(Chart("Mode Length: distance", "gradient steps", "tokens from the target", lines, **MEASURED))
     return charts
+
+
+MEASURED: dict[str, Any] = {
+    "range": COUNT,
+    "interval": "mean over prompts; band: 95 % bootstrap interval over prompts",
+}
 
 
 def _line(label: str, steps: Sequence[int], values: Array) -> Line:
     """Mean over seeds and prompts with its 95 % band over prompts; values [S, E, N]."""
-    return Line(label, steps, *band(values.mean(0).T))
+    return Line(label, steps, *band(values.mean(0).T, means))
 
 
 def _law(tokens: Costs, problem: str) -> Chart:
@@ -272,7 +279,9 @@ def _law(tokens: Costs, problem: str) -> Chart:
 
     lines = [Line(label, grid, share(tokens[problem, label][:, -1])) for label in METHODS]
     lines.append(Line("reference", grid, share(tokens[problem, ON][:, 0]), dashed=True))  # last: colours stay the same
-    return Chart(f"{PROBLEMS[problem]}: answers after training", "tokens", "share of answers no longer", lines)
+    return Chart(
+        f"{PROBLEMS[problem]}: answers after training", "tokens", "share of answers no longer", lines, range=SHARE
+    )
 
 
 def _table(folders: Mapping[Cell, Path], costs: Costs) -> Table:
@@ -311,7 +320,7 @@ def _time(path: Path) -> list[str]:
     if not path.is_file():
         return []
     spent = json.loads(path.read_text(encoding="utf-8"))
-    predicted, taken = clock_text(spent["predicted"]), clock_text(spent["measured"])
+    predicted, taken = duration(spent["predicted"]), duration(spent["measured"])
     told = f"Time of {spent['runs']} runs: {predicted} predicted before the start, as if answers kept their length"
     return [f"{told}; {taken} measured."]
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from prefloop.lab.summary import Cell
+from prefloop.report.chart import Array
 from prefloop.studies.bench import Bench
 from prefloop.studies.cells import at_equal_samples, by, curves, summary
 from prefloop.studies.lengths import METHODS, PROBLEMS, SCORE, SETTING, UNIT, about, setting, tuned, versus
-from prefloop.studies.study import Array, Claim, Outcome, Study, judge
+from prefloop.studies.study import Claim, Outcome, Study, judge
 
 PASSES = (1, 2, 8)
 NAMES = ("PPO", "best-of-N")

@@ -9,9 +9,9 @@ import numpy as np
 
 from prefloop.lab.setting import Setting
 from prefloop.lab.summary import Cell
+from prefloop.report.chart import SHARE, Array, Chart, Line, Table
 from prefloop.studies.bench import Bench
 from prefloop.studies.cells import curves, gains
-from prefloop.studies.study import Array, Chart, Line, Table
 from prefloop.worlds.lengths.build import data_law, reference
 from prefloop.worlds.lengths.problem import NAMED
 
@@ -87,7 +87,9 @@ def law(title: str, cells: Sequence[Cell], labels: Sequence[str]) -> Chart:
     data = data_law([run.setting for run in cells[0].runs])[: len(tokens)]
     lines += [Line("preference data", tokens, data.numpy(), dashed=True)]
     lines += [Line(label, tokens, share[:, -1]) for label, share in zip(labels, shares, strict=True)]
-    return Chart(title, "tokens", "share of responses", lines)
+    return Chart(
+        title, "tokens", "share of responses", lines, range=SHARE, interval=f"mean over {len(cells[0].runs)} seeds"
+    )
 
 
 def panels(cells: Mapping[tuple[str, str], Cell], names: Sequence[str]) -> dict[str, list[Chart]]:

@@ -8,9 +8,25 @@ import numpy as np
 
 from prefloop.lab.setting import Setting
 from prefloop.lab.summary import Cell
+from prefloop.report.chart import Chart
 from prefloop.studies.bench import Bench
-from prefloop.studies.cells import FAR, NEAR, RATES, SCORE, arms, by, curves, gains, means, place, summary
-from prefloop.studies.study import Chart, Claim, Outcome, Study, judge
+from prefloop.studies.cells import (
+    FAR,
+    NEAR,
+    RATES,
+    SCORE,
+    SCORE_AXIS,
+    SCORED,
+    arms,
+    by,
+    curves,
+    gains,
+    middles,
+    over_seeds,
+    place,
+    summary,
+)
+from prefloop.studies.study import Claim, Outcome, Study, judge
 
 PAIRED: dict[str, Any] = {"responses": 2, "data": 500}  # as many responses as 100 groups of ten
 OFFLINE: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {  # label: row, overrides, fields
@@ -130,8 +146,15 @@ def _dose_chart(dosed: dict[tuple[str, float], Cell]) -> Chart:
     lines = []
     for row in ROWS:
         scores = np.stack([gains([dosed[row, dose]]) for dose in DOSES])
-        lines.append(means(row, DOSES, scores))
-    return Chart(f"Dose, {place(FAR)}", "share of the push-down gradient that is kept", "score", lines)
+        lines.append(middles(row, DOSES, scores))
+    return Chart(
+        f"Dose, {place(FAR)}",
+        "negative: share of the push-down gradient",
+        SCORE_AXIS,
+        lines,
+        range=SCORED,
+        interval=over_seeds(dosed[ROWS[0], DOSES[0]]),
+    )
 
 
 STUDY = Study(

@@ -9,10 +9,11 @@ import numpy as np
 
 from prefloop.analysis.overoptimisation import RULE, overoptimisation
 from prefloop.lab.summary import Cell, band
+from prefloop.report.chart import ANY, Array, Chart, Line, Table
 from prefloop.studies.bench import Bench
-from prefloop.studies.cells import by, summary
+from prefloop.studies.cells import by, over_seeds, summary
 from prefloop.studies.lengths import METHODS, PROBLEMS, SEEDS, SETTING, about, setting
-from prefloop.studies.study import Array, Chart, Claim, Line, Outcome, Study, Table, judge
+from prefloop.studies.study import Claim, Outcome, Study, judge
 
 DATA = {"smoke": (16, 32), "small": (16, 64, 500), "paper": (16, 64, 250, 2000)}  # groups the reward model saw
 STEPS = {"smoke": 10, "small": 200, "paper": 600}
@@ -115,7 +116,15 @@ def _against_kl(cells: Mapping[Key, Cell], name: str, sizes: Sequence[int], prob
         order = np.argsort(kl)
         lines.append(Line(f"{n} groups", kl[order].tolist(), *band(cell.curve(y)[:, order])))
     title = {"eval/gold": "gold reward", "eval/reward": "proxy"}[y]
-    return Chart(f"{name}, {PROBLEMS[problem]}: {title}", "KL(π‖π_ref), nats per response", title, lines)
+    first = cells[name, sizes[0], problem]
+    return Chart(
+        f"{name}, {PROBLEMS[problem]}: {title}",
+        "KL(π‖π_ref), nats per response",
+        title,
+        lines,
+        range=(None, first.setting.ceiling) if y == "eval/gold" else ANY,
+        interval=over_seeds(first),
+    )
 
 
 STUDY = Study(

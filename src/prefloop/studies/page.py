@@ -10,17 +10,17 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from prefloop.analysis.numbers import against, compact, duration, number
 from prefloop.core import files
 from prefloop.core.errors import DataError
-from prefloop.runs.progress import clock_text
-from prefloop.studies import plots
+from prefloop.report import svg
+from prefloop.report.chart import Table, as_json, as_record, from_record
+from prefloop.report.markdown import grid, picture, prose, sentence
 from prefloop.studies.registry import STUDIES
-from prefloop.studies.study import RULE, Chart, Effort, Finding, Line, Outcome, Study, Table
+from prefloop.studies.study import RULE, Effort, Finding, Outcome, Study
 
 RESULT, PAGE, FINDINGS = "result.json", "README.md", "findings.md"
 MARK = "<!-- written by `prefloop study run`: do not edit -->\n\n"
-DECIMALS = 7  # most that are printed
-TINY = 1e-3  # below it powers of ten are printed
 INTERVAL = "Intervals are 95 % bootstrap intervals over independent units: paired seeds or prompts, random instances."
 SMOKE = "Runs of size `smoke` prove that the code runs; their verdicts are no evidence."
 HEAD = ("study", "claim", "prediction", "effect [95 % interval]", "must exceed", "verdict")  # over all studies
@@ -58,12 +58,28 @@ def write(
     result = record(study, outcome, size=size, effort=effort, command=command, versions=versions)
     home = folder / study.name
     before = {name for old in readable(home.glob(RESULT))[0] for name in old["figures"]}
-    plots.draw(outcome.figures, home)
+    svg.draw(outcome.figures, home)
     files.write(home / PAGE, page(result))
     files.write(home / RESULT, files.to_json(result, indent=1) + "\n")
     for name in before - set(result["figures"]):
-        (home / plots.file_name(name)).unlink(missing_ok=True)
+        (home / svg.file_name(name)).unlink(missing_ok=True)
     return result
+
+
+def redraw(folder: Path, *, pdf: bool = False) -> list[Path]:
+    """Figures and pages of every study below a folder anew from its result.json, without a run; the paths of figures.
+
+    Raises:
+        DataError: a file that is no result, or one of another version of Prefloop.
+        UserError: PDF without its extra.
+    """
+    drawn: list[Path] = []
+    for result in load(folder):
+        home = folder / result["study"]
+        figures = {name: [from_record(chart) for chart in charts] for name, charts in result["figures"].items()}
+        drawn += svg.draw(figures, home, pdf=pdf)
+        files.write(home / PAGE, page(result))
+    return drawn
 
 
 def load(folder: Path) -> list[Result]:
@@ -136,7 +152,7 @@ def record(
         "versions": {name: version for name, version in versions.items() if version is not None},
         "rule": RULE,
         "claims": [_claim(finding) for finding in outcome.findings],
-        "figures": {plots.file_name(name): [_chart(c) for c in charts] for name, charts in outcome.figures.items()},
+        "figures": {svg.file_name(name): [*map(as_record, charts)] for name, charts in outcome.figures.items()},
         "tables": [_table(table) for table in outcome.tables],
         "notes": list(outcome.notes),
     }
@@ -150,29 +166,10 @@ def _claim(finding: Finding) -> Result:
     return {**asdict(claim), **numbers, "level": effect.level, "units": effect.units, "verdict": finding.verdict}
 
 
-def _chart(chart: Chart) -> Result:
-    words = {"title": chart.title, "kind": chart.kind, "x": chart.x, "y": chart.y, "log_x": chart.log_x}
-    return {**words, "lines": [_line(line) for line in chart.lines], "guides": _plain(chart.guides)}
-
-
-def _line(line: Line) -> Result:
-    ends = {} if line.low is None else {"low": _plain(line.low), "high": _plain(line.high)}
-    return {"label": line.label, "x": _plain(line.x), "y": _plain(line.y), **ends, "dashed": line.dashed}
-
-
 def _table(table: Table) -> Result:
     if any(len(row) != len(table.head) for row in table.rows):
         raise ValueError(f"table {table.title!r}: every row needs {len(table.head)} cells")
-    return {"title": table.title, "head": list(table.head), "rows": _plain(table.rows)}
-
-
-def _plain(value: Any) -> Any:
-    return files.plain(value, _in_words)
-
-
-def _in_words(x: float, place: str) -> str | None:
-    """null where a number is not defined, words for the infinite."""
-    return None if math.isnan(x) else "∞" if x > 0 else "−∞"
+    return {"title": table.title, "head": list(table.head), "rows": as_json(table.rows)}
 
 
 # ---- the page -----------------------------------------------------------------------------------------------------
@@ -188,7 +185,7 @@ def page(result: Result) -> str:
         f"{sentence(result['rule'])} {INTERVAL}",
         f"## How it is measured\n\n{result['method']}",
         *(["## Figures"] if result["figures"] else []),
-        *(f"![{alt(charts)}]({name})" for name, charts in result["figures"].items()),
+        *_pictures(result),
         *(["## Tables"] if result["tables"] else []),
         *(f"**{table['title']}**\n\n{grid(table['head'], table['rows'])}" for table in result["tables"]),
         _remarks(result, "## Remarks"),
@@ -221,84 +218,31 @@ def _again(result: Result) -> str:
     )
 
 
-def alt(charts: Sequence[Result]) -> str:
-    """What a figure shows, for those who do not see it."""
-    return "; ".join(chart["title"] for chart in charts).replace("[", "(").replace("]", ")")
-
-
-def grid(head: Sequence[Any], rows: Sequence[Sequence[Any]]) -> str:
-    """A Markdown table; columns of numbers are aligned to the right."""
-    right = [bool(rows) and all(_is_number(row[i]) for row in rows) for i in range(len(head))]
-    body = [[cell(x) for x in row] for row in rows]
-    lines = [[cell(x) for x in head], ["--:" if numbers else "---" for numbers in right], *body]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-def _is_number(value: Any) -> bool:
-    return value is None or (isinstance(value, int | float) and not isinstance(value, bool))
-
-
-def cell(value: Any) -> str:
-    """One cell of a Markdown table."""
-    if value is None:
-        return "–"
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, float):
-        return signed(f"{value:.4g}")
-    return prose(str(value)).replace("|", "\\|")
-
-
-def prose(text: str) -> str:
-    """One line of Markdown in which `a<b` is no HTML."""
-    return re.sub(r"<(?=[A-Za-z/!?])", r"\\<", " ".join(text.split()))
-
-
-def signed(text: str) -> str:
-    """A number with a real minus sign."""
-    return text.replace("-", "−", 1) if text.startswith("-") else text
+def _pictures(result: Result, home: str = "") -> list[str]:
+    """The figures with their captions."""
+    figures = {f"{home}{name}": [from_record(chart) for chart in charts] for name, charts in result["figures"].items()}
+    return [picture(charts, name) for name, charts in figures.items()]
 
 
 def measured(claim: Result) -> str:
-    """`+0.31 [+0.22, +0.40] nats`: two digits of the interval's width, more where rounding would hide the verdict."""
-    value, low, high, bound = (claim[key] for key in ("value", "low", "high", "threshold"))
-    digits = 3 if high == low else min(4, max(0, 1 - math.floor(math.log10(high - low))))
-    while digits < DECIMALS and any(_side(round(end, digits), bound) != _side(end, bound) for end in (low, high)):
-        digits += 1
-    form = ".1e" if 0 < max(abs(value), abs(low), abs(high)) < TINY else f".{digits}f"
-    sign = "" if bound > 0 else "+"  # a share, or another quantity that no zero divides, needs none
-    texts = [signed(format(number, sign + form)) for number in (value, low, high)]
-    return f"{texts[0]} [{texts[1]}, {texts[2]}] {claim['unit']}".strip()
-
-
-def _side(number: float, bound: float) -> int:
-    return (number > bound) - (number < bound)
+    """`+0.31 [+0.22, +0.40] nats`."""
+    return f"{against(*(claim[key] for key in ('value', 'low', 'high', 'threshold')))} {claim['unit']}".strip()
 
 
 def threshold(claim: Result) -> str:
     """In the unit of the effect, which stands beside it."""
-    return signed(f"{claim['threshold']:g}")
+    return compact(claim["threshold"])
 
 
 def took(effort: Result) -> str:
     """The time of a study; a short one may only have read what other studies had computed."""
-    runs, kept = effort["runs"], effort["runs"] - effort["computed"]
-    there = f", {kept:,} of which were there already" if kept else ""
-    return spent(effort["seconds"]) + (f" for {runs:,} runs of the lab{there}" if runs else "")
-
-
-def spent(seconds: float) -> str:
-    """A time in seconds, m:ss or h:mm:ss."""
-    return f"{seconds:.0f} s" if seconds < 60 else clock_text(seconds)
+    runs, reused = effort["runs"], effort["runs"] - effort["computed"]
+    there = f", {number(reused)} of which were there already" if reused else ""
+    return duration(effort["seconds"]) + (f" for {number(runs)} runs of the lab{there}" if runs else "")
 
 
 def caution(sizes: Sequence[str]) -> str:
     return f" {SMOKE}" if "smoke" in sizes else ""
-
-
-def sentence(text: str) -> str:
-    """With a capital letter and a full stop."""
-    return text[:1].upper() + text[1:].rstrip(".") + "."
 
 
 def counts(results: Sequence[Result]) -> dict[str, int]:
@@ -363,7 +307,7 @@ def _section(result: Result, at: str) -> str:
         f"## {result['study']}: {result['question']}",
         *(_group(result["claims"], verdict, title) for verdict, title in GROUPS.items()),
         _remarks(result, "**Remarks**", home),
-        *(f"![{alt(charts)}]({home}{name})" for name, charts in result["figures"].items()),
+        *_pictures(result, home),
         f"[How it was measured, with all tables]({home}{PAGE}). Source: {result['source']}. Size `{result['size']}`, "
         f"{took(result['effort'])}: `{result['command']}`",
     ]

@@ -12,9 +12,10 @@ from prefloop.core.objectives import sequence
 from prefloop.core.streams import Stream
 from prefloop.lab.setting import Setting
 from prefloop.lab.summary import Cell
+from prefloop.report.chart import Array, Chart, Table
 from prefloop.studies.bench import Bench
 from prefloop.studies.cells import FAR, curves, sequences
-from prefloop.studies.study import Array, Chart, Claim, Outcome, Study, Table, judge
+from prefloop.studies.study import Claim, Outcome, Study, judge
 from prefloop.worlds.arms.build import reference_policy
 from prefloop.worlds.arms.defects import DropoutReference, seen_as
 from prefloop.worlds.arms.problem import TOKENS, bump, prompt_tokens, reference_law

@@ -6,23 +6,27 @@ import numpy as np
 
 from prefloop.lab.setting import Setting
 from prefloop.lab.summary import Cell
+from prefloop.report.chart import Chart
 from prefloop.studies.bench import Bench
 from prefloop.studies.cells import (
     FAR,
     NEAR,
     RATES,
     SCORE,
+    SCORE_AXIS,
+    SCORED,
     arms,
     at_equal_samples,
     by,
     curves,
     gains,
-    means,
+    middles,
+    over_seeds,
     place,
     sequences,
     summary,
 )
-from prefloop.studies.study import Chart, Claim, Outcome, Study, judge
+from prefloop.studies.study import Claim, Outcome, Study, judge
 
 PASSES = {"arms": (1, 2, 4, 8, 16), "sequences": (1, 4, 8)}
 METHODS = ("ppo_critic_free", "best_of_n")
@@ -158,8 +162,16 @@ def _by_passes(cells: dict[Key, Cell], problem: str, centre: float) -> Chart:
     lines = []
     for m in METHODS:
         scores = np.stack([gains([cells[problem, m, t, centre]]) for t in PASSES[problem]])
-        lines.append(means(m, PASSES[problem], scores))
-    return Chart(f"{problem}: {place(centre)}", "passes T, at equal gradient steps", "score", lines, log_x=True)
+        lines.append(middles(m, PASSES[problem], scores))
+    return Chart(
+        f"{problem}: {place(centre)}",
+        "passes T, at equal gradient steps",
+        SCORE_AXIS,
+        lines,
+        log_x=True,
+        range=SCORED,
+        interval=over_seeds(cells[problem, METHODS[0], PASSES[problem][0], centre]),
+    )
 
 
 STUDY = Study(

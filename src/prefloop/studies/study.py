@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from prefloop.analysis.statistics import Interval, bootstrap
+from prefloop.report.chart import Chart, Table
 
-Array = NDArray[np.float64]
 Verdict = Literal["supported", "contradicted", "inconclusive"]
 SIZES = ("smoke", "small", "paper")
 RULE = (
@@ -67,38 +67,6 @@ def judge(claim: Claim, effects: ArrayLike, *, seed: int = 0) -> Finding:
     if values.ndim != 1 or not np.isfinite(values).all():
         raise ValueError(f"{claim.name}: effects must be a list of finite numbers")
     return Finding(claim, bootstrap(values, seed=seed))
-
-
-@dataclass(frozen=True)
-class Line:
-    """A curve, or points of a scatter or bars; `low` and `high` are the ends of intervals around y."""
-
-    label: str
-    x: Sequence[Any]  # numbers, or names of bars
-    y: ArrayLike
-    low: ArrayLike | None = None
-    high: ArrayLike | None = None
-    dashed: bool = False
-
-
-@dataclass(frozen=True)
-class Chart:
-    """One panel of a figure."""
-
-    title: str
-    x: str
-    y: str
-    lines: Sequence[Line]
-    kind: Literal["lines", "points", "bars"] = "lines"
-    log_x: bool = False
-    guides: Mapping[str, float] = field(default_factory=dict)  # labelled horizontal lines, such as a ceiling
-
-
-@dataclass(frozen=True)
-class Table:
-    title: str
-    head: Sequence[str]
-    rows: Sequence[Sequence[Any]]
 
 
 @dataclass(frozen=True)

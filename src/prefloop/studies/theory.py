@@ -11,7 +11,8 @@ from torch import Tensor
 
 from prefloop.analysis import theory
 from prefloop.core.kl import exact
-from prefloop.studies.study import Array, Chart, Claim, Finding, Line, Outcome, Study, Table, judge
+from prefloop.report.chart import SHARE, Array, Chart, Line, Table
+from prefloop.studies.study import Claim, Finding, Outcome, Study, judge
 
 CATEGORIES = (3, 5, 10, 20)
 CONCENTRATIONS = (0.3, 1.0, 3.0)
@@ -253,7 +254,7 @@ def boundary(whole: Measured) -> tuple[Chart, Chart]:
     """The plane of p and log-mean, and how sharply each mean of q separates the two."""
     some = np.random.default_rng(0).permutation(len(whole["p"]))[:800]
     x, y, more = whole["logarithmic"][some], whole["p"][some], whole["theorem-6.5-1"][some] > 0
-    edge = np.linspace(0.0, 0.5, 200)
+    edge = np.linspace(0.0, 0.5, 2)
     plane = Chart(
         "Theorem 6.5 (1): who moves more mass?",
         "log-mean of q(x1), q(x2)",
@@ -261,18 +262,20 @@ def boundary(whole: Measured) -> tuple[Chart, Chart]:
         [
             Line("reverse", x[more].tolist(), y[more]),
             Line("forward", x[~more].tolist(), y[~more]),
-            Line("p = log-mean", edge.tolist(), edge),
+            Line("p = log-mean", edge.tolist(), edge, dashed=True),
         ],
         kind="points",
+        range=SHARE,
     )
     edges = np.geomspace(0.25, 4.0, 25)
     lines = [_profile(name, whole["p"] / whole[name], whole["theorem-6.5-1"], edges) for name in MEANS]
     return plane, Chart(
         "Only the logarithmic mean is the boundary",
         "p(x1) / mean of q(x1), q(x2)",
-        "share: reverse more",
+        "share of instances: reverse moves more",
         lines,
         log_x=True,
+        range=SHARE,
     )
 
 

@@ -1,0 +1,108 @@
+"""Numbers in words: the one place that formats them for tables, pages and the screen. Imports nothing heavy.
+
+A minus sign is a true one (U+2212), `–` stands where there is no number.
+"""
+
+from __future__ import annotations
+
+import math
+
+Real = float | int
+NONE = "–"
+DECIMALS = 7  # most that are printed
+TINY = 1e-3  # below it powers of ten are printed
+
+
+def minus(text: str) -> str:
+    """With true minus signs and exponents without zeros in front: `1e-05` becomes `1e−5`."""
+    return text.replace("e-0", "e-").replace("e+0", "e").replace("e+", "e").replace("-", "−")
+
+
+def number(x: Real | None, digits: int = 4) -> str:
+    """To so many significant digits, zeros at the end among them: `0.5000`; whole numbers in full: `12,345`."""
+    if x is None or not math.isfinite(x):
+        return NONE
+    if float(x).is_integer() and abs(x) < 1e15:
+        return minus(f"{int(x):,}")
+    if TINY <= abs(x) < 1e6:
+        return minus(f"{x:.{max(0, digits - 1 - math.floor(math.log10(abs(x))))}f}")
+    return minus(f"{x:.{digits - 1}e}")
+
+
+def compact(x: Real | None, digits: int = 3) -> str:
+    """To so many significant digits without zeros at the end: `0.5`, `1,234`, `3e−5`."""
+    if x is None or math.isnan(x):
+        return NONE
+    if 10 ** (digits - 1) <= abs(x) < 1e6:
+        return minus(f"{x:,.0f}")
+    return minus(f"{x:.{digits}g}")
+
+
+def fixed(x: Real | None, places: int = 3, *, sign: bool = False) -> str:
+    """To so many decimals, with a plus sign where wanted."""
+    if x is None or not math.isfinite(x):
+        return NONE
+    return minus(f"{x:+.{places}f}" if sign else f"{x:.{places}f}")
+
+
+def share(x: Real | None, digits: int = 3) -> str:
+    """A share in percent: `12.5 %`."""
+    return NONE if x is None or math.isnan(x) else f"{minus(f'{100 * x:.{digits}g}')}\u00a0%"
+
+
+def plus_minus(value: Real, se: Real | None, *, sign: bool = False) -> str:
+    """`0.61 ± 0.03`: value and standard error to the error's second significant digit."""
+    plus = "+" if sign and value > 0 else ""
+    if not se or not math.isfinite(se):
+        return plus + number(value)
+    places = min(6, max(0, 1 - math.floor(math.log10(se))))
+    return f"{plus}{fixed(value, places)}\u00a0±\u00a0{fixed(se, places)}"
+
+
+def interval(value: Real, low: Real, high: Real, *, places: int = 3, sign: bool = False) -> str:
+    """`0.613 [0.552, 0.674]`; ends that are not known are said to be so."""
+    if math.isnan(value):
+        return NONE
+    ends = "not known" if math.isnan(low) else f"{fixed(low, places, sign=sign)}, {fixed(high, places, sign=sign)}"
+    return f"{fixed(value, places, sign=sign)} [{ends}]"
+
+
+def against(value: Real, low: Real, high: Real, threshold: Real) -> str:
+    """An effect beside its threshold: two digits of the interval's width, more where rounding would hide a verdict."""
+    digits = 3 if high == low else min(4, max(0, 1 - math.floor(math.log10(high - low))))
+    while digits < DECIMALS and any(
+        _side(round(end, digits), threshold) != _side(end, threshold) for end in (low, high)
+    ):
+        digits += 1
+    sign = threshold <= 0  # a share, or another quantity that no zero divides, needs none
+    if 0 < max(abs(value), abs(low), abs(high)) < TINY:
+        texts = [minus(f"{x:+.1e}" if sign else f"{x:.1e}") if x else "0" for x in (value, low, high)]
+        return f"{texts[0]} [{texts[1]}, {texts[2]}]"
+    return interval(value, low, high, places=digits, sign=sign)
+
+
+def _side(x: Real, threshold: Real) -> int:
+    return (x > threshold) - (x < threshold)
+
+
+def clock(seconds: Real) -> str:
+    """For a countdown: m:ss or h:mm:ss."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+def duration(seconds: Real | None) -> str:
+    """For a sentence: `12 s`, `3 min 20 s`, `1 h 05 min`."""
+    if seconds is None:
+        return NONE
+    whole = round(seconds)
+    if whole < 60:
+        return f"{number(seconds, 2) if 0 < seconds < 10 else whole} s"
+    minutes, rest = divmod(whole, 60)
+    return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def gibibytes(count: Real) -> str:
+    """Bytes as `1.2 GiB`."""
+    return f"{count / 2**30:.1f} GiB"

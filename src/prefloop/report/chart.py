@@ -1,0 +1,245 @@
+"""What a figure shows: frozen records of panels, lines and tables, and how each label is drawn. No drawing here."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from prefloop.core import files
+
+Array = NDArray[np.float64]
+Kind = Literal["lines", "path", "points", "bars"]
+Range = tuple[float | int | None, float | int | None]
+SHARE: Range = (0.0, 1.0)  # shares and probabilities
+COUNT: Range = (0.0, None)  # lengths, counts, divergences
+ANY: Range = (None, None)
+
+# Okabe & Ito (2008) without yellow, which white swallows: told apart with deuteranopia and protanopia too
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#333333", "#e69f00", "#56b4e9")
+MARKERS = 8  # another number than that of the colours, so that 56 labels differ
+DARK_TO_LIGHT = ((68, 1, 84), (59, 82, 139), (33, 145, 140), (94, 201, 98))  # the lower part of viridis
+
+
+@dataclass(frozen=True)
+class Line:
+    """A curve, a path, the points of a scatter, or bars.
+
+    Args:
+        label: its name in the legend; lines of one label share a colour and a marker over all panels.
+        x: numbers, or names of bars.
+        y: as many numbers; nan leaves a gap.
+        low, high: ends of intervals around y.
+        left, right: ends of intervals around x; drawn for paths and points.
+        dashed: the second of two quantities; among points, a curve that they are compared with.
+        faint: drawn pale and without a marker, such as the values behind a smoothed curve.
+        tag: short text at the line's end.
+    """
+
+    label: str
+    x: Sequence[Any]
+    y: ArrayLike
+    low: ArrayLike | None = None
+    high: ArrayLike | None = None
+    left: ArrayLike | None = None
+    right: ArrayLike | None = None
+    dashed: bool = False
+    faint: bool = False
+    tag: str = ""
+
+
+@dataclass(frozen=True)
+class Chart:
+    """One panel of a figure.
+
+    Args:
+        x, y: axis labels, with the unit.
+        kind: `path` joins the points in their order and marks each, as for reward against KL over evaluations.
+        guides: horizontal lines by name, such as a ceiling.
+        range: values that y can have; intervals and ticks end there.
+        interval: what middle and intervals are, such as `mean over 10 seeds; band: ±1.96 standard errors`.
+        mirrored: values below zero are sizes that point down.
+    """
+
+    title: str
+    x: str
+    y: str
+    lines: Sequence[Line]
+    kind: Kind = "lines"
+    log_x: bool = False
+    guides: Mapping[str, float | int] = field(default_factory=dict)
+    range: Range = ANY
+    interval: str = ""
+    mirrored: bool = False
+
+
+@dataclass(frozen=True)
+class Change:
+    """A quantity before and after, each with its standard error."""
+
+    label: str
+    tag: str
+    before: tuple[float | int, float | int]
+    after: tuple[float | int, float | int]
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of a Markdown table."""
+
+    title: str
+    head: Sequence[str]
+    rows: Sequence[Sequence[Any]]
+
+
+def frontier(title: str, lines: Sequence[Line], *, y: str = "gold reward", interval: str = "") -> Chart:
+    """Reward against KL(π‖π_ref): a path over the evaluations of each line, from the start on."""
+    return Chart(title, "KL(π‖π_ref), nats", y, lines, kind="path", interval=interval)
+
+
+# ---- numbers of a line ---------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """A line as arrays of one length; ends are nan where there is no interval."""
+
+    x: Array
+    y: Array
+    low: Array
+    high: Array
+    left: Array
+    right: Array
+
+
+def numbers(line: Line, range: Range = ANY, names: Sequence[str] | None = None) -> Numbers:
+    """The line's numbers, the intervals of y cut at the range; names of bars stand at 0, 1, ….
+
+    Raises:
+        ValueError: lengths that differ, or an interval with one end.
+    """
+    x = floats([names.index(name(v)) for v in line.x] if names is not None else line.x)
+    y = floats(line.y)
+    if x.ndim != 1 or y.shape != x.shape:
+        raise ValueError(f"{line.label}: {len(x)} values of x for y of shape {y.shape}")
+    low, high = _ends(line.label, "y", line.low, line.high, y)
+    left, right = _ends(line.label, "x", line.left, line.right, x)
+    bottom, top = -math.inf if range[0] is None else range[0], math.inf if range[1] is None else range[1]
+    return Numbers(x, y, low.clip(bottom, top), high.clip(bottom, top), left, right)
+
+
+def _ends(label: str, axis: str, low: ArrayLike | None, high: ArrayLike | None, middle: Array) -> tuple[Array, Array]:
+    if low is None or high is None:
+        if low is not high:
+            raise ValueError(f"{label}: an interval of {axis} needs two ends")
+        return np.full_like(middle, np.nan), np.full_like(middle, np.nan)
+    ends = floats(low), floats(high)
+    if any(end.shape != middle.shape for end in ends):
+        shapes = ", ".join(str(end.shape) for end in ends)
+        raise ValueError(f"{label}: ends of intervals of shape {shapes} for {axis} of shape {middle.shape}")
+    return ends
+
+
+def floats(values: ArrayLike) -> Array:
+    """An array of floats; what cannot be drawn, None and words for the infinite among it, becomes nan."""
+    if isinstance(values, list | tuple):
+        values = [math.nan if v is None or isinstance(v, str) else v for v in values]
+    array = np.asarray(values, dtype=np.float64)
+    return np.where(np.isfinite(array), array, np.nan)
+
+
+def names(chart: Chart) -> list[str] | None:
+    """Names on the x axis in their first order, or None where x is a number."""
+    found = list(dict.fromkeys(x for line in chart.lines for x in line.x))
+    named = chart.kind == "bars" or any(isinstance(x, str) for x in found)
+    return [name(x) for x in found] if named else None
+
+
+def name(x: Any) -> str:
+    return x if isinstance(x, str) else f"{x:g}"
+
+
+# ---- how labels look -----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Look:
+    """How a label is drawn wherever it occurs: its place among the labels, colour and marker."""
+
+    place: int
+    colour: str
+    marker: int
+
+
+def labels(charts: Sequence[Chart]) -> list[str]:
+    """Labels of all lines in their first order."""
+    return list(dict.fromkeys(line.label for chart in charts for line in chart.lines))
+
+
+def looks(labels: Sequence[str]) -> dict[str, Look]:
+    """Colours that differ in hue; where the labels are one quantity in rising steps, from dark to light."""
+    colours = [COLOURS[i % len(COLOURS)] for i in range(len(labels))]
+    if rising(labels):
+        colours = [_ramp(i / (len(labels) - 1)) for i in range(len(labels))]
+    return {label: Look(i, colours[i], i % MARKERS) for i, label in enumerate(labels)}
+
+
+def rising(labels: Sequence[str]) -> bool:
+    """Whether the labels are `T = 1`, `T = 2`, …: at least three, the words the same, the numbers sorted."""
+    parts = [re.fullmatch(r"(.*?)(-?\d+(?:\.\d+)?)(\D*)", label) for label in labels]
+    if len(labels) < 3 or not all(parts):
+        return False
+    groups = [part.groups() for part in parts if part]
+    values = [float(number) for _, number, _ in groups]
+    same = len({(before, after) for before, _, after in groups}) == 1
+    return same and values in (sorted(values), sorted(values, reverse=True))
+
+
+def _ramp(share: float | int) -> str:
+    """A colour between dark violet (0) and light green (1)."""
+    at = share * (len(DARK_TO_LIGHT) - 1)
+    i = min(int(at), len(DARK_TO_LIGHT) - 2)
+    pairs = zip(DARK_TO_LIGHT[i], DARK_TO_LIGHT[i + 1], strict=True)
+    return "#" + "".join(f"{round(a + (b - a) * (at - i)):02x}" for a, b in pairs)
+
+
+# ---- records as JSON -----------------------------------------------------------------------------------------------
+
+
+def as_record(chart: Chart) -> dict[str, Any]:
+    """The chart as JSON has it, at full precision: `from_record` gives it back."""
+    plain: dict[str, Any] = as_json({**asdict(chart), "lines": [_line(line) for line in chart.lines]})
+    return plain
+
+
+def _line(line: Line) -> dict[str, Any]:
+    return {
+        key: value
+        for key, value in vars(line).items()
+        if value is not None and not (isinstance(value, bool | str) and not value)
+    }
+
+
+def from_record(record: Mapping[str, Any]) -> Chart:
+    """The chart of a record.
+
+    Raises:
+        TypeError: a key that no chart or line has.
+    """
+    lines = [Line(**line) for line in record["lines"]]
+    low, high = record.get("range", ANY)
+    return Chart(**{**record, "lines": lines, "range": (low, high)})
+
+
+def as_json(value: Any) -> Any:
+    """The value as JSON has it: null where a number is not defined, words for the infinite."""
+    return files.plain(value, _in_words)
+
+
+def _in_words(x: float, place: str) -> str | None:
+    return None if math.isnan(x) else "∞" if x > 0 else "−∞"

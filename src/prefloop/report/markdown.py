@@ -1,0 +1,51 @@
+"""Markdown: tables, cells and text in which `a<b` stays text."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from prefloop.analysis.numbers import NONE, minus
+from prefloop.report.chart import Chart
+
+
+def grid(head: Sequence[Any], rows: Sequence[Sequence[Any]]) -> str:
+    """A Markdown table; columns of numbers are aligned to the right."""
+    right = [bool(rows) and all(_is_number(row[i]) for row in rows) for i in range(len(head))]
+    body = [[cell(x) for x in row] for row in rows]
+    lines = [[cell(x) for x in head], ["--:" if numbers else "---" for numbers in right], *body]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _is_number(value: Any) -> bool:
+    return value is None or (isinstance(value, int | float) and not isinstance(value, bool))
+
+
+def cell(value: Any) -> str:
+    """One cell of a Markdown table."""
+    if value is None:
+        return NONE
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return minus(f"{value:.4g}")
+    return prose(str(value)).replace("|", "\\|")
+
+
+def prose(text: str) -> str:
+    """One line of Markdown in which `a<b` is no HTML."""
+    return re.sub(r"<(?=[A-Za-z/!?])", r"\\<", " ".join(text.split()))
+
+
+def sentence(text: str) -> str:
+    """With a capital letter and a full stop."""
+    return text[:1].upper() + text[1:].rstrip(".") + "."
+
+
+def picture(charts: Sequence[Chart], file: str) -> str:
+    """A figure; its titles and what its intervals are for those who do not see it."""
+    titles = "; ".join(dict.fromkeys(chart.title for chart in charts))
+    said = "; ".join(dict.fromkeys(chart.interval for chart in charts if chart.interval))
+    words = f"{titles} ({said})" if said else titles
+    return f"![{prose(words).replace('[', '(').replace(']', ')')}]({file})"

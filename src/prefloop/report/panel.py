@@ -1,0 +1,264 @@
+"""One panel: its axes, and the marks of its lines inside them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+
+from prefloop.report.axes import Axis, along, named, upright
+from prefloop.report.chart import Array, Chart, Line, Look, Numbers, labels, looks, names, numbers
+from prefloop.report.marks import DASHES, Area, Group, Mark, Marks, Point, Real, Stroke, Tip, Words
+
+Item = TypeVar("Item")
+MARKED = 6  # most markers on one curve
+TIPS = 24  # most places of one curve that say their numbers
+MANY = 60  # points of a scatter from which on they are dots
+CURVE, FIGURE = 64, 2000  # most points of one curve, and of all curves of a figure: more are thinned
+GUIDES = (DASHES["dot"], DASHES["dash"], DASHES["dashdot"])
+SHARE = 0.78  # of the room between two names that bars take
+
+
+@dataclass(frozen=True)
+class Box:
+    """Where the axes stand on the drawing."""
+
+    left: Real
+    top: Real
+    width: Real
+    height: Real
+
+    @property
+    def bottom(self) -> Real:
+        return self.top + self.height
+
+    @property
+    def right(self) -> Real:
+        return self.left + self.width
+
+    @property
+    def centre(self) -> Real:
+        return self.left + self.width / 2
+
+    @property
+    def middle(self) -> Real:
+        return self.top + self.height / 2
+
+    def x(self, axis: Axis, value: Real) -> Real:
+        return self.left + self.width * axis.share(value)
+
+    def y(self, axis: Axis, value: Real) -> Real:
+        return self.bottom - self.height * axis.share(value)
+
+
+@dataclass(frozen=True)
+class Frame:
+    """The axes of a chart and the numbers of its lines."""
+
+    x: Axis
+    y: Axis
+    lines: tuple[Numbers, ...]
+    named: bool
+
+
+def frame(chart: Chart) -> Frame:
+    """Axes that hold every line, interval and guide.
+
+    Raises:
+        ValueError: a line without a number, or whose numbers do not fit together or the range.
+    """
+    words = names(chart)
+    lines = tuple(numbers(line, chart.range, words) for line in chart.lines)
+    xs = _finite([part for line in lines for part in (line.x, line.left, line.right)])
+    ys = _finite([part for line in lines for part in (line.y, line.low, line.high)])
+    if not xs or not ys:
+        raise ValueError(f"{chart.title}: no number to draw")
+    ys += [*chart.guides.values(), *([0.0] if chart.kind == "bars" else [])]
+    x = named(words) if words is not None else along(xs, log=chart.log_x)
+    return Frame(x, upright(ys, chart.range, mirrored=chart.mirrored), lines, words is not None)
+
+
+def _finite(parts: Sequence[Array]) -> list[float]:
+    return [float(v) for part in parts for v in part if math.isfinite(v)]
+
+
+@dataclass(frozen=True)
+class Panel:
+    """A chart whose axes stand somewhere."""
+
+    chart: Chart
+    axes: Frame
+    box: Box
+
+    def at(self, x: Real, y: Real) -> Point:
+        return self.box.x(self.axes.x, x), self.box.y(self.axes.y, y)
+
+
+@dataclass(frozen=True)
+class Shared:
+    """What the panels of a figure share: looks by label, names of guides, most points of one curve."""
+
+    looks: Mapping[str, Look]
+    guides: Sequence[str]
+    most: int
+
+
+def shared(charts: Sequence[Chart], known: Sequence[str]) -> Shared:
+    """Looks and dashes by the places of labels and guides; the more curves, the fewer points each."""
+    curves = sum(len(chart.lines) for chart in charts)
+    guides = list(dict.fromkeys(name for chart in charts for name in chart.guides))
+    return Shared(looks(known or labels(charts)), guides, max(16, min(CURVE, FIGURE // max(1, curves))))
+
+
+def groups(panel: Panel, common: Shared, *, tips: bool = False) -> list[Group]:
+    """Grid and guides, then each line in its colour: bands below, curves above, tips on top."""
+    out = [Group(tuple(_grid(panel, common.guides)))]
+    pairs = list(zip(panel.chart.lines, panel.axes.lines, strict=True))
+    for layer in (_under, _over):
+        for number, (line, values) in enumerate(pairs):
+            look = common.looks[line.label]
+            marks = layer(panel, line, values, number, look, common.most)
+            out += [Group(tuple(marks), look.colour, look.place)] if marks else []
+    out.append(Group(tuple(_tags(panel))))
+    if tips:
+        out.append(Group(tuple(tip for line, v in pairs for tip in _tips(panel, line, v))))
+    return [group for group in out if group.marks]
+
+
+def _grid(panel: Panel, guides: Sequence[str]) -> list[Mark]:
+    axes, box = panel.axes, panel.box
+    out: list[Mark] = [_level(box, box.y(axes.y, tick), "grid") for tick in axes.y.ticks]
+    if not axes.named:
+        xs = (box.x(axes.x, tick) for tick in axes.x.ticks)
+        out += [Stroke(((x, box.top), (x, box.bottom)), "grid") for x in xs]
+    base = box.y(axes.y, 0.0) if axes.y.low < 0 < axes.y.high else box.bottom
+    out.append(_level(box, base, "axis"))
+    out.append(Stroke(((box.left, box.top), (box.left, box.bottom)), "axis"))
+    for name, height in panel.chart.guides.items():
+        out.append(_level(box, box.y(axes.y, height), "guide", GUIDES[guides.index(name) % len(GUIDES)]))
+    return out
+
+
+def _level(box: Box, y: Real, style: str, dash: str = "") -> Stroke:
+    return Stroke(((box.left, y), (box.right, y)), style, dash)
+
+
+# ---- lines ---------------------------------------------------------------------------------------------------------
+
+
+def _under(panel: Panel, line: Line, v: Numbers, number: int, look: Look, most: int) -> list[Mark]:
+    """The band of a curve, or the bars."""
+    if panel.chart.kind == "bars":
+        return _bars(panel, v, number)
+    if panel.chart.kind != "lines" or line.faint:
+        return []
+    out: list[Mark] = []
+    for places in _runs(np.isfinite(v.low) & np.isfinite(v.high)):
+        if len(places) > 1:
+            part = thin(places, most)
+            upper = [panel.at(v.x[i], v.high[i]) for i in part]
+            out.append(Area((*upper, *(panel.at(v.x[i], v.low[i]) for i in reversed(part))), "band"))
+    return out
+
+
+def _over(panel: Panel, line: Line, v: Numbers, number: int, look: Look, most: int) -> list[Mark]:
+    """The curve with some markers, a path with all of them, or points."""
+    if panel.chart.kind == "bars":
+        return []
+    known = np.isfinite(v.x) & np.isfinite(v.y)
+    places = [int(i) for i in np.flatnonzero(known)]
+    if panel.chart.kind == "points" and not line.dashed:
+        return [*_whiskers(panel, v, places), *_scatter([panel.at(v.x[i], v.y[i]) for i in places], look)]
+    curves = [thin(part, most) for part in _runs(known) if len(part) > 1]
+    style, dash = "faint" if line.faint else "line", DASHES["dash"] if line.dashed else ""
+    out: list[Mark] = [Stroke(tuple(panel.at(v.x[i], v.y[i]) for i in part), style, dash) for part in curves]
+    if line.faint or panel.chart.kind == "points":
+        return out
+    every = 1 if panel.chart.kind == "path" else max(1, math.ceil(len(places) / MARKED))
+    marked = tuple(panel.at(v.x[i], v.y[i]) for i in places[look.place % every :: every])
+    errors = _whiskers(panel, v, places) if panel.chart.kind == "path" else []
+    return [*errors, *out, Marks(marked, look.marker)]
+
+
+def _scatter(at: Sequence[Point], look: Look) -> list[Mark]:
+    """Markers, or dots where there are many."""
+    return [Marks(tuple(at), -1, "dots") if len(at) > MANY else Marks(tuple(at), look.marker)] if at else []
+
+
+def _whiskers(panel: Panel, v: Numbers, places: Sequence[int]) -> list[Mark]:
+    """Error bars both ways, where there are intervals."""
+    up = [((i, v.low[i]), (i, v.high[i])) for i in places if np.isfinite(v.low[i]) and np.isfinite(v.high[i])]
+    out: list[Mark] = [Stroke((panel.at(v.x[i], low), panel.at(v.x[i], high)), "whisker") for (i, low), (_, high) in up]
+    across = [i for i in places if np.isfinite(v.left[i]) and np.isfinite(v.right[i])]
+    out += [Stroke((panel.at(v.left[i], v.y[i]), panel.at(v.right[i], v.y[i])), "whisker") for i in across]
+    return out
+
+
+def _bars(panel: Panel, v: Numbers, number: int) -> list[Mark]:
+    """Bars of one label beside those of the others."""
+    each = SHARE / len(panel.chart.lines)
+    out: list[Mark] = []
+    for x, y, low, high in zip(v.x, v.y, v.low, v.high, strict=True):
+        middle = x + (number - (len(panel.chart.lines) - 1) / 2) * each
+        a, b = (panel.box.x(panel.axes.x, middle + side * each * 0.46) for side in (-1, 1))
+        if math.isfinite(y):
+            top, base = panel.box.y(panel.axes.y, y), panel.box.y(panel.axes.y, 0.0)
+            out.append(Area(((a, base), (a, top), (b, top), (b, base)), "bar"))
+        if math.isfinite(low) and math.isfinite(high):
+            out.append(Stroke((panel.at(middle, low), panel.at(middle, high)), "error"))
+    return out
+
+
+def _runs(known: np.ndarray) -> list[list[int]]:
+    """Places of neighbouring points that are known: a gap breaks a curve."""
+    out: list[list[int]] = []
+    for i in map(int, np.flatnonzero(known)):
+        if out and out[-1][-1] == i - 1:
+            out[-1].append(i)
+        else:
+            out.append([i])
+    return out
+
+
+# ---- words at lines ------------------------------------------------------------------------------------------------
+
+
+def _tags(panel: Panel) -> list[Words]:
+    """Each line's tag beside its end, moved down where two would overlap."""
+    ends = []
+    for line, v in zip(panel.chart.lines, panel.axes.lines, strict=True):
+        known = np.flatnonzero(np.isfinite(v.x) & np.isfinite(v.y))
+        if line.tag and len(known):
+            ends.append((*panel.at(v.x[known[-1]], v.y[known[-1]]), line.tag))
+    placed: list[Point] = []
+    out = []
+    for x, y, tag in sorted(ends, key=lambda end: end[1]):
+        y = max([y, *(other + 8 for at, other in placed if abs(at - x) < 14)])
+        placed.append((x, y))
+        out.append(Words((x + 5, y + 2.7), tag, "tag"))
+    return out
+
+
+def _tips(panel: Panel, line: Line, v: Numbers) -> list[Tip]:
+    """Numbers for a reader who points at a line."""
+    if line.faint:
+        return []
+    known = thin([int(i) for i in np.flatnonzero(np.isfinite(v.x) & np.isfinite(v.y))], TIPS)
+    out = []
+    for i in known:
+        y = abs(v.y[i]) if panel.chart.mirrored else v.y[i]
+        ends = f" [{v.low[i]:.4g}, {v.high[i]:.4g}]" if math.isfinite(v.low[i]) else ""
+        x = panel.axes.x.labels[int(v.x[i])] if panel.axes.named else f"{v.x[i]:.4g}"
+        text = f"{line.label}: {y:.4g}{ends} at {x} {panel.chart.x.partition(',')[0]}".replace("-", "−")
+        out.append(Tip(panel.at(v.x[i], v.y[i]), text))
+    return out
+
+
+def thin(items: Sequence[Item], limit: int) -> Sequence[Item]:
+    """At most `limit` evenly spaced items, first and last among them."""
+    if len(items) <= limit:
+        return items
+    return [items[round(i * (len(items) - 1) / (limit - 1))] for i in range(limit)]
