@@ -48,19 +48,12 @@ def test_iqm_by_hand() -> None:
     assert iqm([[0.0, 10.0], [5.0, 7.0]]) == 6.0
 
 
-@pytest.mark.parametrize("method", ["percentile", "bca"])
-def test_bootstrap_agrees_with_scipy(method: str) -> None:
+def test_bootstrap_agrees_with_scipy() -> None:
     x = np.random.default_rng(0).exponential(size=60)
-    own = bootstrap(x, seed=1, n=20_000, method=method)  # type: ignore[arg-type]
-    known = stats.bootstrap((x,), np.mean, n_resamples=20_000, method=method, rng=np.random.default_rng(2))
+    own = bootstrap(x, seed=1, n=20_000)
+    known = stats.bootstrap((x,), np.mean, n_resamples=20_000, method="percentile", rng=np.random.default_rng(2))
     assert own.value == pytest.approx(x.mean())
     assert (own.low, own.high) == pytest.approx(tuple(known.confidence_interval), abs=0.01)
-
-
-def test_bca_moves_a_skewed_interval_to_the_right() -> None:
-    x = np.random.default_rng(3).exponential(size=40)
-    plain, corrected = bootstrap(x, seed=0), bootstrap(x, seed=0, method="bca")
-    assert corrected.low > plain.low and corrected.high > plain.high
 
 
 def test_clusters_are_drawn_whole() -> None:

@@ -116,39 +116,27 @@ def score(p: Tensor, category: int) -> Tensor:
 
 
 @pytest.mark.parametrize(("categories", "concentration"), [(3, 0.3), (10, 1.0), (20, 0.5)])
-def test_push_down_is_products_of_score_vectors(categories: int, concentration: float) -> None:
+def test_pushing_the_loser_down_lifts_the_winner_where_their_gradients_oppose(
+    categories: int, concentration: float
+) -> None:
     p = simplex(7, 1000, categories, concentration)
     g_w, g_l = score(p, 0), score(p, 1)
-    got = theory.push_down(p.log(), WINNER, LOSER)
-    assert_allclose(got.winner, -(g_w * g_l).sum(-1), rtol=0, atol=1e-12)
-    assert_allclose(got.loser, -(g_l * g_l).sum(-1), rtol=0, atol=1e-12)
-    assert_allclose(got.margin, (g_l * g_l).sum(-1) - (g_w * g_l).sum(-1), rtol=0, atol=1e-12)
     assert torch.equal(theory.push_down_lifts_winner(p.log(), WINNER, LOSER), (g_w * g_l).sum(-1) <= 0)
 
 
-def test_push_down_is_what_a_small_step_does() -> None:
-    """Second-order terms are below step · |g_l|² ≤ 2 · step."""
+def test_the_condition_is_what_a_small_step_does() -> None:
+    """Second-order terms are below step · |g_l|² ≤ 2 · step; closer calls are left out."""
     p, step = simplex(8, 1000, 6), 1e-6
-    moved = ((p.log() - step * score(p, 1)).log_softmax(-1) - p.log()) / step
-    got = theory.push_down(p.log(), WINNER, LOSER)
-    assert_allclose(moved[:, 0], got.winner, rtol=0, atol=2e-6)
-    assert_allclose(moved[:, 1], got.loser, rtol=0, atol=2e-6)
-
-
-def test_the_margin_is_exact_for_any_step() -> None:
-    p = simplex(9, 1000, 6)
-    moved = (p.log() - 3.0 * score(p, 1)).log_softmax(-1) - p.log()
-    assert_allclose(moved[:, 0] - moved[:, 1], 3.0 * theory.push_down(p.log(), WINNER, LOSER).margin, atol=1e-12)
+    moved = (((p.log() - step * score(p, 1)).log_softmax(-1) - p.log()) / step)[:, 0]
+    clear = moved.abs() > 2e-6
+    assert clear.sum() > 990
+    assert torch.equal(theory.push_down_lifts_winner(p.log(), WINNER, LOSER)[clear], moved[clear] > 0)
 
 
 def test_rare_responses_beside_a_peak_fall_together() -> None:
     logp = torch.tensor([[0.9, 0.06, 0.04]], dtype=F64).log().expand(2, -1)
     winner, loser = torch.tensor([1, 0]), torch.tensor([2, 2])
     assert theory.push_down_lifts_winner(logp, winner, loser).tolist() == [False, True]
-    got = theory.push_down(logp, winner, loser)  # |p|² = 0.81 + 0.0036 + 0.0016
-    assert got.winner.tolist() == pytest.approx([0.1 - 0.8152, 0.94 - 0.8152])
-    assert got.margin.tolist() == pytest.approx([1.02, 1.86])
-    assert got.loser.tolist() == pytest.approx([-(1 - 0.08 + 0.8152)] * 2)
 
 
 # ---- Theorem 6.5 ----------------------------------------------------------------------------------------------------

@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import ndtr, ndtri
+from scipy.special import ndtri
 
 from prefloop.analysis.numbers import fixed, interval
 
@@ -85,9 +85,8 @@ def bootstrap(
     seed: int,
     n: int = 2000,
     level: float = 0.95,
-    method: Literal["percentile", "bca"] = "percentile",
 ) -> Interval:
-    """A statistic of the rows and its interval by resampling whole clusters (Efron & Tibshirani 1993, ch. 13–14).
+    """A statistic of the rows and its interval by resampling whole clusters (Efron & Tibshirani 1993, ch. 13).
 
     The same seed and the same clusters resample the same rows, so that intervals of several columns are paired.
 
@@ -95,7 +94,6 @@ def bootstrap(
         values: [N] or [N, ...]; `statistic` gets resampled rows of it.
         clusters: N labels, for instance the question; each row alone by default.
         n: resamples.
-        method: "percentile", or "bca" with bias and acceleration corrected.
 
     Raises:
         ValueError: no value, not one label per value, or a level outside (0, 1).
@@ -106,10 +104,7 @@ def bootstrap(
     rng = np.random.default_rng(seed)
     drawn = np.array([statistic(rows[members.of(rng.integers(count, size=count))]) for _ in range(n)])
     value = float(statistic(rows))
-    if method == "bca" and count > 1:
-        left = [statistic(rows[members.of(np.delete(np.arange(count), k))]) for k in range(count)]
-        return _interval(value, drawn, _bca(value, drawn, np.array(left), tail), level, count)
-    return _interval(value, drawn, (tail, 1 - tail), level, count)
+    return _interval(value, drawn, tail, level, count)
 
 
 def proportion(
@@ -172,7 +167,7 @@ def stratified_bootstrap(
         raise ValueError("a stratified bootstrap needs a matrix of runs by tasks")
     rng, tasks = np.random.default_rng(seed), np.arange(table.shape[1])
     drawn = np.array([statistic(table[rng.integers(len(table), size=table.shape), tasks]) for _ in range(n)])
-    return _interval(float(statistic(table)), drawn, (tail, 1 - tail), level, len(table))
+    return _interval(float(statistic(table)), drawn, tail, level, len(table))
 
 
 class _Members:
@@ -189,23 +184,11 @@ class _Members:
         return self.order[first + np.arange(size.sum())]
 
 
-def _bca(value: float, drawn: Array, left_out: Array, tail: float) -> tuple[float, float]:
-    """Quantile levels corrected for bias z0 and acceleration a (Efron 1987, eq. 2.3 and 6.6)."""
-    below = (np.mean(drawn < value) + np.mean(drawn <= value)) / 2
-    z0 = ndtri(np.clip(below, 0.5 / len(drawn), 1 - 0.5 / len(drawn)))
-    u = left_out.mean() - left_out
-    spread = (u**2).sum()
-    a = (u**3).sum() / (6 * spread**1.5) if spread > 0 else 0.0
-    z = z0 + ndtri(np.array([tail, 1 - tail]))
-    low, high = ndtr(z0 + z / (1 - a * z))
-    return float(low), float(high)
-
-
-def _interval(value: float, drawn: Array, levels: tuple[float, float], level: float, units: int) -> Interval:
+def _interval(value: float, drawn: Array, tail: float, level: float, units: int) -> Interval:
     defined = drawn[~np.isnan(drawn)]
     if len(defined) < (1 - UNDEFINED) * len(drawn):
         return Interval(value, math.nan, math.nan, level, units)
-    low, high = np.quantile(defined, levels)
+    low, high = np.quantile(defined, (tail, 1 - tail))
     return Interval(value, float(low), float(high), level, units)
 
 

@@ -1,12 +1,10 @@
-"""The study's theory as exact formulas for a softmax over independent logits z, p = softmax(z).
+"""The paper's theory as exact formulas for a softmax over independent logits z, p = softmax(z).
 
 Tajwar et al. 2024 (arXiv:2404.14367), section 6. forward = KL(q‖p), whose descent is maximum likelihood on samples of
 q; reverse = KL(p‖q). V categories; p the policy, q the target; x1, x2 categories; one step is z ← z − step · ∇.
 """
 
 from __future__ import annotations
-
-from dataclasses import dataclass
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -46,28 +44,13 @@ def reverse_kl_form(log_pi: LogProbs, log_ref: LogProbs, reward: LogProbs, beta:
     return beta * (log_z - exact(log_pi, log_star))
 
 
-@dataclass(frozen=True)
-class PushDown:
-    """What −c2 ∇log π(y_l) adds to a step, to first order and per unit of step · c2."""
-
-    margin: Values  # of log π(y_w) − log π(y_l); exact for any step
-    winner: Values  # of log π(y_w)
-    loser: Values  # of log π(y_l)
-
-
-def push_down(log_p: LogProbs, winner: Int[Tensor, "*B"], loser: Int[Tensor, "*B"]) -> PushDown:
-    """First-order form of Lemma 6.2, g_w and g_l the gradients of log π(y_w) ≠ y_l in z:
-
-    margin |g_l|² − g_w·g_l = 1 − p_l + p_w, winner −g_w·g_l = p_w + p_l − |p|², loser −|g_l|² = −(1 − 2p_l + |p|²).
-    """
-    p_w, p_l, square = _two_and_square(log_p, winner, loser)
-    return PushDown(1 - p_l + p_w, p_w + p_l - square, -(1 - 2 * p_l + square))
-
-
 def push_down_lifts_winner(log_p: LogProbs, winner: Int[Tensor, "*B"], loser: Int[Tensor, "*B"]) -> Bool[Tensor, "*B"]:
-    """p_w + p_l ≥ |p|²: the condition g_w·g_l ≤ 0 of Lemma 6.2, eq. 6.3; two rare responses beside a peak fail it."""
-    p_w, p_l, square = _two_and_square(log_p, winner, loser)
-    return p_w + p_l >= square
+    """p_w + p_l ≥ |p|²: the condition g_w·g_l ≤ 0 of Lemma 6.2, eq. 6.3; two rare responses beside a peak fail it.
+
+    g_w and g_l are the gradients of log π(y_w) and log π(y_l) ≠ y_w in z.
+    """
+    p = log_p.exp()
+    return _at(p, winner) + _at(p, loser) >= (p * p).sum(-1)
 
 
 def relative_change(
@@ -115,8 +98,3 @@ def _per_row(x: float | Tensor) -> float | Tensor:
 
 def _at(rows: Tensor, place: Tensor) -> Tensor:
     return rows.gather(-1, place[..., None]).squeeze(-1)
-
-
-def _two_and_square(log_p: Tensor, winner: Tensor, loser: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    p = log_p.exp()
-    return _at(p, winner), _at(p, loser), (p * p).sum(-1)
