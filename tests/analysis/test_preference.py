@@ -105,6 +105,17 @@ def test_divergences_cover_the_exact_ones_and_name_their_estimator() -> None:
     }
 
 
+def test_log_probs_that_the_sampler_recorded_are_not_computed_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    policy, reference = Unigram(torch.tensor([0.4, 0.0, -0.3])), Unigram(torch.zeros(3))
+    own, other = policy.draw(6, 2, 5, 0), reference.draw(6, 2, 5, 1)
+    recorded = [replace(b, logp_proximal=w.evaluate(b).logp) for w, b in ((policy, own), (reference, other))]
+    expected, asked = kl_estimates(policy, reference, own, other), []
+    monkeypatch.setattr(Unigram, "micro_batches", lambda self, b: asked.append(self) or [torch.arange(len(b.mask))])
+    seen = kl_estimates(policy, reference, *recorded)
+    assert asked == [reference, policy]  # each on the other's responses
+    assert seen.metrics() == pytest.approx(expected.metrics())
+
+
 def test_divergences_by_hand_skip_empty_places_and_warn_of_tempered_samples() -> None:
     policy, reference = Unigram(torch.tensor([1.0, 0.0]), exact_sampler=False), Unigram(torch.zeros(2))
     mask = torch.tensor([[[True, True], [True, False]], [[True, True], [True, True]]])

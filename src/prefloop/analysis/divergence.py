@@ -50,9 +50,11 @@ def kl_estimates(
         batch_from_policy: groups [P, G] sampled from π as it is now.
         batch_from_reference: groups sampled from π_ref, on any prompts.
         poll: called before every micro-batch.
+
+    The writer's log-probs are those that its sampler recorded, where it did: one forward pass less.
     """
-    own = _log_ratio(policy, reference, batch_from_policy, poll)
-    other = _log_ratio(policy, reference, batch_from_reference, poll)
+    own = _written(policy, batch_from_policy, poll) - sequence_logp(reference, batch_from_policy, poll)
+    other = sequence_logp(policy, batch_from_reference, poll) - _written(reference, batch_from_reference, poll)
     return Divergence(
         _mean_over_prompts(k1(own), batch_from_policy),
         _mean_over_prompts(k3(own), batch_from_policy),
@@ -71,8 +73,11 @@ def sequence_logp(policy: Policy, batch: Batch, poll: Callable[[], None] = no_op
     return total
 
 
-def _log_ratio(policy: Policy, reference: Policy, batch: Batch, poll: Callable[[], None]) -> Tensor:
-    return sequence_logp(policy, batch, poll) - sequence_logp(reference, batch, poll)
+def _written(writer: Policy, batch: Batch, poll: Callable[[], None]) -> Float[Tensor, "P G"]:
+    """Summed log-prob of each response under the untempered policy that wrote it."""
+    if batch.logp_proximal is None:
+        return sequence_logp(writer, batch, poll)
+    return batch.logp_proximal.double().sum(-1).cpu()
 
 
 def _mean_over_prompts(x: Float[Tensor, "P G"], batch: Batch) -> Mean:
