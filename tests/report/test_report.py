@@ -15,7 +15,7 @@ import pytest
 from prefloop.analysis.numbers import number
 from prefloop.cli.report import main
 from prefloop.core.errors import DataError, UserError
-from prefloop.report.data import Value, load, measured
+from prefloop.report.data import Value, comparisons, load, measured
 from prefloop.report.page import findings, paper_link, write
 from run_folders import HOSTILE, PROMPTS, make
 
@@ -129,15 +129,27 @@ def test_step_columns_of_the_table(cells: list[Path]) -> None:
 
 def test_every_plot_has_a_table_and_plots_its_numbers(cells: list[Path]) -> None:
     text = page(cells)
-    figures = text.split("<figure>")[1:]
-    assert len(figures) == 11
+    figures = [part.partition("</figure>")[0] for part in text.split("<figure>")[1:]]
+    assert len(figures) == 11 and "Reward–KL frontier" in figures[0]
     for figure in figures:
         assert figure.count("<svg") == 1 and 'role="img"' in figure and "<details><summary>Numbers" in figure
-    first = Reader(figures[0])
-    assert len([p for p in first.all("path") if p["class"] == "line"]) == 4
+    reward = Reader(figures[1])
+    assert len([p for p in reward.all("path") if p["class"] == "line"]) == 4
     rows = [line["step"] for line in evaluations(cells[0])]
-    assert figures[0].count("<tr>") == len(rows) + 1
+    assert figures[1].count("<tr>") == len(rows) + 1
     assert not any("NaN" in figure or "inf" in figure for figure in figures)
+
+
+def test_answers_at_temperature_zero_are_shown_where_there_are_such(tmp_path: Path) -> None:
+    folder = make(tmp_path, "run")
+    lines = [json.loads(line) for line in (folder / "samples.jsonl").read_text().splitlines()]
+    greedy = [line | {"response": f"calm {line['step']}", "greedy": True} for line in lines]
+    (folder / "samples.jsonl").write_text("".join(json.dumps(line) + "\n" for line in [*lines, *greedy]))
+    shown = comparisons(load([folder]), 3)
+    assert {line["response"] for item in shown for line in (*item.before, *item.after) if line} == {
+        f"calm {step}" for step in (min(line["step"] for line in lines), max(line["step"] for line in lines))
+    }
+    assert "answers at temperature 0" in page([folder])
 
 
 def test_size_of_many_long_runs(tmp_path: Path) -> None:

@@ -222,9 +222,10 @@ def comparisons(runs: Sequence[Run], limit: int) -> list[Comparison]:
 
 
 def _at(samples: Sequence[Line], end: Any) -> dict[str, Line]:
-    """The first response to each prompt at the earliest or latest step."""
+    """The first response to each prompt at the earliest or latest step; at temperature 0, where there are such."""
     if not samples:
         return {}
+    samples = [line for line in samples if line.get("greedy")] or samples
     step = end(line["step"] for line in samples)
     found: dict[str, Line] = {}
     for line in samples:

@@ -73,10 +73,10 @@ PLOTS = (
 
 
 def draw(runs: Sequence[Run]) -> list[Drawn]:
-    """Every figure that at least one run has numbers for."""
-    drawn = [_drawn(plot, runs) for plot in PLOTS if any(run.points(plot.keys[0]) for run in runs)]
+    """Every figure that at least one run has numbers for; what was gained at which distance comes first."""
     path = _frontier(runs)
-    return [*drawn[:1], *([path] if path else []), *drawn[1:]]
+    curves = [_drawn(plot, runs) for plot in PLOTS if any(run.points(plot.keys[0]) for run in runs)]
+    return [*([path] if path else []), *curves]
 
 
 def name(run: Run) -> str:

@@ -83,6 +83,7 @@ def render(runs: Sequence[Run], *, title: str, verdict: Sequence[str]) -> str:
         table=table(runs),
         figures=draw(runs),
         samples=comparisons(runs, PROMPTS),
+        greedy=any(line.get("greedy") for run in runs for line in run.samples),
         details=[details(run) for run in runs],
         data=embedded(runs),
         created=sorted({str(run.manifest.get("created", ""))[:10] for run in runs} - {""}),
