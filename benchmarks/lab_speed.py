@@ -20,13 +20,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from prefloop.lab.world import build
 
 from prefloop.core.optim import StackedAdam
 from prefloop.core.streams import streams
 from prefloop.lab.pool import WORKER, environment
 from prefloop.lab.setting import Setting, seeds
 from prefloop.lab.stack import Watch
-from prefloop.lab.world import build
 from prefloop.policies.gpt import GPT
 from prefloop.report.chart import Chart, Line
 from prefloop.report.svg import draw

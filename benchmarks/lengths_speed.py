@@ -16,11 +16,11 @@ from concurrent.futures import ProcessPoolExecutor
 
 import torch
 from lab_speed import both, matmul_rate
+from prefloop.lab.world import build
 
 from prefloop.lab.pool import WORKER, environment
 from prefloop.lab.setting import Setting, seeds
 from prefloop.lab.stack import Watch
-from prefloop.lab.world import build
 from prefloop.worlds.lengths.build import reference
 
 CASES = {

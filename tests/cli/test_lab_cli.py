@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from prefloop.lab.table import read
 
 from prefloop.cli import lab, lab_grid, lab_result, methods
 from prefloop.cli.main import main
@@ -25,7 +26,6 @@ from prefloop.lab.pool import LocalPool
 from prefloop.lab.setting import Setting
 from prefloop.lab.stack import Run
 from prefloop.lab.summary import TUNING, Cell
-from prefloop.lab.table import read
 from prefloop.studies import plots
 
 OF_LENGTHS = ("eval/length", "eval/cut")  # which runs on the other problems do not have

@@ -15,6 +15,8 @@ import jaxtyping
 import numpy as np
 import pytest
 import torch
+from prefloop.lab.table import read, to_bytes
+from prefloop.lab.world import World, build
 from torch import Tensor
 
 from prefloop import lab
@@ -26,8 +28,6 @@ from prefloop.core.metrics import DRIFT
 from prefloop.lab import stack as stack_module
 from prefloop.lab.setting import Setting, seeds, stacks
 from prefloop.lab.stack import Run, run_stack
-from prefloop.lab.table import read, to_bytes
-from prefloop.lab.world import World, build
 from prefloop.worlds.arms import problem as bandit
 
 KLS = ("eval/kl_reverse_exact", "eval/kl_forward_exact")

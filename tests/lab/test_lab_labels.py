@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
+from prefloop.lab.world import build
 from torch import Tensor
 
 from prefloop.core.batch import Batch, Signal, reads
 from prefloop.core.methods import METHODS, Method
 from prefloop.core.objectives import implicit_reward
 from prefloop.lab.setting import Setting, seeds
-from prefloop.lab.world import build
 from prefloop.worlds.lengths import build as lengths
 
 SMALL = {"batch": 32, "minibatch": 32, "responses": 1, "data": 64, "evaluation": 4}

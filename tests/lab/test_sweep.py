@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from prefloop.lab.table import to_bytes
 
 from prefloop import lab
 from prefloop.core.errors import DataError, UserError
@@ -23,7 +24,6 @@ from prefloop.lab.pool import Done, LocalPool, run_job
 from prefloop.lab.setting import Setting, seeds
 from prefloop.lab.stack import Run, run_stack
 from prefloop.lab.sweep import Store, jobs_of, missing, sweep
-from prefloop.lab.table import to_bytes
 from prefloop.runs.interrupt import Interrupted
 
 ONE = Setting("rloo", problem="categorical", responses=4, batch=8, minibatch=8, steps=3, evaluate=2, evaluation=2)

@@ -12,6 +12,7 @@ import jaxtyping
 import numpy as np
 import pytest
 import torch
+from prefloop.lab.world import build
 from torch import Tensor
 
 from prefloop.core.batch import Batch
@@ -21,7 +22,6 @@ from prefloop.core.objectives import sequence
 from prefloop.core.streams import Stream
 from prefloop.lab.setting import CHOICES, Setting
 from prefloop.lab.stack import run_stack
-from prefloop.lab.world import build
 from prefloop.policies.gpt import GPT
 from prefloop.worlds.arms.defects import DEFECTS, Parts, install, seen_as
 from prefloop.worlds.arms.problem import Bandit, prompt_tokens

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from prefloop.lab.world import build
 from torch import Tensor
 from torch.nn.functional import pad
 
@@ -21,7 +22,6 @@ from prefloop.data.instructions import builtin
 from prefloop.lab.setting import Setting, seeds
 from prefloop.lab.stack import run_stack
 from prefloop.lab.summary import Cell
-from prefloop.lab.world import build
 from prefloop.policies.gpt import GPT
 from prefloop.rewards import words
 from prefloop.worlds.lengths import build as lab

@@ -1,4 +1,4 @@
-"""`prefloop lab`: a grid of runs on the study's didactic problems, as a table with intervals, Parquet and SVG."""
+"""`prefloop lab`: a grid of runs on problems with a known reward, as a table with intervals, Parquet and SVG."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from prefloop.cli.lab_grid import ITERATIONS, LISTS, grid, number, overrides, values
 from prefloop.cli.lab_result import records, show, write
+from prefloop.cli.world_flags import add_world_flags
 from prefloop.core import files
 from prefloop.core.errors import UserError
 
@@ -27,12 +28,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     Raises:
         UserError: a bad grid, before any run starts.
     """
-    parser = _parser()
+    parser = _parser(argv)
     args, rest = parser.parse_known_args(argv)
     options = overrides(rest, parser.format_help(), args)
     rates = values("lr", args.lr, float)
     _refuse(args, rates)
-    from prefloop.lab.sweep import Store, jobs_of, missing
+    from prefloop.lab.store import Store, missing
+    from prefloop.lab.sweep import jobs_of
 
     cells = grid(args, options)
     for setting in _with(cells, rates, [0]):
@@ -45,11 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     found = _run(args, cells, rates, store, size)
     rows = records(found)
     write(found, rows, Path(args.out))
-    _say(args, rows)
-    if cells[0].problem == "lengths" and not (args.json or args.quiet):
-        from prefloop.worlds.lengths.build import reference
-
-        print(reference(cells[0].network))
+    _say(args, rows, cells[0].world.about)
     return 0
 
 
@@ -69,8 +67,8 @@ def _refuse(args: argparse.Namespace, rates: Sequence[float]) -> None:
 
 def _wanted(args: argparse.Namespace, cells: Sequence[Setting], rates: list[float], store: Any) -> list[Setting]:
     """All runs of the grid; which learning rates the comparison takes is known when the tuning runs are there."""
+    from prefloop.lab.store import missing
     from prefloop.lab.summary import TUNING, tuned
-    from prefloop.lab.sweep import missing
 
     tuning = _with(cells, rates, range(TUNING, TUNING + args.tuning_seeds)) if len(rates) > 1 else []
     chosen = [replace(c, lr=rates[0]) for c in cells]
@@ -142,23 +140,22 @@ def _run(
         pool.close()
 
 
-def _say(args: argparse.Namespace, rows: Sequence[Mapping[str, Any]]) -> None:
+def _say(args: argparse.Namespace, rows: Sequence[Mapping[str, Any]], about: str) -> None:
     if args.json:
         print(files.to_json({"out": args.out, "cells": rows}))
     elif not args.quiet:
         show(rows)
         print(f"files: {Path(args.out) / 'results.parquet'}, summary.json, reward.svg")
+        print(about, end="\n" if about else "")
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(argv: Sequence[str] | None) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="prefloop lab",
-        description="Stacked runs on the study's didactic problems. Every list is an axis of the grid: --batch 64,256.",
-        epilog="Hyper-parameters of a row: --override.NAME V1,V2, for instance --override.beta 0.05,0.1.",
+        description="Stacked runs on problems with a known reward. Every list is an axis of the grid: --batch 64,256.",
+        epilog="Hyper-parameters of a method: --override.NAME V1,V2, for instance --override.beta 0.05,0.1.",
         allow_abbrev=False,
     )
-    parser.add_argument("--problem", choices=("arms", "sequences", "lengths", "categorical"), default="arms")
-    parser.add_argument("--policy", help="mlp, linear or tabular for arms; gpt for sequences and lengths")
     for name, (_, default, text) in LISTS.items():
         parser.add_argument(f"--{name.replace('_', '-')}", default=default, metavar="LIST", help=text)
     parser.add_argument("--lr", default="1e-3", metavar="LIST", help="of several, the best per cell on other seeds")
@@ -167,20 +164,14 @@ def _parser() -> argparse.ArgumentParser:
     length.add_argument("--iterations", type=int, help=f"collections (default {ITERATIONS})")
     parser.add_argument("--seeds", type=int, default=10, help="runs per cell (default 10)")
     parser.add_argument("--tuning-seeds", type=int, default=3, help="runs per learning rate that is tried (default 3)")
-    parser.add_argument("--contexts", type=int, help="fixed list of that many contexts; 0: fresh ones (default)")
-    parser.add_argument("--data", type=int, help="groups in the offline data (default 100)")
-    parser.add_argument("--labels", choices=("gold", "noisy"), help="of the offline data")
-    parser.add_argument("--temperature", type=float, help="of noisy labels")
-    parser.add_argument("--scorer", choices=("gold", "proxy"), help="what scores the policy's responses")
-    parser.add_argument("--gold", choices=("length", "keyword", "repetition", "sentiment"), help="lengths: true reward")
-    parser.add_argument("--network", choices=("smoke", "small", "paper"), help="lengths: size of the GPT")
     parser.add_argument("--precision", choices=("float32", "float64"))
     parser.add_argument("--evaluate", type=int, help="steps between evaluations")
-    parser.add_argument("--out", default="lab", metavar="DIR", help="runs, tables and figures; kept and gone on with")
+    parser.add_argument("--out", default="lab", metavar="DIR", help="runs, tables, figures; existing runs are reused")
     parser.add_argument("--workers", type=int, default=2, help="processes, one thread each (default 2)")
     parser.add_argument("--stack", default="", metavar="N|auto", help="runs per stack")
     parser.add_argument("--ray", default="", metavar="ADDRESS", help="of a Ray cluster; `local` starts one")
     parser.add_argument("--plan", action="store_true", help="say what the grid would take, and stop")
     parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
     parser.add_argument("--quiet", "-q", action="store_true", help="print nothing")
+    add_world_flags(parser, argv)
     return parser

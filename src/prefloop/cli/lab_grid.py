@@ -6,62 +6,76 @@ import argparse
 import difflib
 import re
 from collections.abc import Sequence
-from dataclasses import replace
 from itertools import product
 from typing import TYPE_CHECKING, Any
 
+from prefloop.cli.world_flags import Field, flags_of, world_axes
 from prefloop.core.errors import UserError
+from prefloop.worlds.spec import world_class
 
 if TYPE_CHECKING:  # torch comes in only when there is something to run, so that --help is quick
     from prefloop.lab.setting import Setting
 
 SWITCHES = ("reuse", "negative", "on_policy", "kl")  # flags of their own that override the row
 LISTS = {  # flag -> (what one value is, default, help); every flag takes a comma list, and the grid is their product
-    "method": (str, "best_of_n,online_dpo", "rows of `prefloop methods`"),
-    "reward": (str, "far", "far (centre 70), near (20), or a centre"),
-    "width": (float, "10", "width of the reward's peak"),
-    "peak": (float, "0", "lengths: where gold peaks, as a percentile of the reference's lengths"),
+    "method": (str, "best_of_n,online_dpo", "names of `prefloop methods`"),
     "responses": (int, "10", "responses per prompt (C)"),
     "batch": (int, "", "responses per collection (B); 10 prompts' where not given"),
     "minibatch": (int, "", "responses per optimiser step (M); the batch where not given"),
-    "coverage": (float, "1", "share of the offline responses that the reference wrote, or that are left whole"),
     "reuse": (int, "", "passes over a collection (T)"),
     "negative": (float, "", "share of the push-down gradient that is kept"),
     "on_policy": (float, "", "share of the prompt groups that the policy answers"),
     "kl": (float, "", "weight of the KL penalty"),
 }
-OPTIONS = (  # flags of one value each, fields of a setting
-    *("problem", "policy", "network", "contexts", "data", "labels", "temperature", "gold", "scorer"),
-    *("precision", "evaluate"),
-)
+OPTIONS = ("problem", "precision", "evaluate")  # flags of one value each
 ITERATIONS = 100
 
 
 def grid(args: argparse.Namespace, options: dict[str, list[Any]]) -> list[Setting]:
-    """One setting per place of the grid, seeds and learning rates apart.
+    """One setting per cell of the grid, seeds and learning rates apart.
 
     Raises:
-        UserError: an empty list, or a value that is none.
+        UserError: an empty list, an invalid value, or a flag of another problem.
     """
-    from prefloop.lab.setting import Setting
+    from prefloop.lab.setting import changed, make
 
     axes = {name: values(name, getattr(args, name), kind) for name, (kind, _, _) in LISTS.items()}
-    axes = {k: v for k, v in axes.items() if v} | options
-    fixed = {k: getattr(args, k) for k in OPTIONS if getattr(args, k) is not None}
+    axes = {k: v for k, v in axes.items() if v} | world_values(args) | options
+    fixed = {"precision": args.precision} if args.precision else {}
     cells = []
     for place in product(*axes.values()):
         at = dict(zip(axes, place, strict=True))
         override = {k: at.pop(k) for k in (*SWITCHES, *options) if k in at}
-        at["centre"] = _centre(at.pop("reward"))
         at.setdefault("batch", 10 * at["responses"])
         at.setdefault("minibatch", at["batch"])
-        one = Setting(override=override, **at, **fixed)
+        one = make(at.pop("method"), args.problem, override, **at, **fixed)
         one.check()
         per_collection = one.row.reuse * one.batch // one.minibatch
         steps = args.steps if args.steps is not None else _iterations(args) * per_collection
         every = max(1, steps // 20) if args.evaluate is None else args.evaluate
-        cells.append(replace(one, steps=steps, evaluate=every))
-    return list({cell.run: cell for cell in cells}.values())  # `far,70` is one place
+        cells.append(changed(one, steps=steps, evaluate=every))
+    return list({cell.run: cell for cell in cells}.values())  # `far,70` is one cell
+
+
+def world_values(args: argparse.Namespace) -> dict[str, list[Any]]:
+    """The values given for each field of the problem."""
+    known = flags_of(world_class(args.problem))
+    out = {}
+    for flag, text in world_axes(args).items():
+        field = known[flag]
+        words = _words(f"--{flag.replace('_', '-')}", text)
+        out[field.name] = list(dict.fromkeys(_value(flag, word, field) for word in words))
+    return out
+
+
+def _value(flag: str, word: str, field: Field) -> Any:
+    if word in field.words:
+        return field.words[word]
+    try:
+        return number(flag, word, field.kind) if field.kind in (int, float) else word
+    except UserError as error:
+        fix = f"{', '.join(field.words)}, or a number" if field.words else ""
+        raise UserError(error.what, where=error.where, fix=fix) from None
 
 
 def _iterations(args: argparse.Namespace) -> int:
@@ -69,16 +83,6 @@ def _iterations(args: argparse.Namespace) -> int:
     if count < 1:
         raise UserError(f"`iterations` cannot be {count}", where="--iterations", fix="use 1 or more")
     return count
-
-
-def _centre(word: str) -> float:
-    from prefloop.lab.setting import REWARDS
-
-    try:
-        return REWARDS[word] if word in REWARDS else float(word)
-    except ValueError:
-        known = ", ".join(REWARDS)
-        raise UserError(f"`{word}` is no reward", where="--reward", fix=f"{known}, or the arm of its peak") from None
 
 
 def values(name: str, text: str, kind: type) -> list[Any]:
@@ -105,7 +109,7 @@ def number(name: str, word: str, kind: type) -> Any:
 
 
 def overrides(rest: Sequence[str], page: str, args: argparse.Namespace) -> dict[str, list[Any]]:
-    """--override.NAME V1,V2: hyper-parameters and parts of the row, as axes of the grid.
+    """--override.NAME V1,V2: hyper-parameters and parts of the method, as axes of the grid.
 
     Args:
         page: of help, for the names of the flags.
@@ -124,7 +128,7 @@ def overrides(rest: Sequence[str], page: str, args: argparse.Namespace) -> dict[
     for flag, text in zip(words[::2], words[1::2], strict=True):
         name = flag.removeprefix("--override.")
         given = name not in SWITCHES or getattr(args, name) != ""  # a switch may be turned either way, but once
-        if name in ("lr", *OPTIONS, *LISTS) and given:
+        if name in ("lr", *OPTIONS, *LISTS, *flags_of(world_class(args.problem))) and given:
             raise UserError(f"`{name}` has a flag of its own", where=flag, fix=f"--{name.replace('_', '-')} {text}")
         if name in out:
             raise UserError(f"`{flag}` is given twice", fix="values with commas between")

@@ -55,8 +55,8 @@ UNSHOWN = ("eval/gold", "eval/entropy", "kl/collection", "push/up")  # in `summa
 
 def write(cells: Sequence[Cell], rows: Sequence[Mapping[str, Any]], out: Path) -> None:
     """`results.parquet` with every evaluation of every run, `summary.json`, and `reward.svg`."""
+    from prefloop.lab.store import to_bytes
     from prefloop.lab.summary import band
-    from prefloop.lab.table import to_bytes
     from prefloop.report.chart import Chart, Line
     from prefloop.report.svg import draw
 
@@ -71,7 +71,7 @@ def write(cells: Sequence[Cell], rows: Sequence[Mapping[str, Any]], out: Path) -
                 if cell.runs[0].last(x) > 0:  # offline cells draw no samples
                     lines.append(Line(label(row), cell.runs[0].curves[x].tolist(), middle, low, high))
             if lines:
-                ceiling = cells[first].setting.ceiling
+                ceiling = cells[first].setting.world.ceiling
                 guides, bounds = {"ceiling": ceiling}, (None, ceiling)
                 said = f"interquartile mean over {len(cells[first].runs)} seeds; band: 95 % bootstrap interval"
                 charts.append(

@@ -14,8 +14,7 @@ from typing import Any
 import torch
 
 from prefloop.lab.setting import Setting
-from prefloop.lab.stack import Watch, run_stack
-from prefloop.lab.world import build
+from prefloop.lab.stack import Watch, build, run_stack
 
 STEPS = 3  # timed per probe, at least
 SIZES = (1, 4, 8, 16, 32)  # stack sizes that `best_size` tries
@@ -39,8 +38,8 @@ def probe(settings: Sequence[Setting]) -> Probe:
     span = row.reuse * settings[0].batch // settings[0].minibatch
     steps = span * -(-STEPS // span)  # whole collections, so that sampling has its true share
     first, _ = timed(lambda: build(settings))
-    again, world = timed(lambda: build(settings))  # the fitted reference is in memory now
-    evaluation, _ = timed(Watch(world, settings[0]).state)
+    again, training = timed(lambda: build(settings))  # the fitted reference is in memory now
+    evaluation, _ = timed(Watch(training, settings[0]).state)
     short = [replace(s, steps=steps, evaluate=steps) for s in settings]
     whole, _ = timed(lambda: run_stack(short))
     step = max(1e-6, whole - again - 2 * evaluation) / steps + evaluation / settings[0].evaluate

@@ -18,7 +18,7 @@ import torch
 from prefloop.core.errors import UserError
 from prefloop.lab.setting import Setting
 from prefloop.lab.stack import run_stack
-from prefloop.lab.table import to_bytes
+from prefloop.lab.store import to_bytes
 
 WORKER = {  # one thread; and keep freed memory, which saves a page fault for every fourth kilobyte of every update
     "OMP_NUM_THREADS": "1",

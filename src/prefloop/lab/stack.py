@@ -1,9 +1,9 @@
-"""Run one stack to its end and give each run's curves."""
+"""From the settings of one stack to the loop that runs them all at once, and each run's curves."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -11,13 +11,17 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from prefloop.core.loop import Diverged, Record
+from prefloop.core.loop import Diverged, Loop, Plan, Record
+from prefloop.core.methods import Method
 from prefloop.core.metrics import DRIFT, GROUPS, coefficient_mass, drift, mean, run_metrics
 from prefloop.core.objectives import sequence
-from prefloop.lab.setting import Setting
-from prefloop.lab.world import World, build
+from prefloop.core.optim import StackedAdam
+from prefloop.core.streams import Stream
+from prefloop.lab.setting import Setting, per_run_names
+from prefloop.worlds.spec import Stack
 
 Array = NDArray[np.float64]
+DTYPES = {"float32": torch.float32, "float64": torch.float64}
 FROM_STEP = (  # of the step that an evaluation follows
     "clip_ratio/region_mean",
     "staleness",
@@ -28,6 +32,64 @@ FROM_STEP = (  # of the step that an evaluation follows
     "rewards/rejected",
     "rewards/margins",
 )
+
+
+@dataclass(frozen=True)
+class Training:
+    """A stack ready to run.
+
+    Args:
+        loop: over all runs of the stack.
+        evaluate: (policy, reference, stream) -> metrics on the fixed evaluation set, [S] each.
+        runs: S.
+        tokens: of the longest response.
+        offline: responses in the offline data, 0 where the method uses none.
+    """
+
+    loop: Loop
+    evaluate: Callable[[Any, Any, Stream], dict[str, Tensor]]
+    runs: int
+    tokens: int
+    offline: int
+
+
+def build(settings: Sequence[Setting]) -> Training:
+    """The training of settings that share a stack key."""
+    stack, one = stack_of(settings), settings[0]
+    built, plan = one.world.build(stack), stacked_plan(settings, stack.dtype)
+    loop = Loop(
+        built.method,
+        built.policy,
+        built.problem,
+        plan,
+        reference=built.reference,
+        optimizer=StackedAdam(built.policy.parameters(), lr=plan.lr),
+        seed=stack.seeds,
+    )
+    return Training(loop, built.evaluate, len(settings), one.world.tokens, built.offline)
+
+
+def stack_of(settings: Sequence[Setting]) -> Stack:
+    """The runs of one stack key as their world sees them."""
+    one, dtype = settings[0], DTYPES[settings[0].precision]
+    worlds, numbers = [s.world for s in settings], [s.seed for s in settings]
+    return Stack(worlds, numbers, stacked_method(settings, dtype), one.evaluation, dtype)
+
+
+def stacked_method(settings: Sequence[Setting], dtype: torch.dtype) -> Method:
+    """The method, with one value per run of what differs between the runs."""
+    row, many = settings[0].row, {}
+    for name in per_run_names(row) & settings[0].override.keys():
+        values = [s.override[name] for s in settings]
+        if len(set(values)) > 1:
+            many[name] = torch.tensor(values, dtype=dtype)
+    return row.override(**many)
+
+
+def stacked_plan(settings: Sequence[Setting], dtype: torch.dtype) -> Plan:
+    """The plan, with one learning rate and one limit of the gradient norm per run."""
+    lr, limit = (torch.tensor([getattr(s, n) for s in settings], dtype=dtype) for n in ("lr", "max_grad_norm"))
+    return replace(settings[0].plan, lr=lr, max_grad_norm=limit)
 
 
 @dataclass(frozen=True)
@@ -53,12 +115,12 @@ def run_stack(settings: Sequence[Setting], tick: Callable[[int], None] = lambda 
         settings: of one stack key.
         tick: called with the number of steps done since the last call.
     """
-    world = build(settings)
-    watch = Watch(world, settings[0])
+    training = build(settings)
+    watch = Watch(training, settings[0])
     watch.evaluate(None)
     done = 0
     try:
-        for record in world.loop:
+        for record in training.loop:
             watch.see(record)
             if record.step % 10 == 0 or record.step == settings[0].steps:
                 tick(record.step - done)
@@ -72,14 +134,14 @@ def run_stack(settings: Sequence[Setting], tick: Callable[[int], None] = lambda 
 class Watch:
     """Observes a stack: its state at every evaluation, and the ledger of the steps between."""
 
-    def __init__(self, world: World, one: Setting) -> None:
-        self.world, self.one = world, one
+    def __init__(self, training: Training, one: Setting) -> None:
+        self.training, self.one = training, one
         self.rows: list[dict[str, Tensor]] = []
-        self.up, self.down = torch.zeros(world.runs), torch.zeros(world.runs)
+        self.up, self.down = torch.zeros(training.runs), torch.zeros(training.runs)
         self.since = 0
         self.stale: dict[str, Tensor] = {}
-        row = world.loop.method
-        self.span = row.reuse * one.batch // one.minibatch  # steps per collection
+        method = training.loop.method
+        self.span = method.reuse * one.batch // one.minibatch  # steps per collection
 
     def see(self, record: Record) -> None:
         """The ledger of every step, the state of some."""
@@ -89,24 +151,24 @@ class Watch:
         left = -record.step % self.one.evaluate  # steps to the next evaluation
         if record.step % self.span == 0 and left < self.span and record.batch.logp_proximal is not None:
             with torch.no_grad():  # the last minibatch of a collection: as stale as its responses get
-                moved = drift(self.world.loop.policy.evaluate(record.batch).logp, record.batch)
+                moved = drift(self.training.loop.policy.evaluate(record.batch).logp, record.batch)
                 self.stale = dict(zip(DRIFT, moved, strict=True))
         if due:
             self.evaluate(record)
 
     def state(self) -> dict[str, Tensor]:
         """What the policies do on the evaluation set."""
-        loop = self.world.loop
-        return self.world.look(loop.policy, loop.reference, loop.rng["evaluation"])
+        loop = self.training.loop
+        return self.training.evaluate(loop.policy, loop.reference, loop.rng["evaluation"])
 
     def evaluate(self, record: Record | None) -> None:
         """A row of numbers, [S] each; before the first step there is no record."""
-        loop, state = self.world.loop, self.state()
+        loop, state = self.training.loop, self.state()
         step = run_metrics(record, loop.method) if record is not None else {}
         count = {
             "step": loop.step,
-            "samples": loop.samples / self.world.runs,  # the loop counts those of all runs
-            "reward_queries": loop.queries / self.world.runs,
+            "samples": loop.samples / self.training.runs,  # the loop counts those of all runs
+            "reward_queries": loop.queries / self.training.runs,
             "passes": self.passes(),
             "push/up": self.up / max(1, self.since),
             "push/down": self.down / max(1, self.since),
@@ -120,8 +182,8 @@ class Watch:
 
     def stand_still(self) -> None:
         """The rest of the curves where every run has diverged: what they were is what they are, at each evaluation."""
-        loop = self.world.loop
-        loop.diverged = torch.ones(self.world.runs, dtype=torch.bool)
+        loop = self.training.loop
+        loop.diverged = torch.ones(self.training.runs, dtype=torch.bool)
         self.evaluate(None)
         now = self.rows.pop()
         for step in range(loop.step + 1, self.one.steps + 1):
@@ -131,9 +193,9 @@ class Watch:
     def rest(self, record: Record) -> Any:
         """Mean log of 1 − π(w) − π(l) against the reference's, what is left for all other arms; nan for sequences."""
         pairs, weight = record.signal.pairs, record.signal.pair_weight
-        if pairs is None or weight is None or self.world.tokens > 1:
+        if pairs is None or weight is None or self.training.tokens > 1:
             return torch.nan
-        policies: tuple[Any, ...] = (self.world.loop.policy, self.world.loop.reference)
+        policies: tuple[Any, ...] = (self.training.loop.policy, self.training.loop.reference)
         batch, left = record.used, []
         for policy in policies:
             with torch.no_grad():
@@ -143,13 +205,13 @@ class Watch:
 
     def passes(self) -> float:
         """How often each distinct response has been through the loss so far, on average."""
-        loop = self.world.loop
-        collected, fresh = -(-loop.step // self.span) * self.one.batch, loop.samples / self.world.runs
-        distinct = fresh + min(collected - fresh, self.world.offline)
+        loop = self.training.loop
+        collected, fresh = -(-loop.step // self.span) * self.one.batch, loop.samples / self.training.runs
+        distinct = fresh + min(collected - fresh, self.training.offline)
         return loop.step * self.one.minibatch / distinct if distinct else 0.0
 
     def _each(self, value: Any) -> Tensor:
-        return torch.as_tensor(value, dtype=torch.float64).detach().expand(self.world.runs)
+        return torch.as_tensor(value, dtype=torch.float64).detach().expand(self.training.runs)
 
     def columns(self) -> dict[str, Array]:
         return {k: torch.stack([row[k] for row in self.rows]).numpy() for k in self.rows[0]}

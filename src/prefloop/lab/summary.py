@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from prefloop.analysis.statistics import Interval, iqm, stratified_bootstrap
-from prefloop.lab.setting import Setting
+from prefloop.lab.setting import Setting, to_dict
 from prefloop.lab.stack import Run
 
 Array = NDArray[np.float64]
@@ -124,7 +124,8 @@ def differences(
     """What tells the settings apart: for each, its values of the fields and overrides that are not the same in all."""
     flat = []
     for setting in settings:
-        told = {k: v for k, v in asdict(setting).items() if k != "override"} | dict(setting.override)
-        flat.append({k: v for k, v in told.items() if k not in ignore})
+        tree = to_dict(setting)
+        values = {**tree, **tree["world"], **setting.override}
+        flat.append({k: v for k, v in values.items() if k not in ("world", "override", *ignore)})
     names = [k for k in dict.fromkeys(k for f in flat for k in f) if len({repr(f.get(k, "–")) for f in flat}) > 1]
     return [{k: f.get(k, "–") for k in names} for f in flat]

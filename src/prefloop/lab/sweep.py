@@ -1,75 +1,27 @@
-"""A sweep: many settings, in stacks, on workers; what a folder already holds is not computed again."""
+"""A sweep: many settings, in stacks, on workers; runs that a store already holds are not computed again."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Sequence
 
 from prefloop.core.errors import DataError, UserError
-from prefloop.core.files import digest, remove_temporary, write
 from prefloop.lab.pool import Pool
 from prefloop.lab.setting import Setting, stacks
 from prefloop.lab.stack import Run
-from prefloop.lab.table import read
+from prefloop.lab.store import Store, missing
 from prefloop.runs.interrupt import Interrupt
 from prefloop.runs.progress import Progress
-
-STACKS = {
-    "arms": 32,
-    "categorical": 32,
-    "sequences": 16,
-    "lengths": 8,
-}  # runs per stack where none is asked for: see benchmarks
-COSTS = {"sequences": 9.0, "lengths": 40.0}  # per response, in tokens of the smallest GPT
-SUFFIX = ".parquet"
-
-
-@dataclass
-class Store:
-    """A folder of Parquet files, one per stack; a file appears whole or not at all."""
-
-    path: Path
-
-    def __post_init__(self) -> None:
-        self.path.mkdir(parents=True, exist_ok=True)
-        remove_temporary(self.path)
-        self._runs: dict[str, Run] = {}
-        for file in sorted(self.path.glob(f"*{SUFFIX}")):
-            self._runs |= {run.setting.run: run for run in read(file)}
-
-    def __contains__(self, setting: Setting) -> bool:
-        return setting.run in self._runs
-
-    def __getitem__(self, setting: Setting) -> Run:
-        return self._runs[setting.run]
-
-    def add(self, settings: Sequence[Setting], table: bytes) -> None:
-        """Keep a stack's runs."""
-        file = self.path / f"{digest([s.run for s in settings])}{SUFFIX}"
-        write(file, table)
-        self._runs |= {run.setting.run: run for run in read(file)}
-
-
-def missing(settings: Iterable[Setting], store: Store) -> list[Setting]:
-    """Each setting that the store lacks, once."""
-    return list({s.run: s for s in settings if s not in store}.values())
 
 
 def jobs_of(settings: Sequence[Setting], size: int | None) -> list[list[Setting]]:
     """Stacks, the longest first so that no worker is left waiting at the end."""
-    stacked = []
-    for problem, default in STACKS.items():
-        own = [s for s in settings if s.problem == problem]
-        stacked += stacks(own, size or default)
-    return sorted(stacked, key=lambda job: -len(job) * cost(job[0]))
+    return sorted(stacks(settings, size), key=lambda job: -len(job) * cost(job[0]))
 
 
 def cost(setting: Setting) -> float:
     """Relative time of one run, for the order of jobs."""
-    per_step = setting.minibatch * COSTS.get(setting.problem, 0.1)
-    return setting.steps * (20 + per_step)
+    return setting.steps * (20 + setting.minibatch * setting.world.cost)
 
 
 def sweep(
@@ -84,23 +36,24 @@ def sweep(
     """All runs, in the order of their settings; those that the store has are read from it.
 
     Args:
-        stack: runs per stack; see STACKS where None.
+        stack: runs per stack; the default of each world where None.
 
     Raises:
         UserError: a bad setting, before anything runs.
-        DataError: some stacks failed; the others are kept.
+        DataError: some stacks failed; the runs of the others are stored.
     """
     for setting in settings:
         setting.check()
     if stack is not None and stack < 1:
-        raise UserError(f"a stack of {stack} runs is empty", fix="--stack 1 or more")
+        raise UserError("`stack` must be at least 1", fix="--stack 1 or more")
     jobs = jobs_of(missing(settings, store), stack)
     failed: list[str] = []
-    for problem in STACKS:  # one after the other, so that the time left is foretold from runs of the same kind
+    for problem in dict.fromkeys(s.problem for s in settings):  # in turn: the time left is predicted from like runs
         own = [job for job in jobs if job[0].problem == problem]
         failed += _run(own, store, pool, " ".join(filter(None, (label, problem))), quiet) if own else []
     if failed:
-        raise DataError(f"{len(failed)} of {len(jobs)} stacks failed; the others are kept", where=failed[0])
+        what = f"{len(failed)} of {len(jobs)} stacks failed; the runs of the others are stored"
+        raise DataError(what, where=failed[0])
     return [store[s] for s in settings]
 
 

@@ -11,8 +11,9 @@ from prefloop.core.errors import UserError, nearest
 from prefloop.lab.pool import Pool
 from prefloop.lab.setting import Setting
 from prefloop.lab.stack import Run
+from prefloop.lab.store import Store, missing
 from prefloop.lab.summary import Cell, over_training, tuned
-from prefloop.lab.sweep import Store, missing, sweep
+from prefloop.lab.sweep import sweep
 from prefloop.scale.workers import pool_for
 
 

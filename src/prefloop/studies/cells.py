@@ -9,10 +9,11 @@ import numpy as np
 
 from prefloop.analysis.numbers import compact, fixed
 from prefloop.core.metric_table import METRICS
-from prefloop.lab.setting import REWARDS, Setting
+from prefloop.lab.setting import Setting, make
 from prefloop.lab.stack import Run
 from prefloop.lab.summary import Cell, band, interval
 from prefloop.report.chart import COUNT, Array, Chart, Line, Range, Table
+from prefloop.worlds.arms.spec import REWARDS
 
 RATES = (1e-3, 3e-3, 1e-2, 3e-2, 1e-1)  # learning rates of Adam, tried per cell at equal budgets
 FAR, NEAR = REWARDS["far"], REWARDS["near"]
@@ -29,7 +30,7 @@ SHOWN = ("ess", "kl/collection", "clip_ratio/region_mean", *COUNTED[:3], "push/u
 def gain(run: Run) -> float:
     """Mean reward over training as a share of what could be gained over the reference."""
     start = float(run.curves["eval/gold"][0])
-    return (run.mean("eval/gold") - start) / (run.setting.ceiling - start)
+    return (run.mean("eval/gold") - start) / (run.setting.world.ceiling - start)
 
 
 def gains(cells: Sequence[Cell]) -> Array:
@@ -48,7 +49,7 @@ def _over_samples(run: Run, most: float) -> float:
     grid = np.linspace(0, most, 200)
     reward = np.interp(grid, run.curves["samples"], run.curves["eval/gold"])
     start = float(reward[0])
-    return float((np.trapezoid(reward, grid) / most - start) / (run.setting.ceiling - start))
+    return float((np.trapezoid(reward, grid) / most - start) / (run.setting.world.ceiling - start))
 
 
 def place(centre: float) -> str:
@@ -68,7 +69,7 @@ def curves(title: str, cells: Sequence[Cell], labels: Sequence[str], *, x: str =
         Line(label, cell.runs[0].curves[x].tolist(), *band(cell.curve(y)))
         for cell, label in zip(cells, labels, strict=True)
     ]
-    ceiling = cells[0].setting.ceiling
+    ceiling = cells[0].setting.world.ceiling
     return Chart(
         title,
         AXES[x],
@@ -119,10 +120,10 @@ def by(cells: Sequence[Cell], keys: Sequence[tuple[Any, ...]]) -> dict[tuple[Any
 
 
 def arms(method: str, **changes: Any) -> Setting:
-    """A setting of the arms with the published MLP; what overrides the row goes into `override`."""
-    return Setting(method=method, problem="arms", **changes)
+    """A setting of the arms with the published MLP; what overrides the method goes into `override`."""
+    return make(method, "arms", **changes)
 
 
 def sequences(method: str, **changes: Any) -> Setting:
     """A setting of the sequences with the stacked GPT."""
-    return Setting(method=method, problem="sequences", **changes)
+    return make(method, "sequences", **changes)

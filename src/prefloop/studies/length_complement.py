@@ -25,6 +25,7 @@ from prefloop.studies.lengths import (
     versus,
 )
 from prefloop.studies.study import Claim, Outcome, Study, judge
+from prefloop.worlds.lengths.spec import Lengths
 
 BEST = "on-policy DPO"
 Key = tuple[str, str]  # method, problem
@@ -113,7 +114,9 @@ def _elsewhere(bench: Bench, cells: Mapping[Key, Cell]) -> list[Table]:
 
 def _cost(cell: Cell, problem: str) -> Array:
     """Tokens per response, or from the mode: [seeds, evaluations]."""
-    return abs(cell.curve("eval/gold")) * cell.setting.width if problem == "mode" else cell.curve("eval/length")
+    world = cell.setting.world
+    assert isinstance(world, Lengths)
+    return abs(cell.curve("eval/gold")) * world.width if problem == "mode" else cell.curve("eval/length")
 
 
 STUDY = Study(

@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from prefloop.lab.setting import Setting
+from prefloop.lab.setting import Setting, make
+from prefloop.lab.stack import stack_of
 from prefloop.lab.summary import Cell
 from prefloop.report.chart import SHARE, Array, Chart, Line, Table
 from prefloop.studies.bench import Bench
@@ -61,7 +62,7 @@ def setting(bench: Bench, problem: str, method: str, override: Mapping[str, Any]
     }
     fields |= {"data": DATA[bench.size], "network": bench.size, "scorer": "proxy"}
     fields |= {"steps": steps, "evaluate": max(1, steps // EVALUATIONS), "evaluation": 32}
-    return Setting(method, dict(override), problem="lengths", **{**fields, **changes})
+    return make(method, "lengths", dict(override), **{**fields, **changes})
 
 
 def tuned(bench: Bench, settings: Sequence[Setting]) -> list[Cell]:
@@ -84,7 +85,7 @@ def law(title: str, cells: Sequence[Cell], labels: Sequence[str]) -> Chart:
     tokens = sorted(int(k.rpartition("/")[2]) for k in cells[0].runs[0].curves if k.startswith("eval/length/"))
     shares = [np.stack([c.curve(f"eval/length/{n}") for n in tokens]).mean(1) for c in cells]  # [tokens, evaluations]
     lines = [Line("reference", tokens, shares[0][:, 0], dashed=True)]
-    data = data_law([run.setting for run in cells[0].runs])[: len(tokens)]
+    data = data_law(stack_of([run.setting for run in cells[0].runs]))[: len(tokens)]
     lines += [Line("preference data", tokens, data.numpy(), dashed=True)]
     lines += [Line(label, tokens, share[:, -1]) for label, share in zip(labels, shares, strict=True)]
     return Chart(

@@ -18,7 +18,8 @@ from prefloop.studies.cells import FAR, curves, sequences
 from prefloop.studies.study import Claim, Outcome, Study, judge
 from prefloop.worlds.arms.build import reference_policy
 from prefloop.worlds.arms.defects import DropoutReference, seen_as
-from prefloop.worlds.arms.problem import TOKENS, bump, prompt_tokens, reference_law
+from prefloop.worlds.arms.problem import bump, prompt_tokens, reference_law
+from prefloop.worlds.arms.spec import TOKENS, Sequences
 
 UPDATES = {"smoke": 4, "small": 400, "paper": 600}  # the published pattern needs more than the dial gives
 SEEDS = {"smoke": 2, "small": 5, "paper": 10}  # of the bench's: every effect is a difference of paired runs
@@ -222,7 +223,8 @@ def fall(cell: Cell) -> Array:
 
 def reference_noise(one: Setting, seeds: list[int]) -> Array:
     """Standard deviation of log π_ref(y|x) over calls of a reference with dropout, mean over responses, per seed."""
-    policy = reference_policy(one, seeds, torch.float32)
+    assert isinstance(one.world, Sequences)
+    policy = reference_policy(one.world, seeds, torch.float32)
     noise, rng = (Stream(name, seeds, stacked=True) for name in ("reference dropout", "repeated calls"))
     noisy = seen_as(DropoutReference, policy.reference(), noise=noise)
     with torch.no_grad():

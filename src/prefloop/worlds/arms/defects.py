@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, TypeVar
 
 import torch
@@ -23,57 +23,51 @@ from prefloop.core.protocols import Evaluation, no_op
 from prefloop.core.streams import Stream
 from prefloop.policies.gpt import GPT, Dropout, unchanged
 from prefloop.policies.stacked import linear
-from prefloop.worlds.arms.problem import Bandit, labelled, mean_reward
+from prefloop.worlds.arms.problem import ArmReward
+from prefloop.worlds.rewarded import labelled
+from prefloop.worlds.spec import Built
 
 Kind = TypeVar("Kind", bound=GPT)
 DROPPED = 0.1  # share of activations, of gpt-nano
 
 
-@dataclass(frozen=True)
-class Parts:
-    """What a defect may wrap."""
-
-    row: Method
-    policy: Any
-    reference: Any
-    problem: Any
-
-
-def install(defect: str, parts: Parts, seeds: Sequence[int]) -> Parts:
-    """The parts with one defect of the published code in them.
+def install(defect: str, built: Built, seeds: Sequence[int]) -> Built:
+    """What was built, with one defect of the published code in it.
 
     Raises:
-        UserError: no such defect, or one that could do nothing to this row.
+        UserError: no such defect, or one that would change nothing for this method.
     """
     if defect not in DEFECTS:
-        raise UserError(f"there is no defect `{defect}`", fix=nearest(defect, DEFECTS))
-    return DEFECTS[defect](parts, seeds)
+        raise UserError(f"unknown defect `{defect}`", fix=nearest(defect, DEFECTS))
+    return DEFECTS[defect](built, seeds)
 
 
-def _off_by_one(parts: Parts, seeds: Sequence[int]) -> Parts:
-    return replace(parts, policy=seen_as(OffByOne, parts.policy), reference=seen_as(OffByOne, parts.reference))
+def _off_by_one(built: Built, seeds: Sequence[int]) -> Built:
+    return replace(built, policy=seen_as(OffByOne, built.policy), reference=seen_as(OffByOne, built.reference))
 
 
-def _k1_loss(parts: Parts, seeds: Sequence[int]) -> Parts:
-    return replace(parts, row=with_k1_term(parts.row))
+def _k1_loss(built: Built, seeds: Sequence[int]) -> Built:
+    return replace(built, method=with_k1_term(built.method))
 
 
-def _reference_dropout(parts: Parts, seeds: Sequence[int]) -> Parts:
-    if not parts.row.needs & {"reference", "z"}:
-        raise UserError("this row reads no reference, so that noise in it does nothing")
+def _reference_dropout(built: Built, seeds: Sequence[int]) -> Built:
+    if not built.method.needs & {"reference", "z"}:
+        raise UserError("this method reads no reference, so that noise in it does nothing")
     noise = Stream("reference dropout", seeds, stacked=True)
-    return replace(parts, reference=seen_as(DropoutReference, parts.reference, noise=noise))
+    return replace(built, reference=seen_as(DropoutReference, built.reference, noise=noise))
 
 
-def _prompt_in_reward(parts: Parts, seeds: Sequence[int]) -> Parts:
-    problem = PromptInReward(**vars(parts.problem))
-    if problem.data is None or problem.data.scores is None:
-        return replace(parts, problem=problem)
-    data = replace(problem.data, scores=with_prompt(problem.gold, problem.data, problem.data.scores))
-    return replace(parts, problem=replace(problem, data=labelled(data, problem.gold, problem.law)))
+def _prompt_in_reward(built: Built, seeds: Sequence[int]) -> Built:
+    old = built.problem
+    gold, proxy = WithPrompt(old.gold.table), None if old.proxy is None else WithPrompt(old.proxy.table)
+    data = old.data
+    if data is not None and data.scores is not None:
+        data = replace(data, scores=with_prompt(gold.table, data, data.scores))
+        data = labelled(data, gold, old.typical)
+    return replace(built, problem=replace(old, gold=gold, proxy=proxy, data=data))
 
 
-DEFECTS: dict[str, Callable[[Parts, Sequence[int]], Parts]] = {
+DEFECTS: dict[str, Callable[[Built, Sequence[int]], Built]] = {
     "off_by_one": _off_by_one,
     "k1_loss": _k1_loss,
     "reference_dropout": _reference_dropout,
@@ -179,15 +173,11 @@ def _per_response(beta: float | Tensor, d: LogProbs, batch: Batch) -> Float[Tens
 # ------------------------------------------------------------------------------------------------------------- reward
 
 
-class PromptInReward(Bandit):
+class WithPrompt(ArmReward):
     """The reward is the mean over prompt and response, although no policy chooses its prompt."""
 
-    def score(self, batch: Batch) -> Batch:
-        if batch.scores is not None:
-            return batch
-        table = self.gold if self.proxy is None else self.proxy
-        scores = with_prompt(table, batch, mean_reward(table, batch.responses))
-        return labelled(replace(batch, scores=scores), table, self.law)
+    def __call__(self, batch: Batch) -> Float[Tensor, "S P G"]:
+        return with_prompt(self.table, batch, super().__call__(batch))
 
 
 def with_prompt(table: Float[Tensor, "S V"], batch: Batch, scores: Float[Tensor, "S P G"]) -> Float[Tensor, "S P G"]:

@@ -7,14 +7,14 @@ neither rewarded nor scored, so the ceiling is 1 where the peak lies on an arm.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from prefloop.core.batch import Batch, label
+from prefloop.core.batch import Batch
 from prefloop.core.fit import constant, minimise
 from prefloop.core.kl import exact
 from prefloop.core.ranges import Number
@@ -22,15 +22,13 @@ from prefloop.core.streams import Stream
 from prefloop.policies.categorical import Categorical
 from prefloop.policies.stacked import Stacked, inverse_cdf
 from prefloop.rewards.bradley_terry.logistic import fit_linear
+from prefloop.worlds.rewarded import Draw, Typical
 
 ARMS = 100
 CONTEXT = 100  # dimensions
-TOKENS = 9  # of a sequence, after its prompt token
 HUMP = (15, 26)  # arms around the reference's mode at 20; its two other modes are the edges
 LOCATION, SCALE = -0.7, 0.4  # of the Cauchy variable whose tanh is cut into arms
 PENALTIES = (1.0, 0.1, 0.01)  # tried for the learned reward
-
-Draw = Callable[[int, int, Stream], Tensor]  # start, count, rng -> prompts [S, count, …]
 
 
 # ---------------------------------------------------------------------------------------------------------- rewards
@@ -41,6 +39,30 @@ def bump(centre: Number, width: Number, arms: int = ARMS) -> Float[Tensor, "*S V
     a = torch.arange(arms, dtype=torch.float64)
     c, w = (torch.as_tensor(x, dtype=torch.float64)[..., None] for x in (centre, width))
     return (-(((a - c) / w) ** 2)).exp()
+
+
+@dataclass(frozen=True)
+class ArmReward:
+    """Scores a response by the mean of its tokens' rewards."""
+
+    table: Float[Tensor, "S V"]
+
+    def __call__(self, batch: Batch) -> Float[Tensor, "S P G"]:
+        return mean_reward(self.table, batch.responses)
+
+
+def mean_reward(table: Float[Tensor, "S V"], responses: Int[Tensor, "S P G T"]) -> Float[Tensor, "S P G"]:
+    """Mean of the tokens' rewards."""
+    return table.gather(-1, responses.flatten(1)).view(responses.shape).mean(-1)
+
+
+def under(law: Float[Tensor, " V"]) -> Typical:
+    """The exact mean of an ArmReward over responses whose tokens follow the law."""
+
+    def typical(scorer: ArmReward) -> Float[Tensor, " S"]:
+        return (law.to(scorer.table) * scorer.table).sum(-1)
+
+    return typical
 
 
 def reference_law(arms: int = ARMS) -> Float[Tensor, " V"]:
@@ -83,66 +105,6 @@ def indexed(runs: int, contexts: int) -> Draw:
 def prompt_tokens(start: int, count: int, rng: Stream) -> Int[Tensor, "S P"]:
     """One uniform token."""
     return (rng.rand(count) * ARMS).long()
-
-
-# ---------------------------------------------------------------------------------------------------------- problem
-
-
-@dataclass(frozen=True)
-class Bandit:
-    """Prompts, offline data and rewards of S stacked runs.
-
-    Args:
-        draw: prompts.
-        gold: reward of each arm.
-        proxy: what a learned reward model says of each arm; it scores in place of gold where it is given.
-        data: offline groups [S, N, C, T] with their scores and labels.
-        law: of the reference over arms; a label is positive above the mean score under it. None: no labels.
-    """
-
-    draw: Draw
-    gold: Float[Tensor, "S V"]
-    proxy: Float[Tensor, "S V"] | None = None
-    data: Batch | None = None
-    law: Float[Tensor, " V"] | None = None
-
-    def prompts(self, start: int, count: int, rng: Stream) -> Tensor:
-        return self.draw(start, count, rng)
-
-    def dataset(self, start: int, count: int, responses: int, rng: Stream) -> Batch:
-        """Groups number `start` on, every epoch over the data in an order of its own."""
-        return offline_groups(self.data, start, count, responses, rng)
-
-    def score(self, batch: Batch) -> Batch:
-        """Scores and labels by the proxy, or else by gold; groups of the data keep theirs unless a mixture took them
-        away."""
-        if batch.scores is not None:
-            return batch
-        table = self.gold if self.proxy is None else self.proxy
-        return labelled(replace(batch, scores=mean_reward(table, batch.responses)), table, self.law)
-
-
-def offline_groups(data: Batch | None, start: int, count: int, responses: int, rng: Stream) -> Batch:
-    """Groups number `start` on of given data [S, N, C, T], every epoch in an order of its own."""
-    if data is None or data.mask.shape[2] != responses:
-        raise ValueError(f"this problem has no offline groups of {responses}")
-    n = data.mask.shape[1]
-    epochs = range(start // n, (start + count - 1) // n + 1)
-    order = torch.cat([rng.epoch(n, e) for e in epochs], -1)
-    first = start - epochs[0] * n
-    return data[order[:, first : first + count]]
-
-
-def mean_reward(table: Float[Tensor, "S V"], responses: Int[Tensor, "S P G T"]) -> Float[Tensor, "S P G"]:
-    """Mean of the tokens' rewards."""
-    return table.gather(-1, responses.flatten(1)).view(responses.shape).mean(-1)
-
-
-def labelled(batch: Batch, table: Float[Tensor, "S V"], law: Float[Tensor, " V"] | None) -> Batch:
-    """A scored batch with labels: positive above the mean under the law of what the table gives each arm."""
-    if law is None or batch.scores is None:
-        return batch
-    return replace(batch, labels=label(batch.scores, (law.to(table) * table).sum(-1)[:, None, None]))
 
 
 # -------------------------------------------------------------------------------------------------------- reference
@@ -210,12 +172,6 @@ def sharing(batch: Batch, tokens: int, rng: Stream) -> Batch:
     rank = rng.rand(n, length).argsort(-1)
     common = (rank < tokens)[:, :, None]
     return replace(batch, responses=torch.where(common, batch.responses[:, :, :1], batch.responses))
-
-
-def noisy(scores: Float[Tensor, "S N C"], temperature: Float[Tensor, " S"], rng: Stream) -> Float[Tensor, "S N C"]:
-    """Scores plus Gumbel noise: any two of them then compare as Bradley-Terry of scores/temperature has it."""
-    u = rng.rand(*scores.shape[1:], dtype=torch.float64).clamp(1e-12, 1 - 1e-12)
-    return scores - temperature[:, None, None].to(scores) * torch.log(-torch.log(u)).to(scores)
 
 
 def learned_reward(data: Batch, seeds: Sequence[int], arms: int = ARMS) -> Float[Tensor, "S V"]:

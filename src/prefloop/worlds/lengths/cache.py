@@ -1,4 +1,4 @@
-"""Fitted tensors that are kept between processes, each under a name that says what made it."""
+"""Fitted tensors that are cached between processes, each under a name that says what made it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from prefloop.core.files import replacing
 from prefloop.policies.cache import cache_root
 
 
-def kept(name: str, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
+def cached(name: str, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
     """Tensors from the cache, or made and put there; a file appears whole or not at all."""
     file = cache_root() / "lab" / f"{name}.safetensors"
     try:

@@ -16,87 +16,35 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from prefloop.core.batch import Batch, label
+from prefloop.core.batch import Batch
 from prefloop.core.errors import DataError
 from prefloop.core.fit import falling, minimise
 from prefloop.core.streams import Stream
 from prefloop.policies.gpt import GPT
-from prefloop.worlds.arms.problem import offline_groups
 from prefloop.worlds.lengths.answers import END, Tokens, answers, encode, vocabulary
+from prefloop.worlds.lengths.spec import Size
+from prefloop.worlds.rewarded import Draw, Score
 
-Score = Callable[[Batch], Float[Tensor, "S P G"]]
 MOST_CUT = 0.2  # share of the answers that the limit may cut
 HELD_OUT = 12  # answers of each instruction that the reference is not fitted to
 BATCH = 256  # responses per step of the fit
 
 
-@dataclass(frozen=True)
-class Size:
-    """A network and the longest response, END included."""
-
-    limit: int
-    layers: int
-    heads: int
-    width: int
-    epochs: int
-    lr: float
-
-
-SIZES = {
-    "smoke": Size(limit=32, layers=1, heads=2, width=16, epochs=1, lr=1e-2),
-    "small": Size(limit=32, layers=3, heads=4, width=64, epochs=4, lr=5e-3),  # 0.27 M parameters
-    "paper": Size(limit=64, layers=4, heads=6, width=192, epochs=8, lr=2e-3),  # 2.2 M parameters
-}
 NAMED = {"min": (0.0, 1.0), "mode": (25.0, 1.0), "skew": (0.0, 0.1)}  # peak, coverage: see tests/test_lengths.py
-
-
-@dataclass(frozen=True)
-class Lengths:
-    """Prompts, offline data and rewards of S stacked runs.
-
-    Args:
-        vocabulary: tokens of responses; prompts are the tokens after them.
-        prompts_known: how many prompts there are.
-        gold: the true reward.
-        proxy: a learned one, which scores in its place where it is given.
-        data: offline groups [S, N, C, T] with their scores, and labels where the method reads them.
-        typical: responses of the reference; labels are positive above their mean score. None: no labels.
-    """
-
-    vocabulary: int
-    prompts_known: int
-    gold: Score
-    proxy: Score | None = None
-    data: Batch | None = None
-    typical: Batch | None = None
-
-    def prompts(self, start: int, count: int, rng: Stream) -> Int[Tensor, "S P"]:
-        """Uniform among the known ones."""
-        return prompt_tokens(self.vocabulary, self.prompts_known, count, rng)
-
-    def dataset(self, start: int, count: int, responses: int, rng: Stream) -> Batch:
-        """Groups number `start` on, every epoch over the data in an order of its own."""
-        return offline_groups(self.data, start, count, responses, rng)
-
-    def score(self, batch: Batch) -> Batch:
-        """Scores and labels by the proxy, or else by gold; groups of the data keep theirs unless a mixture took them
-        away."""
-        if batch.scores is not None:
-            return batch
-        scorer = self.proxy or self.gold
-        return labelled(replace(batch, scores=scorer(batch)), self.typical, scorer)
-
-
-def labelled(batch: Batch, typical: Batch | None, scorer: Score) -> Batch:
-    """A scored batch with labels: positive above the mean score of the typical responses, where these are given."""
-    if typical is None or batch.scores is None:
-        return batch
-    return replace(batch, labels=label(batch.scores, scorer(typical).mean((1, 2), keepdim=True)))
 
 
 def prompt_tokens(first: int, known: int, count: int, rng: Stream) -> Int[Tensor, "S P"]:
     """Uniform among the tokens `first` to `first + known`."""
     return first + (rng.rand(count, dtype=torch.float64) * known).long()
+
+
+def prompts(first: int, known: int) -> Draw:
+    """Uniform among the known ones."""
+
+    def draw(start: int, count: int, rng: Stream) -> Tensor:
+        return prompt_tokens(first, known, count, rng)
+
+    return draw
 
 
 # ------------------------------------------------------------------------------------------------------ gold rewards

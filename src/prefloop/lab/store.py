@@ -1,0 +1,101 @@
+"""Runs as Parquet files in a folder: a row per evaluation of a run, with the run's name and its whole setting."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from prefloop.core.errors import DataError, UserError
+from prefloop.core.files import digest, remove_temporary, write
+from prefloop.lab.setting import Setting, from_dict, to_dict
+from prefloop.lab.stack import Run
+
+SUFFIX = ".parquet"
+
+
+def to_bytes(runs: Sequence[Run]) -> bytes:
+    """A Parquet file of some runs; the same runs give the same bytes."""
+    columns: dict[str, list[pa.Array]] = {}
+    for run in runs:
+        rows = len(run.curves["step"])
+        names = {"run": run.setting.run, "setting": json.dumps(to_dict(run.setting), sort_keys=True)}
+        for name, text in names.items():
+            columns.setdefault(name, []).append(pa.repeat(pa.scalar(text), rows))
+        for name, curve in run.curves.items():
+            columns.setdefault(name, []).append(pa.array(curve))
+    table = pa.table({name: pa.chunked_array(parts) for name, parts in columns.items()})
+    out = io.BytesIO()
+    pq.write_table(table, out, use_dictionary=["run", "setting"], compression="zstd")
+    return out.getvalue()
+
+
+def read(path: Path) -> list[Run]:
+    """The runs of a file, but for those that another version of the package knew by another name.
+
+    Raises:
+        DataError: not a Parquet file of runs.
+    """
+    try:
+        table = pq.read_table(path)
+        columns = {
+            n: table[n].to_numpy(zero_copy_only=False) for n in table.column_names if n not in ("run", "setting")
+        }
+        names = table["run"].to_pylist()
+        settings = table["setting"].to_pylist()
+    except (OSError, pa.ArrowException, KeyError) as error:
+        raise DataError("not a table of runs", where=str(path), fix="delete it; its runs are computed again") from error
+    starts = [i for i, name in enumerate(names) if i == 0 or names[i - 1] != name]
+    ends = [*starts[1:], len(names)]
+    runs = []
+    for a, b in zip(starts, ends, strict=True):
+        setting = _known(names[a], settings[a])
+        if setting is not None:
+            runs.append(Run(setting, {k: np.asarray(v[a:b]) for k, v in columns.items()}))
+    return runs
+
+
+def _known(name: str, text: str) -> Setting | None:
+    """The setting of a run, or None where this version of the package does not give it that name."""
+    try:
+        setting = from_dict(json.loads(text))
+    except (UserError, KeyError):  # another version's fields, or a world that is not installed here
+        return None
+    return setting if setting.run == name else None
+
+
+@dataclass
+class Store:
+    """A folder of Parquet files, one per stack; a file appears whole or not at all."""
+
+    path: Path
+
+    def __post_init__(self) -> None:
+        self.path.mkdir(parents=True, exist_ok=True)
+        remove_temporary(self.path)
+        self._runs: dict[str, Run] = {}
+        for file in sorted(self.path.glob(f"*{SUFFIX}")):
+            self._runs |= {run.setting.run: run for run in read(file)}
+
+    def __contains__(self, setting: Setting) -> bool:
+        return setting.run in self._runs
+
+    def __getitem__(self, setting: Setting) -> Run:
+        return self._runs[setting.run]
+
+    def add(self, settings: Sequence[Setting], table: bytes) -> None:
+        """Store the runs of one stack."""
+        file = self.path / f"{digest([s.run for s in settings])}{SUFFIX}"
+        write(file, table)
+        self._runs |= {run.setting.run: run for run in read(file)}
+
+
+def missing(settings: Iterable[Setting], store: Store) -> list[Setting]:
+    """Each setting that the store lacks, once."""
+    return list({s.run: s for s in settings if s not in store}.values())

@@ -1,0 +1,120 @@
+"""The didactic problems of the paper as specifications: arms, sequences of arms, and the plain categorical.
+
+Tajwar et al. 2024 (arXiv:2404.14367), §4.1.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from prefloop.core.errors import UserError
+from prefloop.worlds.spec import (
+    PER_RUN,
+    Built,
+    Count,
+    Flag,
+    Number,
+    Positive,
+    Range,
+    Share,
+    Stack,
+    Whole,
+    check_enumerable,
+    check_pairs,
+    sibling,
+)
+
+if TYPE_CHECKING:
+    from prefloop.core.methods import Method
+
+TOKENS = 9  # of a sequence, after its prompt token
+REWARDS = {"far": 70.0, "near": 20.0}  # centres of R1 and R2
+
+
+@dataclass(frozen=True)
+class Didactic:
+    """The reward of an arm and the offline data, which all problems of this folder have.
+
+    The class attributes are fields of one problem or another, here at the value that means "no such thing".
+    """
+
+    centre: Annotated[Number, PER_RUN, Flag("reward", REWARDS)] = REWARDS["far"]
+    "arm at which the reward exp(−((a − centre)/width)²) peaks: far (70), near (20), or a number"
+    width: Annotated[Positive, PER_RUN] = 10.0
+    "width of the reward's peak"
+    data: Count = 100
+    "groups in the offline data"
+    coverage: Annotated[Share, PER_RUN] = 1.0
+    "share of the offline responses that the reference wrote; the others follow a bump at skew_centre"
+    skew_centre: Annotated[Number, PER_RUN] = 20.0
+    "arm around which the other offline responses lie"
+    skew_width: Annotated[Positive, PER_RUN] = 5.0
+    "width of their bump"
+    labels: Literal["gold", "noisy"] = "gold"
+    "scores in the offline data: gold, or noisy ones that compare as Bradley-Terry at the temperature"
+    temperature: Annotated[Positive, PER_RUN] = 0.1
+    "of noisy labels"
+    scorer: Literal["gold", "proxy"] = "gold"
+    "what scores the policy's responses: gold, or a reward learned from the offline data"
+
+    policy, hidden, contexts, fit, shared, defect = "tabular", 0, 0, "likelihood", 0, ""
+    runs_per_stack, cost, tokens, ceiling, fingerprint, about = 32, 0.1, 1, 1.0, None, ""
+
+    def check(self, method: Method) -> None:
+        """See `World.check`."""
+        if self.scorer == "proxy":
+            check_pairs(method)
+
+    def build(self, stack: Stack) -> Built:
+        """See `World.build`."""
+        built: Built = sibling(self, "build").build(stack)
+        return built
+
+
+@dataclass(frozen=True)
+class Categorical(Didactic):
+    """One of 100 arms under one context, by a table that starts at the reference law itself: for theory."""
+
+
+@dataclass(frozen=True)
+class Arms(Didactic):
+    """One of 100 arms under a context."""
+
+    policy: Literal["mlp", "linear", "tabular"] = "mlp"
+    "network over contexts, or a table of them"
+    hidden: Count = 256
+    "width of the MLP's two hidden layers after the first"
+    contexts: Whole = 0
+    "fixed list of that many contexts; 0: fresh ones for every collection"
+    fit: Literal["likelihood", "reverse"] = "likelihood"
+    "how the reference is fitted to its law: by likelihood, or by reverse KL as published"
+
+    def check(self, method: Method) -> None:
+        """See `World.check`."""
+        super().check(method)
+        if self.policy == "tabular" and not self.contexts:
+            raise UserError("a table needs a fixed list of contexts", fix="contexts=10")
+
+
+@dataclass(frozen=True)
+class Sequences(Didactic):
+    """Nine arms after a prompt token, by a stacked GPT; the reward is the mean over them."""
+
+    fit: Literal["likelihood", "reverse"] = "likelihood"
+    "how the reference is fitted to its law: by likelihood, or by reverse KL as published"
+    shared: Annotated[int, Range(f"a whole number from 0 to {TOKENS - 1}", low=0, high=TOKENS - 1, whole=True)] = 0
+    "tokens that the responses of a group of the offline data have in common"
+    defect: Literal["", "off_by_one", "k1_loss", "reference_dropout", "prompt_in_reward"] = ""
+    "a defect of the published code to run with, for the study of them"
+
+    policy = "gpt"
+    runs_per_stack, cost, tokens = 16, 9.0, TOKENS
+
+    def check(self, method: Method) -> None:
+        """See `World.check`."""
+        super().check(method)
+        check_enumerable(method)
+
+
+WORLDS = (Arms, Sequences, Categorical)

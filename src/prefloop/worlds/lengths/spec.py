@@ -1,0 +1,106 @@
+"""The problem of lengths as a specification: a small GPT whose answers are scored by their length or their words."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from prefloop.worlds.spec import (
+    PER_RUN,
+    Built,
+    Count,
+    NonzeroShare,
+    Percentile,
+    Positive,
+    Stack,
+    check_enumerable,
+    check_pairs,
+    sibling,
+)
+
+if TYPE_CHECKING:
+    from prefloop.core.methods import Method
+
+VERSION = 5  # of fitted references and learned rewards: a new one makes earlier ones unknown
+
+
+@dataclass(frozen=True)
+class Size:
+    """A network and the longest response, END included."""
+
+    limit: int
+    layers: int
+    heads: int
+    width: int
+    epochs: int
+    lr: float
+
+
+SIZES = {
+    "smoke": Size(limit=32, layers=1, heads=2, width=16, epochs=1, lr=1e-2),
+    "small": Size(limit=32, layers=3, heads=4, width=64, epochs=4, lr=5e-3),  # 0.27 M parameters
+    "paper": Size(limit=64, layers=4, heads=6, width=192, epochs=8, lr=2e-3),  # 2.2 M parameters
+}
+CEILINGS = {"length": 0.0, "repetition": 0.0, "keyword": 1.0, "sentiment": 1.0}
+
+
+@dataclass(frozen=True)
+class Lengths:
+    """Up to 32 tokens, or 64 at size paper, text-like."""
+
+    gold: Literal["length", "keyword", "repetition", "sentiment"] = "length"
+    "true reward; peak and width are those of length"
+    peak: Annotated[Percentile, PER_RUN] = 0.0
+    "where gold peaks, as a percentile of the reference's lengths (C1); 0: one token"
+    width: Annotated[Positive, PER_RUN] = 10.0
+    "tokens off the peak that cost 1"
+    network: Literal["smoke", "small", "paper"] = "small"
+    "size of the GPT"
+    data: Count = 100
+    "groups in the offline data"
+    coverage: Annotated[NonzeroShare, PER_RUN] = 1.0
+    "share of the offline responses that is left whole; the others end early by an exponential law (C2)"
+    labels: Literal["gold", "noisy"] = "gold"
+    "scores in the offline data: gold, or noisy ones that compare as Bradley-Terry at the temperature"
+    temperature: Annotated[Positive, PER_RUN] = 0.1
+    "of noisy labels"
+    scorer: Literal["gold", "proxy"] = "gold"
+    "what scores the policy's responses: gold, or a reward model learned from the offline data"
+
+    runs_per_stack, cost = 8, 40.0
+
+    @property
+    def tokens(self) -> int:
+        """Of the longest response."""
+        return SIZES[self.network].limit
+
+    @property
+    def ceiling(self) -> float:
+        """The highest gold reward there is."""
+        return CEILINGS[self.gold]
+
+    @property
+    def fingerprint(self) -> Any:
+        """The network, and the answers that the reference is fitted to."""
+        from prefloop.worlds.lengths.answers import fingerprint
+
+        return [VERSION, asdict(SIZES[self.network]), fingerprint()]
+
+    @property
+    def about(self) -> str:
+        """The reference in figures."""
+        return str(sibling(self, "build").reference(self.network))
+
+    def check(self, method: Method) -> None:
+        """See `World.check`."""
+        if self.scorer == "proxy":
+            check_pairs(method)
+        check_enumerable(method)
+
+    def build(self, stack: Stack) -> Built:
+        """See `World.build`."""
+        built: Built = sibling(self, "build").build(stack)
+        return built
+
+
+WORLDS = (Lengths,)

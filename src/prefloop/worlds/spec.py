@@ -1,0 +1,247 @@
+"""What a world is to the lab: a frozen dataclass of its own fields, checked by their types, that can build a stack.
+
+A world of the package is a folder with `spec.py` (this), `problem.py` and `build.py`; a user's own is any class with
+the members of `World`, named `module:Class`.
+"""
+
+from __future__ import annotations
+
+import math
+import pkgutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from functools import cache
+from importlib import import_module
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol, get_args, get_origin, get_type_hints
+
+import prefloop.worlds
+from prefloop.core.errors import UserError, nearest
+
+if TYPE_CHECKING:  # a specification is read where there is nothing to run, so that --help is quick
+    import torch
+    from jaxtyping import Float
+    from torch import Tensor
+
+    from prefloop.core.methods import Method
+    from prefloop.core.streams import Stream
+
+# ------------------------------------------------------------------------------------------------------------- fields
+
+
+@dataclass(frozen=True)
+class Range:
+    """Numbers from `low` to `high`; `above` leaves `low` itself out."""
+
+    text: str
+    low: float = -math.inf
+    high: float = math.inf
+    whole: bool = False
+    above: bool = False
+
+    def __contains__(self, value: Any) -> bool:
+        if isinstance(value, bool) or not isinstance(value, int if self.whole else int | float):
+            return False
+        return math.isfinite(value) and self.low <= value <= self.high and not (self.above and value == self.low)
+
+
+@dataclass(frozen=True)
+class Flag:
+    """How the command line writes a field: another name, and words for some of its values."""
+
+    name: str
+    words: Mapping[str, float]
+
+
+PER_RUN = "per run"  # marks a field whose value may differ between the runs of one stack
+Count = Annotated[int, Range("a whole number of at least 1", low=1, whole=True)]
+Whole = Annotated[int, Range("a whole number of at least 0", low=0, whole=True)]
+Positive = Annotated[float, Range("a positive number", low=0, above=True)]
+Number = Annotated[float, Range("a number")]
+Share = Annotated[float, Range("a share between 0 and 1", low=0, high=1)]
+NonzeroShare = Annotated[float, Range("a share above 0 and up to 1", low=0, high=1, above=True)]
+Percentile = Annotated[float, Range("a percentile between 0 and 100", low=0, high=100)]
+
+
+@cache
+def hints(kind: Any) -> dict[str, tuple[Any, tuple[Any, ...]]]:
+    """The plain type of each field and what its annotation adds: a Range, PER_RUN, a Flag."""
+    out, known = {}, {f.name for f in fields(kind)}
+    for name, hint in get_type_hints(kind, include_extras=True).items():
+        if name in known:
+            plain, *more = get_args(hint) if get_origin(hint) is Annotated else (hint,)
+            out[name] = (plain, tuple(more))
+    return out
+
+
+def per_run_fields(kind: type) -> frozenset[str]:
+    """Fields that may differ between the runs of one stack."""
+    return frozenset(name for name, (_, more) in hints(kind).items() if PER_RUN in more)
+
+
+def check_fields(record: Any) -> None:
+    """Every number in its range and every word among its choices.
+
+    Raises:
+        UserError: names the field, its value and what it may be.
+    """
+    kind: type = type(record)
+    for name, (plain, more) in hints(kind).items():
+        value = getattr(record, name)
+        if get_origin(plain) is Literal and value not in get_args(plain):
+            raise UserError(f"`{name}` cannot be {value!r}", fix=nearest(str(value), map(str, get_args(plain))))
+        for allowed in more:
+            if isinstance(allowed, Range) and value not in allowed:
+                raise UserError(f"`{name}` must be {allowed.text}, not {value!r}")
+
+
+def check_pairs(method: Method) -> None:
+    """Refuse to learn a reward from groups of one response."""
+    if method.responses < 2:
+        raise UserError("a learned reward needs pairs of responses", fix="responses >= 2")
+
+
+def check_enumerable(method: Method) -> None:
+    """Refuse the exact KL where responses cannot be enumerated."""
+    if method.kl and method.kl_estimator == "exact":
+        raise UserError("a GPT cannot sum over all responses", where="kl_estimator=exact", fix="kl_estimator=k2")
+
+
+# -------------------------------------------------------------------------------------------------------------- world
+
+
+class World(Protocol):
+    """The specification of a world: a frozen dataclass, every field of which has a default."""
+
+    @property
+    def runs_per_stack(self) -> int:
+        """How many runs share a stack where no size is asked for."""
+
+    @property
+    def cost(self) -> float:
+        """Time per response and gradient step, in tokens of the smallest GPT; it orders the stacks of a sweep."""
+
+    @property
+    def tokens(self) -> int:
+        """Of the longest response."""
+
+    @property
+    def ceiling(self) -> float:
+        """The highest gold reward there is."""
+
+    @property
+    def fingerprint(self) -> Any:
+        """What else decides a run, such as the data behind a fitted reference, as JSON; part of the run's name."""
+
+    @property
+    def about(self) -> str:
+        """What a reader should know of the reference, printed under the results; may be empty."""
+
+    def check(self, method: Method) -> None:
+        """Refuse fields that do not go together, or not with the method (UserError)."""
+
+    def build(self, stack: Stack) -> Built:
+        """What the loop needs for all runs of a stack; called on the first of its worlds."""
+
+
+@dataclass(frozen=True)
+class Stack:
+    """The runs of one stack, as a world sees them.
+
+    Args:
+        worlds: one per run, equal but for the fields marked PER_RUN.
+        seeds: one per run.
+        method: of all runs; `method.responses` is the size of a group.
+        evaluation: prompts in the evaluation set.
+        dtype: of parameters.
+    """
+
+    worlds: Sequence[Any]
+    seeds: Sequence[int]
+    method: Method
+    evaluation: int
+    dtype: torch.dtype
+
+    @property
+    def world(self) -> Any:
+        """The first, for the fields that all of them share."""
+        return self.worlds[0]
+
+    def alone(self, run: int) -> Stack:
+        """That run in a stack of its own."""
+        return Stack(self.worlds[run : run + 1], self.seeds[run : run + 1], self.method, self.evaluation, self.dtype)
+
+    def each(self, name: str) -> Float[Tensor, " S"]:
+        """A field of every run."""
+        import torch
+
+        return torch.tensor([getattr(w, name) for w in self.worlds], dtype=torch.float64)
+
+
+@dataclass(frozen=True)
+class Built:
+    """What a world gives the loop.
+
+    Args:
+        method: that of the stack, unless the world changes it.
+        policy, reference, problem: see `core.protocols`.
+        evaluate: (policy, reference, stream) -> metrics on the fixed evaluation set, [S] each.
+        offline: responses per run in the offline data; 0 where the method uses none.
+    """
+
+    method: Method
+    policy: Any
+    reference: Any
+    problem: Any
+    evaluate: Callable[[Any, Any, Stream], dict[str, Tensor]]
+    offline: int = 0
+
+
+def sibling(world: World, name: str) -> Any:
+    """A module of the folder that specifies the world, imported when it is needed: `build` needs torch, a spec not."""
+    return import_module(f"{type(world).__module__.rpartition('.')[0]}.{name}")
+
+
+# ----------------------------------------------------------------------------------------------------------- registry
+
+
+@cache
+def worlds() -> dict[str, type[World]]:
+    """Every world of the lab by name: those that the `spec` of a folder lists in WORLDS."""
+    out: dict[str, type[World]] = {}
+    for folder in pkgutil.iter_modules(prefloop.worlds.__path__, "prefloop.worlds."):
+        if folder.ispkg and find_spec(f"{folder.name}.spec"):
+            out |= {name_of(kind): kind for kind in getattr(import_module(f"{folder.name}.spec"), "WORLDS", ())}
+    return out
+
+
+def name_of(kind: type) -> str:
+    """`arms` for `Arms` of the package, `module:Class` for a user's own."""
+    here = kind.__module__.startswith("prefloop.")
+    return kind.__name__.lower() if here else f"{kind.__module__}:{kind.__qualname__}"
+
+
+def world_class(name: str) -> type[World]:
+    """The world of that name, or of a user's own `module:Class`.
+
+    Raises:
+        UserError: no such world; suggests the nearest.
+    """
+    if ":" in name:
+        return _own(name)
+    if name not in worlds():
+        raise UserError(f"unknown problem `{name}`", fix=nearest(name, worlds()))
+    return worlds()[name]
+
+
+def _own(name: str) -> type[World]:
+    module, _, attribute = name.partition(":")
+    try:
+        found = getattr(import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        raise UserError(f"cannot import the problem `{name}`: {error}", fix="module:Class, found from here") from None
+    members = [m for m in vars(World) if not m.startswith("_")]
+    lacking = [m for m in ("__dataclass_fields__", *members) if not hasattr(found, m)]
+    if lacking:
+        raise UserError(f"`{name}` is not a world: it lacks {', '.join(lacking)}", fix="see prefloop.worlds.spec.World")
+    return found
