@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from prefloop.lab.table import read
 
 from prefloop.cli import lab, lab_grid, lab_result, methods
 from prefloop.cli.main import main
@@ -23,8 +22,9 @@ from prefloop.lab import forecast as forecast_module
 from prefloop.lab import sweep as sweep_module
 from prefloop.lab.forecast import Forecast
 from prefloop.lab.pool import LocalPool
-from prefloop.lab.setting import Setting
+from prefloop.lab.setting import Setting, make
 from prefloop.lab.stack import Run
+from prefloop.lab.store import read
 from prefloop.lab.summary import TUNING, Cell
 from prefloop.studies import plots
 
@@ -113,7 +113,7 @@ def test_the_grid_is_the_product_of_its_lists(grid: Callable[..., list[Setting]]
         (m, b, c, n, s) for m in ("rloo", "dpo") for b in (40, 80) for c in (1.0, 0.3) for n in (0, 1) for s in (0, 1)
     }
     assert len(got) == len(want) == 32
-    assert {(s.method, s.batch, s.coverage, s.override["negative"], s.seed) for s in got} == want
+    assert {(s.method, s.batch, s.world.coverage, s.override["negative"], s.seed) for s in got} == want
     assert all(dict(s.override).keys() == {"negative"} and s.minibatch == s.batch for s in got)
 
 
@@ -121,7 +121,7 @@ def test_defaults(grid: Callable[..., list[Setting]]) -> None:
     got = grid()
     assert [(s.method, s.seed) for s in got] == [(m, i) for m in ("best_of_n", "online_dpo") for i in range(10)]
     assert {replace(s, seed=0, method="").run for s in got} == {
-        Setting("", batch=100, minibatch=100, responses=10, steps=100, evaluate=5, lr=1e-3, centre=70.0).run
+        make("", "arms", batch=100, minibatch=100, responses=10, steps=100, evaluate=5, lr=1e-3, centre=70.0).run
     }
 
 
@@ -136,8 +136,8 @@ def test_batches_follow_the_responses_and_minibatches_the_batch(grid: Callable[.
 
 
 def test_rewards_have_names_or_numbers(grid: Callable[..., list[Setting]]) -> None:
-    assert [s.centre for s in grid("--method", "rloo", "--seeds", "1", "--reward", "far,near,55")] == [70, 20, 55]
-    assert [s.centre for s in grid("--method", "rloo", "--seeds", "1", "--reward", "70,far, 12.5")] == [70, 12.5]
+    assert [s.world.centre for s in grid("--method", "rloo", "--seeds", "1", "--reward", "far,near,55")] == [70, 20, 55]
+    assert [s.world.centre for s in grid("--method", "rloo", "--seeds", "1", "--reward", "70,far, 12.5")] == [70, 12.5]
 
 
 def test_iterations_are_collections_and_steps_are_steps(grid: Callable[..., list[Setting]]) -> None:
@@ -327,7 +327,7 @@ REFUSED = {
     "no rate": ("--lr fast", "`fast` is not a number\n  where: --lr"),
     "rate 0": ("--lr 1e-3,0", "`lr` must be a positive number, not 0.0"),
     "rate nan": ("--lr nan", "`lr` must be a positive number, not nan"),
-    "no reward": ("--reward fra", "`fra` is no reward\n  where: --reward\n  fix:   far, near, or the arm"),
+    "no reward": ("--reward fra", "`fra` is not a number\n  where: --reward\n  fix:   far, near, or a number"),
     "unknown override": ("--method rwr --override.bta 1", "this method has no `bta`\n  fix:   did you mean `beta`?"),
     "override is no number": ("--method online_dpo --override.beta big", "`beta` must be a number, not 'big'"),
     "override is no value": ("--override.beta [1", "`[1` is no value\n  where: --override.beta"),
@@ -338,6 +338,8 @@ REFUSED = {
     "override of responses": ("--override.responses 5", "fix:   --responses 5"),
     "override of an option": ("--override.problem arms", "fix:   --problem arms"),
     "a switch both ways": ("--reuse 2 --override.reuse 4", "fix:   --reuse 4"),
+    "unknown problem": ("--problem bandit", "unknown problem `bandit`\n  fix:   choose one of: arms"),
+    "flag of another problem": ("--peak 25", "`--peak` does not apply to the problem `arms`\n  where: --peak"),
     "unknown flag": ("--itertions 5", "there is no flag `--itertions`\n  fix:   did you mean `--iterations`?"),
     "unknown bare flag": ("--frobnicate", "there is no flag `--frobnicate`\n  fix:   prefloop lab --help"),
     "a word too many": ("--seeds 2 rloo", "there is no flag `rloo`"),
@@ -349,9 +351,9 @@ REFUSED = {
     "no tuning seed": ("--lr 1e-3,1e-2 --tuning-seeds 0", "`tuning-seeds` cannot be 0\n  where: --tuning-seeds"),
     "negative": ("--negative 1.5", "`negative` is a share between 0 and 1, not 1.5"),
     "negative nan": ("--negative nan", "`negative` must be finite"),
-    "coverage": ("--coverage 1.5", "`coverage` is a share between 0 and 1, not 1.5"),
+    "coverage": ("--coverage 1.5", "`coverage` must be a share between 0 and 1, not 1.5"),
     "reuse": ("--reuse 0", "`reuse` must be above 0, not 0"),
-    "policy of another problem": ("--policy gpt", "the problem `arms` has no policy `gpt`"),
+    "policy of another problem": ("--policy gpt", "`policy` cannot be 'gpt'"),
     "table without contexts": ("--policy tabular", "a table needs a fixed list of contexts"),
     "no step": ("--steps 0", "`steps` must be a whole number of at least 1, not 0"),
     "no iteration": ("--iterations 0", "`iterations` cannot be 0\n  where: --iterations"),
@@ -381,7 +383,6 @@ def test_a_method_must_be_named(idle: None, tmp_path: Path) -> None:
         ("--steps 5 --iterations 100", "not allowed with argument"),
         ("--steps 5 --iterations 7", "not allowed with argument"),
         ("--seeds many", "invalid int value: 'many'"),
-        ("--problem bandit", "invalid choice: 'bandit'"),
         ("--batch", "expected one argument"),
     ],
 )
@@ -402,7 +403,7 @@ def test_the_folder_may_not_be_a_file(idle: None, tmp_path: Path) -> None:
 def cells() -> list[Cell]:
     """Six cells of long names, of which one has diverged, with numbers of every length."""
     settings = [
-        Setting(method, override={"negative": n, "kl": k}, batch=b, minibatch=b, centre=c, steps=100_000)
+        make(method, "arms", {"negative": n, "kl": k}, batch=b, minibatch=b, centre=c, steps=100_000)
         for method, n, k in (("best_of_n_negative", 0.0, 0.05), ("ppo_critic_free", 1.0, 0.1))
         for b, c in ((100, 70.0), (12800, 20.0), (100, 20.0))
     ]
@@ -439,13 +440,13 @@ def test_a_switch_is_not_taken_for_what_is_measured() -> None:
     rows = lab_result.records(cells())
     assert [row["differs"]["kl"] for row in rows] == [0.05] * 3 + [0.1] * 3
     assert {row["eval/kl_reverse_exact"] for row in rows} == {12.3456}
-    assert [list(row["differs"]) for row in rows] == [["centre", "batch", "negative", "kl"]] * 6
-    assert lab_result.label(rows[0]) == "best_of_n_negative centre=70 batch=100 negative=0 kl=0.05"
+    assert [list(row["differs"]) for row in rows] == [["batch", "centre", "negative", "kl"]] * 6
+    assert lab_result.label(rows[0]) == "best_of_n_negative batch=100 centre=70 negative=0 kl=0.05"
     assert len({lab_result.label(row) for row in rows}) == 6
 
 
 def test_what_is_no_number_is_null_in_json(tmp_path: Path, undrawn: dict[str, Any]) -> None:
-    broken = replace(Setting("rloo"), steps=5)
+    broken = make("rloo", "arms", steps=5)
     lost = [
         Cell(broken, [made(broken, float("nan"), **{"eval/kl_reverse_exact": float("inf"), "ess": float("-inf")})], {})
     ]
@@ -456,7 +457,7 @@ def test_what_is_no_number_is_null_in_json(tmp_path: Path, undrawn: dict[str, An
 
 
 def test_many_cells_are_drawn_in_panels_of_few_lines(undrawn: dict[str, Any], tmp_path: Path) -> None:
-    settings = [Setting("rloo" if i % 2 else "dpo", centre=float(i)) for i in range(11)]
+    settings = [make("rloo" if i % 2 else "dpo", "arms", centre=float(i)) for i in range(11)]
     found = [Cell(s, [made(s, samples=float(s.method == "rloo"))], {}) for s in settings]
     lab_result.write(found, lab_result.records(found), tmp_path)
     assert [(len(chart.lines), chart.x) for chart in undrawn["reward"]] == [
@@ -468,7 +469,7 @@ def test_many_cells_are_drawn_in_panels_of_few_lines(undrawn: dict[str, Any], tm
         (3, "reward queries"),
     ]
     names = [line.label for chart in undrawn["reward"] if chart.x == "gradient steps" for line in chart.lines]
-    assert names == [f"{s.method} centre={s.centre:g}" for s in settings]
+    assert names == [f"{s.method} centre={s.world.centre:g}" for s in settings]
 
 
 # ------------------------------------------------------------------------------------------------------------ the help

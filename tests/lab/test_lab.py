@@ -15,8 +15,6 @@ import jaxtyping
 import numpy as np
 import pytest
 import torch
-from prefloop.lab.table import read, to_bytes
-from prefloop.lab.world import World, build
 from torch import Tensor
 
 from prefloop import lab
@@ -26,15 +24,17 @@ from prefloop.core.methods import METHODS
 from prefloop.core.metric_table import metric
 from prefloop.core.metrics import DRIFT
 from prefloop.lab import stack as stack_module
-from prefloop.lab.setting import Setting, seeds, stacks
-from prefloop.lab.stack import Run, run_stack
+from prefloop.lab.setting import Setting, changed, make, names, seeds, stacks
+from prefloop.lab.stack import Run, Training, build, run_stack
+from prefloop.lab.store import read, to_bytes
 from prefloop.worlds.arms import problem as bandit
+from prefloop.worlds.arms.spec import Categorical
 
 KLS = ("eval/kl_reverse_exact", "eval/kl_forward_exact")
 SMALL = {"responses": 4, "batch": 32, "minibatch": 16, "evaluation": 8, "data": 20}
-TABLE = Setting("rloo", policy="tabular", contexts=4, **SMALL)
-NET = Setting("rloo", hidden=16, **SMALL)
-SEQUENCES = Setting("rloo", problem="sequences", responses=4, batch=16, minibatch=16, evaluation=4, data=8)
+TABLE = make("rloo", "arms", policy="tabular", contexts=4, **SMALL)
+NET = make("rloo", "arms", hidden=16, **SMALL)
+SEQUENCES = make("rloo", "sequences", responses=4, batch=16, minibatch=16, evaluation=4, data=8)
 
 
 @contextmanager
@@ -47,11 +47,11 @@ def unchecked() -> Iterator[None]:
         jaxtyping.config.update("jaxtyping_disable", False)
 
 
-def trained(settings: Sequence[Setting]) -> tuple[list[Run], World]:
+def trained(settings: Sequence[Setting]) -> tuple[list[Run], Training]:
     """The runs of a stack, and the world that they have left behind."""
-    worlds: list[World] = []
+    worlds: list[Training] = []
 
-    def kept(given: Sequence[Setting]) -> World:
+    def kept(given: Sequence[Setting]) -> Training:
         worlds.append(build(given))
         return worlds[-1]
 
@@ -60,7 +60,7 @@ def trained(settings: Sequence[Setting]) -> tuple[list[Run], World]:
         return run_stack(settings), worlds[-1]
 
 
-def parameters(world: World) -> list[Tensor]:
+def parameters(world: Training) -> list[Tensor]:
     return [p.detach() for p in world.loop.policy.parameters()]
 
 
@@ -68,8 +68,9 @@ def parameters(world: World) -> list[Tensor]:
 
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "method": ({"method": "rlooo"}, "no method is called `rlooo`.*\n.*did you mean `rloo`"),
-    "problem": ({"problem": "arm"}, "`problem` cannot be 'arm'.*\n.*did you mean `arms`"),
-    "policy": ({"policy": "gpt"}, "problem `arms` has no policy `gpt`.*\n.*mlp"),
+    "policy": ({"policy": "gpt"}, "`policy` cannot be 'gpt'.*\n.*mlp"),
+    "field": ({"centr": 3.0}, "unknown field `centr` of `arms`.*\n.*did you mean `centre`"),
+    "field of another problem": ({"peak": 3.0}, "unknown field `peak` of `arms`.*\n.*it is a field of lengths"),
     "labels": ({"labels": "noise"}, "`labels` cannot be 'noise'.*\n.*`noisy`"),
     "scorer": ({"scorer": "golden"}, "`scorer`.*\n.*`gold`"),
     "fit": ({"fit": "reversed"}, "`fit`.*\n.*`reverse`"),
@@ -96,7 +97,10 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         for name in ("centre", "skew_centre")
         for value in (math.nan, -math.inf, None)
     },
-    **{f"coverage of {value}": ({"coverage": value}, "`coverage` is a share") for value in (-0.1, 1.1, math.nan)},
+    **{
+        f"coverage of {value}": ({"coverage": value}, "`coverage` must be a share between 0 and 1")
+        for value in (-0.1, 1.1, math.nan)
+    },
     **{
         f"{name} of {value}": ({name: value}, f"`{name}` must be a whole number of at least 0")
         for name in ("contexts", "seed", "warmup")
@@ -109,10 +113,6 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "tokens of a loss per response": (
         {"method": "kto", "override": {"reduction": "token"}},
         "averaged over responses.*\n.*reduction=token",
-    ),
-    "KL that cannot be summed": (
-        {"problem": "sequences", "override": {"kl": 0.1, "kl_in": "loss", "kl_estimator": "exact"}},
-        "cannot sum over all responses.*\n.*kl_estimator=k2",
     ),
     "mixture of nothing": (
         {"method": "online_dpo", "override": {"on_policy": 0.05}},
@@ -129,13 +129,28 @@ def test_bad_settings_are_refused_with_advice(case: str) -> None:
     change, message = REFUSED[case]
     NET.check()
     with unchecked(), pytest.raises(UserError, match=f"(?s){message}"):
-        replace(NET, **change).check()
+        changed(NET, **change).check()
+
+
+def test_unknown_problems_are_refused_with_advice() -> None:
+    with pytest.raises(UserError, match=r"(?s)unknown problem `arm`.*did you mean `arms`"):
+        make("rloo", "arm")
+
+
+@pytest.mark.parametrize("problem", ["sequences", "lengths"])
+def test_a_kl_that_cannot_be_summed_is_refused(problem: str) -> None:
+    one = make("rloo", problem, {"kl": 0.1, "kl_in": "loss", "kl_estimator": "exact"}, **SMALL)
+    with pytest.raises(UserError, match=r"(?s)cannot sum over all responses.*\n.*kl_estimator=k2"):
+        one.check()
 
 
 def test_every_row_can_be_set_for_every_problem() -> None:
     for name in METHODS:
-        for one in (TABLE, NET, SEQUENCES, replace(TABLE, problem="categorical", policy="")):
+        for one in (TABLE, NET, SEQUENCES, make("rloo", "categorical", **SMALL)):
             replace(one, method=name).check()
+
+
+FIELDS = {name: getattr(NET, name) for name in names(Setting)} | vars(NET.world)  # by name, with their values
 
 
 def other(value: Any) -> Any:
@@ -146,27 +161,30 @@ def other(value: Any) -> Any:
 
 
 def test_the_name_of_a_run_says_everything_that_is_in_it() -> None:
-    changed = [replace(NET, **{f.name: other(getattr(NET, f.name))}) for f in fields(Setting)]
-    assert len({s.run for s in [NET, *changed]}) == len(fields(Setting)) + 1
+    others = [changed(NET, **{name: other(value)}) for name, value in FIELDS.items()]
+    others.append(replace(NET, world=Categorical()))
+    assert len({s.run for s in [NET, *others]}) == len(FIELDS) + 2
     a, b = (replace(NET, override=dict(order)) for order in ([("kl", 0.1), ("reuse", 2)], [("reuse", 2), ("kl", 0.1)]))
     assert a.run == b.run
-    code = f"from prefloop.lab.setting import Setting; print({NET!r}.run)"
+    code = f"from prefloop.lab.setting import Setting; from prefloop.worlds.arms.spec import Arms; print({NET!r}.run)"
     source = str(Path(lab.__file__).parents[2])
     env = {"PYTHONPATH": source, "PYTHONHASHSEED": "1", "OMP_NUM_THREADS": "1"}  # another process, another hash seed
     told = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True)
     assert told.stdout.strip() == NET.run
 
 
-OWN = ("seed", "lr", "max_grad_norm", "centre", "width", "peak", "coverage", "skew_centre", "skew_width", "temperature")
+OWN = ("seed", "lr", "max_grad_norm", "centre", "width", "coverage", "skew_centre", "skew_width", "temperature")
 
 
 def test_a_stack_holds_what_differs_per_run_and_nothing_else() -> None:
     for name in OWN:
-        assert replace(NET, **{name: getattr(NET, name) + 1}).stack == NET.stack, name
-    for f in fields(Setting):
-        if f.name not in (*OWN, "method", "override"):
-            assert replace(NET, **{f.name: other(getattr(NET, f.name))}).stack != NET.stack, f.name
-    assert replace(NET, method="reinforce").stack != NET.stack
+        assert changed(NET, **{name: FIELDS[name] + 1}).stack == NET.stack, name
+    for name, value in FIELDS.items():
+        if name not in (*OWN, "method", "override"):
+            assert changed(NET, **{name: other(value)}).stack != NET.stack, name
+    assert replace(NET, method="reinforce").stack != NET.stack != replace(NET, world=Categorical()).stack
+    lengths = make("rloo", "lengths")
+    assert changed(lengths, peak=25.0, width=3.0).stack == lengths.stack != changed(lengths, network="smoke").stack
 
     def key(**override: Any) -> str:
         return replace(NET, method="ppo", override=override).stack
@@ -194,10 +212,10 @@ def test_stacks_keep_the_order_and_their_size() -> None:
 
 def mates(one: Setting, name: str, **more: Any) -> list[Setting]:
     """Two runs with a seed, learning rate, switch, norm limit and reward of their own."""
-    one = replace(one, method=name, precision="float64", **more)
-    rate = 1e-2 if one.family == "tabular" else 2e-3
+    one = changed(one, method=name, precision="float64", **more)
+    rate = 1e-2 if vars(one.world).get("policy") == "tabular" else 2e-3
     a = replace(one, lr=rate, override={**one.override, "negative": 1.0})
-    b = replace(one, lr=3 * rate, override={**one.override, "negative": 0.4}, seed=3, centre=20.0, max_grad_norm=0.5)
+    b = changed(one, lr=3 * rate, override={**one.override, "negative": 0.4}, seed=3, centre=20.0, max_grad_norm=0.5)
     return [a, b]
 
 
@@ -241,7 +259,7 @@ def test_stacked_networks_equal_each_alone_after_100_updates(name: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["ppo", "kto", "dpo", "best_of_n"])
 def test_stacked_networks_of_the_published_width_equal_each_alone(name: str) -> None:
-    assert_stacked_equals_alone(mates(replace(NET, hidden=256), name, steps=100, evaluate=25), [0, 1])
+    assert_stacked_equals_alone(mates(changed(NET, hidden=256), name, steps=100, evaluate=25), [0, 1])
 
 
 @pytest.mark.slow
@@ -264,7 +282,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
 def test_stacked_equals_alone_whatever_the_data(case: str) -> None:
     change = dict(VARIANTS[case])
     a, b = mates(replace(NET, steps=20, evaluate=10), change.pop("method"), **change)
-    b = replace(b, coverage=0.5, skew_centre=60.0, temperature=0.3)  # and a stays covered
+    b = changed(b, coverage=0.5, skew_centre=60.0, temperature=0.3)  # and a stays covered
     assert_stacked_equals_alone([a, b], [0, 1])
 
 
@@ -277,7 +295,7 @@ def part(batch: Batch, run: int) -> Batch:
 @pytest.mark.parametrize("name", ["rloo", "ppo", "dpo", "kto", "rwr", "best_of_n"])
 def test_one_update_in_float32_on_frozen_responses_equals_that_alone(name: str) -> None:
     """Three runs at one learning rate of 1e-3: the change of every parameter to 1e-5."""
-    settings = [replace(NET, method=name, seed=s, centre=c) for s, c in ((0, 70.0), (1, 20.0), (2, 50.0))]
+    settings = [changed(NET, method=name, seed=s, centre=c) for s, c in ((0, 70.0), (1, 20.0), (2, 50.0))]
     together = build(settings)
     start = [p.clone() for p in parameters(together)]
     together.loop.collect(0)
@@ -398,12 +416,12 @@ def test_what_a_mixture_has_used() -> None:
     """Half of 40 responses are fresh; one scorer judges all of them; 8 steps take each of 20 offline groups once
     at most, so that no response is met twice before the data has gone round."""
     one = replace(TABLE, method="online_dpo", override={"on_policy": 0.5}, batch=40, minibatch=40, steps=4, evaluate=1)
-    got = counted(replace(one, data=40))
+    got = counted(changed(one, data=40))
     assert got == {0: (0, 0, 0), **{k: (20 * k, 40 * k, 1.0) for k in range(1, 5)}}
 
 
 def test_a_learned_reward_does_not_make_a_run_offline() -> None:
-    got = counted(replace(TABLE, scorer="proxy", batch=32, minibatch=32, steps=2, evaluate=1))
+    got = counted(changed(TABLE, scorer="proxy", batch=32, minibatch=32, steps=2, evaluate=1))
     assert got == {0: (0, 0, 0), 1: (32, 32, 1), 2: (64, 64, 1)}
 
 

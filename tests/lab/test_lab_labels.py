@@ -9,20 +9,20 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
-from prefloop.lab.world import build
 from torch import Tensor
 
 from prefloop.core.batch import Batch, Signal, reads
 from prefloop.core.methods import METHODS, Method
 from prefloop.core.objectives import implicit_reward
-from prefloop.lab.setting import Setting, seeds
+from prefloop.lab.setting import Setting, make, seeds
+from prefloop.lab.stack import build, stack_of
 from prefloop.worlds.lengths import build as lengths
 
 SMALL = {"batch": 32, "minibatch": 32, "responses": 1, "data": 64, "evaluation": 4}
 WORLDS = {
-    "arms": Setting("kto", hidden=8, **SMALL),  # type: ignore[arg-type]
-    "sequences": Setting("kto", problem="sequences", **SMALL),  # type: ignore[arg-type]
-    "lengths": Setting("kto", problem="lengths", network="smoke", **SMALL),  # type: ignore[arg-type]
+    "arms": make("kto", "arms", hidden=8, **SMALL),
+    "sequences": make("kto", "sequences", **SMALL),
+    "lengths": make("kto", "lengths", network="smoke", **SMALL),
 }
 
 
@@ -73,7 +73,7 @@ def test_a_reward_that_is_never_positive_has_positive_labels(share: float) -> No
     batch = collected(replace(WORLDS["lengths"], override={"on_policy": share}))
     assert batch.scores is not None and batch.labels is not None
     assert float(batch.scores.max()) <= 0
-    one = seeds(WORLDS["lengths"], [0, 1])
+    one = stack_of(seeds(WORLDS["lengths"], [0, 1]))
     mean = lengths.gold_reward(one)(lengths.reference_responses(one, 256, 1)).mean((1, 2))
     assert torch.equal(batch.labels > 0, batch.scores > mean[:, None, None])
 

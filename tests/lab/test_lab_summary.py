@@ -18,12 +18,13 @@ from prefloop.analysis.statistics import iqm
 from prefloop.lab import forecast as forecast_module
 from prefloop.lab.forecast import SIZES, Forecast, Probe, best_size, forecast, probe
 from prefloop.lab.pool import LocalPool
-from prefloop.lab.setting import Setting, seeds
+from prefloop.lab.setting import Setting, changed, make, seeds
 from prefloop.lab.stack import Run
+from prefloop.lab.store import Store
 from prefloop.lab.summary import TUNING, Cell, band, differences, interval, means, over_training, tuned
-from prefloop.lab.sweep import Store, jobs_of, sweep
+from prefloop.lab.sweep import jobs_of, sweep
 
-A, B = Setting("best_of_n", centre=70.0), Setting("rloo", centre=20.0)
+A, B = make("best_of_n", "arms", centre=70.0), make("rloo", "arms", centre=20.0)
 RATES = (1e-3, 1e-2, 1e-1)
 Score = Callable[[Setting], float]
 
@@ -198,7 +199,7 @@ def test_differences_are_exactly_what_differs() -> None:
     settings = [
         replace(A, batch=200, override={"beta": 0.1}),
         replace(A, lr=1.0, seed=4, steps=7, override={"beta": 0.5, "reuse": 2}),
-        replace(A, centre=20.0),
+        changed(A, centre=20.0),
     ]
     assert differences(settings) == [
         {"centre": 70.0, "batch": 200, "beta": 0.1, "reuse": "–"},
@@ -234,8 +235,8 @@ def test_zero_and_false_are_told_apart() -> None:
 
 # ------------------------------------------------------------------------------------------------------------ forecast
 
-TINY = Setting(
-    "rloo", problem="categorical", responses=4, batch=8, minibatch=8, steps=10, evaluate=5, evaluation=2
+TINY = make(
+    "rloo", "categorical", responses=4, batch=8, minibatch=8, steps=10, evaluate=5, evaluation=2
 )  # fmt: skip
 
 
@@ -310,7 +311,7 @@ def test_a_probe_measures(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.slow
 def test_a_forecast_is_near_the_time_that_passes(tmp_path: Path) -> None:
-    settings = seeds(Setting("rloo", policy="linear", steps=600), range(8))
+    settings = seeds(make("rloo", "arms", policy="linear", steps=600), range(8))
     seen = forecast(jobs_of(settings, 4), 1)
     pool, start = LocalPool(1), time.perf_counter()
     try:

@@ -14,19 +14,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from prefloop.lab.table import to_bytes
 
 from prefloop import lab
 from prefloop.core.errors import DataError, UserError
 from prefloop.lab import setting as setting_module
-from prefloop.lab import table as table_module
 from prefloop.lab.pool import Done, LocalPool, run_job
-from prefloop.lab.setting import Setting, seeds
+from prefloop.lab.setting import Setting, make, seeds
 from prefloop.lab.stack import Run, run_stack
-from prefloop.lab.sweep import Store, jobs_of, missing, sweep
+from prefloop.lab.store import Store, missing, to_bytes
+from prefloop.lab.sweep import jobs_of, sweep
 from prefloop.runs.interrupt import Interrupted
+from prefloop.worlds.arms.spec import Arms, Sequences
 
-ONE = Setting("rloo", problem="categorical", responses=4, batch=8, minibatch=8, steps=3, evaluate=2, evaluation=2)
+ONE = make("rloo", "categorical", responses=4, batch=8, minibatch=8, steps=3, evaluate=2, evaluation=2)
 FOUR = seeds(ONE, range(4))
 
 
@@ -103,7 +103,7 @@ def test_what_the_store_has_is_not_run_again(tmp_path: Path) -> None:
 
 
 def test_jobs_are_stacks_of_a_size_the_longest_first() -> None:
-    arms, sequences = (seeds(replace(ONE, problem=p), range(40)) for p in ("arms", "sequences"))
+    arms, sequences = (seeds(replace(ONE, world=w), range(40)) for w in (Arms(), Sequences()))
     assert sorted(len(job) for job in jobs_of([*arms, *sequences], None)) == [8, 8, 16, 16, 32]
     assert [len(job) for job in jobs_of(arms, 15)] == [15, 15, 10]
     short, long = replace(ONE, steps=10), replace(ONE, steps=500)
@@ -120,7 +120,7 @@ def test_a_bad_setting_is_refused_before_any_job(tmp_path: Path) -> None:
         sweep([*FOUR, replace(ONE, method="rlo")], Store(tmp_path), pool, quiet=True)
     with pytest.raises(UserError, match="`lr` must be a positive number"):
         sweep([*FOUR, replace(ONE, lr=-1.0)], Store(tmp_path), pool, quiet=True)
-    with pytest.raises(UserError, match="stack of 0"):
+    with pytest.raises(UserError, match="`stack` must be at least 1"):
         sweep(FOUR, Store(tmp_path), pool, stack=0, quiet=True)
     assert pool.ran == [] and files(tmp_path) == {}
     with pytest.raises(UserError, match="0 workers"):
@@ -135,7 +135,8 @@ def test_results_of_another_version_are_computed_again(
     if change == "version":
         monkeypatch.setattr(setting_module, "VERSION", setting_module.VERSION + 1)
     else:  # one that this package does not have
-        monkeypatch.setattr(table_module, "FIELDS", table_module.FIELDS - {"skew_width"})
+        known = setting_module.names
+        monkeypatch.setattr(setting_module, "names", lambda kind: [n for n in known(kind) if n != "skew_width"])
     assert missing(FOUR[:2], Store(tmp_path)) == FOUR[:2]
 
 
@@ -170,7 +171,8 @@ def test_a_job_that_fails_keeps_the_others(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(Setting, "check", lambda self: None)
     bad = replace(ONE, responses=1, batch=4, minibatch=4)
     with pytest.raises(
-        DataError, match=r"1 of 3 stacks failed; the others are kept\n.*compares responses[^\n]*\n.*responses >= 2"
+        DataError,
+        match=r"1 of 3 stacks failed; the runs of the others are stored\n.*compares responses[^\n]*\n.*responses >= 2",
     ) as found:
         sweep([FOUR[0], bad, FOUR[1]], Store(tmp_path), Here(), stack=1, quiet=True)
     assert found.value.exit_code == 3
@@ -274,7 +276,9 @@ import sys
 from pathlib import Path
 from prefloop.lab.pool import LocalPool
 from prefloop.lab.setting import Setting
-from prefloop.lab.sweep import Store, sweep
+from prefloop.lab.store import Store
+from prefloop.lab.sweep import sweep
+from prefloop.worlds.arms.spec import Categorical
 
 if __name__ == "__main__":
     sweep({settings!r}, Store(Path(sys.argv[1])), LocalPool(2), stack=1, quiet=True)

@@ -19,14 +19,16 @@ import pytest
 
 from prefloop.core.errors import DataError, UserError
 from prefloop.lab.pool import Done, LocalPool
-from prefloop.lab.setting import Setting, seeds
-from prefloop.lab.sweep import Store, jobs_of, sweep
+from prefloop.lab.setting import Setting, make, seeds
+from prefloop.lab.store import Store
+from prefloop.lab.sweep import jobs_of, sweep
 from prefloop.scale.ray_pool import Counter, RayPool, _new, _result
+from prefloop.worlds.arms.spec import Arms
 
 STEPS = 12
 STACK = 2
 DPO, RLOO = (
-    Setting(m, policy="tabular", contexts=4, batch=20, minibatch=20, data=20, steps=STEPS, evaluate=4)
+    make(m, "arms", policy="tabular", contexts=4, batch=20, minibatch=20, data=20, steps=STEPS, evaluate=4)
     for m in ("dpo", "rloo")
 )
 SETTINGS = [s for one in (DPO, RLOO) for s in seeds(one, range(3))]
@@ -146,7 +148,10 @@ def test_progress_is_told_while_a_stack_runs(pool: RayPool) -> None:
 @on_ray
 @pytest.mark.parametrize(
     ("last", "message"),
-    [(Setting("no_such_method"), "no_such_method"), (Deadly("dpo"), "a worker of the Ray cluster died")],
+    [
+        (Setting("no_such_method", Arms()), "no_such_method"),
+        (Deadly("dpo", Arms()), "a worker of the Ray cluster died"),
+    ],
     ids=["mistake", "death"],
 )
 def test_a_stack_that_fails_does_not_take_the_others(
@@ -210,7 +215,8 @@ def test_what_listens_but_is_no_cluster_is_refused(monkeypatch: pytest.MonkeyPat
 DRIVER = """
 import sys
 from pathlib import Path
-from prefloop.lab.sweep import Store, sweep
+from prefloop.lab.store import Store
+from prefloop.lab.sweep import sweep
 from prefloop.scale.ray_pool import RayPool
 from test_ray_pool import SETTINGS, STACK
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from prefloop.cli import main as command
-from prefloop.lab.setting import Setting
+from prefloop.lab.setting import Setting, make
 from prefloop.lab.stack import Run
 from prefloop.lab.summary import TUNING
 from prefloop.studies import (
@@ -142,7 +142,7 @@ def test_the_dial_takes_the_middle_rates(tmp_path: Path) -> None:
     tried = {}
     for size in SIZES:
         with Made(lambda s: {}, tmp_path, size) as bench:
-            bench.tuned([Setting("rloo", **bench.steps("arms"))], rates)
+            bench.tuned([make("rloo", "arms", **bench.steps("arms"))], rates)
         tried[size] = sorted({s.lr for s in bench.asked})
     assert tried == {"smoke": [3.0], "small": list(rates), "paper": list(rates)}
 
@@ -153,15 +153,15 @@ def test_the_dial_takes_the_middle_rates(tmp_path: Path) -> None:
 Judge = Callable[[Study, Law], dict[str, str]]
 
 
-def far(s: Setting) -> bool:
-    return s.centre == FAR
+def far(s: Any) -> bool:
+    return s.world.centre == FAR
 
 
 @pytest.mark.parametrize(("sign", "verdict"), [(1, "supported"), (-1, "contradicted")])
 def test_on_policy(verdicts: Judge, sign: int, verdict: str) -> None:
     """Large collections are stale and cost 0.2 on R1 and 0.05 on R2, or the opposite of all that."""
 
-    def law(s: Setting) -> dict[str, float]:
+    def law(s: Any) -> dict[str, float]:
         stale = s.batch > 4 * s.minibatch
         return {"gain": 0.5 - sign * stale * (0.4 if far(s) else 0.1), "kl/collection": 0.1 + 0.1 * sign * stale}
 
@@ -171,7 +171,7 @@ def test_on_policy(verdicts: Judge, sign: int, verdict: str) -> None:
 def test_reuse(verdicts: Judge) -> None:
     """Passes up to four are free; from sixteen on best-of-N and a PPO without a clip pay, best-of-N from eight on."""
 
-    def law(s: Setting) -> dict[str, float]:
+    def law(s: Any) -> dict[str, float]:
         passes, supervised = s.row.reuse, s.method == "best_of_n"
         bare = s.override.get("objective") == "policy_gradient"
         cost = (0.1 * (passes >= 8) + 0.2 * (passes >= 16)) * supervised * (1 if far(s) else 0.2) + 0.3 * bare
@@ -182,7 +182,7 @@ def test_reuse(verdicts: Judge) -> None:
 
 
 def test_reuse_that_costs_ppo_and_not_best_of_n(verdicts: Judge) -> None:
-    def law(s: Setting) -> dict[str, float]:
+    def law(s: Any) -> dict[str, float]:
         ppo = s.method != "best_of_n" and s.override.get("objective") != "policy_gradient"
         return {"gain": 0.8 - 0.04 * (s.row.reuse - 1) * ppo - 0.04 * (not far(s)) * (s.row.reuse - 1) * (not ppo)}
 
@@ -195,7 +195,7 @@ def test_reuse_that_costs_ppo_and_not_best_of_n(verdicts: Judge) -> None:
 def test_negative(verdicts: Judge, sign: int, verdict: str) -> None:
     """Whatever pushes down gains by it on R1, and not on R2; or loses by it."""
 
-    def law(s: Setting) -> dict[str, float]:
+    def law(s: Any) -> dict[str, float]:
         pushes = s.method in negative.ROWS
         dose = s.override.get("negative", 1.0) * pushes
         gain = 0.5 + sign * 0.3 * dose * far(s)
@@ -208,20 +208,20 @@ def test_negative_compares_pairs_with_the_same_pairs(tmp_path: Path) -> None:
     with Made(lambda s: {}, tmp_path) as bench:
         negative.STUDY.run(bench)
     of = {
-        name: {(s.data, s.responses, s.batch) for s in bench.asked if s.method == name} for name in ("dpo", "pref_ft")
+        name: {(s.world.data, s.responses, s.batch) for s in bench.asked if s.method == name} for name in ("dpo", "pref_ft")
     }
     offline = [s for s in bench.asked if s.method == "dpo" and "negative" not in s.override]
-    assert {(s.data, s.responses, s.batch) for s in offline} == of["pref_ft"]
+    assert {(s.world.data, s.responses, s.batch) for s in offline} == of["pref_ft"]
 
 
 @pytest.mark.parametrize(("sign", "verdict"), [(1, "supported"), (-1, "contradicted")])
 def test_displacement(verdicts: Judge, sign: int, verdict: str) -> None:
     """With few prompts, a wide net and unlike pairs the winner rises; with many it falls and the rest gains."""
 
-    def law(s: Setting) -> dict[str, float]:
-        many = s.data >= 500
+    def law(s: Any) -> dict[str, float]:
+        many = s.world.data >= 500
         chosen = -2.0 if many else 1.0
-        chosen += 1e-3 * s.hidden - 0.2 * s.shared
+        chosen += 1e-3 * s.world.hidden - 0.2 * s.world.shared
         ends = {"rewards/chosen": chosen, "rewards/rejected": -3.0, "rewards/margins": 4.0, "rest/log_ratio": 1.0}
         return {k: sign * v for k, v in ends.items()}
 
@@ -232,7 +232,7 @@ def test_displacement(verdicts: Judge, sign: int, verdict: str) -> None:
 def test_complement(verdicts: Judge, sign: int, verdict: str) -> None:
     """On-policy DPO is best on R1 and all are alike on R2; or it is worst, and all differ on R2 instead."""
 
-    def law(s: Setting) -> dict[str, float]:
+    def law(s: Any) -> dict[str, float]:
         best = s.method == "dpo" and s.override["on_policy"] == 1.0
         other = 0.1 * (s.method == "best_of_n") * (not far(s))
         return {"gain": 0.5 + (sign * 0.2 * best if far(s) else 0.0) + (5 * other if sign < 0 else 0.0)}
@@ -246,15 +246,15 @@ def test_published_defects(verdicts: Judge, sign: int, verdict: str, monkeypatch
     noise = np.full(5, 0.1 if sign > 0 else 0.0)
     monkeypatch.setattr(published_defects, "reference_noise", lambda one, seeds: noise + 1e-4 * np.arange(5))
 
-    def law(s: Setting) -> dict[str, float]:
-        late, supervised = s.defect == "off_by_one", s.method == "best_of_n"
+    def law(s: Any) -> dict[str, float]:
+        late, supervised = s.world.defect == "off_by_one", s.method == "best_of_n"
         if sign > 0:
             gain = 0.9 - 0.5 * late * (1 - 0.5 * (s.method == "ppo_critic_free"))
-            gain -= 0.1 * (s.defect == "prompt_in_reward" and not supervised)
-            held = s.override.get("kl", 0) > 0 and not s.defect
+            gain -= 0.1 * (s.world.defect == "prompt_in_reward" and not supervised)
+            held = s.override.get("kl", 0) > 0 and not s.world.defect
             return {"gain": gain, "fall": 0.6 * late * supervised, KL: 1.0 if held else 40.0}
-        prompt = 0.2 * (s.defect == "prompt_in_reward") * (1 if supervised else -1)
-        gain = 0.5 + 0.1 * late * (1 + supervised) - prompt - 0.2 * (s.defect == "reference_dropout")
+        prompt = 0.2 * (s.world.defect == "prompt_in_reward") * (1 if supervised else -1)
+        gain = 0.5 + 0.1 * late * (1 + supervised) - prompt - 0.2 * (s.world.defect == "reference_dropout")
         fall = 0.8 * (s.method == ("ppo_critic_free" if late else "best_of_n"))
         bare = s.override.get("kl", 0) == 0
         return {"gain": gain, "fall": fall, KL: 40.0 if bare else 1.0}
@@ -263,9 +263,9 @@ def test_published_defects(verdicts: Judge, sign: int, verdict: str, monkeypatch
     all_of(found, verdict)
 
 
-def on(s: Setting) -> str:
+def on(s: Any) -> str:
     """Which of the named problems."""
-    return "skew" if s.coverage < 1 else "mode" if s.peak else "min"
+    return "skew" if s.world.coverage < 1 else "mode" if s.world.peak else "min"
 
 
 @pytest.mark.parametrize(("sign", "verdict"), [(1, "supported"), (-1, "contradicted")])
@@ -273,7 +273,7 @@ def test_length_on_policy(verdicts: Judge, sign: int, verdict: str) -> None:
     """Large collections are stale and cost 0.3 except on Mode Length; or they cost there and nowhere else."""
     cost = {"min": 0.3, "skew": 0.3, "mode": 0.0} if sign > 0 else {"min": -0.3, "skew": -0.3, "mode": 0.3}
 
-    def law(s: Setting) -> dict[str, float]:
+    def law(s: Any) -> dict[str, float]:
         stale = s.batch > 4 * s.minibatch
         return {"gain": 0.5 - stale * cost[on(s)], "kl/collection": 0.1 + 0.1 * sign * stale}
 
@@ -282,7 +282,7 @@ def test_length_on_policy(verdicts: Judge, sign: int, verdict: str) -> None:
 
 @pytest.mark.parametrize(("sign", "verdict"), [(1, "supported"), (-1, "contradicted")])
 def test_length_reuse(verdicts: Judge, sign: int, verdict: str) -> None:
-    def law(s: Setting) -> dict[str, float]:
+    def law(s: Any) -> dict[str, float]:
         much, supervised = s.row.reuse == 8, s.method == "best_of_n"
         if sign > 0:
             return {"gain": 0.5 - 0.3 * much * supervised * (on(s) != "mode")}
@@ -297,7 +297,7 @@ def test_length_negative(verdicts: Judge, sign: int, verdict: str) -> None:
     """What pushes down gains 0.2 on Min, 0.4 on Skew and nothing on Mode Length; or loses 0.3, 0.4 and 0.2."""
     worth = {"min": 0.2, "skew": 0.4, "mode": 0.0} if sign > 0 else {"min": -0.3, "skew": -0.4, "mode": -0.2}
 
-    def law(s: Setting) -> dict[str, float]:
+    def law(s: Any) -> dict[str, float]:
         pushes = s.method in ("dpo", "ipo", "best_of_n_negative")
         return {"gain": 0.5 + pushes * worth[on(s)]}
 
@@ -306,7 +306,7 @@ def test_length_negative(verdicts: Judge, sign: int, verdict: str) -> None:
 
 @pytest.mark.parametrize(("sign", "verdict"), [(1, "supported"), (-1, "contradicted")])
 def test_length_complement(verdicts: Judge, sign: int, verdict: str) -> None:
-    def law(s: Setting) -> dict[str, float]:
+    def law(s: Any) -> dict[str, float]:
         best = s.method == "online_dpo"
         apart = 0.6 * (s.method == "pref_ft") * (on(s) == "mode") * (sign < 0)
         return {"gain": 0.5 + 0.2 * sign * best * (on(s) != "mode") - apart, "eval/length": 9 - 8 * sign * best}
@@ -318,9 +318,9 @@ def test_length_complement(verdicts: Judge, sign: int, verdict: str) -> None:
 def test_length_dials(verdicts: Judge, sign: int, verdict: str) -> None:
     """Far peaks want on-policy samples, high peaks whole data, skewed data a negative gradient; or the opposite."""
 
-    def law(s: Setting) -> dict[str, float]:
-        on_policy, far, high = s.method == "online_dpo", s.peak == 0, s.peak == 75
-        told = 0.2 * on_policy * far + 0.3 * high * s.coverage + 0.3 * (s.method == "dpo") * far * (1 - s.coverage)
+    def law(s: Any) -> dict[str, float]:
+        on_policy, far, high = s.method == "online_dpo", s.world.peak == 0, s.world.peak == 75
+        told = 0.2 * on_policy * far + 0.3 * high * s.world.coverage + 0.3 * (s.method == "dpo") * far * (1 - s.world.coverage)
         return {"gain": 0.4 + sign * told * (0.5 if s.method == "dpo" and sign * far > 0 else 1)}
 
     all_of(verdicts(study("length-dials"), law), verdict)
@@ -330,8 +330,8 @@ def test_length_dials(verdicts: Judge, sign: int, verdict: str) -> None:
 def test_overoptimisation(verdicts: Judge, sign: int, verdict: str) -> None:
     """With few data gold rises and falls again while the proxy rises; or with many data only, the proxy falling."""
 
-    def law(s: Setting) -> dict[str, float]:
-        turns = (s.data < 100) == (sign > 0)
+    def law(s: Any) -> dict[str, float]:
+        turns = (s.world.data < 100) == (sign > 0)
         return {"gain": 0.4, "fall": 0.6 * turns, "eval/reward": float(sign)}
 
     all_of(verdicts(study("overoptimisation"), law), verdict)

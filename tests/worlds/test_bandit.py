@@ -20,7 +20,9 @@ from prefloop.policies.gpt import GPT
 from prefloop.policies.mlp import MLP
 from prefloop.policies.stacked import inverse_cdf
 from prefloop.worlds.arms import problem as bandit
-from prefloop.worlds.arms.problem import ARMS, CONTEXT, TOKENS, Bandit, Law
+from prefloop.worlds.arms.problem import ARMS, CONTEXT, ArmReward, Law
+from prefloop.worlds.arms.spec import TOKENS
+from prefloop.worlds.rewarded import Rewarded, noisy
 from toys import F64
 
 R1, R2 = bandit.bump(70.0, 10.0), bandit.bump(20.0, 10.0)
@@ -94,7 +96,7 @@ def test_the_best_response_reaches_the_ceiling_and_the_prompt_is_not_rewarded() 
     gold = torch.stack([R1, R2])
     best = gold.argmax(-1)[:, None, None, None].expand(2, 3, 1, TOKENS)
     other = from_the_law(2, 3, 4, TOKENS)
-    problem = Bandit(bandit.prompt_tokens, gold)
+    problem = Rewarded(bandit.prompt_tokens, ArmReward(gold))
     scores = problem.score(groups(torch.cat([best, other], 2))).scores
     assert scores is not None and torch.equal(scores[:, :, 0], torch.ones(2, 3, dtype=F64))
     assert bool((scores[:, :, 1:] < 1).all())
@@ -104,23 +106,24 @@ def test_the_best_response_reaches_the_ceiling_and_the_prompt_is_not_rewarded() 
 
 
 def test_scores_come_from_the_proxy_where_there_is_one_and_given_ones_stay() -> None:
-    gold, proxy = R1.expand(1, -1), -R1.expand(1, -1)
+    gold, proxy = ArmReward(R1.expand(1, -1)), ArmReward(-R1.expand(1, -1))
     batch = groups(from_the_law(1, 2, 3))
-    plain, learned = (Bandit(bandit.prompt_tokens, gold, p).score(batch).scores for p in (None, proxy))
+    plain, learned = (Rewarded(bandit.prompt_tokens, gold, p).score(batch).scores for p in (None, proxy))
     assert plain is not None and learned is not None and torch.equal(plain, -learned)
     given = replace(batch, scores=torch.full((1, 2, 3), 7.0))
-    assert Bandit(bandit.prompt_tokens, gold, proxy).score(given).scores is given.scores
+    assert Rewarded(bandit.prompt_tokens, gold, proxy).score(given).scores is given.scores
 
 
 def test_labels_are_plus_or_minus_one_by_each_runs_mean_under_the_reference() -> None:
     """Means 0.5 and 0.1; the mean itself is not above it."""
     table = torch.tensor([[0.2, 0.5, 0.7], [0.1, 0.1, 0.1 + 1e-9]], dtype=F64)
     batch = groups(torch.arange(3).view(1, 1, 3, 1).expand(2, 1, 3, 1))
-    found = Bandit(bandit.prompt_tokens, table, law=torch.tensor([0.0, 1.0, 0.0], dtype=F64)).score(batch)
+    typical = bandit.under(torch.tensor([0.0, 1.0, 0.0], dtype=F64))
+    found = Rewarded(bandit.prompt_tokens, ArmReward(table), typical=typical).score(batch)
     assert found.labels is not None and found.labels.dtype == F64 and found.scores is not None
     assert found.labels.flatten(1).tolist() == [[-1.0, -1.0, 1.0], [-1.0, -1.0, 1.0]]
     assert torch.equal(found.scores.flatten(1), table)  # the scores stay what they are
-    assert Bandit(bandit.prompt_tokens, table).score(batch).labels is None
+    assert Rewarded(bandit.prompt_tokens, ArmReward(table)).score(batch).labels is None
 
 
 # ----------------------------------------------------------------------------------------------------------- prompts
@@ -199,11 +202,11 @@ def test_the_table_holds_the_law_in_every_context() -> None:
 # ------------------------------------------------------------------------------------------------------ offline data
 
 
-def numbered(n: int, runs: int = 2) -> Bandit:
+def numbered(n: int, runs: int = 2) -> Rewarded:
     """Offline groups of two; the tokens, scores and prompt of group k all say k."""
     k = torch.arange(n)
     batch = groups(k[None, :, None, None].expand(runs, n, 2, 1), k[None, :, None].expand(runs, n, 2).double())
-    return Bandit(bandit.indexed(runs, n), torch.zeros(runs, ARMS, dtype=F64), data=batch)
+    return Rewarded(bandit.indexed(runs, n), ArmReward(torch.zeros(runs, ARMS, dtype=F64)), data=batch)
 
 
 def test_every_epoch_has_each_group_once_in_an_order_of_its_own() -> None:
@@ -255,7 +258,7 @@ def test_the_skewed_law_replaces_its_share_by_its_bump() -> None:
 
 def test_noisy_scores_compare_as_bradley_terry() -> None:
     r, temperature, n = torch.tensor([0.0, 0.05, 0.2], dtype=F64), torch.tensor([0.1, 0.5], dtype=F64), 20_000
-    scores = bandit.noisy(r.expand(2, n, 3), temperature, stream([0, 1]))
+    scores = noisy(r.expand(2, n, 3), temperature, stream([0, 1]))
     for run, t in enumerate(temperature.tolist()):
         for i, j in ((0, 1), (0, 2), (1, 2)):
             won = float((scores[run, :, i] > scores[run, :, j]).double().mean())
@@ -286,10 +289,10 @@ def test_the_learned_reward_predicts_noisy_choices_nearly_as_well_as_gold_does(t
     """Left-out pairs, labelled by the same noise: at most 0.04 below what gold itself would get."""
     gold, t = R2.expand(1, -1), torch.tensor([0.1], dtype=F64)
     data, fresh = from_the_law(1, 300, 10, tokens), from_the_law(1, 4000, 2, tokens, seed=1)
-    scores = bandit.noisy(bandit.mean_reward(gold, data), t, stream([0]))
+    scores = noisy(bandit.mean_reward(gold, data), t, stream([0]))
     table = bandit.learned_reward(groups(data, scores), [0])
     truth, told = bandit.mean_reward(gold, fresh), bandit.mean_reward(table, fresh)
-    label = bandit.noisy(truth, t, stream([9])).diff(dim=-1).sign()
+    label = noisy(truth, t, stream([9])).diff(dim=-1).sign()
     different = truth.diff(dim=-1) != 0
     best, own = (float((x.diff(dim=-1).sign() == label)[different].double().mean()) for x in (truth, told))
     assert best > 0.65 and own > best - 0.04

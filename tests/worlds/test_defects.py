@@ -6,13 +6,12 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any
+from typing import Any, get_args
 
 import jaxtyping
 import numpy as np
 import pytest
 import torch
-from prefloop.lab.world import build
 from torch import Tensor
 
 from prefloop.core.batch import Batch
@@ -20,11 +19,14 @@ from prefloop.core.errors import UserError
 from prefloop.core.methods import METHODS, Method
 from prefloop.core.objectives import sequence
 from prefloop.core.streams import Stream
-from prefloop.lab.setting import CHOICES, Setting
-from prefloop.lab.stack import run_stack
+from prefloop.lab.setting import changed, make
+from prefloop.lab.stack import build, run_stack
 from prefloop.policies.gpt import GPT
-from prefloop.worlds.arms.defects import DEFECTS, Parts, install, seen_as
-from prefloop.worlds.arms.problem import Bandit, prompt_tokens
+from prefloop.worlds.arms.defects import DEFECTS, install, seen_as
+from prefloop.worlds.arms.problem import ArmReward, prompt_tokens, under
+from prefloop.worlds.arms.spec import Sequences
+from prefloop.worlds.rewarded import Rewarded
+from prefloop.worlds.spec import Built, hints
 
 F64 = torch.float64
 SEEDS = (3, 4)
@@ -52,10 +54,10 @@ def tiny(spread: float = 0.5) -> GPT:
     return policy
 
 
-def parts(row: Method = PPO, problem: Any = None) -> Parts:
+def parts(row: Method = PPO, problem: Any = None) -> Built:
     policy = tiny()
     reference = tiny(0.4).reference()
-    return Parts(row, policy, reference, problem)
+    return Built(row, policy, reference, problem, lambda policy, reference, rng: {})
 
 
 def drawn(policy: GPT, *, prompts: int = 4, group: int = 3, name: str = "sampling") -> Batch:
@@ -65,7 +67,7 @@ def drawn(policy: GPT, *, prompts: int = 4, group: int = 3, name: str = "samplin
         return policy.sample(x, group, rng)
 
 
-def logp_reference(found: Parts, batch: Batch) -> Tensor:
+def logp_reference(found: Built, batch: Batch) -> Tensor:
     with torch.no_grad():
         return found.reference.evaluate(batch).logp  # type: ignore[no-any-return]
 
@@ -84,23 +86,23 @@ def assert_close(got: list[Tensor], want: list[Tensor]) -> None:
 
 
 def test_every_choice_of_a_setting_is_a_defect() -> None:
-    assert set(DEFECTS) | {""} == set(CHOICES["defect"])
+    assert set(DEFECTS) | {""} == set(get_args(hints(Sequences)["defect"][0]))
 
 
 def test_unknown_defects_are_refused_with_advice() -> None:
-    with pytest.raises(UserError, match=r"(?s)no defect `off_by_on`.*`off_by_one`"):
+    with pytest.raises(UserError, match=r"(?s)unknown defect `off_by_on`.*`off_by_one`"):
         install("off_by_on", parts(), SEEDS)
 
 
 @pytest.mark.parametrize("defect", DEFECTS)
 def test_what_the_lab_follows_stays_true(defect: str) -> None:
     """Weights are shared with the policy that the optimiser holds; sampling and next-token distributions are right."""
-    before = parts(problem=Bandit(prompt_tokens, torch.ones(2, V, dtype=F64)))
+    before = parts(problem=Rewarded(prompt_tokens, ArmReward(torch.ones(2, V, dtype=F64))))
     after = install(defect, before, SEEDS)
     assert [p.data_ptr() for p in after.policy.parameters()] == [p.data_ptr() for p in before.policy.parameters()]
     batch = drawn(before.policy)
     assert torch.equal(drawn(after.policy).responses, batch.responses)
-    assert torch.equal(after.problem.gold, before.problem.gold)
+    assert torch.equal(after.problem.gold.table, before.problem.gold.table)
     for a, b in ((after.policy, before.policy), (after.reference, before.reference)):
         assert torch.equal(a.next_logp(batch.prompts, batch.responses), b.next_logp(batch.prompts, batch.responses))
     assert not any(p.requires_grad for p in after.reference.parameters())
@@ -109,10 +111,10 @@ def test_what_the_lab_follows_stays_true(defect: str) -> None:
 @pytest.mark.parametrize("defect", DEFECTS)
 def test_stacked_equals_alone(defect: str) -> None:
     row = "online_dpo" if defect == "reference_dropout" else "ppo_critic_free"
-    one = Setting(
+    one = make(
         row,
+        "sequences",
         {} if row == "online_dpo" else {"reuse": 2, "kl": 0.1},
-        problem="sequences",
         responses=4,
         batch=8,
         minibatch=8,
@@ -125,7 +127,7 @@ def test_stacked_equals_alone(defect: str) -> None:
     with unchecked():
         both = run_stack([replace(one, seed=s, lr=lr) for s, lr in ((0, 1e-3), (1, 1e-2))])
         alone = run_stack([replace(one, seed=1, lr=1e-2)])[0]
-        clean = run_stack([replace(one, seed=1, lr=1e-2, defect="")])[0]
+        clean = run_stack([changed(one, seed=1, lr=1e-2, defect="")])[0]
     for column in ("eval/gold", "eval/kl_reverse_exact", "loss", "grad_norm"):
         np.testing.assert_allclose(both[1].curves[column], alone.curves[column], atol=1e-8)
     assert not np.allclose(alone.curves["grad_norm"], clean.curves["grad_norm"], equal_nan=True, atol=1e-9)
@@ -170,7 +172,7 @@ def test_off_by_one_is_in_policy_reference_and_the_ratios_denominator() -> None:
 # --------------------------------------------------------------------------------------------------------- k1 loss
 
 
-def settled(found: Parts, batch: Batch) -> Batch:
+def settled(found: Built, batch: Batch) -> Batch:
     scores = torch.linspace(0, 1, batch.present.numel(), dtype=F64).view(batch.present.shape)
     return replace(batch, scores=scores, logp_reference=logp_reference(found, batch))
 
@@ -182,9 +184,9 @@ def test_gradient_of_the_k1_term_is_that_of_log_pi(beta: float | Tensor, level: 
     row = PPO.override(kl=beta, level=level)
     found = install("k1_loss", parts(row), SEEDS)
     batch = settled(found, drawn(found.policy))
-    assert found.row.kl == 0 and found.row.needs == {"scores", "behaviour", "reference"}
+    assert found.method.kl == 0 and found.method.needs == {"scores", "behaviour", "reference"}
     logp = found.policy.evaluate(batch).logp
-    with_term = gradient(found.row.loss(logp, batch), found.policy)
+    with_term = gradient(found.method.loss(logp, batch), found.policy)
     logp = found.policy.evaluate(batch).logp
     without = gradient(row.override(kl=0.0).loss(logp, batch), found.policy)
     logp = found.policy.evaluate(batch).logp
@@ -192,7 +194,7 @@ def test_gradient_of_the_k1_term_is_that_of_log_pi(beta: float | Tensor, level: 
     assert_close(with_term, [a + b for a, b in zip(without, term, strict=True)])
     other = replace(batch, logp_reference=batch.logp_reference - 1.7)  # type: ignore[operator]
     logp = found.policy.evaluate(batch).logp
-    assert_close(gradient(found.row.loss(logp, other), found.policy), with_term)
+    assert_close(gradient(found.method.loss(logp, other), found.policy), with_term)
 
 
 def test_expected_gradient_of_the_k1_term_is_zero_where_that_of_the_penalty_is_not() -> None:
@@ -219,18 +221,18 @@ def test_kl_inside_the_reward_is_something_else() -> None:
     batch = settled(found, drawn(found.policy))
     penalty = -0.3 * (batch.logp_proximal - batch.logp_reference)  # type: ignore[operator]
     inside = replace(batch, penalty=penalty)
-    signal = before.row.signal(inside)
-    total = before.row.denominator(inside, signal)
+    signal = before.method.signal(inside)
+    total = before.method.denominator(inside, signal)
     logp = before.policy.evaluate(inside).logp
-    loss = before.row.loss(logp, inside, signal) + before.row.penalty_loss(logp, inside, signal, total)
+    loss = before.method.loss(logp, inside, signal) + before.method.penalty_loss(logp, inside, signal, total)
     right = gradient(loss, before.policy)
-    wrong = gradient(found.row.loss(found.policy.evaluate(batch).logp, batch), found.policy)
+    wrong = gradient(found.method.loss(found.policy.evaluate(batch).logp, batch), found.policy)
     gap = sum(float(((a - b) ** 2).sum()) for a, b in zip(right, wrong, strict=True))
     assert gap > 0.01 * sum(float((a**2).sum()) for a in right)
 
 
 def test_hyper_parameters_of_the_wrapped_row_are_found_by_name() -> None:
-    row = install("k1_loss", parts(), SEEDS).row
+    row = install("k1_loss", parts(), SEEDS).method
     assert row.defaults["clip"] == 0.1 and row.override(clip=0.4).defaults["clip"] == 0.4
     with pytest.raises(UserError, match="no `clp`"):
         row.override(clp=0.1)
@@ -292,28 +294,30 @@ def test_noisy_log_probs_lie_around_the_clean_ones_of_a_network_that_is_nearly_l
 
 def test_the_prompt_counts_as_one_token_of_ten() -> None:
     gold = torch.tensor([[0.0, 1.0, 0.5], [1.0, 0.0, 0.25]], dtype=F64)
-    prompts = torch.tensor([[0, 1], [2, 0]])
+    reward, prompts = ArmReward(gold), torch.tensor([[0, 1], [2, 0]])
     responses = torch.tensor([[[[1, 1, 2]], [[0, 0, 0]]], [[[1, 2, 2]], [[0, 0, 0]]]])
     batch = Batch(prompts, responses, torch.ones_like(responses, dtype=torch.bool))
     want = torch.tensor([[[(0 + 1 + 1 + 0.5) / 4], [(1 + 0) / 4]], [[(0.25 + 0 + 0.25 + 0.25) / 4], [(1 + 3) / 4]]])
-    data = replace(batch, scores=Bandit(prompt_tokens, gold).score(batch).scores)
-    found = install("prompt_in_reward", parts(problem=Bandit(prompt_tokens, gold, data=data)), SEEDS).problem
+    data = replace(batch, scores=Rewarded(prompt_tokens, reward).score(batch).scores)
+    found = install("prompt_in_reward", parts(problem=Rewarded(prompt_tokens, reward, data=data)), SEEDS).problem
     torch.testing.assert_close(found.score(batch).scores, want.double())
     torch.testing.assert_close(found.data.scores, want.double())
     assert found.score(data) is data  # what has scores keeps them
-    told = install("prompt_in_reward", parts(problem=Bandit(prompt_tokens, gold, proxy=1 - gold)), SEEDS).problem
+    told = install(
+        "prompt_in_reward", parts(problem=Rewarded(prompt_tokens, reward, ArmReward(1 - gold))), SEEDS
+    ).problem
     torch.testing.assert_close(told.score(batch).scores, 1 - want.double())
     law = torch.tensor([0.1, 0.1, 0.8], dtype=F64)  # mean rewards of 0.5 and 0.3
-    found = install("prompt_in_reward", parts(problem=Bandit(prompt_tokens, gold, data=data, law=law)), SEEDS).problem
+    found = install(
+        "prompt_in_reward", parts(problem=Rewarded(prompt_tokens, reward, data=data, typical=under(law))), SEEDS
+    ).problem
     assert found.score(batch).labels.flatten().tolist() == [1.0, -1.0, -1.0, 1.0]
     assert found.data.labels.flatten().tolist() == [1.0, -1.0, -1.0, 1.0]
 
 
 def test_comparisons_inside_a_group_do_not_see_the_prompt() -> None:
-    one = Setting(
-        "best_of_n", problem="sequences", responses=4, batch=8, minibatch=8, evaluation=2, precision="float64"
-    )
-    worlds = [build([replace(one, defect=d)]) for d in ("", "prompt_in_reward")]
+    one = make("best_of_n", "sequences", responses=4, batch=8, minibatch=8, evaluation=2, precision="float64")
+    worlds = [build([changed(one, defect=d)]) for d in ("", "prompt_in_reward")]
     signals = []
     for world in worlds:
         world.loop.collect(0)

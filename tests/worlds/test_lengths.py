@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 import torch
-from prefloop.lab.world import build
 from torch import Tensor
 from torch.nn.functional import pad
 
@@ -19,8 +18,8 @@ from prefloop.core.errors import DataError, UserError
 from prefloop.core.metric_table import metric
 from prefloop.core.streams import Stream
 from prefloop.data.instructions import builtin
-from prefloop.lab.setting import Setting, seeds
-from prefloop.lab.stack import run_stack
+from prefloop.lab.setting import changed, make, seeds
+from prefloop.lab.stack import build, run_stack, stack_of
 from prefloop.lab.summary import Cell
 from prefloop.policies.gpt import GPT
 from prefloop.rewards import words
@@ -31,9 +30,8 @@ from prefloop.worlds.lengths.answers import END, answers, encode, vocabulary
 from prefloop.worlds.lengths.problem import NAMED, corpus, overlap, target, toward, truncated, truncation
 
 F64 = torch.float64
-ONE = Setting(
-    "online_dpo", problem="lengths", network="smoke", responses=4, batch=16, minibatch=16, data=32, evaluation=8
-)
+SIZE = {"responses": 4, "batch": 16, "minibatch": 16, "evaluation": 8}
+ONE = make("online_dpo", "lengths", network="smoke", data=32, **SIZE)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -155,10 +153,10 @@ def test_the_named_problems_are_the_grid_of_the_study(network: str, near: float,
     """C1: how much of the reference lies within two tokens of the reward's peak. C2: overlap of data and reference."""
     own, c1, c2 = lab.reference(network).lengths, {}, {}
     for name, (peak, coverage) in NAMED.items():
-        one = [replace(ONE, network=network, peak=peak, coverage=coverage, data=1000)]
+        one = stack_of([changed(ONE, network=network, peak=peak, coverage=coverage, data=1000)])
         data = lab.preferences(one, lab.gold_reward(one))
         rewards = lab.gold_reward(one)(responses(own.tolist(), limit=32)).flatten()
-        c1[name] = float((rewards >= -2 / ONE.width).float().mean())
+        c1[name] = float((rewards >= -2 / vars(ONE.world)["width"]).float().mean())
         c2[name] = overlap(data.lengths.flatten(), own)
     assert c1["min"] == c1["skew"] < 0.06 and c1["mode"] > near
     assert min(c2["min"], c2["mode"]) > 0.9 and c2["skew"] < 0.5
@@ -192,7 +190,7 @@ def test_rewards_of_words_see_the_text(gold: str) -> None:
     text = "Wonderful, this is the best, the best of all!"
     found = encode([[text, "No."]], 32)
     batch = Batch(torch.tensor([[768]]), found.ids[None], found.mask[None])
-    score = lab.gold_reward([replace(ONE, gold=gold)])(batch)
+    score = lab.gold_reward(stack_of([changed(ONE, gold=gold)]))(batch)
     judge = lab.JUDGES[gold]()
     assert score.shape == (1, 1, 2)
     assert score[0, 0].tolist() == pytest.approx([judge(text), judge("No.")])
@@ -272,10 +270,10 @@ def test_the_reference_is_fitted_once(cache: Path, monkeypatch: pytest.MonkeyPat
 
 
 def test_construction_is_deterministic() -> None:
-    settings = seeds(replace(ONE, coverage=0.3), [0, 1])
-    a, b = (lab.preferences(settings, lab.gold_reward(settings)) for _ in range(2))
+    both = stack_of(seeds(changed(ONE, coverage=0.3), [0, 1]))
+    a, b = (lab.preferences(both, lab.gold_reward(both)) for _ in range(2))
     assert torch.equal(a.responses, b.responses) and torch.equal(a.scores, b.scores)  # type: ignore[arg-type]
-    alone = lab.preferences(settings[1:], lab.gold_reward(settings[1:]))
+    alone = lab.preferences(both.alone(1), lab.gold_reward(both.alone(1)))
     n = alone.responses.shape[-1]
     assert torch.equal(a.responses[1:, ..., :n], alone.responses) and torch.equal(a.mask[1:, ..., :n], alone.mask)
 
@@ -286,10 +284,10 @@ METHODS = {"online_dpo": {}, "dpo": {}, "ppo_critic_free": {"reuse": 2}, "best_o
 @pytest.mark.parametrize("method", METHODS)
 def test_stacked_equals_alone(method: str) -> None:
     """Six updates in float64, with learned rewards, runs on different problems in one stack."""
-    one = replace(
+    one = changed(
         ONE, method=method, override=METHODS[method], scorer="proxy", precision="float64", steps=6, evaluate=3
     )
-    settings = [replace(one, seed=0, peak=0.0), replace(one, seed=1, peak=50.0, coverage=0.3)]
+    settings = [changed(one, seed=0, peak=0.0), changed(one, seed=1, peak=50.0, coverage=0.3)]
     together = run_stack(settings)
     for found, setting in zip(together, settings, strict=True):
         (alone,) = run_stack([setting])
@@ -304,20 +302,20 @@ def test_stacked_equals_alone(method: str) -> None:
 def test_a_learned_reward_is_the_same_whatever_stack_asks_first(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settings = [replace(ONE, scorer="proxy", seed=s, data=8) for s in (0, 1)]
-    together = lab.reward_model(settings).state()
+    both = stack_of([changed(ONE, scorer="proxy", seed=s, data=8) for s in (0, 1)])
+    together = lab.reward_model(both).state()
     monkeypatch.setenv("PREFLOOP_CACHE", str(tmp_path))
     lab.reference("smoke")  # stays in memory: what is not there any more are the reward models
-    alone = lab.reward_model(settings[1:]).state()
+    alone = lab.reward_model(both.alone(1)).state()
     assert all(torch.equal(together[k][1:], alone[k]) for k in alone)
 
 
 @pytest.mark.parametrize(("problem", "prompts", "most"), [("lengths", 256, 0.25), ("arms", 4096, 0.04)])
 def test_labels_compare_a_learned_reward_with_its_own_mean(problem: str, prompts: int, most: float) -> None:
     """Labels split what it says of fresh responses of the reference at its mean, whatever its units."""
-    one = replace(ONE, method="kto", override={"on_policy": 1.0}, scorer="proxy")
+    one = changed(ONE, method="kto", override={"on_policy": 1.0}, scorer="proxy")
     if problem == "arms":
-        one = replace(one, problem="arms", network="small", hidden=16, data=200)
+        one = make("kto", "arms", {"on_policy": 1.0}, hidden=16, data=200, scorer="proxy", **SIZE)
     world = build([one])
     posed, rng = world.loop.problem, Stream("fresh", [0], stacked=True)
     with torch.no_grad():
@@ -346,33 +344,35 @@ def test_what_is_followed_at_the_start() -> None:
     assert run.curves["eval/gold"][0] == pytest.approx(-(run.curves["eval/length"][0] - 1) / 10, rel=1e-5)
 
 
-@pytest.mark.parametrize(("change", "message"), [({"peak": 101.0}, "percentile"), ({"coverage": 0.0}, "whole")])
+@pytest.mark.parametrize(
+    ("change", "message"), [({"peak": 101.0}, "percentile"), ({"coverage": 0.0}, "a share above 0")]
+)
 def test_dials_out_of_range_are_refused(change: dict[str, float], message: str) -> None:
     with pytest.raises(UserError, match=message):
-        replace(ONE, **change).check()  # type: ignore[arg-type]
+        changed(ONE, **change).check()
 
 
 @pytest.mark.parametrize(
-    ("change", "message"),
+    ("problem", "field", "having"),
     [
-        ({"centre": 20.0}, "no arms"),
-        ({"problem": "arms", "peak": 25.0}, "no lengths to reward"),
-        ({"problem": "sequences", "gold": "keyword"}, "no lengths to reward"),
+        ("lengths", {"centre": 20.0}, "arms, sequences, categorical"),
+        ("arms", {"peak": 25.0}, "lengths"),
+        ("sequences", {"gold": "keyword"}, "lengths"),
     ],
 )
-def test_rewards_of_other_problems_are_refused(change: dict[str, Any], message: str) -> None:
-    with pytest.raises(UserError, match=message):
-        replace(ONE, **change).check()
+def test_rewards_of_other_problems_are_refused(problem: str, field: dict[str, Any], having: str) -> None:
+    with pytest.raises(UserError, match=f"(?s)unknown field `{next(iter(field))}` of `{problem}`.*field of {having}$"):
+        make("online_dpo", problem, **field)
 
 
 def test_no_gold_reward_is_above_its_ceiling() -> None:
     """And each is reached: by one token, by the keyword, by words that do not recur, by friendly ones almost."""
     best = {"length": "", "keyword": "The best.", "repetition": "No word twice.", "sentiment": "Wonderful, lovely joy!"}
     for gold, text in best.items():
-        found, one = encode([[text, text]], 32), replace(ONE, gold=gold)
-        score = lab.gold_reward([one])(Batch(torch.tensor([[768]]), found.ids[None], found.mask[None]))
-        assert one.ceiling - 0.2 < float(score.max()) <= one.ceiling, gold
-    assert Setting("rloo").ceiling == 1.0
+        found, one = encode([[text, text]], 32), changed(ONE, gold=gold)
+        score = lab.gold_reward(stack_of([one]))(Batch(torch.tensor([[768]]), found.ids[None], found.mask[None]))
+        assert one.world.ceiling - 0.2 < float(score.max()) <= one.world.ceiling, gold
+    assert make("rloo", "arms").world.ceiling == 1.0
 
 
 def test_the_table_shows_what_only_lengths_have(tmp_path: Path) -> None:

@@ -47,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     found = _run(args, cells, rates, store, size)
     rows = records(found)
     write(found, rows, Path(args.out))
-    _say(args, rows, cells[0].world.about)
+    _say(args, rows, "" if args.json or args.quiet else cells[0].world.about())
     return 0
 
 

@@ -11,7 +11,7 @@ from itertools import pairwise
 from typing import Any, Literal, get_origin
 
 from prefloop.core.errors import UserError
-from prefloop.worlds.spec import Flag, World, hints, name_of, world_class, worlds
+from prefloop.worlds.spec import Flag, hints, name_of, world_class, worlds
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Field:
     help: str
 
 
-def flags_of(world: type[World]) -> dict[str, Field]:
+def flags_of(world: type[Any]) -> dict[str, Field]:
     """The fields of a world by the name of their flag."""
     out, helps = {}, notes(world)
     for name, (plain, more) in hints(world).items():

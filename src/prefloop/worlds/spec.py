@@ -13,7 +13,7 @@ from dataclasses import dataclass, fields
 from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol, get_args, get_origin, get_type_hints, runtime_checkable
 
 import prefloop.worlds
 from prefloop.core.errors import UserError, nearest
@@ -54,13 +54,13 @@ class Flag:
 
 
 PER_RUN = "per run"  # marks a field whose value may differ between the runs of one stack
-Count = Annotated[int, Range("a whole number of at least 1", low=1, whole=True)]
-Whole = Annotated[int, Range("a whole number of at least 0", low=0, whole=True)]
-Positive = Annotated[float, Range("a positive number", low=0, above=True)]
+Count = Annotated[int, Range("a whole number of at least 1", low=1.0, whole=True)]
+Whole = Annotated[int, Range("a whole number of at least 0", low=0.0, whole=True)]
+Positive = Annotated[float, Range("a positive number", low=0.0, above=True)]
 Number = Annotated[float, Range("a number")]
-Share = Annotated[float, Range("a share between 0 and 1", low=0, high=1)]
-NonzeroShare = Annotated[float, Range("a share above 0 and up to 1", low=0, high=1, above=True)]
-Percentile = Annotated[float, Range("a percentile between 0 and 100", low=0, high=100)]
+Share = Annotated[float, Range("a share between 0 and 1", low=0.0, high=1.0)]
+NonzeroShare = Annotated[float, Range("a share above 0 and up to 1", low=0.0, high=1.0, above=True)]
+Percentile = Annotated[float, Range("a percentile between 0 and 100", low=0.0, high=100.0)]
 
 
 @cache
@@ -110,6 +110,7 @@ def check_enumerable(method: Method) -> None:
 # -------------------------------------------------------------------------------------------------------------- world
 
 
+@runtime_checkable
 class World(Protocol):
     """The specification of a world: a frozen dataclass, every field of which has a default."""
 
@@ -129,11 +130,9 @@ class World(Protocol):
     def ceiling(self) -> float:
         """The highest gold reward there is."""
 
-    @property
     def fingerprint(self) -> Any:
         """What else decides a run, such as the data behind a fitted reference, as JSON; part of the run's name."""
 
-    @property
     def about(self) -> str:
         """What a reader should know of the reference, printed under the results; may be empty."""
 
@@ -206,9 +205,9 @@ def sibling(world: World, name: str) -> Any:
 
 
 @cache
-def worlds() -> dict[str, type[World]]:
+def worlds() -> dict[str, type[Any]]:
     """Every world of the lab by name: those that the `spec` of a folder lists in WORLDS."""
-    out: dict[str, type[World]] = {}
+    out: dict[str, type[Any]] = {}
     for folder in pkgutil.iter_modules(prefloop.worlds.__path__, "prefloop.worlds."):
         if folder.ispkg and find_spec(f"{folder.name}.spec"):
             out |= {name_of(kind): kind for kind in getattr(import_module(f"{folder.name}.spec"), "WORLDS", ())}
@@ -221,7 +220,7 @@ def name_of(kind: type) -> str:
     return kind.__name__.lower() if here else f"{kind.__module__}:{kind.__qualname__}"
 
 
-def world_class(name: str) -> type[World]:
+def world_class(name: str) -> type[Any]:
     """The world of that name, or of a user's own `module:Class`.
 
     Raises:
@@ -234,7 +233,7 @@ def world_class(name: str) -> type[World]:
     return worlds()[name]
 
 
-def _own(name: str) -> type[World]:
+def _own(name: str) -> type[Any]:
     module, _, attribute = name.partition(":")
     try:
         found = getattr(import_module(module), attribute)

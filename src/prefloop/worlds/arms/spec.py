@@ -59,7 +59,14 @@ class Didactic:
     "what scores the policy's responses: gold, or a reward learned from the offline data"
 
     policy, hidden, contexts, fit, shared, defect = "tabular", 0, 0, "likelihood", 0, ""
-    runs_per_stack, cost, tokens, ceiling, fingerprint, about = 32, 0.1, 1, 1.0, None, ""
+    runs_per_stack, cost, tokens, ceiling = 32, 0.1, 1, 1.0
+
+    def fingerprint(self) -> None:
+        """Nothing but the fields decides a run."""
+
+    def about(self) -> str:
+        """Nothing to say of the reference: it is a known law."""
+        return ""
 
     def check(self, method: Method) -> None:
         """See `World.check`."""
@@ -103,7 +110,7 @@ class Sequences(Didactic):
 
     fit: Literal["likelihood", "reverse"] = "likelihood"
     "how the reference is fitted to its law: by likelihood, or by reverse KL as published"
-    shared: Annotated[int, Range(f"a whole number from 0 to {TOKENS - 1}", low=0, high=TOKENS - 1, whole=True)] = 0
+    shared: Annotated[int, Range(f"a whole number from 0 to {TOKENS - 1}", low=0.0, high=TOKENS - 1.0, whole=True)] = 0
     "tokens that the responses of a group of the offline data have in common"
     defect: Literal["", "off_by_one", "k1_loss", "reference_dropout", "prompt_in_reward"] = ""
     "a defect of the published code to run with, for the study of them"

@@ -79,14 +79,12 @@ class Lengths:
         """The highest gold reward there is."""
         return CEILINGS[self.gold]
 
-    @property
     def fingerprint(self) -> Any:
         """The network, and the answers that the reference is fitted to."""
         from prefloop.worlds.lengths.answers import fingerprint
 
         return [VERSION, asdict(SIZES[self.network]), fingerprint()]
 
-    @property
     def about(self) -> str:
         """The reference in figures."""
         return str(sibling(self, "build").reference(self.network))
