@@ -16,17 +16,17 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from prefloop.lab.world import build
 
 from prefloop.core.optim import StackedAdam
 from prefloop.core.streams import streams
 from prefloop.lab.pool import WORKER, environment
-from prefloop.lab.setting import Setting, seeds
-from prefloop.lab.stack import Watch
+from prefloop.lab.setting import Setting, make, seeds
+from prefloop.lab.stack import Watch, build
 from prefloop.policies.gpt import GPT
 from prefloop.report.chart import Chart, Line
 from prefloop.report.svg import draw
@@ -35,26 +35,26 @@ HERE = Path(__file__).parent
 RUNS, EVALUATE = 16, 50  # per worker; steps
 ALL_PAIRS = {"pairs": "all_pairs"}
 CASES: dict[str, tuple[Setting, str, str]] = {  # setting, published seconds per 1000 updates, target
-    "arms, best-of-N": (Setting("best_of_n", evaluate=EVALUATE), "36", "1.5 s"),
-    "arms, REINFORCE": (Setting("reinforce", evaluate=EVALUATE), "87", "–"),
-    "arms, IPO, all pairs": (Setting("online_ipo", ALL_PAIRS, evaluate=EVALUATE), "1,060", "2 s"),
+    "arms, best-of-N": (make("best_of_n", "arms", evaluate=EVALUATE), "36", "1.5 s"),
+    "arms, REINFORCE": (make("reinforce", "arms", evaluate=EVALUATE), "87", "–"),
+    "arms, IPO, all pairs": (make("online_ipo", "arms", ALL_PAIRS, evaluate=EVALUATE), "1,060", "2 s"),
     "sequences, best-of-N": (
-        Setting("best_of_n", problem="sequences", evaluate=EVALUATE),
+        make("best_of_n", "sequences", evaluate=EVALUATE),
         "10,200 (75 without diagnostics)",
         "12 s",
     ),
     "sequences, PPO": (
-        Setting("ppo_critic_free", {"reuse": 1}, problem="sequences", evaluate=EVALUATE),
+        make("ppo_critic_free", "sequences", {"reuse": 1}, evaluate=EVALUATE),
         "10,800 (415 without diagnostics)",
         "2 × bare",
     ),
     "sequences, PPO, T = 4": (
-        Setting("ppo_critic_free", {"reuse": 4}, problem="sequences", evaluate=EVALUATE),
+        make("ppo_critic_free", "sequences", {"reuse": 4}, evaluate=EVALUATE),
         "–",
         "–",
     ),
     "sequences, IPO, all pairs": (
-        Setting("online_ipo", ALL_PAIRS, problem="sequences", evaluate=EVALUATE),
+        make("online_ipo", "sequences", ALL_PAIRS, evaluate=EVALUATE),
         "~15,000 (~3,800 without diagnostics)",
         "2 × bare",
     ),
@@ -135,7 +135,7 @@ def rows(pool: ProcessPoolExecutor, steps: dict[str, int], repeats: int) -> list
     for name, (setting, published, target) in CASES.items():
         n, warm = steps[setting.problem], 10 if setting.problem == "arms" else 4
         length = {"steps": n + warm}
-        halves = [seeds(Setting(**{**vars(setting), **length}), range(k, k + RUNS)) for k in (0, RUNS)]
+        halves = [seeds(replace(setting, **length), range(k, k + RUNS)) for k in (0, RUNS)]
         taken = [max(both(pool, stack_seconds, (halves[0], warm), (halves[1], warm))) for _ in range(repeats)]
         step = statistics.median(taken)
         share = flops(setting) * 2 * RUNS / step / rate
@@ -152,7 +152,7 @@ def scaling(pool: ProcessPoolExecutor, steps: dict[str, int], repeats: int) -> d
         setting = CASES[name][0]
         out[name] = {}
         for size in SIZES:
-            one = Setting(**{**vars(setting), "steps": steps[setting.problem] + 4})
+            one = replace(setting, steps=steps[setting.problem] + 4)
             job = (seeds(one, range(size)), 4)
             taken = statistics.median(pool.submit(stack_seconds, *job).result() for _ in range(repeats))
             out[name][size] = 1000 * taken / size

@@ -16,11 +16,10 @@ from concurrent.futures import ProcessPoolExecutor
 
 import torch
 from lab_speed import both, matmul_rate
-from prefloop.lab.world import build
 
 from prefloop.lab.pool import WORKER, environment
-from prefloop.lab.setting import Setting, seeds
-from prefloop.lab.stack import Watch
+from prefloop.lab.setting import Setting, make, seeds
+from prefloop.lab.stack import Watch, build
 from prefloop.worlds.lengths.build import reference
 
 CASES = {
@@ -54,8 +53,10 @@ def main() -> None:
     with environment(WORKER), ProcessPoolExecutor(2, multiprocessing.get_context("spawn")) as pool:
         rate = statistics.median(sum(both(pool, matmul_rate, (1.0,), (1.0,))) for _ in range(3))
         for name, (method, override, peak) in CASES.items():
-            fields = {"problem": "lengths", "peak": peak, "scorer": "proxy", "responses": 4, "data": 500, "lr": LR}
-            one = Setting(method, override, batch=32, minibatch=32, steps=steps, evaluate=60, evaluation=32, **fields)
+            fields = {"peak": peak, "scorer": "proxy", "responses": 4, "data": 500, "lr": LR}
+            one = make(
+                method, "lengths", override, batch=32, minibatch=32, steps=steps, evaluate=60, evaluation=32, **fields
+            )
             found = both(pool, trained, *((seeds(one, range(k, k + 4)),) for k in (0, 4)))
             wall = max(f[0] for f in found)
             sampled, learned, frozen = (sum(f[i] for f in found) for i in (1, 2, 3))
