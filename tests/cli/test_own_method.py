@@ -15,8 +15,8 @@ import tiny
 from prefloop.cli.main import main
 from prefloop.core.errors import UserError
 from prefloop.core.methods import METHODS, method
-from prefloop.lab.setting import Setting, seeds
-from prefloop.lab.world import build
+from prefloop.lab.setting import make
+from prefloop.lab.stack import build
 from prefloop.policies import pretrained
 from prefloop.runs.folder import read
 from toys import make_batch, make_logp
@@ -108,7 +108,9 @@ def test_lab_runs_it_in_its_workers(tmp_path: Path) -> None:
 
 
 def test_a_stack_holds_its_values_per_run_and_equals_each_alone() -> None:
-    one = Setting(NAME, policy="tabular", contexts=3, responses=2, batch=4, minibatch=4, data=6, precision="float64")
+    one = make(
+        NAME, "arms", policy="tabular", contexts=3, responses=2, batch=4, minibatch=4, data=6, precision="float64"
+    )
     runs = [replace(one, seed=i, override={"beta": b}) for i, b in enumerate((0.1, 0.9))]
     assert runs[0].stack == runs[1].stack
     together = [record.loss for record, _ in zip(build(runs).loop, range(3), strict=False)]
@@ -118,14 +120,15 @@ def test_a_stack_holds_its_values_per_run_and_equals_each_alone() -> None:
 
 
 def test_a_run_is_another_when_its_file_changes(tmp_path: Path) -> None:
-    names = [seeds(Setting(*given, responses=2), [0])[0].run for given in ((NAME,), ("dpo", {"objective": NAME}))]  # type: ignore[arg-type]
-    plain = Setting("dpo").run
+    override = {"objective": NAME}
+    names = [make(NAME, "arms", responses=2).run, make("dpo", "arms", override, responses=2).run]
+    plain = make("dpo", "arms").run
     with (tmp_path / "my_methods.py").open("a") as file:
         file.write("# changed\n")
     assert (
-        Setting(NAME, responses=2).run != names[0] and Setting("dpo", {"objective": NAME}, responses=2).run != names[1]
+        make(NAME, "arms", responses=2).run != names[0] and make("dpo", "arms", override, responses=2).run != names[1]
     )
-    assert Setting("dpo").run == plain
+    assert make("dpo", "arms").run == plain
 
 
 @pytest.mark.parametrize(("place", "base"), [("objective", "dpo"), ("pairs", "dpo"), ("weight", "rwr")])

@@ -100,7 +100,7 @@ def test_mistakes_in_it_are_named(dice: str) -> None:
         make("rloo", dice, scale=-1.0).check()
     with pytest.raises(UserError, match=r"(?s)unknown field `scal` of `my_dice:Dice`.*did you mean `scale`"):
         make("rloo", dice, scal=1.0)
-    for name, message in (("my_dice:Die", "cannot import"), ("no_such:Dice", "cannot import"), ("json:loads", "lacks")):
+    for name, message in (("my_dice:Die", "no function `Die`"), ("no_such:Dice", "no module"), ("json:loads", "lacks")):
         with pytest.raises(UserError, match=message):
             make("rloo", name)
 

@@ -101,8 +101,8 @@ def _stack(text: str, first: Setting, *, quiet: bool) -> int | None:
 
 def _plan(args: argparse.Namespace, jobs: list[list[Setting]], wanted: int) -> int:
     """Say what the grid would take, and stop."""
+    from prefloop.analysis.numbers import clock
     from prefloop.lab.forecast import forecast
-    from prefloop.runs.progress import clock_text
 
     seen = forecast(jobs, args.workers)
     told = {
@@ -116,7 +116,7 @@ def _plan(args: argparse.Namespace, jobs: list[list[Setting]], wanted: int) -> i
         print(json.dumps(told))
     elif not args.quiet:
         print(f"{wanted} runs, {seen.runs} still to be computed, in {seen.stacks} stacks on {args.workers} workers")
-        print(f"predicted from a few steps of each: {clock_text(seen.seconds)} and {seen.bytes / 2**30:.1f} GiB")
+        print(f"predicted from a few steps of each: {clock(seen.seconds)} and {seen.bytes / 2**30:.1f} GiB")
     return 0
 
 

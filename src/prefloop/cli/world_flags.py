@@ -24,7 +24,7 @@ class Field:
     help: str
 
 
-def flags_of(world: type[Any]) -> dict[str, Field]:
+def flags_of(world: Any) -> dict[str, Field]:
     """The fields of a world by the name of their flag."""
     out, helps = {}, notes(world)
     for name, (plain, more) in hints(world).items():

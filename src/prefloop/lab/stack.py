@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from prefloop.core.loop import Diverged, Loop, Plan, Record
-from prefloop.core.methods import Method
+from prefloop.core.method import Method
 from prefloop.core.metrics import DRIFT, GROUPS, coefficient_mass, drift, mean, run_metrics
 from prefloop.core.objectives import sequence
 from prefloop.core.optim import StackedAdam
 from prefloop.core.streams import Stream
-from prefloop.lab.setting import Setting, per_run_names
+from prefloop.lab.setting import Setting
 from prefloop.worlds.spec import Stack
 
 Array = NDArray[np.float64]
@@ -79,7 +79,7 @@ def stack_of(settings: Sequence[Setting]) -> Stack:
 def stacked_method(settings: Sequence[Setting], dtype: torch.dtype) -> Method:
     """The method, with one value per run of what differs between the runs."""
     row, many = settings[0].row, {}
-    for name in per_run_names(row) & settings[0].override.keys():
+    for name in row.per_run & settings[0].override.keys():
         values = [s.override[name] for s in settings]
         if len(set(values)) > 1:
             many[name] = torch.tensor(values, dtype=dtype)

@@ -122,7 +122,7 @@ def _against_kl(cells: Mapping[Key, Cell], name: str, sizes: Sequence[int], prob
         "KL(π‖π_ref), nats per response",
         title,
         lines,
-        range=(None, first.setting.ceiling) if y == "eval/gold" else ANY,
+        range=(None, first.setting.world.ceiling) if y == "eval/gold" else ANY,
         interval=over_seeds(first),
     )
 

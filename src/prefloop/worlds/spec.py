@@ -26,6 +26,7 @@ from typing import (
 )
 
 import prefloop.worlds
+from prefloop.core import user
 from prefloop.core.errors import UserError, nearest
 
 if TYPE_CHECKING:  # a specification is read where there is nothing to run, so that --help is quick
@@ -33,7 +34,7 @@ if TYPE_CHECKING:  # a specification is read where there is nothing to run, so t
     from jaxtyping import Float
     from torch import Tensor
 
-    from prefloop.core.methods import Method
+    from prefloop.core.method import Method
     from prefloop.core.streams import Stream
 
 # ------------------------------------------------------------------------------------------------------------- fields
@@ -244,11 +245,7 @@ def world_class(name: str) -> type[Any]:
 
 
 def _own(name: str) -> type[Any]:
-    module, _, attribute = name.partition(":")
-    try:
-        found = getattr(import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
-        raise UserError(f"cannot import the problem `{name}`: {error}", fix="module:Class, found from here") from None
+    found = user.function(name, where="problem")
     members = [m for m in vars(World) if not m.startswith("_")]
     lacking = [m for m in ("__dataclass_fields__", *members) if not hasattr(found, m)]
     if lacking:

@@ -26,7 +26,7 @@ from prefloop.worlds.spec import (
 )
 
 if TYPE_CHECKING:
-    from prefloop.core.methods import Method
+    from prefloop.core.method import Method
 
 TOKENS = 9  # of a sequence, after its prompt token
 REWARDS = {"far": 70.0, "near": 20.0}  # centres of R1 and R2

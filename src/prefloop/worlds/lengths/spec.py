@@ -19,7 +19,7 @@ from prefloop.worlds.spec import (
 )
 
 if TYPE_CHECKING:
-    from prefloop.core.methods import Method
+    from prefloop.core.method import Method
 
 VERSION = 5  # of fitted references and learned rewards: a new one makes earlier ones unknown
 
