@@ -27,7 +27,7 @@ from prefloop.lab.setting import Setting, make
 from prefloop.lab.stack import Run
 from prefloop.lab.store import read
 from prefloop.lab.summary import TUNING, Cell
-from prefloop.studies import plots
+from prefloop.report import svg
 
 OF_LENGTHS = ("eval/length", "eval/cut")  # which runs on the other problems do not have
 MEASURED = (*lab_result.COLUMNS, *lab_result.UNSHOWN, "reward_queries", "diverged")
@@ -84,7 +84,7 @@ def idle(monkeypatch: pytest.MonkeyPatch) -> None:
 def undrawn(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """The charts that would have been drawn, by figure."""
     figures: dict[str, Any] = {}
-    monkeypatch.setattr(plots, "draw", lambda drawn, out: figures.update(drawn))
+    monkeypatch.setattr(svg, "draw", lambda drawn, out: figures.update(drawn))
     return figures
 
 
