@@ -28,7 +28,7 @@ from prefloop.lab.pool import WORKER, environment
 from prefloop.lab.setting import Setting, make, seeds
 from prefloop.lab.stack import Watch, build
 from prefloop.policies.gpt import GPT
-from prefloop.report.chart import Chart, Line
+from prefloop.report.chart import COUNT, Chart, Line
 from prefloop.report.svg import draw
 
 HERE = Path(__file__).parent
@@ -164,7 +164,12 @@ def main() -> None:
     """Measure, print, write."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="few updates, no figure: whether it runs")
-    quick = parser.parse_args().quick
+    parser.add_argument("--draw", action="store_true", help="only draw the figure from lab_speed.json")
+    args = parser.parse_args()
+    if args.draw:
+        figure()
+        return
+    quick = args.quick
     steps = {"arms": 20, "sequences": 4} if quick else {"arms": 300, "sequences": EVALUATE}
     start, cpu = time.perf_counter(), busy()
     with environment(WORKER), ProcessPoolExecutor(2, multiprocessing.get_context("spawn")) as pool:
@@ -187,9 +192,16 @@ def main() -> None:
     if not quick:
         told = {"rows": table, "scaling": curve, "foreign_cores": foreign}
         (HERE / "lab_speed.json").write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
-        lines = [Line(name, list(SIZES), [times[s] for s in SIZES]) for name, times in curve.items()]
-        chart = Chart("Cost of a run in a stack", "runs in the stack, S", "ms per run and update", lines, log_x=True)
-        draw({"lab-scaling": [chart]}, HERE.parent / "docs" / "images")
+        figure()
+
+
+def figure() -> None:
+    """docs/images/lab-scaling.svg from what the last run wrote."""
+    curves = json.loads((HERE / "lab_speed.json").read_text(encoding="utf-8"))["scaling"]
+    lines = [Line(name, [int(size) for size in times], list(times.values())) for name, times in curves.items()]
+    words = "Cost of a run in a stack", "runs in the stack, S", "ms per run and update"
+    chart = Chart(*words, lines, log_x=True, range=COUNT, interval="median of three repeats")
+    draw({"lab-scaling": [chart]}, HERE.parent / "docs" / "images")
 
 
 def time_of_worker(seconds: float) -> float:

@@ -92,6 +92,16 @@ ray() {
   prefloop lab --method best_of_n --steps 4 --seeds 2 --ray local --quiet
 }
 
+figures() {
+  say "figures: PDF of a study"
+  environment figures
+  install "prefloop[figures] @ file://$WHEEL"
+  workplace figures
+  prefloop study run theory --size smoke --quiet
+  prefloop study draw studies --pdf
+  [ -s studies/theory/theory-log-mean.pdf ]
+}
+
 sdist() {
   say "sdist: its own tests"
   environment sdist
@@ -103,7 +113,7 @@ sdist() {
 
 build
 JOBS=("$@")
-[ ${#JOBS[@]} -gt 0 ] || JOBS=(core demo peft ray sdist)
+[ ${#JOBS[@]} -gt 0 ] || JOBS=(core demo peft ray figures sdist)
 [[ " ${JOBS[*]} " == *" core "* ]] || { environment core; install "$WHEEL"; }
 for job in "${JOBS[@]}"; do
   ("$job")

@@ -301,7 +301,7 @@ def test_a_plan_says_runs_time_and_memory_and_stops(planned: list[list[list[Sett
     assert said.code == 0
     assert said.out == (
         "8 runs, 8 still to be computed, in 4 stacks on 1 workers\n"
-        "predicted from a few steps of each: 1:15 and 3.0 GiB\n"
+        "predicted from a few steps of each: 1 min 15 s and 3.0 GiB\n"
     )
     assert [len(job) for job in planned[0]] == [3, 3, 1, 1]
     assert [p.name for p in tmp_path.iterdir()] == ["runs"] and list((tmp_path / "runs").iterdir()) == []
@@ -361,10 +361,10 @@ REFUSED = {
     "no seed": ("--seeds 0", "`seeds` cannot be 0\n  where: --seeds"),
     "too many seeds": ("--seeds 1001", "would run into those of the tuning"),
     "no tuning seed": ("--lr 1e-3,1e-2 --tuning-seeds 0", "`tuning-seeds` cannot be 0\n  where: --tuning-seeds"),
-    "negative": ("--negative 1.5", "`negative` is a share between 0 and 1, not 1.5"),
+    "negative": ("--negative 1.5", "`negative` must be a share between 0 and 1, not 1.5"),
     "negative nan": ("--negative nan", "`negative` must be finite"),
     "coverage": ("--coverage 1.5", "`coverage` must be a share between 0 and 1, not 1.5"),
-    "reuse": ("--reuse 0", "`reuse` must be above 0, not 0"),
+    "reuse": ("--reuse 0", "`reuse` must be at least 1, not 0"),
     "policy of another problem": ("--policy gpt", "`policy` cannot be 'gpt'"),
     "table without contexts": ("--policy tabular", "a table needs a fixed list of contexts"),
     "no step": ("--steps 0", "`steps` must be a whole number of at least 1, not 0"),
@@ -442,7 +442,7 @@ def test_no_heading_and_no_number_is_cut(
         whole = shown.replace("\n", " ")
         assert all(name in whole for name in ("best_of_n_negative", "ppo_critic_free", "kl", "negative", "batch"))
     if width == 200:
-        assert all(number in shown for number in ("12.3", "1.2e-07", "1.28e+06", "12.5", "0.0123", "100000"))
+        assert all(number in shown for number in ("12.3", "1.2e−7", "1.28e6", "12.5", "0.0123", "100,000"))
         assert "more columns" not in shown
     else:
         assert "more columns: a wider screen, or summary.json" in shown

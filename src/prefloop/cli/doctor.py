@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from prefloop.analysis.numbers import gibibytes
 from prefloop.policies.pretrained import SMOLLM2
 from prefloop.policies.smollm2 import INSTALL
 from prefloop.runs.manifest import hardware, versions
@@ -60,7 +61,7 @@ def gflops(dtype: torch.dtype) -> float:
 
 def text(facts: dict[str, Any]) -> str:
     """The facts as lines."""
-    machine, gib = facts["hardware"], 2**30
+    machine = facts["hardware"]
     rates = ", ".join(f"{name} {rate:g}" for name, rate in facts["matmul_gflops"].items())
     rows = [
         *((name, found or "not installed") for name, found in facts["versions"].items()),
@@ -68,8 +69,8 @@ def text(facts: dict[str, Any]) -> str:
         ("processor", machine["processor"]),
         ("features", " ".join(machine["features"]) or "none known"),
         ("cores", f"{machine['cores']} usable, {facts['threads']} threads for torch"),
-        ("memory", f"{machine['memory'] / gib:.1f} GiB"),
-        ("free disk", f"{facts['free_disk'] / gib:.1f} GiB in this folder"),
+        ("memory", gibibytes(machine['memory'])),
+        ("free disk", f"{gibibytes(facts['free_disk'])} in this folder"),
         ("matmul", f"{rates} GFLOP/s ({SIZE}x{SIZE})"),
         ("demo model", facts["demo_model"]),
     ]

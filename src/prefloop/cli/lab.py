@@ -101,7 +101,7 @@ def _stack(text: str, first: Setting, *, quiet: bool) -> int | None:
 
 def _plan(args: argparse.Namespace, jobs: list[list[Setting]], wanted: int) -> int:
     """Say what the grid would take, and stop."""
-    from prefloop.analysis.numbers import clock
+    from prefloop.analysis.numbers import duration, gibibytes
     from prefloop.lab.forecast import forecast
 
     seen = forecast(jobs, args.workers)
@@ -116,7 +116,7 @@ def _plan(args: argparse.Namespace, jobs: list[list[Setting]], wanted: int) -> i
         print(json.dumps(told))
     elif not args.quiet:
         print(f"{wanted} runs, {seen.runs} still to be computed, in {seen.stacks} stacks on {args.workers} workers")
-        print(f"predicted from a few steps of each: {clock(seen.seconds)} and {seen.bytes / 2**30:.1f} GiB")
+        print(f"predicted from a few steps of each: {duration(seen.seconds)} and {gibibytes(seen.bytes)}")
     return 0
 
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from prefloop.analysis.numbers import compact, fixed, interval
 from prefloop.core import files
 from prefloop.core.metric_table import METRICS
 
@@ -119,10 +120,10 @@ def _columns(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
     """The table's numbers by heading, the most wanted first."""
     lost = [f" ({row['diverged']} diverged)" if row["diverged"] else "" for row in rows]
     out = {
-        "lr": [f"{row['lr']:g}" + ("*" if row["lr_at_edge"] else "") for row in rows],
-        "reward, IQM [95 %]": [f"{row['reward']:.3f} [{row['low']:.3f}, {row['high']:.3f}]" for row in rows],
+        "lr": [compact(row["lr"]) + ("*" if row["lr_at_edge"] else "") for row in rows],
+        "reward, IQM [95 %]": [interval(row["reward"], row["low"], row["high"]) for row in rows],
         "seeds": [f"{row['seeds']}{more}" for row, more in zip(rows, lost, strict=True)],
-        "over\ntraining": [f"{row['over_training']:.3f}" for row in rows],
+        "over\ntraining": [fixed(row["over_training"]) for row in rows],
         "steps": [str(row["steps"]) for row in rows],
     }
     learned = any(row["eval/reward"] != row["eval/gold"] for row in rows)
@@ -131,9 +132,8 @@ def _columns(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
 
 
 def short(value: Any) -> str:
-    if not isinstance(value, float):
-        return str(value)
-    return f"{value:.0f}" if 1000 <= abs(value) < 1e6 else "–" if math.isnan(value) else f"{value:.3g}"
+    """A value of a setting or a number, in three digits."""
+    return compact(value) if isinstance(value, float) else str(value)
 
 
 def _laid_out(names: Mapping[str, Sequence[str]], numbers: Mapping[str, Sequence[str]]) -> Table:

@@ -7,6 +7,7 @@ import json
 import sys
 from collections.abc import Sequence
 
+from prefloop.analysis.numbers import NONE, interval, number, plus_minus
 from prefloop.core.errors import UserError
 from prefloop.runs import config as configuration
 
@@ -63,13 +64,13 @@ def _table(result: object) -> None:
 
 def _number(metrics: dict[str, float], key: str) -> str:
     """A value with its standard error or its interval."""
-    if key not in metrics:
-        return "–"
-    if f"{key}_se" in metrics:
-        return f"{metrics[key]:.3f} ± {metrics[f'{key}_se']:.3f}"
-    if f"{key}_low" in metrics:
-        return f"{metrics[key]:.3f} [{metrics[f'{key}_low']:.3f}, {metrics[f'{key}_high']:.3f}]"
-    return f"{metrics[key]:.4g}"
+    value, parts = metrics.get(key), [metrics.get(f"{key}_{part}") for part in ("se", "low", "high")]
+    se, low, high = parts
+    if value is None:
+        return NONE
+    if low is not None and high is not None:
+        return interval(value, low, high)
+    return number(value) if se is None else plus_minus(value, se)
 
 
 def _parser() -> argparse.ArgumentParser:

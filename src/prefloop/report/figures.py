@@ -98,7 +98,7 @@ def summary(runs: Sequence[Run]) -> Markup | None:
 
 
 def _picture(chart: Chart, runs: Sequence[Run]) -> Markup:
-    return inline(figure([chart], known=[name(run) for run in runs], whole=WIDTH, legend=False, tips=True))
+    return inline(figure([chart], known=[name(run) for run in runs], whole=WIDTH, alone=False, tips=True))
 
 
 def _drawn(plot: Plot, runs: Sequence[Run]) -> Drawn:

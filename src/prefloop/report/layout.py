@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from prefloop.analysis.numbers import plus_minus
 from prefloop.report.axes import Axis, along
@@ -54,7 +54,7 @@ def figure(
     charts: Sequence[Chart],
     *,
     known: Sequence[str] = (),
-    legend: bool = True,
+    alone: bool = True,
     tips: bool = False,
     whole: Real | None = None,
 ) -> Drawing:
@@ -62,7 +62,7 @@ def figure(
 
     Args:
         known: labels whose places fix the colours; those of the charts by default.
-        legend: draw it, and the note on the intervals; a page may have its own.
+        alone: with titles, legend and the note on intervals; a page may have its own.
         tips: numbers for a reader who points at a line.
         whole: width in points; a column for one panel and a page for more by default.
 
@@ -76,12 +76,13 @@ def figure(
     whole = whole or usual
     common = shared(charts, list(known))
     frames = [frame(chart) for chart in charts]
-    boxes, bottom, words = _panels(charts, frames, across, whole, HEIGHTS[across] * whole / usual)
+    shown = charts if alone else [replace(chart, title="") for chart in charts]
+    boxes, bottom, words = _panels(shown, frames, across, whole, HEIGHTS[across] * whole / usual)
     parts = [
         group for place in zip(charts, frames, boxes, strict=True) for group in groups(Panel(*place), common, tips=tips)
     ]
     parts.append(Group(tuple(words)))
-    if legend:
+    if alone:
         keys, bottom = _legend(charts, common, whole, bottom)
         note, bottom = _note(charts, whole, bottom)
         parts += [*keys, Group(tuple(note))]
