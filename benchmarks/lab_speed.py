@@ -96,7 +96,7 @@ def bare_seconds(runs: int, steps: int) -> float:
     taken = []
     for _ in range(steps):
         start = time.perf_counter()
-        batch = policy.sample((rng.rand(10) * 100).long(), 10, rng)
+        batch = policy.draw((rng.rand(10) * 100).long(), 10, rng)
         optimizer.zero_grad()
         (-policy.evaluate(batch).logp.sum() / 100).backward()
         optimizer.step()

@@ -55,7 +55,7 @@ def main() -> None:
         limit = gflops(dtype) * 1e9
         policy = CausalLM(model, tokenizer, sampling=Sampling(args.tokens), autocast=autocast)
         policy.eos_ids = (-1,)  # every row runs to the limit, so that the count is fixed
-        sampled = median_seconds(lambda policy=policy: policy.sample(prompts, 2, streams(0)["sampling"]), 3)
+        sampled = median_seconds(lambda policy=policy: policy.draw(prompts, 2, streams(0)["sampling"]), 3)
         trained = median_seconds(lambda policy=policy: policy.evaluate(batch).logp.sum().backward(), 3)
         flops = 6 * (body * through + head * answer)
         print(

@@ -208,16 +208,16 @@ class Strata(Stream):
 class Stratified(Categorical):
     """Systematic sampling: exactly the policy's marginals, with next to no noise."""
 
-    def sample(self, prompts: Tensor, responses: int, rng: Stream, poll: Callable[[], None] = no_op) -> Batch:
+    def draw(self, prompts: Tensor, responses: int, rng: Stream, poll: Callable[[], None] = no_op) -> Batch:
         slices = Strata(rng.name, rng.seeds, rng.stacked)
         slices.generators = rng.generators
-        return super().sample(prompts, responses, slices, poll)
+        return super().draw(prompts, responses, slices, poll)
 
 
 class Enumerated(Categorical):
     """Writes every arm exactly once per prompt: pairs can then be weighed by their exact probability."""
 
-    def sample(self, prompts: Tensor, responses: int, rng: Stream, poll: Callable[[], None] = no_op) -> Batch:
+    def draw(self, prompts: Tensor, responses: int, rng: Stream, poll: Callable[[], None] = no_op) -> Batch:
         batch = all_arms(prompts, self.arms)
         return replace(batch, logp_proximal=self.evaluate(batch).logp.detach())
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from dataclasses import fields, replace
 from typing import Any
 
@@ -16,6 +17,7 @@ from prefloop.core.errors import UserError
 from prefloop.core.loop import Diverged, Loop, Plan, Record, train
 from prefloop.core.methods import METHODS, Method
 from prefloop.core.optim import StackedAdam
+from prefloop.core.protocols import no_op
 from prefloop.core.streams import Stream
 from prefloop.policies.categorical import Categorical
 from toys import F64, Arms, make_loop, rewards, tabular
@@ -215,8 +217,8 @@ def test_dataset_groups_of_a_ratio_row_start_at_ratio_one() -> None:
 class Skewed(Categorical):
     """A sampler whose reported behaviour and proximal log-probs are off, as those of another engine are."""
 
-    def sample(self, *args: Any, **options: Any) -> Batch:
-        drawn = super().sample(*args, **options)
+    def draw(self, *args: Any, **options: Any) -> Batch:
+        drawn = super().draw(*args, **options)
         assert drawn.logp_behaviour is not None
         return replace(drawn, logp_behaviour=drawn.logp_behaviour - 0.5, logp_proximal=drawn.logp_behaviour + 1e-3)
 
@@ -337,7 +339,7 @@ def test_observers_that_draw_random_numbers_change_nothing() -> None:
         def observe(record: Record, loop: Loop) -> None:
             records.append(record)
             if noisy:
-                loop.policy.sample(loop.problem.prompts(0, 2, loop.rng["evaluation"]), 3, loop.rng["evaluation"])
+                loop.policy.draw(loop.problem.prompts(0, 2, loop.rng["evaluation"]), 3, loop.rng["evaluation"])
                 torch.rand(3)
 
         policy = tabular()
@@ -395,3 +397,71 @@ def test_gradient_norms_are_clipped() -> None:
     record = next(iter(clipped))
     moved = float((parameters(clipped) - before).norm())
     assert moved == pytest.approx(min(0.5, float(record.grad_norm)), rel=1e-5)
+
+
+class Engine:
+    """A sampler of its own: a copy of the policy that follows its weights when the loop says so."""
+
+    def __init__(self, policy: Categorical) -> None:
+        self.policy, self.copy = policy, tabular()
+        self.versions: list[int] = []
+
+    @property
+    def exact_sampler(self) -> bool:
+        return True
+
+    def sync(self, version: int) -> None:
+        self.versions.append(version)
+        self.copy.restore(self.policy.state())
+
+    def draw(self, prompts: Tensor, responses: int, rng: Stream, poll: Callable[[], None] = no_op) -> Batch:
+        return self.copy.draw(prompts, responses, rng, poll)
+
+
+@pytest.mark.parametrize("share", [1.0, 0.5, 0.0])
+def test_a_sampler_is_synchronised_before_every_collection_that_draws(share: float) -> None:
+    """With the policy's weights in it, nothing else changes."""
+    row, plan = METHODS["rwr"].override(reuse=2, on_policy=share), replace(PLAN, steps=8)
+    policy, plain = tabular(), make_loop(row, plan)
+    engine = Engine(policy)
+    adam = torch.optim.Adam(policy.parameters(), lr=plan.lr)
+    reference = policy.reference()
+    loop = Loop(row, policy, Arms(rewards(), 3, 2), plan, reference=reference, optimizer=adam, sampler=engine)
+    for mine, theirs in zip(loop, plain, strict=True):
+        assert torch.equal(mine.loss, theirs.loss) and torch.equal(mine.batch.responses, theirs.batch.responses)
+    per_collection = 2 * plan.batch // plan.minibatch
+    assert engine.versions == (list(range(0, 8, per_collection)) if share else [])
+
+
+def test_denominators_and_counters_are_summed_across_processes() -> None:
+    """Two processes with the same data: half the loss and coefficients in each, twice the counts, the same ratio."""
+    row = METHODS["ppo_critic_free"].override(kl=0.1, kl_in="loss")
+
+    def first(across: Callable[[Tensor], Tensor]) -> Record:
+        policy = tabular()
+        adam = torch.optim.Adam(policy.parameters(), lr=PLAN.lr)
+        world = Arms(rewards(), 3, 2)
+        return next(iter(Loop(row, policy, world, PLAN, reference=policy.reference(), optimizer=adam, across=across)))
+
+    one, two = first(lambda x: x), first(lambda x: 2 * x)
+    for name in ("loss", "coefficient", "grad_norm"):
+        torch.testing.assert_close(2 * getattr(two, name), getattr(one, name), rtol=1e-12, atol=1e-15)
+    torch.testing.assert_close(2 * two.regularisers["kl"], one.regularisers["kl"], rtol=1e-12, atol=1e-15)
+    counts = ("samples", "sampled_tokens", "trained_tokens", "queries")
+    assert [getattr(two, k) for k in counts] == [2 * getattr(one, k) for k in counts]
+
+
+def test_a_policy_that_cannot_write_needs_a_sampler() -> None:
+    class Mute:
+        """Evaluates and trains, and writes nothing."""
+
+        def __init__(self, policy: Categorical) -> None:
+            for name in ("evaluate", "micro_batches", "parameters", "reference", "state", "restore"):
+                setattr(self, name, getattr(policy, name))
+
+    policy = tabular()
+    mute, adam = Mute(policy), torch.optim.Adam(policy.parameters(), lr=PLAN.lr)
+    given = {"reference": policy.reference(), "optimizer": adam}
+    with pytest.raises(UserError, match=r"(?s)cannot write.*sampler"):
+        Loop(METHODS["rwr"], mute, Arms(rewards(), 3, 2), PLAN, **given)  # type: ignore[arg-type]
+    Loop(METHODS["rwr"], mute, Arms(rewards(), 3, 2), PLAN, sampler=Engine(policy), **given)  # type: ignore[arg-type]

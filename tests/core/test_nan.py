@@ -24,7 +24,7 @@ class Broken:
         return torch.zeros(count, dtype=torch.long)
 
     def dataset(self, start: int, count: int, responses: int, rng: Stream) -> Batch:
-        drawn = self.policy.sample(self.prompts(start, count, rng), responses, rng)
+        drawn = self.policy.draw(self.prompts(start, count, rng), responses, rng)
         return replace(drawn, logp_behaviour=None, logp_proximal=None)
 
     def score(self, batch: Batch) -> Batch:

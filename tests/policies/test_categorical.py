@@ -68,7 +68,7 @@ def test_masked_tokens_have_log_prob_zero() -> None:
 
 def test_samples_follow_the_distribution() -> None:
     policy, draws = tabular(1, 3, 2, seed=6), 30_000
-    drawn = policy.sample(torch.tensor([0]), draws, stream(1))
+    drawn = policy.draw(torch.tensor([0]), draws, stream(1))
     place = drawn.responses[0, :, 0] * 3 + drawn.responses[0, :, 1]
     share = torch.bincount(place, minlength=9) / draws
     want = policy.distribution(torch.tensor([0]))[0].exp().detach()
@@ -78,7 +78,7 @@ def test_samples_follow_the_distribution() -> None:
 
 def test_samples_carry_their_own_log_probs() -> None:
     policy = tabular(3, 3, 2)
-    drawn = policy.sample(torch.tensor([2, 0]), 5, stream(1))
+    drawn = policy.draw(torch.tensor([2, 0]), 5, stream(1))
     assert drawn.logp_behaviour is not None and drawn.logp_proximal is not None
     assert not drawn.logp_behaviour.requires_grad
     assert torch.equal(drawn.logp_behaviour, policy.evaluate(drawn).logp.detach())
@@ -89,13 +89,13 @@ def test_samples_carry_their_own_log_probs() -> None:
 
 def test_sampling_polls_at_every_token() -> None:
     calls: list[int] = []
-    tabular(1, 2, 3).sample(torch.tensor([0]), 2, stream(0), lambda: calls.append(1))
+    tabular(1, 2, 3).draw(torch.tensor([0]), 2, stream(0), lambda: calls.append(1))
     assert len(calls) == 3
 
 
 def test_an_impossible_arm_is_never_drawn() -> None:
     logits = torch.tensor([[[0.0, -torch.inf, 0.0, -torch.inf]]], dtype=F64)
-    drawn = Categorical(logits).sample(torch.tensor([0]), 5000, stream(2)).responses
+    drawn = Categorical(logits).draw(torch.tensor([0]), 5000, stream(2)).responses
     assert set(drawn.flatten().tolist()) == {0, 2}
 
 
@@ -103,12 +103,12 @@ def test_stacked_runs_equal_each_alone() -> None:
     alone = [tabular(2, 3, 2, seed=s) for s in (1, 2)]
     both = Categorical(torch.stack([p.logits.detach() for p in alone]), 2)
     prompts = torch.tensor([[0, 1, 1], [1, 0, 1]])
-    drawn = both.sample(prompts, 4, stream([8, 9]))
+    drawn = both.draw(prompts, 4, stream([8, 9]))
     seen = both.evaluate(drawn, entropy=True, values=True)
     both.reference()
     assert seen.entropy is not None
     for run, policy in enumerate(alone):
-        own = policy.sample(prompts[run], 4, stream(8 + run))
+        own = policy.draw(prompts[run], 4, stream(8 + run))
         mine = policy.evaluate(own, entropy=True)
         policy.reference()
         assert torch.equal(drawn.responses[run], own.responses) and mine.entropy is not None
@@ -120,10 +120,10 @@ def test_stacked_runs_equal_each_alone() -> None:
 def test_the_reference_is_a_frozen_copy_and_anchors_the_kl() -> None:
     policy = tabular(1, 3, 1)
     with pytest.raises(ValueError, match="reference"):
-        policy.exact_kl(policy.sample(torch.tensor([0]), 1, stream(0)))
+        policy.exact_kl(policy.draw(torch.tensor([0]), 1, stream(0)))
     reference = policy.reference()
     before = reference.logits.clone()
-    drawn = policy.sample(torch.tensor([0]), 2, stream(0))
+    drawn = policy.draw(torch.tensor([0]), 2, stream(0))
     assert policy.exact_kl(drawn).abs().max() < 1e-15
     with torch.no_grad():
         policy.logits.add_(torch.tensor([1.0, 0.0, -1.0], dtype=F64))

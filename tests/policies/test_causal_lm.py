@@ -179,14 +179,14 @@ def test_checkpointed_layers_are_recomputed_without_dropout():
     for a, b in zip(plain.parameters(), recomputed.parameters(), strict=True):
         assert (a.grad - b.grad).abs().max() <= 1e-12
     assert not any(m.training for m in recomputed.model.modules())
-    recomputed.sample(PROMPTS, 2, streams(0)["sampling"])
+    recomputed.draw(PROMPTS, 2, streams(0)["sampling"])
 
 
 @pytest.mark.parametrize("name", MODELS)
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-9), (torch.float32, 1e-4)])
 def test_the_samplers_log_probs_are_those_of_evaluate(name, dtype, tolerance):
     own = policy(MODELS[name](dtype=dtype))
-    batch = own.sample(PROMPTS, 3, streams(0)["sampling"])
+    batch = own.draw(PROMPTS, 3, streams(0)["sampling"])
     assert batch.prompts == PROMPTS and own.exact_sampler
     assert (own.evaluate(batch).logp - batch.logp_proximal).abs().max() <= tolerance
     assert torch.equal(own.evaluate(batch).logp, own.evaluate(batch).logp)  # no dropout: the first ratio is exactly 1
@@ -206,7 +206,7 @@ def test_autocast_rounds_but_keeps_float32_weights_and_log_probs():
     assert 0 < (a.logp - b.logp).abs().max() < 0.1
     b.logp.sum().backward()
     assert all(p.dtype == p.grad.dtype == torch.float32 for p in rounded.parameters())
-    batch = rounded.sample(PROMPTS, 3, streams(0)["sampling"])
+    batch = rounded.draw(PROMPTS, 3, streams(0)["sampling"])
     assert batch.logp_behaviour.dtype == torch.float32
     assert (rounded.evaluate(batch).logp - batch.logp_proximal).abs().max() < 0.1
     # sampling casts weights without a gradient; training afterwards must not meet those casts
@@ -297,17 +297,17 @@ def test_the_reference_of_lora_is_the_same_model_without_adapters():
     assert torch.equal(reference.evaluate(ANSWERS).logp, plain)
     assert (own.evaluate(ANSWERS).logp - plain).abs().max() > 0.01
     assert own.evaluate(ANSWERS).logp.requires_grad
-    batch = own.sample(PROMPTS, 2, streams(0)["sampling"])
+    batch = own.draw(PROMPTS, 2, streams(0)["sampling"])
     assert (own.evaluate(batch).logp - batch.logp_proximal).abs().max() <= 1e-9
 
 
 def test_prompts_that_leave_no_room_are_refused():
     own = policy(new=8)
     with pytest.raises(DataError, match="leaves 56"):
-        own.sample([torch.full((57,), 3)], 1, streams(0)["sampling"])
-    own.sample([torch.full((56,), 3)], 1, streams(0)["sampling"])
+        own.draw([torch.full((57,), 3)], 1, streams(0)["sampling"])
+    own.draw([torch.full((56,), 3)], 1, streams(0)["sampling"])
     with pytest.raises(DataError, match="empty"):
-        own.sample([torch.zeros(0, dtype=torch.long)], 1, streams(0)["sampling"])
+        own.draw([torch.zeros(0, dtype=torch.long)], 1, streams(0)["sampling"])
 
 
 def test_the_kl_of_a_language_model_is_not_enumerated():
@@ -326,7 +326,7 @@ def test_smollm2_log_probs_do_not_depend_on_batching():
     asked = ["Name a fruit.", "What is two plus two? Answer in one short sentence.", "Say hello."]
     prompts = [render(tokenizer, [{"role": "user", "content": text}]) for text in asked]
     own = CausalLM(model, tokenizer, sampling=Sampling(max_new_tokens=16, rows=5), micro_tokens=200)
-    batch = own.sample(prompts, 2, streams(0)["sampling"])
+    batch = own.draw(prompts, 2, streams(0)["sampling"])
     with torch.no_grad():
         whole, plain = own.evaluate(batch).logp, naive(model, batch)
         for rows in own.micro_batches(batch):

@@ -209,7 +209,7 @@ def test_a_later_token_never_changes_an_earlier_place() -> None:
 def test_samples_follow_the_distribution() -> None:
     policy, draws = tiny([5, 6]), 20_000
     responses, logp = enumerated(policy)
-    drawn = policy.sample(torch.arange(3).expand(2, 3), draws, stream([1, 2])).responses
+    drawn = policy.draw(torch.arange(3).expand(2, 3), draws, stream([1, 2])).responses
     place = (drawn * torch.tensor([9, 3, 1])).sum(-1)
     assert (responses[0, 0] * torch.tensor([9, 3, 1])).sum(-1).tolist() == list(range(27))
     want = logp.exp()
@@ -222,7 +222,7 @@ def test_samples_follow_the_distribution() -> None:
 @pytest.mark.parametrize(("dtype", "tolerance"), [(F64, 1e-10), (F32, 1e-5)])
 def test_samples_carry_their_own_log_probs(dtype: torch.dtype, tolerance: float) -> None:
     policy = scattered([1, 2], scale=0.1, dtype=dtype)
-    drawn = policy.sample(torch.tensor([[7, 99, 7], [0, 3, 5]]), 5, stream([1, 2]))
+    drawn = policy.draw(torch.tensor([[7, 99, 7], [0, 3, 5]]), 5, stream([1, 2]))
     assert drawn.logp_behaviour is not None and drawn.logp_proximal is not None
     assert not drawn.logp_behaviour.requires_grad and drawn.logp_behaviour.dtype == dtype
     want = policy.evaluate(drawn).logp.detach()
@@ -236,7 +236,7 @@ def test_samples_carry_their_own_log_probs(dtype: torch.dtype, tolerance: float)
 def test_sampling_polls_at_every_token_and_draws_once() -> None:
     calls: list[int] = []
     policy, rng, same = tiny([1]), stream([0]), stream([0])
-    policy.sample(torch.tensor([[0, 2]]), 4, rng, lambda: calls.append(1))
+    policy.draw(torch.tensor([[0, 2]]), 4, rng, lambda: calls.append(1))
     same.rand(2, 4, 3, dtype=F64)
     assert len(calls) == 3 and torch.equal(rng.state(), same.state())
 
@@ -244,13 +244,13 @@ def test_sampling_polls_at_every_token_and_draws_once() -> None:
 def test_stacked_runs_equal_each_alone() -> None:
     both = scattered([1, 2])
     prompts = torch.tensor([[0, 50, 99], [3, 3, 4]])
-    drawn = both.sample(prompts, 4, stream([8, 9]))
+    drawn = both.draw(prompts, 4, stream([8, 9]))
     seen = both.evaluate(drawn, entropy=True, values=True)
     assert seen.values is not None and seen.entropy is not None
     grads = gradients(both, seen.logp.sum() + seen.values.square().sum() + seen.entropy.sum())
     for run in range(2):
         alone = both.take(torch.tensor([run]))
-        own = alone.sample(prompts[run : run + 1], 4, stream([8 + run]))
+        own = alone.draw(prompts[run : run + 1], 4, stream([8 + run]))
         mine = alone.evaluate(own, entropy=True, values=True)
         assert mine.values is not None and mine.entropy is not None
         assert torch.equal(drawn.responses[run], own.responses[0])
@@ -376,13 +376,13 @@ def test_responses_of_any_length_have_probability_one_together() -> None:
 def test_no_prompt_is_ever_said() -> None:
     policy = ending([0])
     assert policy.weights["token"].shape[1] == 5 and policy.weights["head.weight"].shape[-1] == 3
-    drawn = policy.sample(torch.tensor([[3, 4]]), 200, stream([0]))
+    drawn = policy.draw(torch.tensor([[3, 4]]), 200, stream([0]))
     assert int(drawn.responses.max()) <= 2
 
 
 def test_a_sample_ends_at_its_end_and_carries_its_log_probs() -> None:
     policy = ending([0, 1])
-    drawn = policy.sample(torch.tensor([3, 4]).expand(2, 2), 50, stream([0, 1]))
+    drawn = policy.draw(torch.tensor([3, 4]).expand(2, 2), 50, stream([0, 1]))
     for ids, mask in zip(drawn.responses.flatten(0, 2), drawn.mask.flatten(0, 2), strict=True):
         n = int(mask.sum())
         assert mask[:n].all() and not mask[n:].any() and not ids[n:].any()
@@ -396,7 +396,7 @@ def test_samples_of_any_length_follow_the_distribution() -> None:
     policy, n = ending([3]), 8000
     whole = all_responses(policy)
     expected = n * policy.evaluate(whole).logp.sum(-1).exp()[0, 0]
-    drawn = policy.sample(torch.tensor([[3]]), n, stream([7]))
+    drawn = policy.draw(torch.tensor([[3]]), n, stream([7]))
     ids = torch.nn.functional.pad(drawn.responses[0, 0], (0, policy.tokens - drawn.responses.shape[-1]))
     same = (ids[:, None] == whole.responses[0, 0]).all(-1)
     same &= drawn.lengths[0, 0][:, None] == whole.lengths[0, 0]

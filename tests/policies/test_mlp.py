@@ -181,7 +181,7 @@ def test_exact_kl_is_the_sum_by_hand() -> None:
 def test_samples_follow_the_distribution_and_carry_their_log_probs() -> None:
     policy, draws, calls = scattered([1, 2], **SMALL), 20_000, []
     x = contexts(2, 3, 6)
-    drawn = policy.sample(x, draws, stream([1, 2]), lambda: calls.append(1))
+    drawn = policy.draw(x, draws, stream([1, 2]), lambda: calls.append(1))
     want = policy.distribution(x).exp().detach()
     share = torch.stack([(drawn.responses[..., 0] == arm).double().mean(-1) for arm in range(4)], -1)
     assert ((share - want).abs() < 4.5 * (want * (1 - want) / draws).sqrt()).all()
@@ -193,13 +193,13 @@ def test_samples_follow_the_distribution_and_carry_their_log_probs() -> None:
 
 def test_stacked_runs_equal_each_alone() -> None:
     both, x = scattered([1, 2], **SMALL), contexts(2, 4, 6)
-    drawn = both.sample(x, 5, stream([8, 9]))
+    drawn = both.draw(x, 5, stream([8, 9]))
     seen = both.evaluate(drawn, entropy=True, values=True)
     assert seen.entropy is not None and seen.values is not None
     grads = gradients(both, seen.logp.sum() + seen.entropy.sum() + seen.values.square().sum())
     for run in range(2):
         alone = scattered([1 + run], **SMALL)
-        own = alone.sample(x[run : run + 1], 5, stream([8 + run]))
+        own = alone.draw(x[run : run + 1], 5, stream([8 + run]))
         mine = alone.evaluate(own, entropy=True, values=True)
         assert mine.entropy is not None and mine.values is not None
         assert torch.equal(drawn.responses[run], own.responses[0])

@@ -88,7 +88,7 @@ def test_a_threshold_makes_labels_of_every_group(model: Path, tmp_path: Path, me
     parts = build(config(model, tmp_path, method, *more), say=lambda _: None)
     rng = streams(0)["sampling"]
     with torch.no_grad():
-        drawn = parts.problem.score(parts.policy.sample(parts.problem.prompts(0, 4, rng), 2, rng))
+        drawn = parts.problem.score(parts.policy.draw(parts.problem.prompts(0, 4, rng), 2, rng))
     assert drawn.scores is not None and drawn.labels is not None and float(drawn.scores.max()) < 0
     assert torch.equal(drawn.labels, torch.where(drawn.scores > -0.55, 1.0, -1.0))
     result = experiment.run(config(model, tmp_path, method, *more), quiet=True)

@@ -64,7 +64,7 @@ def drawn(policy: GPT, *, prompts: int = 4, group: int = 3, name: str = "samplin
     rng = Stream(name, SEEDS, stacked=True)
     x = (rng.rand(prompts) * V).long()
     with torch.no_grad():
-        return policy.sample(x, group, rng)
+        return policy.draw(x, group, rng)
 
 
 def logp_reference(found: Built, batch: Batch) -> Tensor:

@@ -99,7 +99,7 @@ def test_arms_equal_monte_carlo() -> None:
     found = observe(policy, reference, prompts, gold, 1)
 
     def drawn(writer: MLP, seed: int) -> tuple[Batch, Tensor, Tensor]:
-        batch = writer.sample(prompts, n, stream([seed, seed + 1]))
+        batch = writer.draw(prompts, n, stream([seed, seed + 1]))
         with torch.no_grad():
             return batch, *(p.evaluate(batch).logp[..., 0] for p in (policy, reference))
 
@@ -208,7 +208,7 @@ def test_the_estimate_of_the_reward_is_sharper_than_the_mean_of_sampled_scores()
     policy, reference = tiny([0, 1], 3), tiny([0, 1], 4)
     prompts = torch.full((2, 500), 0)
     found = observe(policy, reference, prompts, GOLD, 3)
-    drawn = policy.sample(prompts, 4, stream([0, 1])).responses
+    drawn = policy.draw(prompts, 4, stream([0, 1])).responses
     scores = GOLD.gather(-1, drawn.flatten(1)).view(drawn.shape).mean((2, 3))
     assert bool((found["eval/gold_se"] < 0.8 * scores.std(-1) / 500**0.5).all())
 
@@ -247,7 +247,7 @@ def test_the_kl_since_collection_is_that_of_the_exact_policies() -> None:
     """Mean over 60,000 responses of the policy at collection, within 4 standard errors of the enumerated KL."""
     before = tiny([0, 1], 3)
     after = scattered(before.take(torch.tensor([0, 1])), 0.1, 8)
-    batch = before.sample(torch.full((2, 15_000), 1), 4, stream([0, 1]))
+    batch = before.draw(torch.full((2, 15_000), 1), 4, stream([0, 1]))
     with torch.no_grad():
         logp = after.evaluate(batch).logp
     p, q = chain(before, 1), chain(after, 1)

@@ -319,7 +319,7 @@ def test_labels_compare_a_learned_reward_with_its_own_mean(problem: str, prompts
     world = build([one])
     posed, rng = world.loop.problem, Stream("fresh", [0], stacked=True)
     with torch.no_grad():
-        fresh = world.loop.policy.sample(posed.prompts(0, prompts, rng), 4, rng)
+        fresh = world.loop.policy.draw(posed.prompts(0, prompts, rng), 4, rng)
     found = posed.score(fresh)
     scores, good = found.scores.double(), found.labels > 0
     assert set(found.labels.flatten().tolist()) == {-1.0, 1.0}

@@ -17,7 +17,7 @@ from prefloop.core.errors import DataError, UserError
 from prefloop.core.method import Method
 from prefloop.core.objectives import LogProbs, sequence
 from prefloop.core.optim import StackedAdam, clip_gradients, hold
-from prefloop.core.protocols import Enumerable, Evaluation, Policy, Problem, no_op
+from prefloop.core.protocols import Enumerable, Evaluation, Policy, Problem, Sampler, Total, alone, no_op
 from prefloop.core.ranges import Number
 from prefloop.core.streams import streams
 from prefloop.core.terms import beside, corrected, mean_over, on
@@ -97,6 +97,12 @@ class Loop:
 
     Raises:
         UserError: what `Plan.check` refuses, a truncated sampler under a ratio, an exact KL that cannot be summed.
+
+    Args:
+        reference: π_ref.
+        sampler: writes the responses; the policy itself where not given.
+        across: sums denominators and counters over the processes that share an optimiser batch.
+        poll: called at every token and micro-batch; may raise to interrupt.
     """
 
     def __init__(
@@ -109,10 +115,15 @@ class Loop:
         reference: Policy,
         optimizer: torch.optim.Optimizer,
         seed: int | Sequence[int] = 0,
+        sampler: Sampler | None = None,
+        across: Total = alone,
         poll: Callable[[], None] = no_op,
     ) -> None:
         plan.check(method)
-        if "behaviour" in method.needs and not policy.exact_sampler and method.mismatch_cap is None:
+        writer = policy if sampler is None else sampler
+        if not isinstance(writer, Sampler):
+            raise UserError("this policy cannot write responses", fix="give the loop a sampler")
+        if "behaviour" in method.needs and not writer.exact_sampler and method.mismatch_cap is None:
             raise UserError(
                 "the ratio of this method assumes that responses come from the policy itself, but the sampler is"
                 " tempered or truncated",
@@ -122,6 +133,7 @@ class Loop:
             raise UserError("this policy cannot sum over all responses", fix="kl_estimator=k2")
         self.method, self.policy, self.problem, self.plan = method, policy, problem, plan
         self.reference, self.optimizer, self.poll = reference, optimizer, poll
+        self.sampler, self.across = writer, across
         self.rng = streams(seed)
         self.step = self.samples = self.sampled_tokens = self.trained_tokens = self.queries = 0
         self.moments: dict[str, Tensor] = {}
@@ -156,11 +168,12 @@ class Loop:
         parts = []
         if fresh:
             prompts = self.problem.prompts(iteration * groups, fresh, self.rng["prompts"])
+            self.sampler.sync(self.step)
             with torch.no_grad():
-                drawn = self.policy.sample(prompts, m.responses, self.rng["sampling"], self.poll)
+                drawn = self.sampler.draw(prompts, m.responses, self.rng["sampling"], self.poll)
             parts.append(replace(drawn, source=torch.full(drawn.mask.shape[:-2], self.step)))
-            self.samples += drawn.present.numel()
-            self.sampled_tokens += int(drawn.mask.sum())
+            self.samples += self._count(drawn.present.numel())
+            self.sampled_tokens += self._count(drawn.mask.sum())
         if groups - fresh:
             given = groups - fresh
             start = iteration * groups + fresh  # not the prompts that the policy answers
@@ -171,8 +184,8 @@ class Loop:
         joined = concatenate(parts)
         batch = self.problem.score(joined)
         if batch.scores is not None and not bool(torch.isfinite(batch.scores[batch.present]).all()):
-            raise DataError("a score is not finite", where=f"collection {iteration}", fix="mend the reward")
-        self.queries += 0 if batch.scores is joined.scores else int(batch.present.sum())
+            raise DataError("a score is not finite", where=f"collection {iteration}", fix="fix the reward function")
+        self.queries += 0 if batch.scores is joined.scores else self._count(batch.present.sum())
         batch = self.prepare(batch)
         m.check(batch)
         self.collection, self.signal = batch, m.signal(batch, self.moments or None, self.rng["signal"])
@@ -234,8 +247,10 @@ class Loop:
         """One optimiser step on whole groups, in micro-batches whose losses share fixed denominators."""
         assert self.collection is not None and self.signal is not None
         m, whole, signal = self.method, self.collection[rows], self.signal[rows]
-        total, present = m.denominator(whole, signal), whole.present.sum((-2, -1)).clamp(min=1)
+        total = m.denominator(whole, signal, self.across)
+        present = self.across(whole.present.sum((-2, -1))).clamp(min=1)
         mini, signal = narrow(whole, signal, m.used(whole, signal))
+        narrowed = mini.mask.shape != whole.mask.shape
         fresh = pass_ == 0 and self.plan.batch == self.plan.minibatch
         first = fresh and ("behaviour" in m.needs or self.collection.logp_proximal is not None)
         losses: dict[str, Tensor] = {}
@@ -257,15 +272,28 @@ class Loop:
             torch.stack(list(terms.values())).sum().backward()  # type: ignore[no-untyped-call]
             put(logp, part, seen.logp.detach())
             losses = {k: losses.get(k, 0.0) + v.detach() for k, v in terms.items()}
-        if first and mini is whole and m.reuse > 1 and self.collection.logp_proximal is not None:
+        if first and not narrowed and m.reuse > 1 and self.collection.logp_proximal is not None:
             put(self.collection.logp_proximal, rows, logp.to(self.collection.logp_proximal))
         norm, lr = self._descend(torch.stack(list(losses.values())), stacked=mini.mask.ndim == 4)
-        self.trained_tokens += int((mini.mask & mini.present[..., None]).sum())
-        own_loss = losses.pop("method")
+        self.trained_tokens += self._count((mini.mask & mini.present[..., None]).sum())
         used = replace(mini, logp_proximal=logp) if first else mini
-        seen_as = (used if mini is whole else whole, used, signal, logp, push)
-        counts = (self.samples, self.sampled_tokens, self.trained_tokens, self.queries)
-        return Record(self.step, iteration, pass_, *seen_as, own_loss, losses, norm, lr, *counts)
+        return Record(
+            iteration=iteration,
+            pass_=pass_,
+            batch=whole if narrowed else used,
+            used=used,
+            signal=signal,
+            logp=logp,
+            coefficient=push,
+            loss=losses.pop("method"),
+            regularisers=losses,
+            grad_norm=norm,
+            lr=lr,
+            **{k: getattr(self, k) for k in COUNTERS},
+        )
+
+    def _count(self, x: int | Tensor) -> int:
+        return int(self.across(torch.as_tensor(x)))
 
     def _descend(self, losses: Tensor, stacked: bool) -> tuple[Float[Tensor, "*S"], Number]:
         """The optimiser's step; what is not finite changes no weight, and a stacked run that is not stands still from

@@ -18,6 +18,7 @@ from prefloop.core.errors import UserError, nearest
 from prefloop.core.kl import Loss
 from prefloop.core.objectives import LogProbs, per_run
 from prefloop.core.pairs import Pairs
+from prefloop.core.protocols import Total, alone
 from prefloop.core.ranges import (
     Count,
     Kind,
@@ -219,9 +220,13 @@ class Method:
             used = used | (used.long().scatter_add(-1, signal.pairs.flatten(-2), there.long()) > 0)
         return used & batch.present
 
-    def denominator(self, batch: Batch, signal: Signal) -> Float[Tensor, "*S"]:
+    def denominator(self, batch: Batch, signal: Signal, across: Total = alone) -> Float[Tensor, "*S"]:
         """What the summed losses are divided by, per run: fixed on the whole optimiser batch, so that micro-batches,
-        shards and stacking cannot change a gradient. Supervised rows divide by the sum of their weights."""
+        shards and stacking cannot change a gradient. Supervised methods divide by the sum of their weights.
+
+        Args:
+            across: sums over the processes that share the optimiser batch.
+        """
         if signal.pair_weight is not None:
             total = signal.pair_weight.sum((-2, -1))
         else:
@@ -231,6 +236,7 @@ class Method:
             if self.reduction == "token":
                 unit = unit * batch.lengths
             total = unit.sum((-2, -1)) * (self.horizon if self.reduction == "constant" else 1.0)
+        total = across(total)
         return torch.where(total > 0, total, 1.0)
 
     def reduce(self, losses: Tensor, batch: Batch, signal: Signal) -> Float[Tensor, "*S"]:

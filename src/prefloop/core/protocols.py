@@ -12,6 +12,8 @@ from torch import Tensor
 from prefloop.core.batch import Batch
 from prefloop.core.streams import Stream
 
+Total = Callable[[Tensor], Tensor]  # a number of this process -> its sum over all that share the optimiser batch
+
 
 @dataclass(frozen=True)
 class Evaluation:
@@ -23,19 +25,32 @@ class Evaluation:
 
 
 def no_op() -> None:
-    """Nobody wants to interrupt."""
+    """Default callback: does nothing."""
+
+
+def alone(x: Tensor) -> Tensor:
+    """The sum over all processes, where there is one."""
+    return x
+
+
+@runtime_checkable
+class Sampler(Protocol):
+    """What writes responses: the policy itself, or an engine that follows its weights."""
+
+    @property
+    def exact_sampler(self) -> bool:
+        """Whether it samples from what the policy's `evaluate` gives: temperature 1, no truncation."""
+
+    def sync(self, version: int) -> None:
+        """Take over the weights that the policy has after `version` optimiser steps; called before every collection."""
+
+    def draw(self, prompts: Any, responses: int, rng: Stream, poll: Callable[[], None] = no_op) -> Batch:
+        """Fresh groups with `logp_behaviour` (exact sampler) and `logp_proximal` (untempered); polls at every token."""
 
 
 @runtime_checkable
 class Policy(Protocol):
-    """A distribution over responses that can be sampled, evaluated and trained."""
-
-    @property
-    def exact_sampler(self) -> bool:
-        """Whether it samples from what `evaluate` gives: temperature 1, no truncation."""
-
-    def sample(self, prompts: Any, responses: int, rng: Stream, poll: Callable[[], None] = no_op) -> Batch:
-        """Fresh groups with `logp_behaviour` (exact sampler) and `logp_proximal` (untempered); polls at every token."""
+    """A distribution over responses that can be evaluated and trained."""
 
     def evaluate(self, batch: Batch, *, entropy: bool = False, values: bool = False) -> Evaluation:
         """Differentiable log-probs of whole groups."""

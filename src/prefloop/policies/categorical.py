@@ -40,6 +40,9 @@ class Categorical:
     def arms(self) -> int:
         return self.logits.shape[-1]
 
+    def sync(self, version: int) -> None:
+        """Nothing to take over: what samples is what trains."""
+
     def parameters(self) -> list[Tensor]:
         return [self.logits, self.critic]
 
@@ -51,7 +54,7 @@ class Categorical:
             p.requires_grad_(False)
         return frozen
 
-    def sample(
+    def draw(
         self, prompts: Int[Tensor, "*S P"], responses: int, rng: Stream, poll: Callable[[], None] = no_op
     ) -> Batch:
         """Inverse-CDF sampling, one uniform number per token."""

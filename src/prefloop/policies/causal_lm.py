@@ -65,7 +65,10 @@ class CausalLM:
     def exact_sampler(self) -> bool:
         return self.sampling.exact
 
-    def sample(
+    def sync(self, version: int) -> None:
+        """Nothing to take over: what samples is what trains."""
+
+    def draw(
         self,
         prompts: Sequence[Int[Tensor, " _"]],
         responses: int,

@@ -130,9 +130,7 @@ class GPT(Stacked):
             value = linear(hidden.flatten(1, 2), self.weights["value.weight"], self.weights["value.bias"])
         return Evaluation(logp, spread, None if value is None else whole(value))
 
-    def sample(
-        self, prompts: Int[Tensor, "S P"], responses: int, rng: Stream, poll: Callable[[], None] = no_op
-    ) -> Batch:
+    def draw(self, prompts: Int[Tensor, "S P"], responses: int, rng: Stream, poll: Callable[[], None] = no_op) -> Batch:
         """Inverse-CDF sampling, one uniform number per token; what the prompt leads to is computed once per group.
 
         T is the length of the longest response; a response of `tokens` tokens without `end` was cut by the limit.

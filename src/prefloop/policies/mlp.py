@@ -80,7 +80,7 @@ class MLP(Stacked):
         full = self.distribution(prompts)[:, :, None, None]
         return full.expand(*responses.shape, full.shape[-1])
 
-    def sample(
+    def draw(
         self, prompts: Float[Tensor, "S P D"], responses: int, rng: Stream, poll: Callable[[], None] = no_op
     ) -> Batch:
         poll()

@@ -80,6 +80,9 @@ class Stacked:
     def runs(self) -> int:
         return len(next(iter(self.weights.values())))
 
+    def sync(self, version: int) -> None:
+        """Nothing to take over: what samples is what trains."""
+
     def parameters(self) -> list[Tensor]:
         return list(self.weights.values())
 

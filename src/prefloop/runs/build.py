@@ -133,7 +133,7 @@ def offline_collection(parts: Parts, poll: Poll = no_op) -> Batch:
     """Responses of the reference to the training prompts, scored: the preference data of prompt-only sets."""
     prompts = parts.problem.prompts(0, offline_groups(parts), streams(parts.config.seed)["prompts"])
     with torch.no_grad():
-        drawn = parts.reference.sample(prompts, parts.method.responses, streams(parts.config.seed)["dataset"], poll)
+        drawn = parts.reference.draw(prompts, parts.method.responses, streams(parts.config.seed)["dataset"], poll)
     return replace(parts.problem.score(drawn), logp_behaviour=None, logp_proximal=None)
 
 

@@ -260,7 +260,7 @@ def evaluate(
     fresh = None
     if parts.generates:
         with torch.no_grad():
-            drawn = policy.sample(parts.prompts, parts.config.evaluation.samples, evaluation_stream(parts.config), poll)
+            drawn = policy.draw(parts.prompts, parts.config.evaluation.samples, evaluation_stream(parts.config), poll)
         fresh = parts.problem.score(drawn)
         assert fresh.scores is not None
         out |= _mean("reward", fresh.scores) | _mean("length", fresh.lengths.float())

@@ -228,7 +228,7 @@ def reference_noise(one: Setting, seeds: list[int]) -> Array:
     noise, rng = (Stream(name, seeds, stacked=True) for name in ("reference dropout", "repeated calls"))
     noisy = seen_as(DropoutReference, policy.reference(), noise=noise)
     with torch.no_grad():
-        batch = policy.sample(prompt_tokens(0, 16, rng), 4, rng)
+        batch = policy.draw(prompt_tokens(0, 16, rng), 4, rng)
         calls = torch.stack([sequence(noisy.evaluate(batch).logp, batch) for _ in range(CALLS)])
     return calls.double().std(0).mean((-2, -1)).numpy()
 

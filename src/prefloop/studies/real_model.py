@@ -264,7 +264,7 @@ def _step(speed: Speed, batch: int, row: Method) -> float:
 def _sample(parts: build.Parts, responses: int) -> Batch:
     prompts = parts.problem.prompts(0, responses // 2, streams(DRAWING)["prompts"])
     with torch.no_grad():
-        return parts.reference.sample(prompts, 2, streams(DRAWING)["dataset"])
+        return parts.reference.draw(prompts, 2, streams(DRAWING)["dataset"])
 
 
 def _timed(call: Callable[[], Any]) -> tuple[float, Any]:

@@ -25,7 +25,7 @@ PerRun = Float[Tensor, " S"]
 class Nested(Protocol):
     """A policy that can be sampled and that gives the next-token distributions along a response."""
 
-    def sample(self, prompts: Any, responses: int, rng: Stream) -> Batch: ...
+    def draw(self, prompts: Any, responses: int, rng: Stream) -> Batch: ...
 
     def next_logp(self, prompts: Any, responses: Int[Tensor, "S P G T"]) -> Float[Tensor, "S P G T V"]: ...
 
@@ -59,8 +59,8 @@ def state_of(
         if tokens == 1:
             own_path = other_path = torch.zeros(*prompts.shape[:2], 1, 1, dtype=torch.long)
         else:
-            own_path = policy.sample(prompts, group, rng).responses
-            other_path = reference.sample(prompts, group, rng).responses
+            own_path = policy.draw(prompts, group, rng).responses
+            other_path = reference.draw(prompts, group, rng).responses
         own, base = policy.next_logp(prompts, own_path), reference.next_logp(prompts, own_path)
         away, home = policy.next_logp(prompts, other_path), reference.next_logp(prompts, other_path)
         p = own.exp()
@@ -98,7 +98,7 @@ def responses_of(
         tokens: the limit.
     """
     with torch.no_grad():
-        mine = policy.sample(prompts, 1, rng)
+        mine = policy.draw(prompts, 1, rng)
         own, base = (p.next_logp(prompts, mine.responses)[mine.mask] for p in (policy, reference))
         away, home = (p.next_logp(prompts, theirs.responses)[theirs.mask] for p in (policy, reference))
 

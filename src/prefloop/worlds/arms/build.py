@@ -85,7 +85,7 @@ def offline_data(stack: Stack, policy: Any, draw: Draw, gold: ArmReward, typical
     """The reference's responses, of which the skewed law replaces its share, with gold or noisy scores, and labels."""
     one, rng = stack.world, Stream("data", stack.seeds, stacked=True)
     with torch.no_grad():
-        drawn = policy.sample(draw(0, one.data, rng), stack.method.responses, rng)
+        drawn = policy.draw(draw(0, one.data, rng), stack.method.responses, rng)
     data = Batch(drawn.prompts, drawn.responses, drawn.mask)
     if one.shared:
         data = bandit.sharing(data, one.shared, rng)

@@ -105,11 +105,9 @@ class OffByOne(GPT):
             value = value.view(batch.mask.shape)
         return Evaluation(logp, spread, value)
 
-    def sample(
-        self, prompts: Int[Tensor, "S P"], responses: int, rng: Stream, poll: Callable[[], None] = no_op
-    ) -> Batch:
+    def draw(self, prompts: Int[Tensor, "S P"], responses: int, rng: Stream, poll: Callable[[], None] = no_op) -> Batch:
         """The right samples, with the log-probs that PPO's ratio had as its denominator."""
-        drawn = super().sample(prompts, responses, rng, poll)
+        drawn = super().draw(prompts, responses, rng, poll)
         with torch.no_grad():
             seen = self.evaluate(drawn).logp
         return replace(drawn, logp_behaviour=seen, logp_proximal=seen.clone())

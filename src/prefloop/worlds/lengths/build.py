@@ -75,7 +75,7 @@ def reference(network: str) -> Reference:
         rng = Stream("lengths of the reference", [0], stacked=True)
         prompts = prompt_tokens(_words(), _prompts(found.policy.weights["token"]), SAMPLED // 4, rng)
         with torch.no_grad():
-            lengths = found.policy.sample(prompts, 4, rng).lengths.flatten()
+            lengths = found.policy.draw(prompts, 4, rng).lengths.flatten()
         facts = {"lengths": lengths, "perplexity": torch.tensor(found.perplexity), "cut": torch.tensor(found.cut)}
         return {**found.policy.state(), **{f"fact.{k}": x for k, x in facts.items()}}
 
@@ -142,7 +142,7 @@ def reference_responses(stack: Stack, prompts: int, group: int) -> Batch:
 def _drawn(base: Reference, seed: int, prompts: int, group: int) -> dict[str, Tensor]:
     rng = Stream(f"the reference, {prompts} × {group}", [seed], stacked=True)
     with torch.no_grad():
-        drawn = base.policy.sample(prompt_tokens(_words(), base.prompts, prompts, rng), group, rng)
+        drawn = base.policy.draw(prompt_tokens(_words(), base.prompts, prompts, rng), group, rng)
     return {"prompts": drawn.prompts, "responses": drawn.responses.to(torch.int16), "mask": drawn.mask}
 
 
