@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +25,7 @@ from prefloop.lab.setting import changed, make, seeds
 from prefloop.lab.stack import build, run_stack, stack_of
 from prefloop.lab.summary import Cell
 from prefloop.policies.gpt import GPT
-from prefloop.rewards import words
+from prefloop.rewards.rules import RULES, keyword, repetition, sentiment
 from prefloop.worlds.lengths import build as lab
 from prefloop.worlds.lengths import learned as stacked
 from prefloop.worlds.lengths import problem as lengths
@@ -175,23 +178,48 @@ def test_mode_length_peaks_at_the_mode(written: Tensor) -> None:
 # -------------------------------------------------------------------------------------------------------- other rewards
 
 
+def test_every_rule_is_a_gold_reward_or_says_what_it_lacks() -> None:
+    for name, rule in RULES.items():
+        world = changed(ONE, gold=name).world
+        if name == "length_mode":
+            with pytest.raises(UserError, match="needs the option `target`"):
+                world.check(changed(ONE).row)
+        elif name != "sentiment":
+            world.check(changed(ONE).row)
+            assert world.ceiling == rule.ceiling
+    with pytest.raises(UserError, match="did you mean `keyword`"):
+        changed(ONE, gold="keywrd").world.check(changed(ONE).row)
+
+
+def test_a_function_of_the_user_is_a_gold_reward(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "lengths_reward.py").write_text("def asked(prompt, response): return len(prompt) + len(response) / 100")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    setting = changed(ONE, gold="lengths_reward:asked")
+    found = encode([["No."]], 32)
+    score = lab.gold_reward(stack_of([setting]))(Batch(torch.tensor([[769]]), found.ids[None], found.mask[None]))
+    assert score.item() == pytest.approx(len(answers()[1].prompt) + 0.03)
+    assert setting.world.ceiling == math.inf and setting.run != changed(ONE, gold="keyword").run
+
+
 def test_words_by_hand() -> None:
-    assert words.keyword("The BEST of all.", "best") == 1 and words.keyword("Bestow it.", "best") == 0
-    assert words.repetition("a rose is a rose") == pytest.approx(-2 / 5) and words.repetition("…") == 0
+    assert keyword("The BEST of all.", word="best") == 1 and keyword("Bestow it.", word="best") == 0
+    assert repetition("a rose is a rose") == pytest.approx(-2 / 5) and repetition("…") == 0
     pytest.importorskip("vaderSentiment")
-    judge = words.sentiment()
-    assert judge("I love this wonderful day") > 0.5 > -0.5 > judge("I hate this terrible day")
+    assert sentiment("I love this wonderful day") > 0.5 > -0.5 > sentiment("I hate this terrible day")
 
 
-@pytest.mark.parametrize("gold", ["keyword", "repetition", "sentiment"])
-def test_rewards_of_words_see_the_text(gold: str) -> None:
+@pytest.mark.parametrize("gold", ["keyword", "repetition", "sentiment", "one_sentence"])
+def test_rules_see_the_text(gold: str) -> None:
     if gold == "sentiment":
         pytest.importorskip("vaderSentiment")
     text = "Wonderful, this is the best, the best of all!"
     found = encode([[text, "No."]], 32)
     batch = Batch(torch.tensor([[768]]), found.ids[None], found.mask[None])
     score = lab.gold_reward(stack_of([changed(ONE, gold=gold)]))(batch)
-    judge = lab.JUDGES[gold]()
+    rule = RULES[gold]
+    asked = [answers()[0].prompt] if "prompt" in rule.reads else []
+    judge = partial(rule.score, *asked)
     assert score.shape == (1, 1, 2)
     assert score[0, 0].tolist() == pytest.approx([judge(text), judge("No.")])
 

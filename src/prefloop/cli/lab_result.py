@@ -73,7 +73,8 @@ def write(cells: Sequence[Cell], rows: Sequence[Mapping[str, Any]], out: Path) -
                     lines.append(Line(label(row), cell.runs[0].curves[x].tolist(), middle, low, high))
             if lines:
                 ceiling = cells[first].setting.world.ceiling
-                guides, bounds = {"ceiling": ceiling}, (None, ceiling)
+                known = math.isfinite(ceiling)
+                guides, bounds = ({"ceiling": ceiling}, (None, ceiling)) if known else ({}, (None, None))
                 said = f"interquartile mean over {len(cells[first].runs)} seeds; band: 95 % bootstrap interval"
                 charts.append(
                     Chart("Gold reward", title, "gold reward", lines, guides=guides, range=bounds, interval=said)

@@ -297,13 +297,14 @@ def _gold(args: argparse.Namespace, name: str, groups: list[Group], model: Rewar
     """A known reward of every response."""
     if name == RATINGS:
         return [rating for g in groups for rating in g.scores or ()]
-    from prefloop.rewards import rules as gold
+    from prefloop.rewards import scorers
     from prefloop.worlds.text.problem import TextProblem
 
     unlimited = 10**9
     problem = TextProblem(groups, model.tokenizer, max_prompt_tokens=unlimited, max_new_tokens=unlimited)
     options = dict(_option(text) for text in args.gold_option)
-    scorer = gold.build(name, options, decode=problem.decode, decode_prompts=problem.decode_prompts)
+    where = scorers.Where("--gold", "--gold-option", known=("ratings", "module:function"))
+    scorer = scorers.build(name, options, decode=problem.decode, decode_prompts=problem.decode_prompts, where=where)
     answered = [g for g in groups if g.responses]
     out: list[float] = []
     for start in range(0, len(answered), PORTION):
@@ -312,10 +313,12 @@ def _gold(args: argparse.Namespace, name: str, groups: list[Group], model: Rewar
     return out
 
 
-def _option(text: str) -> tuple[str, float]:
+def _option(text: str) -> tuple[str, float | str]:
     name, equals, value = text.partition("=")
+    if not equals or not name:
+        what = f"invalid option `{text}`"
+        raise UserError(what, where="--gold-option", fix="write NAME=VALUE, such as --gold-option target=20")
     try:
         return name, float(value)
     except ValueError:
-        what = f"`{text}` is no option" if not equals else f"`{name}` must be a number, not {value!r}"
-        raise UserError(what, where="--gold-option", fix="--gold-option target=20") from None
+        return name, value

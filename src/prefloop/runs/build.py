@@ -25,7 +25,7 @@ from prefloop.data.records import Group, Message, first_responses, split
 from prefloop.policies import pretrained
 from prefloop.policies.causal_lm import CausalLM, resolve_autocast
 from prefloop.policies.sampler import Sampling
-from prefloop.rewards import rules as gold
+from prefloop.rewards import scorers
 from prefloop.rewards.bradley_terry.accuracy import reward_accuracy
 from prefloop.rewards.bradley_terry.model import known
 from prefloop.runs.config import Config
@@ -208,7 +208,7 @@ def _scorer(
     if name == "labels":
         return None, ""
     if name != "bradley_terry":
-        return gold.build(name, options, decode=problem.decode, decode_prompts=problem.decode_prompts), ""
+        return scorers.build(name, options, decode=problem.decode, decode_prompts=problem.decode_prompts), ""
     seen = partial(with_system, config.data.system)  # fitted and judged on the prompts that it will score
     model = learned(options, policy, seen(train), config.seed, poll)
     if model.tokenizer.get_vocab() != policy.tokenizer.get_vocab():
@@ -259,11 +259,8 @@ def _gold(config: Config, problem: TextProblem) -> Scorer | None:
     if config.reward.name == "labels":
         fix = "name a reward that scores fresh responses, or leave reward.gold out"
         raise UserError("labels leave no responses to measure gold on", where="reward.gold", fix=fix)
-    try:
-        return gold.build(config.reward.gold, options, decode=problem.decode, decode_prompts=problem.decode_prompts)
-    except UserError as error:
-        where = error.where.replace("reward.options", "reward.gold_options").replace("reward.name", "reward.gold")
-        raise type(error)(error.what, where=where, fix=error.fix) from None
+    name, where = config.reward.gold, scorers.Where("reward.gold", "reward.gold_options", known=("module:function",))
+    return scorers.build(name, options, decode=problem.decode, decode_prompts=problem.decode_prompts, where=where)
 
 
 def with_system(system: str | None, groups: Sequence[Group]) -> list[Group]:

@@ -11,17 +11,19 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import pad
 
+from prefloop.core import user
 from prefloop.core.batch import Batch
 from prefloop.core.files import digest
 from prefloop.core.streams import Stream
 from prefloop.policies.gpt import GPT
-from prefloop.rewards import words
+from prefloop.rewards import scorers
 from prefloop.worlds.lengths import learned as stacked
 from prefloop.worlds.lengths.answers import END, fingerprint, vocabulary
 from prefloop.worlds.lengths.cache import cached
 from prefloop.worlds.lengths.problem import (
+    decode,
+    decode_prompts,
     fit,
-    in_words,
     prompt_tokens,
     prompts,
     target,
@@ -29,13 +31,12 @@ from prefloop.worlds.lengths.problem import (
     truncated,
     truncation,
 )
-from prefloop.worlds.lengths.spec import SIZES, VERSION
+from prefloop.worlds.lengths.spec import LENGTH, SIZES, VERSION
 from prefloop.worlds.measures import responses_of
 from prefloop.worlds.rewarded import Rewarded, Score, Typical, labelled, noisy
 from prefloop.worlds.spec import Built, Stack
 
 SAMPLED = 4096  # responses of the reference that its law of lengths is read off
-JUDGES = {"keyword": lambda: words.keyword, "repetition": lambda: words.repetition, "sentiment": words.sentiment}
 OF_DATA = ("network", "gold", "peak", "width", "coverage", "data", "labels", "temperature")
 
 
@@ -109,10 +110,20 @@ def build(stack: Stack) -> Built:
 def gold_reward(stack: Stack) -> Score:
     """The true reward of each run."""
     one = stack.world
-    if one.gold != "length":
-        return in_words(JUDGES[one.gold]())
+    if one.gold != LENGTH:
+        return rule_score(one.gold)
     lengths = reference(one.network).lengths
     return toward(torch.tensor([target(w.peak, lengths) for w in stack.worlds]), stack.each("width"))
+
+
+def rule_score(name: str) -> Score:
+    """A rule of the table or a user's function, on the texts of prompts and responses.
+
+    Raises:
+        UserError: unknown, or it needs an option.
+    """
+    where = scorers.Where("gold", "gold", known=(LENGTH, "module:function"))
+    return scorers.build(name, {}, decode=decode, decode_prompts=decode_prompts, where=where)
 
 
 def typical_score(stack: Stack) -> Typical:
@@ -171,7 +182,8 @@ def reward_model(stack: Stack) -> stacked.StackedReward:
         alone = stack.alone(i)
         made_of = {name: getattr(alone.world, name) for name in OF_DATA}
         made_of |= {"responses": stack.method.responses, "seed": alone.seeds[0]}
-        name = f"reward-{digest([VERSION, base.name, made_of])}"
+        own = [user.digest(alone.world.gold)] if ":" in alone.world.gold else []
+        name = f"reward-{digest([VERSION, base.name, made_of, *own])}"
         states.append(cached(name, lambda alone=alone: _fitted(alone).state()))  # type: ignore[misc]
     return stacked.restored(base.policy, {k: torch.cat([state[k] for state in states]) for k in states[0]})
 

@@ -7,7 +7,6 @@ whole (C2). The study's three problems are places on them.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
@@ -21,6 +20,7 @@ from prefloop.core.errors import DataError
 from prefloop.core.fit import falling, minimise
 from prefloop.core.streams import Stream
 from prefloop.policies.gpt import GPT
+from prefloop.rewards.rules import off_target
 from prefloop.worlds.lengths.answers import END, Tokens, answers, encode, vocabulary
 from prefloop.worlds.lengths.spec import Size
 from prefloop.worlds.rewarded import Draw, Score
@@ -55,21 +55,23 @@ def toward(target: Int[Tensor, " S"], scale: Float[Tensor, " S"]) -> Score:
 
     def score(batch: Batch) -> Tensor:
         each = [x.to(torch.float32)[:, None, None] for x in (target, scale)]
-        return torch.where(batch.present, -(batch.lengths - each[0]).abs() / each[1], 0.0)
+        return torch.where(batch.present, off_target(batch.lengths, *each), 0.0)
 
     return score
 
 
-def in_words(judge: Callable[[str], float]) -> Score:
-    """What a function of the text says; see `rewards.words`."""
-    tokenizer = vocabulary()
+def decode(batch: Batch) -> list[list[str]]:
+    """Texts of the responses: S·P lists of G."""
+    rows = zip(batch.responses.flatten(0, -2).tolist(), batch.lengths.flatten().tolist(), strict=True)
+    texts, group = vocabulary().decode_batch([row[:n] for row, n in rows]), batch.mask.shape[-2]
+    return [texts[i : i + group] for i in range(0, len(texts), group)]
 
-    def score(batch: Batch) -> Tensor:
-        rows = zip(batch.responses.flatten(0, -2).tolist(), batch.lengths.flatten().tolist(), strict=True)
-        texts = tokenizer.decode_batch([row[:n] for row, n in rows])
-        return torch.tensor([judge(text) for text in texts]).view(batch.present.shape)
 
-    return score
+def decode_prompts(batch: Batch) -> list[str]:
+    """Texts of the prompts: S·P instructions."""
+    first = vocabulary().get_vocab_size()
+    instructions = [answered.prompt for answered in answers()]
+    return [instructions[token - first] for token in batch.prompts.flatten().tolist()]
 
 
 # ---------------------------------------------------------------------------------------------------------- two dials

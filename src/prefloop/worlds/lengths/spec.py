@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
+from prefloop.core import user
 from prefloop.worlds.spec import (
     PER_RUN,
     Built,
@@ -41,15 +43,15 @@ SIZES = {
     "small": Size(limit=32, layers=3, heads=4, width=64, epochs=4, lr=5e-3),  # 0.27 M parameters
     "paper": Size(limit=64, layers=4, heads=6, width=192, epochs=8, lr=2e-3),  # 2.2 M parameters
 }
-CEILINGS = {"length": 0.0, "repetition": 0.0, "keyword": 1.0, "sentiment": 1.0}
+LENGTH = "length"  # the reward whose peak is a dial of this world; all others are rules
 
 
 @dataclass(frozen=True)
 class Lengths:
     """Up to 32 tokens, or 64 at size paper, text-like."""
 
-    gold: Literal["length", "keyword", "repetition", "sentiment"] = "length"
-    "true reward; peak and width are those of length"
+    gold: str = LENGTH
+    "true reward: length (see peak and width), a rule such as keyword or repetition, or a function module:name"
     peak: Annotated[Percentile, PER_RUN] = 0.0
     "where gold peaks, as a percentile of the reference's lengths (C1); 0: one token"
     width: Annotated[Positive, PER_RUN] = 10.0
@@ -76,14 +78,19 @@ class Lengths:
 
     @property
     def ceiling(self) -> float:
-        """The highest gold reward there is."""
-        return CEILINGS[self.gold]
+        """The highest gold reward there is; infinite where it is not known."""
+        from prefloop.rewards.rules import RULES
+
+        if self.gold == LENGTH:
+            return 0.0
+        return RULES[self.gold].ceiling if self.gold in RULES else math.inf
 
     def fingerprint(self) -> Any:
-        """The network, and the answers that the reference is fitted to."""
+        """The network, the answers that the reference is fitted to, and the file of a user's reward."""
         from prefloop.worlds.lengths.answers import fingerprint
 
-        return [VERSION, asdict(SIZES[self.network]), fingerprint()]
+        own = [user.digest(self.gold)] if ":" in self.gold else []
+        return [VERSION, asdict(SIZES[self.network]), fingerprint(), *own]
 
     def about(self) -> str:
         """The reference in figures."""
@@ -94,6 +101,8 @@ class Lengths:
         if self.scorer == "proxy":
             check_pairs(method)
         check_enumerable(method)
+        if self.gold != LENGTH:
+            sibling(self, "build").rule_score(self.gold)
 
     def build(self, stack: Stack) -> Built:
         """See `World.build`."""

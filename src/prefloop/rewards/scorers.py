@@ -1,0 +1,167 @@
+"""From the name of a reward to scores of a batch: rules of the table, and functions of the user.
+
+A scorer maps a batch to one score per response, 0 on the empty places of ragged groups. The problem that owns the
+tokens gives `decode` (texts of the responses) and `decode_prompts` (texts of the prompts).
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from numbers import Real
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from prefloop.core import ranges, user
+from prefloop.core.batch import Batch
+from prefloop.core.errors import DataError, UserError, excerpt, nearest, raised
+from prefloop.rewards.rules import RULES, Rule
+
+Scorer = Callable[[Batch], Float[Tensor, "*S P G"]]
+Decode = Callable[[Batch], list[list[str]]]  # P lists of G texts; S·P of them where runs are stacked
+DecodePrompts = Callable[[Batch], list[str]]  # P texts, or S·P
+
+
+@dataclass(frozen=True)
+class Where:
+    """Where a configuration names the reward and its options, and what it may name beside RULES; for messages."""
+
+    name: str = "reward.name"
+    options: str = "reward.options"
+    known: tuple[str, ...] = ("labels", "bradley_terry", "module:function")
+
+
+REWARD = Where()
+
+
+def build(
+    name: str, options: Mapping[str, Any], *, decode: Decode, decode_prompts: DecodePrompts, where: Where = REWARD
+) -> Scorer:
+    """The scorer of a rule in `RULES` or of a user's `module:function`, with its options.
+
+    Raises:
+        UserError: unknown name or option, an option missing, of the wrong kind or out of range, or a package missing.
+        DataError: at scoring time: the function raised, or returned something that is not a finite number.
+    """
+    rule = rule_of(name, where)
+    score = partial(rule.score, **checked(name, rule, options, where))
+    if rule.reads == ("tokens",):
+        return lambda batch: torch.where(batch.present, score(batch.lengths), 0.0)
+    if name in RULES:
+        score(*[""] * len(rule.reads))  # a package that is missing is named before anything is trained
+    call = _call_batch if rule.reads[0] == "prompts" else _call_each
+
+    def scores(batch: Batch) -> Tensor:
+        prompts, responses, present = decode_prompts(batch), decode(batch), batch.present.cpu()
+        places = present.flatten(0, -2).nonzero().tolist()
+        texts = [(prompts[p], responses[p][g]) for p, g in places]
+        read = [text[1:] if rule.reads == ("response",) else text for text in texts]
+        values = [_number(name, v, text) for v, text in zip(call(name, score, read), texts, strict=True)]
+        out = torch.zeros(present.shape)
+        out[present] = torch.tensor(values, dtype=torch.float32)
+        return out.to(batch.mask.device)
+
+    return scores
+
+
+def rule_of(name: str, where: Where = REWARD) -> Rule:
+    """A row of the table, or a function of the user.
+
+    The function is called once per response, `f(prompt, response)`, and returns a number. If its first parameter is
+    named `prompts`, it gets two lists of texts of equal length, `f(prompts, responses)`, and returns as many numbers.
+    Modules of the current directory can be named too.
+
+    Raises:
+        UserError: no such rule, module or function, or it does not take two texts.
+    """
+    if name in RULES:
+        return RULES[name]
+    if ":" not in name:
+        raise UserError(f"unknown reward `{name}`", where=where.name, fix=nearest(name, [*RULES, *where.known]))
+    function = user.function(name, where=where.name)
+    try:
+        inspect.signature(function).bind_partial("", "")
+        positional = Rule(function, "", "", math.inf).reads
+        if len(positional) < 2:
+            raise TypeError("fewer than two positional parameters")
+    except (TypeError, ValueError) as error:
+        fix = f"def {name.partition(':')[2]}(prompt: str, response: str) -> float"
+        raise UserError(f"`{name}` does not take a prompt and a response", where=where.name, fix=fix) from error
+    return Rule(function, f"the function {name}", "its own", math.inf)
+
+
+def checked(name: str, rule: Rule, options: Mapping[str, Any], where: Where = REWARD) -> dict[str, Any]:
+    """The options, each known, of its kind and in its range, none missing that has no default.
+
+    Raises:
+        UserError: names the option and what it must be.
+    """
+    known = ranges.hyper_parameters(rule.score)
+    for key in options:
+        if key not in known:
+            fix = nearest(key, known) if known else f"`{name}` takes no options"
+            raise UserError(f"unknown option `{key}` of the reward `{name}`", where=f"{where.options}.{key}", fix=fix)
+    missing = [key for key, (default, _) in known.items() if default is inspect.Parameter.empty and key not in options]
+    if missing:
+        what = f"the reward `{name}` needs the option `{missing[0]}`"
+        raise UserError(what, where=where.options, fix=f"{where.options}.{missing[0]}=...")
+    return {key: _option(key, value, known[key][1], where) for key, value in options.items()}
+
+
+def _option(key: str, value: Any, kind: ranges.Kind, where: Where) -> Any:
+    if isinstance(value, float) and value.is_integer() and kind.types == {int}:
+        value = int(value)  # 20.0 is a whole number
+    try:
+        if str in kind.types and not isinstance(value, str):
+            raise UserError(f"`{key}` must be text, not {value!r}")
+        ranges.check(key, value, kind)
+    except UserError as error:
+        raise UserError(error.what, where=f"{where.options}.{key}", fix=error.fix) from None
+    return float(value) if float in kind.types and isinstance(value, int) else value
+
+
+# ---- calling a function of texts ----------------------------------------------------------------------------------
+
+
+def _call_each(name: str, function: Callable[..., Any], texts: Sequence[tuple[str, ...]]) -> list[Any]:
+    values = []
+    for text in texts:
+        try:
+            values.append(function(*text))
+        except Exception as error:  # whatever the user's function raises
+            what = f"the reward function `{name}` raised {raised(error)}"
+            raise DataError(what, where=_shown(text), fix="make it return a number for any text") from error
+    return values
+
+
+def _call_batch(name: str, function: Callable[..., Any], texts: Sequence[tuple[str, ...]]) -> list[Any]:
+    prompts, responses = [text[0] for text in texts], [text[1] for text in texts]
+    where = f"{len(texts)} responses, the first: {_shown(texts[0])}" if texts else "no responses"
+    try:
+        values = list(function(prompts, responses))
+    except Exception as error:  # whatever the user's function raises
+        raise DataError(f"the reward function `{name}` raised {raised(error)}", where=where) from error
+    if len(values) != len(texts):
+        what = f"the reward function `{name}` returned {len(values)} numbers for {len(texts)} responses"
+        raise DataError(what, where=where)
+    return values
+
+
+def _number(name: str, value: Any, text: tuple[str, ...]) -> float:
+    if isinstance(value, Tensor) and value.ndim == 0:
+        value = value.item()
+    if not isinstance(value, Real) or not math.isfinite(value):
+        what = f"the reward function `{name}` returned {excerpt(repr(value))}, which is not a finite number"
+        raise DataError(what, where=_shown(text), fix="make it return a finite float for any text")
+    return float(value)
+
+
+def _shown(text: tuple[str, ...]) -> str:
+    names = ("prompt", "response")[-len(text) :]
+    return ", ".join(f"{name} {excerpt(part)!r}" for name, part in zip(names, text, strict=True))
