@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from prefloop.core import ranges
 from prefloop.core.batch import Batch
 from prefloop.core.errors import DataError, UserError
 from prefloop.rewards import rules, scorers
@@ -105,6 +106,15 @@ def test_no_reward_of_the_table_exceeds_its_ceiling(name: str) -> None:
     scores = scorers.build(name, options, decode=lambda _: texts, decode_prompts=decode_prompts)(TWO)
     assert scores.shape == (2, 2) and scores[1, 1] == 0
     assert bool((scores <= rules.RULES[name].ceiling).all())
+
+
+def test_the_documents_name_every_rule_with_its_unit_and_options() -> None:
+    page = (Path(__file__).parents[2] / "docs/how-to/own-reward.md").read_text(encoding="utf-8")
+    rows = [[cell.strip() for cell in line.split(" | ")] for line in page.splitlines() if line.startswith("| `")]
+    assert [(row[0].strip("| `"), row[2]) for row in rows] == [(name, rule.unit) for name, rule in rules.RULES.items()]
+    for row in rows:
+        options = ranges.hyper_parameters(rules.RULES[row[0].strip("| `")].score)
+        assert all(f"`{name}`" in row[3] for name in options) and row[3].count("`") == 2 * len(options)
 
 
 def test_rules_that_read_the_response_alone() -> None:

@@ -61,7 +61,7 @@ class RewardOptions:
     """What scores a response."""
 
     name: str = "length_min"
-    """A rule (see docs/rewards.md), labels, bradley_terry, or any `module:function` of yours."""
+    """A rule (see docs/how-to/own-reward.md), labels, bradley_terry, or any `module:function` of yours."""
     options: dict[str, Any] = field(default_factory=dict)
     """Keyword arguments of that reward; for `bradley_terry` see docs/reward-models.md."""
     label_threshold: float | None = None
