@@ -10,7 +10,7 @@ import types
 import pytest
 
 from prefloop import __version__
-from prefloop.cli import doctor
+from prefloop.cli import doctor, report
 from prefloop.cli.main import VERBS, main
 from prefloop.core.errors import DataError, UserError
 from prefloop.runs.interrupt import Interrupted
@@ -23,13 +23,13 @@ def call(*words: str) -> subprocess.CompletedProcess[str]:
 def verb(monkeypatch: pytest.MonkeyPatch, error: BaseException | None) -> None:
     """Put a verb `doctor` in place that fails with `error`."""
 
-    def run(argv: list[str]) -> int:
+    def run(options: report.Options) -> int:
         if error is not None:
             raise error
-        return len(argv)
+        return len(options.runs)
 
     module = types.ModuleType("prefloop.cli.doctor")
-    module.__dict__["main"] = run
+    module.__dict__.update(Options=report.Options, run=run)
     monkeypatch.setitem(sys.modules, "prefloop.cli.doctor", module)
 
 
@@ -49,12 +49,12 @@ def test_version_and_bare_call() -> None:
 def test_unknown_verb_names_the_nearest() -> None:
     done = call("trian")
     assert done.returncode == 2 and done.stdout == ""
-    assert done.stderr == "error: there is no verb `trian`\n  where: command line\n  fix:   did you mean `train`?\n"
+    assert done.stderr == "error: unknown verb `trian`\n  where: command line\n  fix:   did you mean `train`?\n"
 
 
 def test_words_after_the_verb_go_to_it(monkeypatch: pytest.MonkeyPatch) -> None:
     verb(monkeypatch, None)
-    assert main(["doctor", "a", "--b"]) == 2
+    assert main(["doctor", "a", "b", "--quiet"]) == 2
 
 
 class Diverged(RuntimeError):
@@ -75,14 +75,14 @@ def test_errors_become_messages_and_codes(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], error: BaseException, code: int, text: str
 ) -> None:
     verb(monkeypatch, error)
-    assert main(["doctor"]) == code
+    assert main(["doctor", "a"]) == code
     assert capsys.readouterr().err == text
 
 
 def test_a_defect_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
     verb(monkeypatch, ZeroDivisionError("a defect"))
     with pytest.raises(ZeroDivisionError):
-        main(["doctor"])
+        main(["doctor", "a"])
 
 
 def test_a_closed_pipe_is_not_an_error() -> None:
@@ -93,11 +93,11 @@ def test_a_closed_pipe_is_not_an_error() -> None:
 
 def test_doctor_measures_and_speaks_json(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor, "SIZE", 64)
-    assert doctor.main(["--json"]) == 0
+    assert main(["doctor", "--json"]) == 0
     facts = json.loads(capsys.readouterr().out)
     assert set(facts["matmul_gflops"]) == {"float32", "bfloat16"}
     assert all(rate > 0 for rate in facts["matmul_gflops"].values())
-    assert doctor.main([]) == 0
+    assert main(["doctor"]) == 0
     shown = capsys.readouterr().out
     assert all(word in shown for word in ("torch", "processor", "GFLOP/s", "demo model", "free disk"))
 

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 import torch
 
-from prefloop.cli.methods import main, negative_word, on_policy_word, reuse_word
+from prefloop.cli.main import execute
+from prefloop.cli.methods import negative_word, on_policy_word, reuse_word
 from prefloop.core.describe import describe, probe
 from prefloop.core.errors import UserError
 from prefloop.core.methods import METHODS
@@ -29,7 +30,7 @@ def tool() -> ModuleType:
 
 @pytest.fixture
 def rows(capsys: pytest.CaptureFixture[str]) -> dict[str, dict[str, Any]]:
-    assert main(["--json"]) == 0
+    assert execute(["methods", "--json"]) == 0
     return {row["name"]: row for row in json.loads(capsys.readouterr().out)}
 
 
@@ -99,22 +100,22 @@ def test_mixture_is_a_share() -> None:
 
 
 def test_printed_table_and_row(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main([]) == 0
+    assert execute(["methods"]) == 0
     table = capsys.readouterr().out
     for name, row in METHODS.items():
         (line,) = [line for line in table.splitlines() if line.split()[:1] == [name]]
         assert row.paper[:20] in line
-    assert main(["dpo"]) == 0
+    assert execute(["methods", "dpo"]) == 0
     shown = " ".join(capsys.readouterr().out.split())
     for part in ("log σ(β h)", "beta", "0.1", "smoothing", "on_policy", "reuse", "negative", "reference, scores"):
         assert part in shown
-    assert main(["--quiet"]) == 0
+    assert execute(["methods", "--names"]) == 0
     assert set(capsys.readouterr().out.split()) == METHODS.keys()
 
 
 def test_unknown_method_is_named_and_the_nearest_suggested() -> None:
     with pytest.raises(UserError, match="did you mean `dpo`") as error:
-        main(["dpoo"])
+        execute(["methods", "dpoo"])
     assert error.value.exit_code == 2
 
 

@@ -14,8 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pyarrow import parquet
 
+import prefloop
 from paths import HUMAN_CHATS, HUMAN_PAIRS, real
-from prefloop.cli import data as verb
+from prefloop.cli.main import execute
 from prefloop.core.errors import DataError, UserError
 from prefloop.data.check import check
 from prefloop.data.formats import FORMATS, load, load_usable
@@ -377,24 +378,24 @@ def test_check_prints_json_and_tells_bad_rows_by_its_exit_code(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = str(written(tmp_path, PAIR, {**PAIR, "chosen": ""}, {**PAIR, "prompt": "p"}))
-    assert verb.main(["check", path, "--json"]) == 3
+    assert execute(["data", "check", path, "--json"]) == 3
     found = json.loads(capsys.readouterr().out)
     assert (found["format"], found["groups"], found["keys"]) == ("preference", 2, 2)
     assert found["faults"] == [{"row": 2, "what": "`chosen` is empty"}]
-    assert verb.main(["check", path, "--limit", "1", "--quiet"]) == 0
+    assert execute(["data", "check", path, "--limit", "1", "--quiet"]) == 0
     assert capsys.readouterr().out == ""
 
 
 def test_check_and_show_for_people(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = str(written(tmp_path, {"prompt": "[b]q[/b]", "good": "much longer", "rejected": "no"}))
-    assert verb.main(["check", path, "--columns", "chosen=good"]) == 0
+    assert execute(["data", "check", path, "--columns", "chosen=good"]) == 0
     shown = capsys.readouterr().out
     assert "the longer response wins 100.0%" in shown and "preference" in shown
-    assert verb.main(["show", path, "--rows", "1", "--columns", "chosen=good"]) == 0
+    assert execute(["data", "show", path, "--rows", "1", "--columns", "chosen=good"]) == 0
     shown = capsys.readouterr().out
     assert "[b]q[/b]" in shown and "1.0 much longer" in shown and "0.0 no" in shown  # data are no markup
-    with pytest.raises(UserError, match="no column map"):
-        verb.main(["check", path, "--columns", "chosen"])
+    with pytest.raises(UserError, match="`columns` must be a section"):
+        execute(["data", "check", path, "--columns", "chosen"])
 
 
 # ----------------------------------------------------------------------------------------------------------- real files
@@ -444,7 +445,7 @@ def test_instructions_are_varied_short_and_split() -> None:
 
 
 def test_every_topic_is_on_both_sides() -> None:
-    path = Path(verb.__file__).parents[1] / "data" / "instructions.jsonl"
+    path = Path(prefloop.__file__).parent / "data" / "instructions.jsonl"
     rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     sides = {side: {r["topic"] for r in rows if r["split"] == side} for side in ("train", "held_out")}
     assert sides["train"] == sides["held_out"] and len(sides["train"]) >= 15

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from prefloop.analysis.numbers import number
-from prefloop.cli.report import main
+from prefloop.cli.main import execute
 from prefloop.core.errors import DataError, UserError
 from prefloop.report.data import Value, comparisons, load, measured
 from prefloop.report.page import findings, paper_link, write
@@ -208,14 +208,13 @@ def test_reproduction(cells: list[Path]) -> None:
 
 
 def test_command_line(cells: list[Path], capsys: pytest.CaptureFixture[str]) -> None:
-    assert main([str(cells[0])]) == 0
+    assert execute(["report", str(cells[0])]) == 0
     assert (cells[0] / "report.html").is_file()
-    assert main([str(folder) for folder in cells]) == 0
+    assert execute(["report", *map(str, cells)]) == 0
     out = cells[0].parent / "report.html"
     assert out.is_file() and str(out) in capsys.readouterr().out
-    with pytest.raises(SystemExit) as stop:
-        main([str(cells[0]), "--label", "a", "--label", "b"])
-    assert stop.value.code == 2
+    with pytest.raises(UserError, match="2 labels for 1 runs"):
+        execute(["report", str(cells[0]), "--label", "a", "--label", "b"])
 
 
 def test_report_imports_no_torch() -> None:

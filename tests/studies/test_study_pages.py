@@ -442,7 +442,7 @@ def test_mistakes_are_found_before_anything_runs(
 
 
 def test_names_and_sizes_of_the_command_line_are_those_of_the_studies() -> None:
-    from prefloop.cli import study as verb
+    from prefloop.cli.study import run as verb
 
     assert verb.SIZES == SIZES
     with pytest.raises(UserError, match="kl-modes"):

@@ -8,29 +8,35 @@ from __future__ import annotations
 
 import os
 import sys
+import textwrap
+from collections.abc import Iterable, Mapping
 from importlib import import_module
 
 from prefloop import __version__
 from prefloop.core.errors import UserError, nearest
 
-VERBS = {  # each is a module of its own beside this one, imported when it is called
+VERBS = {  # each is a module of its own below this folder, imported when it is called
     "demo": "fine-tune a small language model in four ways and compare them (about twelve minutes on two cores)",
-    "train": "fine-tune a model as a configuration says; --resume RUN goes on with an interrupted run",
+    "train": "fine-tune a model from a configuration file, or resume an interrupted run",
     "methods": "list the methods, or explain one",
-    "lab": "run a grid on the study's didactic problems, hundreds of runs at once, with intervals",
-    "study": "run the study's questions in the lab: verdicts, figures, pages",
+    "lab": "run a grid on small problems, hundreds of runs at once, with intervals",
+    "study list": "list the paper's questions",
+    "study run": "answer them: verdicts, figures, pages",
+    "study draw": "draw figures and pages anew from results that exist",
     "reward": "train a reward model on preferences, measure it, score responses with it",
-    "data": "check a file of preferences, labels or prompts",
+    "data check": "check a file of preferences, labels or prompts",
+    "data show": "show the first rows of a file as Prefloop reads them",
     "report": "make one HTML page from run folders",
     "doctor": "show versions, hardware and measured speed",
 }
+HELP = ("-h", "--help", "help")
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run a command line and return its exit code; errors of the user are printed without a traceback."""
     words = sys.argv[1:] if argv is None else argv
     try:
-        return _dispatch(words)
+        return execute(words)
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:  # the reader, such as `head`, has seen enough
@@ -44,25 +50,53 @@ def main(argv: list[str] | None = None) -> int:
         return code
 
 
-def _dispatch(words: list[str]) -> int:
-    if not words or words[0] in ("-h", "--help", "help"):
-        print(usage())
+def execute(words: list[str]) -> int:
+    """Run a command line and return its exit code; mistakes are raised.
+
+    Raises:
+        UserError: an unknown verb or flag, or what the verb refuses.
+    """
+    if not words or words[0] in HELP:
+        print(usage(VERBS))
         return 0 if words else 2
     if words[0] in ("-V", "--version"):
         print(f"prefloop {__version__}")
         return 0
-    if words[0] not in VERBS:
-        raise UserError(f"there is no verb `{words[0]}`", where="command line", fix=nearest(words[0], VERBS))
-    return int(import_module(f"prefloop.cli.{words[0]}").main(words[1:]))
+    family = {verb: text for verb, text in VERBS.items() if verb.startswith(f"{words[0]} ")}
+    if family and (len(words) == 1 or words[1] in HELP):
+        print(usage(family))
+        return 0 if len(words) > 1 else 2
+    verb = " ".join(words[: 2 if family else 1])
+    if verb not in VERBS:
+        raise UserError(f"unknown verb `{verb}`", where="command line", fix=_nearest(verb, family))
+    return _call(verb, words[len(verb.split()) :])
 
 
-def usage() -> str:
-    """The help page."""
-    width = max(map(len, VERBS))
-    verbs = "\n".join(f"  {verb:<{width}}  {help}" for verb, help in VERBS.items())
+def _nearest(verb: str, family: Iterable[str]) -> str:
+    return nearest(verb, family or {known.split()[0] for known in VERBS})
+
+
+def _call(verb: str, words: list[str]) -> int:
+    from prefloop.runs.flags import read
+
+    module = import_module(f"prefloop.cli.{verb.replace(' ', '.')}")
+    if hasattr(module, "main"):  # not converted yet
+        return int(module.main(words))
+    try:
+        options = read(module.Options, words, f"prefloop {verb}")
+    except SystemExit as done:  # after --help
+        return int(done.code or 0)
+    return int(module.run(options))
+
+
+def usage(verbs: Mapping[str, str]) -> str:
+    """The help page of some verbs, at most 80 columns wide."""
+    width = max(map(len, verbs))
+    indent = " " * (width + 4)
+    lines = (textwrap.fill(f"  {v:<{width}}  {text}", 80, subsequent_indent=indent) for v, text in verbs.items())
     return (
-        "Preference fine-tuning as one loop with three switches: on-policy sampling, sample reuse, negative gradient."
-        f"\n\nusage: prefloop VERB ...\n\n{verbs}\n\n"
+        "Preference fine-tuning as one loop with three switches: on-policy sampling,\nsample reuse, negative gradient."
+        "\n\nusage: prefloop VERB ...\n\n" + "\n".join(lines) + "\n\n"
         "`prefloop VERB --help` explains a verb; `prefloop --version` prints the version."
     )
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import argparse
-import json
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Annotated, Any
+
+from prefloop.cli.options import Output
+from prefloop.runs.schema import Flag
 
 if TYPE_CHECKING:  # torch comes in only when there is something to compute, so that --help is quick
     from prefloop.core.describe import Description
@@ -21,35 +22,35 @@ NOTES = (
 )
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Print the table, or the row of one method.
+@dataclass(frozen=True, kw_only=True)
+class Options(Output):
+    """Every method in parts: on-policy sampling, sample reuse, negative gradient, needs."""
+
+    name: Annotated[str | None, Flag(positional=True, metavar="NAME")] = None
+    """Explain this method, one of the list or `module:name` of yours: formula, defaults, switches."""
+    names: bool = False
+    """Print names only."""
+
+
+def run(options: Options) -> int:
+    """Print the table, or one method in full.
 
     Raises:
-        UserError: no such method; the nearest one is suggested.
+        UserError: an unknown method; the nearest one is suggested.
     """
-    args = _parser().parse_args(argv)
-    rows = _descriptions([args.name] if args.name else None)
-    if args.json:
-        records = [as_record(row) for row in rows]
-        print(json.dumps(records[0] if args.name else records, indent=2, ensure_ascii=False))
-    elif args.quiet:
-        print("\n".join(row.name for row in rows))
-    elif args.name:
-        _print_row(rows[0])
-    else:
-        _print_table(rows)
+    rows = _descriptions([options.name] if options.name else None)
+    records = [as_record(row) for row in rows]
+    options.show(lambda: records[0] if options.name else records, lambda: _print(options, rows))
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="prefloop methods",
-        description="Every method as a row of parts: on-policy sampling, sample reuse, negative gradient, needs.",
-    )
-    parser.add_argument("name", nargs="?", help="show this row in full: formula, defaults, what each switch does")
-    parser.add_argument("--json", action="store_true", help="print JSON")
-    parser.add_argument("--quiet", "-q", action="store_true", help="print names only")
-    return parser
+def _print(options: Options, rows: Sequence[Description]) -> None:
+    if options.names:
+        print("\n".join(row.name for row in rows))
+    elif options.name:
+        _print_row(rows[0])
+    else:
+        _print_table(rows)
 
 
 def _descriptions(names: Iterable[str] | None) -> list[Description]:

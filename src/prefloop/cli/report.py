@@ -2,47 +2,58 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
-from prefloop.report.data import load
-from prefloop.report.page import findings, write
+from prefloop.cli.options import Output
+from prefloop.core.errors import UserError
+from prefloop.runs.schema import Flag
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+@dataclass(frozen=True, kw_only=True)
+class Options(Output):
+    """Compare runs on one self-contained HTML page."""
+
+    runs: Annotated[tuple[Path, ...], Flag(positional=True, metavar="RUN")]
+    """Run folders."""
+    out: Annotated[Path | None, Flag(metavar="FILE")] = None
+    """Where the page goes (default: report.html in the run, or next to the runs)."""
+    title: str | None = None
+    """Headline of the page."""
+    label: Annotated[tuple[str, ...], Flag(metavar="TEXT")] = ()
+    """Names of the runs, one for each, in their order."""
+
+    def __post_init__(self) -> None:
+        if self.label and len(self.label) != len(self.runs):
+            what = f"{len(self.label)} labels for {len(self.runs)} runs"
+            raise UserError(what, where="--label", fix="give each run a label, in their order")
+
+
+def run(options: Options) -> int:
     """Write the page and say where it is.
 
     Raises:
-        UserError: a folder that is no run, or names that do not match the runs.
+        UserError: a folder that is not a run, or labels that do not match the runs.
         DataError: a broken record.
     """
-    args = _parser().parse_args(argv)
-    labels = args.label or None
-    if labels and len(labels) != len(args.runs):
-        _parser().error(f"{len(labels)} labels for {len(args.runs)} runs")
-    runs = load(args.runs, labels)
-    out = args.out or default_place(args.runs)
+    from prefloop.report.data import load
+    from prefloop.report.page import findings, write
+
+    labels = list(options.label) or None
+    runs = load(options.runs, labels)
     methods = ", ".join(dict.fromkeys(run.method for run in runs))
-    title = args.title or f"Preference fine-tuning: {methods}"
-    print(write(args.runs, out, title=title, verdict=findings(runs), labels=labels))
+    title = options.title or f"Preference fine-tuning: {methods}"
+    verdict = findings(runs)
+    page = write(options.runs, options.out or default_place(options.runs), title=title, verdict=verdict, labels=labels)
+    options.show(lambda: {"page": str(page), "findings": verdict}, lambda: print(page))
     return 0
 
 
 def default_place(runs: Sequence[Path]) -> Path:
-    """Inside a single run; beside several, in the folder that holds them all."""
+    """Inside a single run; for several, in the folder that holds them all."""
     if len(runs) == 1:
         return runs[0] / "report.html"
     return Path(os.path.commonpath([run.resolve().parent for run in runs])) / "report.html"
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="prefloop report", description="One self-contained HTML page that compares runs."
-    )
-    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run folder")
-    parser.add_argument("--out", type=Path, metavar="FILE", help="default: report.html in the run, or beside the runs")
-    parser.add_argument("--title", help="headline of the page")
-    parser.add_argument("--label", action="append", metavar="TEXT", help="name of a run, once for each, in their order")
-    return parser

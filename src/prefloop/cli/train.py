@@ -2,53 +2,79 @@
 
 from __future__ import annotations
 
-import argparse
-import json
-import sys
-from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 from prefloop.analysis.numbers import NONE, interval, number, plus_minus
+from prefloop.cli.options import Output
 from prefloop.core.errors import UserError
 from prefloop.runs import config as configuration
+from prefloop.runs.schema import Flag
+
+if TYPE_CHECKING:  # torch and transformers load after the cheap mistakes are found
+    from prefloop.runs.experiment import Result
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+@dataclass(frozen=True, kw_only=True)
+class Options(Output):
+    """Fine-tune a model from a YAML file.
+
+    Every key of the file is a flag too: --training.steps 20, --override.beta 0.2. `--keys` lists them all.
+    """
+
+    config: Annotated[Path | None, Flag(positional=True, metavar="CONFIG.yaml")] = None
+    """What to run."""
+    resume: Annotated[Path | None, Flag(metavar="RUN")] = None
+    """Continue the interrupted run in this folder."""
+    keys: bool = False
+    """List every key with its default."""
+    changes: Annotated[dict[str, Any], Flag(of=configuration.Config)] = field(default_factory=dict)
+    """Keys that are given as flags."""
+
+
+def run(options: Options) -> int:
     """Train, print held-out numbers before and after, and say where everything is.
 
     Raises:
         UserError, DataError: before anything is trained or overwritten.
     """
-    args, overrides = _parser().parse_known_args(argv)
-    if args.keys:
-        for key, default, note in configuration.options():
-            print(f"{key} = {default!r}\n    {note}")
+    if options.keys:
+        options.show(_keys, _print_keys)
         return 0
-    if (args.config is None) == (args.resume is None):
-        raise UserError("name a configuration file, or a run to go on with", fix="prefloop train CONFIG.yaml")
-    if args.resume and overrides:
-        raise UserError("a resumed run keeps its configuration", where=" ".join(overrides), fix="leave the flags out")
+    if (options.config is None) == (options.resume is None):
+        raise UserError("give a configuration file, or --resume RUN", fix="prefloop train CONFIG.yaml")
+    if options.resume and options.changes:
+        fix = "leave the other flags out"
+        raise UserError("a resumed run keeps its configuration", where=", ".join(options.changes), fix=fix)
+    config = None if options.resume else configuration.changed(options.config, options.changes)
+    from prefloop.runs import experiment
 
-    config = None if args.resume else configuration.load(args.config, overrides)
-    from prefloop.runs import experiment  # torch and transformers load here, after the cheap mistakes are found
-
-    quiet = args.quiet or args.json
-    result = experiment.resume(args.resume, quiet=quiet) if config is None else experiment.run(config, quiet=quiet)
-    if args.json:
-        told = {"run": str(result.folder), "before": result.before, "after": result.after, "note": result.note}
-        print(json.dumps(told))
-    elif not args.quiet:
-        _table(result)
+    quiet = options.silent
+    result = experiment.run(config, quiet=quiet) if config else experiment.resume(str(options.resume), quiet=quiet)
+    options.show(lambda: _record(result), lambda: _table(result))
     return 0
 
 
-def _table(result: object) -> None:
+def _keys() -> list[dict[str, Any]]:
+    return [{"key": key, "default": default, "note": note} for key, default, note in configuration.options()]
+
+
+def _print_keys() -> None:
+    for key, default, note in configuration.options():
+        print(f"{key} = {default!r}\n    {note}")
+
+
+def _record(result: Result) -> dict[str, Any]:
+    return {"run": str(result.folder), "before": result.before, "after": result.after, "note": result.note}
+
+
+def _table(result: Result) -> None:
     from rich.console import Console
     from rich.table import Table
 
     from prefloop.core.metric_table import metric
-    from prefloop.runs.experiment import Result
 
-    assert isinstance(result, Result)
     table = Table("held-out", "before", "after", "what it is", box=None, header_style="bold")
     for key in result.after:
         if not key.endswith(("_se", "_low", "_high")):
@@ -71,21 +97,3 @@ def _number(metrics: dict[str, float], key: str) -> str:
     if low is not None and high is not None:
         return interval(value, low, high)
     return number(value) if se is None else plus_minus(value, se)
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="prefloop train",
-        description="Fine-tune a model as a YAML file says; any key can be overridden: --training.steps 20.",
-        allow_abbrev=False,
-    )
-    parser.add_argument("config", nargs="?", metavar="CONFIG.yaml")
-    parser.add_argument("--resume", metavar="RUN", help="go on with the interrupted run in this folder")
-    parser.add_argument("--keys", action="store_true", help="list every key with its default")
-    parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
-    parser.add_argument("--quiet", action="store_true", help="print nothing")
-    return parser
-
-
-if __name__ == "__main__":
-    sys.exit(main())

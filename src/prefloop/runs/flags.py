@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator, Sequence
+import difflib
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import MISSING
 from itertools import takewhile
 from types import UnionType
 from typing import Any, Literal, NoReturn, TypeVar, get_args, get_origin
 
-from prefloop.core.errors import UserError, nearest
+from prefloop.core.errors import UserError
 from prefloop.runs.schema import Key, Raw, build, checked, keys, merged, word
 
 Schema = TypeVar("Schema")
@@ -22,12 +23,13 @@ def read(schema: type[Schema], words: Sequence[str], prog: str) -> Schema:
     Raises:
         UserError: an unknown flag (the nearest is suggested), a missing or wrong value.
     """
-    tree = given([schema], words, prog)[0]
+    inner = [key for key in keys(schema) if key.flag.of]
+    tree, *trees = given([schema, *(key.flag.of for key in inner if key.flag.of)], words, prog)
     for key in keys(schema):
         if key.default is MISSING and key.name not in tree:
             name = _metavar(key) if key.flag.positional else _flag(key.name)
             raise UserError(f"{name} is missing", where=COMMAND_LINE, fix=f"see {prog} --help")
-    return build(schema, tree)
+    return build(schema, tree | {key.name: found for key, found in zip(inner, trees, strict=True)})
 
 
 def given(schemas: Sequence[type], words: Sequence[str], prog: str = "prefloop") -> list[dict[str, Any]]:
@@ -38,44 +40,46 @@ def given(schemas: Sequence[type], words: Sequence[str], prog: str = "prefloop")
     Raises:
         UserError: an unknown flag (the nearest is suggested), a missing or wrong value.
     """
-    listed = [list(keys(schema)) for schema in schemas]
+    listed = [[key for key in keys(schema) if not key.flag.of] for schema in schemas]
     every = [key for some in listed for key in some]
     parser = _parser(listed[0], every, schemas[0], prog)
     found, odd = parser.parse_known_intermixed_args(list(_normal(words, every)))
     if odd:
         raise _unknown(odd[0], every)
-    values = vars(found)
-    trees = []
-    for schema, some in zip(schemas, listed, strict=True):
-        tree: dict[str, Any] = {}
-        for key in some:
-            if key.name in values and values[key.name] not in (None, []):
-                tree = merged(tree, _nested(key.name, _raw(key, values[key.name])))
-        trees.append(checked(tree, schema, COMMAND_LINE))
-    return trees
+    values = {name: value for name, value in vars(found).items() if value not in (None, [])}
+    return [checked(_tree(some, values), schema, COMMAND_LINE) for some, schema in zip(listed, schemas, strict=True)]
+
+
+def _tree(listed: Sequence[Key], values: Mapping[str, Any]) -> dict[str, Any]:
+    tree: dict[str, Any] = {}
+    for key in listed:
+        if key.name in values:
+            tree = merged(tree, _nested(key.name, _raw(key, values[key.name])))
+    return tree
 
 
 # ---- words to values ------------------------------------------------------------------------------------------------
 
 
 def _normal(words: Sequence[str], every: Sequence[Key]) -> Iterator[str]:
-    """Flags with hyphens; `--override.beta 0.2`, for a key that holds a mapping, as `--override beta=0.2`."""
+    """Flags with hyphens; of a mapping, each pair of `--columns a=b c=d` or `--columns.a b` as a flag of its own."""
     mappings = [key.name for key in every if _is(key, dict)]
-    rest = iter(words)
+    rest, last = iter(words), ""  # last: the mapping that further `name=value` words go to
     for item in takewhile(lambda w: w != "--", rest):
         name, equals, value = item.partition("=")
         if not item.startswith("--"):
-            yield item
+            last = last if equals else ""
+            yield f"{_flag(last)}={item}" if last else item
             continue
         plain = name[2:].replace("-", "_")
-        holder = next((m for m in mappings if plain.startswith(f"{m}.")), None)
-        if holder is None:
+        last = next((m for m in mappings if plain == m or plain.startswith(f"{m}.")), "")
+        if not last:
             yield _flag(plain) + equals + value
             continue
         value = value if equals else next(rest, "--")
         if not equals and value.startswith("--"):
             raise _no_value(name)
-        yield f"{_flag(holder)}={plain.removeprefix(f'{holder}.')}={value}"
+        yield f"{_flag(last)}={value}" if plain == last else f"{_flag(last)}={plain.removeprefix(f'{last}.')}={value}"
     yield from rest
 
 
@@ -90,7 +94,7 @@ def _raw(key: Key, value: Any) -> Any:
     if isinstance(value, bool):
         return value
     if _is(key, dict):
-        return _pairs(value)
+        return _pairs(key, value)
     if key.flag.commas:
         parts = [part.strip() for part in value.split(",")]
         if not all(parts):
@@ -99,13 +103,16 @@ def _raw(key: Key, value: Any) -> Any:
     return [Raw(item) for item in value] if isinstance(value, list) else Raw(value)
 
 
-def _pairs(items: Sequence[str]) -> Any:
-    """`a=b c=d` as a mapping; an item without `=` must be a mapping in YAML."""
+def _pairs(key: Key, items: Sequence[str]) -> Any:
+    """`a=b c=d` as a mapping; one item in braces is a mapping in YAML."""
     tree: dict[str, Any] = {}
     for item in items:
         name, equals, value = item.partition("=")
-        if not equals or not name or not value:
+        if item.startswith("{"):
             return Raw(item)
+        if not equals or not name or not value:
+            what = f"`{key.name}` must be a section of `name: value`, not {item!r}"
+            raise UserError(what, where=COMMAND_LINE, fix=f"write {_flag(key.name)} {_metavar(key)}")
         tree = merged(tree, _nested(name, Raw(value)))
     return tree
 
@@ -114,7 +121,7 @@ def _pairs(items: Sequence[str]) -> Any:
 
 
 class _Parser(argparse.ArgumentParser):
-    """Errors become ours."""
+    """Its errors become those of Prefloop."""
 
     def error(self, message: str) -> NoReturn:
         name, _, what = message.removeprefix("argument ").partition(": ")
@@ -126,7 +133,7 @@ class _Parser(argparse.ArgumentParser):
 def _parser(listed: Sequence[Key], every: Sequence[Key], schema: type, prog: str) -> argparse.ArgumentParser:
     text = (schema.__doc__ or "").strip()
     first, _, more = text.partition("\n\n")
-    places = " ".join(_metavar(key) + " ..." * _is(key, tuple) for key in listed if key.flag.positional)
+    places = " ".join(_place(key) for key in listed if key.flag.positional)
     parser = _Parser(
         prog=prog,
         usage=f"{prog} {places} [--flags]".replace("  ", " "),
@@ -136,21 +143,22 @@ def _parser(listed: Sequence[Key], every: Sequence[Key], schema: type, prog: str
         argument_default=argparse.SUPPRESS,
     )
     for key in every:
-        _add(parser, key, hidden=key.flag.hidden or key not in listed)
+        _add(parser, key, hidden=key not in listed)
     return parser
 
 
 def _add(parser: argparse.ArgumentParser, key: Key, *, hidden: bool) -> None:
     note = argparse.SUPPRESS if hidden else _help(key)
-    many = {"nargs": "*" if key.flag.positional else "+"} if _is(key, tuple, dict) and not key.flag.commas else {}
+    many = {"nargs": "*" if key.flag.positional else "+"} if _is(key, tuple) and not key.flag.commas else {}
     if key.flag.positional:
         parser.add_argument(key.name, metavar=_metavar(key), help=note, **(many or {"nargs": "?"}))  # type: ignore[arg-type]
         return
     names = [f"-{key.flag.short}"] * bool(key.flag.short) + [_flag(key.name)]
-    if key.hint is bool and key.default is False and "." not in key.name:  # a switch; others take true or false
-        parser.add_argument(*names, dest=key.name, action="store_true", help=note)
+    if key.hint is bool and "." not in key.name:  # a switch; those of sections take true or false
+        switch = argparse.BooleanOptionalAction if key.default else "store_true"
+        parser.add_argument(*names, dest=key.name, action=switch, help=note)
         return
-    action = "extend" if many else "store"
+    action = "append" if _is(key, dict) else "extend" if many else "store"
     parser.add_argument(*names, dest=key.name, metavar=_metavar(key), action=action, help=note, **many)  # type: ignore[arg-type]
 
 
@@ -171,6 +179,12 @@ def _metavar(key: Key) -> str:
     return "LIST" if key.flag.commas else {int: "N", float: "X", str: "TEXT"}.get(hint, key.name.upper())
 
 
+def _place(key: Key) -> str:
+    """A positional argument in the line of usage."""
+    name = _metavar(key) + " ..." * _is(key, tuple)
+    return name if key.default is MISSING else f"[{name}]"
+
+
 def _is(key: Key, *kinds: Any) -> bool:
     return get_origin(key.hint) in kinds
 
@@ -187,9 +201,11 @@ def _unknown(item: str, every: Sequence[Key]) -> UserError:
     if not item.startswith("-"):
         return UserError(f"unexpected argument `{item}`", where=COMMAND_LINE, fix="flags are written --key value")
     name = item.partition("=")[0]
-    flags = [_flag(key.name) for key in every if not key.flag.positional and not key.flag.hidden]
-    same = [flag for flag in flags if flag.rpartition(".")[2] == name.removeprefix("--")]
-    fix = f"did you mean `{same[0]}`?" if same else nearest(name, flags)
+    flags = [_flag(key.name) for key in every if not key.flag.positional]
+    leaves = {"--" + flag.rpartition(".")[2].removeprefix("--"): flag for flag in reversed(flags)}
+    known = flags if "." in name else leaves
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    fix = f"did you mean `{leaves.get(close[0], close[0])}`?" if close else "--help lists the flags"
     return UserError(f"unknown flag `{name}`", where=COMMAND_LINE, fix=fix)
 
 

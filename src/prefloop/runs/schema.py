@@ -32,14 +32,14 @@ class Flag:
         short: a second name of one letter.
         metavar: what stands for the value in the help.
         commas: a tuple is written as one list with commas, `1,2,3`.
-        hidden: not listed in the help.
+        of: a schema whose every key is a flag; the field holds the checked tree of those that are given.
     """
 
     positional: bool = False
     short: str = ""
     metavar: str = ""
     commas: bool = False
-    hidden: bool = False
+    of: type | None = None
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,1 @@
+"""The verbs of data files: check and show."""

@@ -1,0 +1,40 @@
+"""What the verbs of data files share: reading, and rows that cannot be used."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from prefloop.cli.options import Rows
+
+if TYPE_CHECKING:
+    from prefloop.data.formats import Loaded
+
+FAULTS_SHOWN = 20
+BAD_ROWS = 3  # exit code, that of unusable data
+
+
+def read(options: Rows, file: Path, limit: int | None) -> Loaded:
+    """The file's rows.
+
+    Raises:
+        UserError: a wrong format or column map.
+        DataError: a file that cannot be read.
+    """
+    from prefloop.data.formats import load_usable
+
+    return load_usable(file, format=options.format, group_by=options.group_by, columns=options.columns, limit=limit)
+
+
+def print_faults(found: Loaded) -> None:
+    """The first rows that cannot be used, and why."""
+    from rich.console import Console
+    from rich.text import Text
+
+    console = Console(highlight=False)
+    if found.faults:
+        console.print(Text(f"{len(found.faults)} rows cannot be used:", style="red"))
+    for fault in found.faults[:FAULTS_SHOWN]:
+        console.print(Text(f"  {fault}" + (f" ({fault.fix})" if fault.fix else "")))
+    if len(found.faults) > FAULTS_SHOWN:
+        console.print(f"  … and {len(found.faults) - FAULTS_SHOWN} more; `prefloop data check --json` lists all")

@@ -1,0 +1,58 @@
+"""`prefloop data show FILE`: the first rows as Prefloop reads them."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from prefloop.cli.data.shared import BAD_ROWS, print_faults, read
+from prefloop.cli.options import Rows, require_positive
+from prefloop.runs.schema import Flag
+
+if TYPE_CHECKING:
+    from prefloop.data.formats import Loaded
+    from prefloop.data.records import Group
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options(Rows):
+    """Print the first rows of a file as Prefloop reads them.
+
+    Exit code: 0 if all of them can be used, 3 if some cannot.
+    """
+
+    file: Annotated[Path, Flag(positional=True)]
+    """.jsonl, .json (both also .gz) or .parquet."""
+    rows: int = 3
+    """How many to show."""
+
+    def __post_init__(self) -> None:
+        require_positive(self, "rows", "limit")
+
+
+def run(options: Options) -> int:
+    """Show the rows; 3 when some of them cannot be used."""
+    found = read(options, options.file, min(options.rows, options.limit or options.rows))
+    options.show(lambda: [asdict(group) for group in found.groups], lambda: _print(found))
+    return BAD_ROWS if found.faults else 0
+
+
+def _print(found: Loaded) -> None:
+    for group in found.groups:
+        _print_group(group)
+    print_faults(found)
+
+
+def _print_group(group: Group) -> None:
+    from rich.console import Console
+    from rich.padding import Padding
+    from rich.text import Text
+
+    console = Console(highlight=False)
+    console.print(Text(f"row {group.row}", style="bold"), Text(f" key: {group.key}", style="dim"))
+    for message in group.prompt:
+        console.print(Padding(Text.assemble((f"{message.role}: ", "cyan"), message.content), (0, 0, 0, 2)))
+    scores: tuple[Any, ...] = group.scores or ("",) * len(group.responses)
+    for response, score in zip(group.responses, scores, strict=True):
+        console.print(Padding(Text.assemble((f"{score:>4} ", "green"), response), (0, 0, 0, 4)))

@@ -1,0 +1,32 @@
+"""`prefloop study list`: what each study asks."""
+
+from __future__ import annotations
+
+import textwrap
+from dataclasses import dataclass
+
+from prefloop.cli.options import Output
+from prefloop.studies import registry
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options(Output):
+    """List the studies and what each asks."""
+
+    names: bool = False
+    """Print names only."""
+
+
+def run(options: Options) -> int:
+    """Print names and questions."""
+    known = registry.SUMMARIES | registry.ALONE
+    rows = [{"name": name, "summary": summary} for name, summary in known.items()]
+    options.show(lambda: rows, lambda: print("\n".join(known) if options.names else _table(known)))
+    return 0
+
+
+def _table(known: dict[str, str]) -> str:
+    width = max(map(len, known))
+    indent = " " * (width + 2)
+    lines = [textwrap.fill(f"{name:<{width}}  {text}", 80, subsequent_indent=indent) for name, text in known.items()]
+    return "\n".join([*lines, "", "prefloop study run NAME ... --size smoke|small|paper"])

@@ -1,0 +1,146 @@
+"""`prefloop study run`: the paper's questions, judged by rules stated before."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
+
+from prefloop.cli.methods import PIPE
+from prefloop.cli.options import Output, require_folder, require_positive
+from prefloop.core.files import to_json
+from prefloop.runs.schema import Flag
+from prefloop.studies import registry
+
+if TYPE_CHECKING:  # scipy, matplotlib and torch load when a study runs
+    from prefloop.studies.study import Study
+
+ALL = "all"
+Size = Literal["smoke", "small", "paper"]
+SIZES = get_args(Size)  # those of studies.study, which takes half a second to import
+SIGNALLED = 128  # exit codes from here on are of interruptions
+COLOURS = {"supported": "green", "contradicted": "red", "inconclusive": "yellow"}
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options(Output):
+    """Run studies: a verdict per prediction, figures and pages."""
+
+    names: Annotated[tuple[str, ...], Flag(positional=True, metavar="NAME")]
+    """Studies, `module:STUDY` of yours, or `all`: those of the lab; see prefloop study list."""
+    size: Size = "small"
+    """Of the whole study."""
+    out: Annotated[Path, Flag(metavar="DIR")] = Path("studies")
+    """Results, figures and pages; existing runs are reused."""
+    workers: int | None = None
+    """Processes (default: usable cores)."""
+    stack: int | None = None
+    """Most runs in one stack (default: chosen by the lab)."""
+    ray: Annotated[str, Flag(metavar="ADDRESS")] = ""
+    """Run on this Ray cluster instead of local processes; `local` starts one."""
+
+    def __post_init__(self) -> None:
+        require_positive(self, "workers", "stack")
+        require_folder(self.out)
+
+
+def run(options: Options) -> int:
+    """The exit code is that of the first study that failed; pages of the others stand."""
+    named = (registry.STUDIES if name == ALL else (name,) for name in options.names)
+    names = dict.fromkeys(name for some in named for name in some)
+    studies = [registry.study(name) for name in names]
+
+    from prefloop.studies.bench import Bench
+
+    start = time.monotonic()
+    results: list[dict[str, Any]] = []
+    failed: dict[str, Exception] = {}
+    with Bench(
+        size=options.size,
+        out=options.out,
+        workers=options.workers or _cores(),
+        stack=options.stack,
+        ray=options.ray,
+        quiet=options.silent,
+    ) as bench:
+        for study in studies:
+            try:
+                results.append(_one(study, bench, options))
+            except Exception as error:
+                if not 0 < getattr(error, "exit_code", SIGNALLED) < SIGNALLED:
+                    raise  # a defect, with its traceback; an interruption, which ends them all
+                failed[study.name] = error
+                print(f"error: {study.name}: {error}", file=sys.stderr)
+            else:
+                _tell(results[-1], options)
+    _close(results, failed, time.monotonic() - start, options)
+    return next((int(getattr(error, "exit_code", 1)) for error in failed.values()), 0)
+
+
+def _one(study: Study, bench: Any, options: Options) -> dict[str, Any]:
+    """Measure, write the page and the findings over all pages, so that Ctrl-C leaves both in order."""
+    from prefloop.runs.manifest import versions
+    from prefloop.studies import page
+    from prefloop.studies.study import Effort
+
+    start, runs, computed = time.monotonic(), bench.runs, bench.computed
+    outcome = study.run(bench)
+    effort = Effort(round(time.monotonic() - start, 1), bench.runs - runs, bench.computed - computed)
+    told = {"size": options.size, "effort": effort, "command": command(study.name, options), "versions": versions()}
+    result = page.write(study, outcome, options.out, **told)
+    page.write_findings(options.out)
+    return result
+
+
+def command(name: str, options: Options) -> str:
+    """What repeats the numbers of one study; workers and places do not change them."""
+    words = ["prefloop", "study", "run", name, "--size", options.size]
+    return shlex.join(words + ([] if options.stack is None else ["--stack", str(options.stack)]))
+
+
+def _tell(result: dict[str, Any], options: Options) -> None:
+    if options.silent:
+        return
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    from prefloop.analysis.numbers import duration
+    from prefloop.studies.page import PAGE, measured, threshold
+
+    console = Console(highlight=False)
+    console = console if console.is_terminal else Console(width=PIPE, highlight=False)
+    head = Text(f"\n{result['study']}", style="bold")
+    console.print(head.append(f"  {result['question']}  {duration(result['effort']['seconds'])}", style="not bold dim"))
+    table = Table(box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False)
+    for title in ("claim", "effect [95 % interval]", "must exceed", "verdict"):
+        table.add_column(title)
+    for claim in result["claims"]:
+        verdict = Text(claim["verdict"], style=COLOURS[claim["verdict"]])
+        table.add_row(Text(claim["name"]), Text(measured(claim)), Text(threshold(claim)), verdict)
+    console.print(table)
+    print(f"page: {options.out / result['study'] / PAGE}", flush=True)
+
+
+def _close(results: list[dict[str, Any]], failed: dict[str, Exception], seconds: float, options: Options) -> None:
+    """The JSON object, or what came out in all."""
+    from prefloop.analysis.numbers import duration
+    from prefloop.studies.page import FINDINGS, counts, tally
+
+    place = str(options.out / FINDINGS) if results else None
+    if options.json:
+        told = {"size": options.size, "seconds": round(seconds, 1), "verdicts": counts(results), "findings": place}
+        errors = {name: str(error) for name, error in failed.items()}
+        print(to_json({**told, "results": results, "failed": errors}))
+    elif not options.quiet and (results or failed):
+        lost = f"; failed: {', '.join(failed)}" if failed else ""
+        print(f"\n{tally(results)} in {duration(seconds)}{lost}" + (f"\nfindings: {place}" if place else ""))
