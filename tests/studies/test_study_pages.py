@@ -346,11 +346,12 @@ def test_list_shows_every_study(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["study", "list", "--json"]) == 0
     rows = json.loads(capsys.readouterr().out)
     assert [row["name"] for row in rows] == list(every) and all(row["summary"] for row in rows)
-    assert main(["study", "list", "--quiet"]) == 0
+    assert main(["study", "list", "--names"]) == 0
     assert capsys.readouterr().out.split() == list(every)
     assert main(["study", "list"]) == 0
     shown = capsys.readouterr().out
-    assert all(f"{name} " in shown and summary in shown for name, summary in every.items())
+    assert all(len(line) <= 80 for line in shown.splitlines())
+    assert all(f"{name} " in shown and summary in " ".join(shown.split()) for name, summary in every.items())
 
 
 def test_list_and_help_import_nothing_heavy() -> None:

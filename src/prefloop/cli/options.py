@@ -75,7 +75,8 @@ def require_positive(options: Any, *names: str) -> None:
     """
     for name in names:
         value = getattr(options, name)
-        require(value is None or 0 < value < math.inf, name, value, "use a finite number above 0")
+        fix = "use 1 or more" if isinstance(value, int) else "use a finite number above 0"
+        require(value is None or 0 < value < math.inf, name, value, fix)
 
 
 def require_seed(seed: int) -> None:

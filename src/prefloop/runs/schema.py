@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import difflib
 import inspect
 import math
 import textwrap
@@ -190,8 +191,10 @@ def _choice(value: Any, choices: tuple[Any, ...], where: str, key: str) -> Any:
     for choice in choices:
         if type(choice) is type(value) and choice == value:
             return choice
-    words = ", ".join(word(c) for c in choices)
-    raise UserError(f"`{key}` cannot be {value!r}", where=where, fix=f"choose one of: {words}")
+    words = [word(c) for c in choices]
+    close = difflib.get_close_matches(word(value), words, n=1)
+    guess = f"did you mean `{close[0]}`? " if close else ""
+    raise UserError(f"`{key}` cannot be {value!r}", where=where, fix=f"{guess}choose one of: {', '.join(words)}")
 
 
 def word(value: Any) -> str:

@@ -94,8 +94,15 @@ def _one(study: Study, bench: Any, options: Options) -> dict[str, Any]:
     start, runs, computed = time.monotonic(), bench.runs, bench.computed
     outcome = study.run(bench)
     effort = Effort(round(time.monotonic() - start, 1), bench.runs - runs, bench.computed - computed)
-    told = {"size": options.size, "effort": effort, "command": command(study.name, options), "versions": versions()}
-    result = page.write(study, outcome, options.out, **told)
+    result = page.write(
+        study,
+        outcome,
+        options.out,
+        size=options.size,
+        effort=effort,
+        command=command(study.name, options),
+        versions=versions(),
+    )
     page.write_findings(options.out)
     return result
 
