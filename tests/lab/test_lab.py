@@ -67,7 +67,7 @@ def parameters(world: Training) -> list[Tensor]:
 # ---------------------------------------------------------------------------------------------------------- settings
 
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
-    "method": ({"method": "rlooo"}, "no method is called `rlooo`.*\n.*did you mean `rloo`"),
+    "method": ({"method": "rlooo"}, "unknown method `rlooo`.*\n.*did you mean `rloo`"),
     "policy": ({"policy": "gpt"}, "`policy` cannot be 'gpt'.*\n.*mlp"),
     "field": ({"centr": 3.0}, "unknown field `centr` of `arms`.*\n.*did you mean `centre`"),
     "field of another problem": ({"peak": 3.0}, "unknown field `peak` of `arms`.*\n.*it is a field of lengths"),
@@ -77,7 +77,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "precision": ({"precision": "float16"}, "`precision`.*\n.*float"),
     "override": ({"override": {"negativ": 0.5}}, "no `negativ`.*\n.*`negative`"),
     "override of another row": ({"override": {"tau": 0.5}}, "no `tau`"),
-    "override out of range": ({"override": {"negative": 2.0}}, "`negative` is a share"),
+    "override out of range": ({"override": {"negative": 2.0}}, "`negative` must be a share between 0 and 1"),
     "override nan": ({"override": {"kl": math.nan}}, "`kl` must be finite"),
     "M and B": ({"batch": 40, "minibatch": 32}, "must divide.*\n.*minibatch=32, batch=32"),
     "C and M": ({"minibatch": 18, "batch": 36}, "C=4 must divide minibatch M=18.*\n.*minibatch=16"),
@@ -451,7 +451,7 @@ def test_every_method_writes_the_same_keys_of_the_table(name: str) -> None:
 
 def test_a_learned_reward_is_evaluated_beside_gold() -> None:
     for scorer in ("gold", "proxy"):
-        (run,) = run_stack([replace(TABLE, scorer=scorer, steps=2, evaluate=1)])
+        (run,) = run_stack([changed(TABLE, scorer=scorer, steps=2, evaluate=1)])
         assert np.array_equal(run.curves["eval/reward"], run.curves["eval/gold"]) == (scorer == "gold")
 
 

@@ -124,7 +124,7 @@ def test_a_bad_setting_is_refused_before_any_job(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="`stack` must be at least 1"):
         sweep(FOUR, Store(tmp_path), pool, stack=0, quiet=True)
     assert pool.ran == [] and files(tmp_path) == {}
-    with pytest.raises(UserError, match="0 workers"):
+    with pytest.raises(UserError, match="`workers` must be at least 1, not 0"):
         LocalPool(0)
 
 

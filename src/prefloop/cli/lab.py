@@ -52,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _refuse(args: argparse.Namespace, rates: Sequence[float]) -> None:
-    """Mistakes that are found without torch."""
+    """Mistakes that can be seen without torch."""
     for flag in ("workers", "seeds", *(["tuning_seeds"] if len(rates) > 1 else [])):
         count, shown = getattr(args, flag), flag.replace("_", "-")
         if count < 1:

@@ -16,14 +16,14 @@ from prefloop.worlds.spec import world_class
 if TYPE_CHECKING:  # torch comes in only when there is something to run, so that --help is quick
     from prefloop.lab.setting import Setting
 
-SWITCHES = ("reuse", "negative", "on_policy", "kl")  # flags of their own that override the row
+SWITCHES = ("reuse", "negative", "on_policy", "kl")  # flags of their own that override the method
 LISTS = {  # flag -> (what one value is, default, help); every flag takes a comma list, and the grid is their product
     "method": (str, "best_of_n,online_dpo", "names of `prefloop methods`"),
     "responses": (int, "10", "responses per prompt (C)"),
     "batch": (int, "", "responses per collection (B); 10 prompts' where not given"),
     "minibatch": (int, "", "responses per optimiser step (M); the batch where not given"),
     "reuse": (int, "", "passes over a collection (T)"),
-    "negative": (float, "", "share of the push-down gradient that is kept"),
+    "negative": (float, "", "share of the push-down gradient that remains"),
     "on_policy": (float, "", "share of the prompt groups that the policy answers"),
     "kl": (float, "", "weight of the KL penalty"),
 }

@@ -34,8 +34,7 @@ class Probe:
 def probe(settings: Sequence[Setting]) -> Probe:
     """Time a stack on one thread: fit, preparation, an evaluation, and a few steps in whole collections."""
     torch.set_num_threads(1)
-    row = settings[0].row
-    span = row.reuse * settings[0].batch // settings[0].minibatch
+    span = settings[0].row.reuse * settings[0].batch // settings[0].minibatch
     steps = span * -(-STEPS // span)  # whole collections, so that sampling has its true share
     first, _ = timed(lambda: build(settings))
     again, training = timed(lambda: build(settings))  # the fitted reference is in memory now

@@ -74,11 +74,11 @@ def run_job(number: int, settings: Sequence[Setting], tick: Callable[[int], None
 
 
 class LocalPool:
-    """Worker processes of this machine, started when first used and kept for later sweeps."""
+    """Worker processes of this machine, started when first used and reused by later sweeps."""
 
     def __init__(self, workers: int = 2) -> None:
         if workers < 1:
-            raise UserError(f"{workers} workers can do nothing", fix="--workers 1 or more")
+            raise UserError(f"`workers` must be at least 1, not {workers}", fix="--workers 1 or more")
         self.workers = workers
         self._executor: ProcessPoolExecutor | None = None
         context = multiprocessing.get_context("spawn")
@@ -88,15 +88,15 @@ class LocalPool:
     def run(self, jobs: Sequence[Sequence[Setting]], tick: Callable[[int], None]) -> Iterator[Done]:
         if self._executor is None:
             self._executor = ProcessPoolExecutor(self.workers, self._context, _start, (self._done,))
-        told, executor = self._steps(), self._executor
+        before, executor = self._steps(), self._executor
         with environment(WORKER):  # what a worker finds when it starts
             waiting: set[Future[Done]] = {executor.submit(_job, i, job) for i, job in enumerate(jobs)}
         try:
             while waiting:
                 ready, waiting = wait(waiting, POLL, FIRST_COMPLETED)
                 now = self._steps()
-                tick(now - told)
-                told = now
+                tick(now - before)
+                before = now
                 yield from (future.result() for future in ready)
         except BrokenProcessPool as error:
             self._executor = None
@@ -129,7 +129,7 @@ def _start(counter: Any) -> None:
 
 
 def _end_with_parent() -> None:
-    """A worker whose parent was killed would go on, and then wait for jobs for ever."""
+    """A worker whose parent was killed would continue, and then wait for jobs for ever."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()

@@ -35,7 +35,7 @@ class Setting:
 
     Args:
         method: a name in METHODS, or `module:name` of a user's own file.
-        world: the problem with its own fields, such as `worlds.arms.spec.Arms(centre=20.0)`.
+        world: the problem with its own fields, such as `Arms(centre=20.0)`.
         override: switches and hyper-parameters that differ from the method's own, such as {"reuse": 4}.
         responses: per prompt, C in the paper.
         batch, minibatch: responses per collection and per optimiser step, B and M.

@@ -78,12 +78,12 @@ def stack_of(settings: Sequence[Setting]) -> Stack:
 
 def stacked_method(settings: Sequence[Setting], dtype: torch.dtype) -> Method:
     """The method, with one value per run of what differs between the runs."""
-    row, many = settings[0].row, {}
-    for name in row.per_run & settings[0].override.keys():
+    method, many = settings[0].row, {}
+    for name in method.per_run & settings[0].override.keys():
         values = [s.override[name] for s in settings]
         if len(set(values)) > 1:
             many[name] = torch.tensor(values, dtype=dtype)
-    return row.override(**many)
+    return method.override(**many)
 
 
 def stacked_plan(settings: Sequence[Setting], dtype: torch.dtype) -> Plan:
@@ -191,7 +191,7 @@ class Watch:
                 self.rows.append({**now, "step": self._each(step)})
 
     def rest(self, record: Record) -> Any:
-        """Mean log of 1 − π(w) − π(l) against the reference's, what is left for all other arms; nan for sequences."""
+        """Mean log of 1 − π(w) − π(l), the mass of all other responses, against the reference's; one token only."""
         pairs, weight = record.signal.pairs, record.signal.pair_weight
         if pairs is None or weight is None or self.training.tokens > 1:
             return torch.nan

@@ -82,17 +82,17 @@ def tuned(
         seeds: of the comparison.
         tuning: how many tuning seeds.
     """
-    found: list[dict[float, float]] = [{} for _ in cells]
+    scores: list[dict[float, float]] = [{} for _ in cells]
     if len(rates) > 1:
         own = [TUNING + i for i in range(tuning)]
         tried = sweep([replace(c, lr=lr, seed=s) for c in cells for lr in rates for s in own])
         marks = np.array([score(r) if r.last("diverged") == 0 else -np.inf for r in tried])
         table = marks.reshape(len(cells), len(rates), tuning).mean(-1)
-        found = [dict(zip(rates, map(float, row), strict=True)) for row in table]
-    chosen = [replace(c, lr=max(f, key=f.__getitem__) if f else rates[0]) for c, f in zip(cells, found, strict=True)]
+        scores = [dict(zip(rates, map(float, row), strict=True)) for row in table]
+    chosen = [replace(c, lr=max(f, key=f.__getitem__) if f else rates[0]) for c, f in zip(cells, scores, strict=True)]
     runs = sweep([replace(c, seed=s) for c in chosen for s in seeds])
     n = len(seeds)
-    return [Cell(c, runs[i * n : (i + 1) * n], f) for i, (c, f) in enumerate(zip(chosen, found, strict=True))]
+    return [Cell(c, runs[i * n : (i + 1) * n], f) for i, (c, f) in enumerate(zip(chosen, scores, strict=True))]
 
 
 def interval(values: Array, seed: int = 0) -> Interval:

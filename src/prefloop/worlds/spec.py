@@ -245,9 +245,9 @@ def world_class(name: str) -> type[Any]:
 
 
 def _own(name: str) -> type[Any]:
-    found = user.function(name, where="problem")
+    kind = user.function(name, where="problem")
     members = [m for m in vars(World) if not m.startswith("_")]
-    lacking = [m for m in ("__dataclass_fields__", *members) if not hasattr(found, m)]
+    lacking = [m for m in ("__dataclass_fields__", *members) if not hasattr(kind, m)]
     if lacking:
         raise UserError(f"`{name}` is not a world: it lacks {', '.join(lacking)}", fix="see prefloop.worlds.spec.World")
-    return found
+    return kind

@@ -131,28 +131,28 @@ class DropoutReference(GPT):
 
     def _dropped(self, x: Tensor) -> Tensor:
         """Of every tensor that is dropped from, the runs stand outermost."""
-        kept = self.noise.rand(x.numel() // self.runs, dtype=x.dtype) >= DROPPED
-        return x * kept.view_as(x) / (1 - DROPPED)
+        stays = self.noise.rand(x.numel() // self.runs, dtype=x.dtype) >= DROPPED
+        return x * stays.view_as(x) / (1 - DROPPED)
 
 
 # ---------------------------------------------------------------------------------------------------------- objective
 
 
-def with_k1_term(row: Method) -> Method:
-    """The row with β (log π − log π_ref), β its `kl`, in every token's loss, and no KL in the loop.
+def with_k1_term(method: Method) -> Method:
+    """The method with β (log π − log π_ref), β its `kl`, in every token's loss, and no KL in the loop.
 
     On fresh samples the expected gradient of the term is 0 whatever the reference: E_π[∇log π] = 0.
 
     Raises:
-        UserError: a row without a KL, or one that is no policy gradient.
+        UserError: a method without a KL, or one that is not a policy gradient.
     """
-    beta, inner = row.kl, row.objective
+    beta, inner = method.kl, method.objective
     if inner not in (objectives.clipped, objectives.policy_gradient):
-        raise UserError("the published KL term stands beside a policy gradient", fix="a row such as ppo_critic_free")
+        raise UserError("the published KL term needs a policy gradient", fix="a method such as ppo_critic_free")
     if not isinstance(beta, Tensor) and beta == 0:
         raise UserError("without a KL there is no KL term", fix="kl=0.05")
 
-    @functools.wraps(inner)  # hyper-parameters are found by the signature of what is wrapped
+    @functools.wraps(inner)  # hyper-parameters are read from the signature of what is wrapped
     def objective(logp: LogProbs, signal: Signal, batch: Batch, **options: Any) -> Tensor:
         if batch.logp_reference is None:
             raise MissingNeed("logp_reference")
@@ -160,7 +160,7 @@ def with_k1_term(row: Method) -> Method:
         return losses + per_run(beta, logp) * d if losses.ndim == d.ndim else losses + _per_response(beta, d, batch)
 
     objective.needs = inner.needs | {"reference"}  # type: ignore[attr-defined]
-    return replace(row, objective=objective, kl=0.0)
+    return replace(method, objective=objective, kl=0.0)
 
 
 def _per_response(beta: float | Tensor, d: LogProbs, batch: Batch) -> Float[Tensor, "*S P G"]:

@@ -1,4 +1,4 @@
-"""The study's didactic problems: arms under a context, or sequences of arms; rewards, reference law, offline data.
+"""The paper's didactic problems: arms under a context, or sequences of arms; rewards, reference law, offline data.
 
 Tajwar et al. 2024 (arXiv:2404.14367), §4.1. A response's gold reward is the mean of its tokens' rewards; the prompt is
 neither rewarded nor scored, so the ceiling is 1 where the peak lies on an arm.
@@ -187,8 +187,8 @@ def learned_reward(data: Batch, seeds: Sequence[int], arms: int = ARMS) -> Float
     for run, seed in enumerate(seeds):
         gap = (share[run, :, 0 : 2 * pairs : 2] - share[run, :, 1::2]).flatten(0, 1)
         sign = torch.sign(data.scores[run, :, 0 : 2 * pairs : 2] - data.scores[run, :, 1::2]).flatten()
-        told = (sign != 0) & (gap != 0).any(-1)
-        keys = torch.arange(data.mask.shape[1]).repeat_interleave(pairs)[told]
-        found = fit_linear(gap[told] * sign[told, None], keys.tolist(), seed=seed, penalties=PENALTIES)
-        out.append(found.weight)
+        strict = (sign != 0) & (gap != 0).any(-1)
+        keys = torch.arange(data.mask.shape[1]).repeat_interleave(pairs)[strict]
+        fitted = fit_linear(gap[strict] * sign[strict, None], keys.tolist(), seed=seed, penalties=PENALTIES)
+        out.append(fitted.weight)
     return torch.stack(out).to(data.scores)

@@ -68,9 +68,9 @@ def encode(texts: Sequence[Sequence[str]], limit: int, unended: Sequence[Collect
     tokenizer, size = vocabulary(), (len(texts), len(texts[0]), limit)
     ids, mask = np.zeros(size, dtype=np.int64), np.zeros(size, dtype=bool)
     for p, group in enumerate(texts):
-        for g, found in enumerate(tokenizer.encode_batch(list(group))):
+        for g, encoding in enumerate(tokenizer.encode_batch(list(group))):
             end = [] if unended and g in unended[p] else [END]
-            row = [*found.ids, *end][:limit]
+            row = [*encoding.ids, *end][:limit]
             ids[p, g, : len(row)], mask[p, g, : len(row)] = row, True
     return Tokens(torch.from_numpy(ids), torch.from_numpy(mask))
 
@@ -78,10 +78,10 @@ def encode(texts: Sequence[Sequence[str]], limit: int, unended: Sequence[Collect
 @cache
 def fingerprint() -> str:
     """A hash of both files."""
-    found = hashlib.sha256()
+    both = hashlib.sha256()
     for name in FILES:
-        found.update(_file(name).read_bytes())
-    return found.hexdigest()
+        both.update(_file(name).read_bytes())
+    return both.hexdigest()
 
 
 def _file(name: str) -> Path:

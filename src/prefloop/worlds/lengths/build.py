@@ -72,13 +72,13 @@ def reference(network: str) -> Reference:
     name = f"reference-{digest([VERSION, asdict(size), fingerprint()])}"
 
     def make() -> dict[str, Tensor]:
-        found = fit(size)
+        fitted = fit(size)
         rng = Stream("lengths of the reference", [0], stacked=True)
-        prompts = prompt_tokens(_words(), _prompts(found.policy.weights["token"]), SAMPLED // 4, rng)
+        prompts = prompt_tokens(_words(), _prompts(fitted.policy.weights["token"]), SAMPLED // 4, rng)
         with torch.no_grad():
-            lengths = found.policy.draw(prompts, 4, rng).lengths.flatten()
-        facts = {"lengths": lengths, "perplexity": torch.tensor(found.perplexity), "cut": torch.tensor(found.cut)}
-        return {**found.policy.state(), **{f"fact.{k}": x for k, x in facts.items()}}
+            lengths = fitted.policy.draw(prompts, 4, rng).lengths.flatten()
+        facts = {"lengths": lengths, "perplexity": torch.tensor(fitted.perplexity), "cut": torch.tensor(fitted.cut)}
+        return {**fitted.policy.state(), **{f"fact.{k}": x for k, x in facts.items()}}
 
     state = cached(name, make)
     facts = {k.removeprefix("fact."): state.pop(k) for k in list(state) if k.startswith("fact.")}

@@ -83,9 +83,9 @@ def fit(reference: GPT, data: Batch, seeds: Sequence[int], *, steps: int = 150, 
         assert batch.scores is not None
         own = scores(backbone, weight, batch)
         margin, better = (x[..., :, None] - x[..., None, :] for x in (own, batch.scores))
-        told = better > 0
+        strict = better > 0
         nll = pair_loss(margin.flatten()).view_as(margin)
-        loss = torch.where(told, nll, 0.0).sum((1, 2, 3)) / told.sum((1, 2, 3)).clamp(min=1)
+        loss = torch.where(strict, nll, 0.0).sum((1, 2, 3)) / strict.sum((1, 2, 3)).clamp(min=1)
         return [loss.sum()]
 
     minimise(parameters, losses, steps, lr=falling(lr, steps), limit=1.0, stacked=True)
@@ -99,9 +99,9 @@ def accuracy(model: StackedReward, data: Batch) -> Float[Tensor, " S"]:
     assert data.scores is not None
     own = torch.cat([model(part) for part in portions(data)], 1)
     margin, better = (x[..., :, None] - x[..., None, :] for x in (own, data.scores))
-    told = better > 0
+    strict = better > 0
     right = (margin > 0).double() + 0.5 * (margin == 0)
-    return torch.where(told, right, 0.0).sum((1, 2, 3)) / told.sum((1, 2, 3)).clamp(min=1)
+    return torch.where(strict, right, 0.0).sum((1, 2, 3)) / strict.sum((1, 2, 3)).clamp(min=1)
 
 
 def portions(data: Batch, groups: int = 128) -> list[Batch]:

@@ -1,8 +1,8 @@
-"""Text-like responses of variable length whose gold reward is known: the study's middle world (§3, §5).
+"""Text-like responses of variable length whose gold reward is known: the paper's middle world (§3, §5).
 
 Responses are one-sentence answers in a vocabulary of 768 tokens. Two dials make the problem: `peak`, where the reward
 has its maximum on the lengths that the reference writes (C1), and `coverage`, how many of the preference data are left
-whole (C2). The study's three problems are places on them.
+whole (C2). The paper's three problems are places on them.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def prompts(first: int, known: int) -> Draw:
 
 
 def toward(target: Int[Tensor, " S"], scale: Float[Tensor, " S"]) -> Score:
-    """−|tokens − target| / scale, END included; 0 at the peak. A target of 1 is the study's Min Length."""
+    """−|tokens − target| / scale, END included; 0 at the peak. A target of 1 is the paper's Min Length."""
 
     def score(batch: Batch) -> Tensor:
         each = [x.to(torch.float32)[:, None, None] for x in (target, scale)]
@@ -101,7 +101,7 @@ def truncation(coverage: float, lengths: Int[Tensor, " n"]) -> float:
 
 
 def truncated(batch: Batch, mean: Float[Tensor, " S"], rng: Stream) -> Batch:
-    """Responses that end after at most 1 + ⌊Exp(mean)⌋ tokens, the last of them END, as the study's skewed data do."""
+    """Responses that end after at most 1 + ⌊Exp(mean)⌋ tokens, the last of them END, as the paper's skewed data do."""
     u = rng.rand(*batch.lengths.shape[1:], dtype=torch.float64)
     limit = 1 - (1 - u).log() * mean[:, None, None].double()
     limit = torch.where(limit.isfinite(), limit, float(batch.mask.shape[-1])).long().clamp(max=batch.mask.shape[-1])
@@ -130,13 +130,13 @@ def corpus(limit: int) -> Tokens:
         DataError: the limit cuts more than a fifth of them: these would be no one-sentence answers.
     """
     known = answers()
-    found = encode([a.texts for a in known], limit, [a.unended for a in known])
-    cut = float(found.cut.float().mean())
+    tokens = encode([a.texts for a in known], limit, [a.unended for a in known])
+    cut = float(tokens.cut.float().mean())
     if cut > MOST_CUT:
         raise DataError(
             f"{cut:.0%} of the answers are longer than {limit} tokens", where="answers.jsonl", fix="a larger limit"
         )
-    return found
+    return tokens
 
 
 @dataclass(frozen=True)
