@@ -14,8 +14,8 @@ import torch
 
 import tiny
 from paths import HUMAN_PAIRS, real
-from prefloop.cli import reward
 from prefloop.cli.main import main
+from prefloop.cli.reward import card
 from prefloop.core.errors import UserError
 from prefloop.core.metric_table import METRICS, metric
 from prefloop.data.formats import load_usable
@@ -136,7 +136,7 @@ def test_a_member_of_unknown_training_questions_is_remarked(home: Path) -> None:
     known = saved.load(home / "rm")
     groups = load_usable(home / "pairs.jsonl").groups
     mixed = Ensemble((known, replace(known, trained_on=frozenset())))
-    remarks = reward._unseen(mixed, groups, home / "pairs.jsonl")[1]
+    remarks = card._unseen(mixed, groups, home / "pairs.jsonl")[1]
     assert [("left out" in text, "not known" in text) for text in remarks] == [(True, False), (False, True)]
 
 
@@ -210,9 +210,9 @@ MISTAKES: dict[str, tuple[str, int, str]] = {
     "out exists": ("train pairs.jsonl --out rm", 2, "the folder exists already"),
     "frozen steps": ("train pairs.jsonl --out x --steps 3", 2, "takes no steps"),
     "negative steps": ("train pairs.jsonl --out x --steps -3", 2, "`steps` cannot be -3"),
-    "share": ("train pairs.jsonl --out x --held-out-share 1", 2, "held-out share cannot be 1"),
+    "share": ("train pairs.jsonl --out x --held-out-share 1", 2, "`held_out_share` cannot be 1"),
     "smoothing": ("train pairs.jsonl --out x --label-smoothing 0.7", 2, "`label_smoothing` cannot be 0.7"),
-    "column map": ("train pairs.jsonl --out x --columns chosen", 2, "is no column map"),
+    "column map": ("train pairs.jsonl --out x --columns chosen", 2, "`columns` must be a section"),
     "too few": ("train pairs.jsonl --out x --limit 1", 3, "there is no"),
     "only ties": ("train ties.jsonl --out x --ties half", 3, "there is no training preference"),
     "bad row": ("train bad.jsonl --out x", 3, "row 2"),
@@ -230,7 +230,7 @@ MISTAKES: dict[str, tuple[str, int, str]] = {
     "option without gold": ("card rm pairs.jsonl --out x --gold-option target=20", 2, "no gold reward takes"),
     "option of ratings": ("card rm rated.jsonl --out x --gold ratings --gold-option a=1", 2, "no gold reward takes"),
     "ratings of pairs": ("card rm pairs.jsonl --out x --gold ratings", 3, "the data have no ratings"),
-    "rate": ("train pairs.jsonl --out x --lr nan", 2, "`lr` cannot be nan"),
+    "rate": ("train pairs.jsonl --out x --lr nan", 2, "`lr` must be a number, not 'nan'"),
     "seed": ("train pairs.jsonl --out x --freeze-backbone --seed -1", 2, "`seed` cannot be -1"),
     "seed of a card": ("card rm pairs.jsonl --out x --seed -1", 2, "`seed` cannot be -1"),
     "limit": ("train pairs.jsonl --out x --limit -1", 2, "`limit` cannot be -1"),

@@ -23,7 +23,9 @@ VERBS = {  # each is a module of its own below this folder, imported when it is 
     "study list": "list the paper's questions",
     "study run": "answer them: verdicts, figures, pages",
     "study draw": "draw figures and pages anew from results that exist",
-    "reward": "train a reward model on preferences, measure it, score responses with it",
+    "reward train": "fit a reward model to preferences and measure it on held-out ones",
+    "reward card": "measure a reward model on preferences it was not fitted to",
+    "reward score": "score responses with a reward model",
     "data check": "check a file of preferences, labels or prompts",
     "data show": "show the first rows of a file as Prefloop reads them",
     "report": "make one HTML page from run folders",
@@ -93,7 +95,10 @@ def usage(verbs: Mapping[str, str]) -> str:
     """The help page of some verbs, at most 80 columns wide."""
     width = max(map(len, verbs))
     indent = " " * (width + 4)
-    lines = (textwrap.fill(f"  {v:<{width}}  {text}", 80, subsequent_indent=indent) for v, text in verbs.items())
+    lines = (
+        textwrap.fill(f"  {v:<{width}}  {text}", 80, subsequent_indent=indent, break_on_hyphens=False)
+        for v, text in verbs.items()
+    )
     return (
         "Preference fine-tuning as one loop with three switches: on-policy sampling,\nsample reuse, negative gradient."
         "\n\nusage: prefloop VERB ...\n\n" + "\n".join(lines) + "\n\n"

@@ -7,11 +7,10 @@ import difflib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import MISSING
 from itertools import takewhile
-from types import UnionType
 from typing import Any, Literal, NoReturn, TypeVar, get_args, get_origin
 
 from prefloop.core.errors import UserError
-from prefloop.runs.schema import Key, Raw, build, checked, keys, merged, word
+from prefloop.runs.schema import UNIONS, Key, Raw, build, checked, keys, merged, word
 
 Schema = TypeVar("Schema")
 COMMAND_LINE = "command line"
@@ -154,8 +153,8 @@ def _add(parser: argparse.ArgumentParser, key: Key, *, hidden: bool) -> None:
         parser.add_argument(key.name, metavar=_metavar(key), help=note, **(many or {"nargs": "?"}))  # type: ignore[arg-type]
         return
     names = [f"-{key.flag.short}"] * bool(key.flag.short) + [_flag(key.name)]
-    if key.hint is bool and "." not in key.name:  # a switch; those of sections take true or false
-        switch = argparse.BooleanOptionalAction if key.default else "store_true"
+    if key.hint in (bool, bool | None) and "." not in key.name:  # a switch; those of sections take true or false
+        switch = "store_true" if key.default is False else argparse.BooleanOptionalAction
         parser.add_argument(*names, dest=key.name, action=switch, help=note)
         return
     action = "append" if _is(key, dict) else "extend" if many else "store"
@@ -169,7 +168,7 @@ def _help(key: Key) -> str:
 
 
 def _metavar(key: Key) -> str:
-    hint = next((h for h in get_args(key.hint) if h is not type(None)), key.hint) if _is(key, UnionType) else key.hint
+    hint = next((h for h in get_args(key.hint) if h is not type(None)), key.hint) if _is(key, *UNIONS) else key.hint
     if key.flag.metavar:
         return key.flag.metavar
     if get_origin(hint) is Literal:

@@ -12,12 +12,13 @@ from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
 from itertools import pairwise
 from pathlib import Path
 from types import UnionType
-from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from prefloop.core.errors import UserError, nearest
 from prefloop.runs import yaml12
 
 Schema = TypeVar("Schema")
+UNIONS = (Union, UnionType)  # the first where one side is no class
 
 
 class Raw(str):
@@ -144,7 +145,7 @@ def _suggestion(schema: type, name: str, siblings: Iterable[str]) -> str:
 def _value(value: Any, hint: Any, where: str, key: str, root: type) -> Any:
     if is_dataclass(hint):
         return checked(value, hint, where, key, root)  # type: ignore[arg-type]
-    if get_origin(hint) is UnionType:  # X | None
+    if get_origin(hint) in UNIONS:  # X | None
         inner = next(h for h in get_args(hint) if h is not type(None))
         absent = value is None or (isinstance(value, Raw) and value == "null")
         return None if absent else _value(value, inner, where, key, root)

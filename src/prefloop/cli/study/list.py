@@ -27,6 +27,6 @@ def run(options: Options) -> int:
 
 def _table(known: dict[str, str]) -> str:
     width = max(map(len, known))
-    indent = " " * (width + 2)
-    lines = [textwrap.fill(f"{name:<{width}}  {text}", 80, subsequent_indent=indent) for name, text in known.items()]
+    wrap = textwrap.TextWrapper(80, subsequent_indent=" " * (width + 2), break_on_hyphens=False)
+    lines = [wrap.fill(f"{name:<{width}}  {text}") for name, text in known.items()]
     return "\n".join([*lines, "", "prefloop study run NAME ... --size smoke|small|paper"])

@@ -1,0 +1,1 @@
+"""The verbs of reward models: train, card and score."""

@@ -1,0 +1,137 @@
+"""`prefloop reward card`: what a reward model is worth on preferences that it was not fitted to."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from prefloop.cli.options import require_place
+from prefloop.cli.reward.shared import Shared, cut_remarks, load_models, read_data
+from prefloop.core.errors import DataError, UserError
+from prefloop.runs.schema import Flag
+
+if TYPE_CHECKING:
+    from prefloop.data.records import Group
+    from prefloop.rewards.bradley_terry.ensemble import RewardModel
+
+RATINGS = "ratings"  # as gold: those of the data
+PORTION = 64  # prompts whose responses a gold reward sees at once
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options(Shared):
+    """Measure a reward model on preferences it was not fitted to: card.json, a page and figures."""
+
+    model: Annotated[str, Flag(positional=True, metavar="DIR[,DIR]")]
+    """Reward model, or several as one with --combine."""
+    out: Annotated[Path, Flag(metavar="DIR")]
+    """Folder for card.json, README.md and the figures."""
+    gold: Annotated[str | None, Flag(metavar="NAME")] = None
+    """length_min, sentiment, `module:function` …, or ratings (default for rated data)."""
+    gold_option: dict[str, Any] = field(default_factory=dict)
+    """Of the gold reward, such as target=20."""
+    combine: Literal["mean", "min"] | None = None
+    """How several reward models are combined."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_place(self.out)
+        if self.gold_option and self.gold in (None, RATINGS):
+            fix = "name one: --gold length_mode"
+            raise UserError("no gold reward takes these options", where="--gold-option", fix=fix)
+
+
+def run(options: Options) -> int:
+    """Measure, write the page and say where it is.
+
+    Raises:
+        UserError, DataError: nothing was written.
+    """
+    from prefloop.report import reward_page
+    from prefloop.rewards.bradley_terry.card import as_record, reward_card
+    from prefloop.rewards.bradley_terry.encoding import comparison
+
+    if options.out.exists() and not (options.out / reward_page.RECORD).is_file():
+        from prefloop.rewards.bradley_terry.disk import require_free
+
+        require_free(options.out)
+    found = read_data(options, options.data)
+    name, model = _gold_name(options, found.format), load_models(options, options.model, options.combine)
+    groups, remarks = _unseen(model, found.groups, options.data)
+    known = None if name is None else _gold(options, name, groups, model)
+    scored = model.score_groups(groups)
+    remarks += cut_remarks(model, scored)
+    pairs = comparison(groups, scored)
+    made = reward_card(
+        pairs.margin.numpy(),
+        pairs.longer.numpy(),
+        pairs.keys,
+        score=scored.score.numpy(),
+        length=scored.length.numpy(),
+        group=scored.group.numpy(),
+        response_keys=[groups[i].key for i in scored.group.tolist()],
+        gold=known,
+        seed=options.seed,
+    )
+    about = {
+        "model": options.model,
+        "combined by": options.combine or "–",
+        "data": str(options.data),
+        "gold": name or "–",
+    }
+    place = reward_page.write(made, options.out, title=f"Reward model {options.model}", about=about, remarks=remarks)
+    options.show(
+        lambda: {"page": str(place), "remarks": remarks, **as_record(made)},
+        lambda: print("\n".join([reward_page.verdict(made), *remarks, f"page: {place}"])),
+    )
+    return 0
+
+
+def _gold_name(options: Options, format: str) -> str | None:
+    """The gold reward by name: the one asked for, or the ratings of rated data.
+
+    Raises:
+        DataError: ratings of data that have none: the 1 and 0 of a preference are what the model was fitted to.
+    """
+    if options.gold == RATINGS and format != "rated":
+        fix = "name a reward, such as length_min, or give rows with `responses` and `scores`"
+        raise DataError(f"the data have no ratings: their format is `{format}`", where="--gold ratings", fix=fix)
+    return options.gold or (RATINGS if format == "rated" else None)
+
+
+def _unseen(model: RewardModel, groups: list[Group], data: Path) -> tuple[list[Group], list[str]]:
+    """The groups whose questions the model was not fitted to, and what must be said about it."""
+    from prefloop.rewards.bradley_terry.model import known
+
+    unseen = [group for group in groups if not known(group, model.trained_on)]
+    if not unseen:
+        fix = "give data of other questions; a training set split off its held-out part by --held-out split"
+        raise DataError("the reward model was fitted to every question of these data", where=str(data), fix=fix)
+    lost, remarks = len(groups) - len(unseen), []
+    if lost:
+        remarks.append(f"{lost:,} of {len(groups):,} rows are left out: the model was fitted to their questions.")
+    if not model.is_traced:
+        remarks.append("It is not known which questions the model was fitted to: make sure that these do not overlap.")
+    return unseen, remarks
+
+
+def _gold(options: Options, name: str, groups: list[Group], model: RewardModel) -> list[float]:
+    """A known reward of every response."""
+    if name == RATINGS:
+        return [rating for g in groups for rating in g.scores or ()]
+    from prefloop.rewards import scorers
+    from prefloop.worlds.text.problem import TextProblem
+
+    unlimited = 10**9
+    problem = TextProblem(groups, model.tokenizer, max_prompt_tokens=unlimited, max_new_tokens=unlimited)
+    where = scorers.Where("--gold", "--gold-option", known=("ratings", "module:function"))
+    scorer = scorers.build(
+        name, options.gold_option, decode=problem.decode, decode_prompts=problem.decode_prompts, where=where
+    )
+    answered = [g for g in groups if g.responses]
+    out: list[float] = []
+    for start in range(0, len(answered), PORTION):
+        batch = problem.batch_of(answered[start : start + PORTION])
+        out += scorer(batch)[batch.present].tolist()
+    return out

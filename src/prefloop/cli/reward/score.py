@@ -1,0 +1,64 @@
+"""`prefloop reward score`: what a reward model says of every response."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from prefloop.cli.options import require_place
+from prefloop.cli.reward.shared import Shared, cut_remarks, load_models, read_data
+from prefloop.core.errors import UserError
+from prefloop.core.files import write
+from prefloop.runs.schema import Flag
+
+if TYPE_CHECKING:
+    from prefloop.data.records import Group
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options(Shared):
+    """Write the score of every response, one prompt per line, in the format `rated`."""
+
+    model: Annotated[str, Flag(positional=True, metavar="DIR[,DIR]")]
+    """Reward model, or several as one with --combine."""
+    out: Annotated[Path, Flag(metavar="FILE")]
+    """JSON lines: prompt, responses, scores."""
+    combine: Literal["mean", "min"] | None = None
+    """How several reward models are combined."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_place(self.out)
+
+
+def run(options: Options) -> int:
+    """Score the responses and write the file.
+
+    Raises:
+        UserError, DataError: nothing was written.
+    """
+    if options.out.exists():
+        raise UserError("the file exists already", where=str(options.out), fix="choose another name")
+    found, model = read_data(options, options.data), load_models(options, options.model, options.combine)
+    scored = model.score_groups(found.groups)
+    remarks = cut_remarks(model, scored)
+    values = iter(scored.score.tolist())
+    lines = [_line(group, [next(values) for _ in group.responses]) for group in found.groups if group.responses]
+    write(options.out, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
+    mean, spread = float(scored.score.mean()), float(scored.score.std(correction=0))
+    size = {"prompts": len(lines), "responses": len(scored.score)}
+    text = f"{size['responses']:,} responses to {size['prompts']:,} prompts"
+    first = f"{text}: mean score {mean:.3f}, standard deviation {spread:.3f}"
+    options.show(
+        lambda: {"file": str(options.out), **size, "mean": mean, "sd": spread, "remarks": remarks},
+        lambda: print("\n".join([first, *remarks, f"scores: {options.out}"])),
+    )
+    return 0
+
+
+def _line(group: Group, scores: list[float]) -> dict[str, Any]:
+    prompt = [{"role": m.role, "content": m.content} for m in group.prompt]
+    rated = {} if group.scores is None else {"ratings": list(group.scores)}
+    return {"row": group.row, "prompt": prompt, "responses": list(group.responses), "scores": scores, **rated}
