@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from prefloop.analysis.numbers import compact, fixed, interval
+from prefloop.analysis.numbers import compact, fixed, interval, number
 from prefloop.core import files
 from prefloop.core.metric_table import METRICS
 
@@ -125,7 +125,7 @@ def _columns(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
         "reward, IQM [95 %]": [interval(row["reward"], row["low"], row["high"]) for row in rows],
         "seeds": [f"{row['seeds']}{more}" for row, more in zip(rows, lost, strict=True)],
         "over\ntraining": [fixed(row["over_training"]) for row in rows],
-        "steps": [str(row["steps"]) for row in rows],
+        "steps": [number(row["steps"]) for row in rows],
     }
     learned = any(row["eval/reward"] != row["eval/gold"] for row in rows)
     shown = [k for k in COLUMNS if any(math.isfinite(row[k]) for row in rows) and (learned or k != "eval/reward")]
