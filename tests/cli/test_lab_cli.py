@@ -331,18 +331,18 @@ REFUSED = {
     "unknown method": ("--method best_of_m", "did you mean `best_of_n`?"),
     "M does not divide B": ("--batch 100 --minibatch 60", "M must divide batch B=100"),
     "C does not divide M": ("--batch 105", "responses C=10 must divide minibatch M=105"),
-    "a hole in a list": ("--batch 64,", "`--batch 64,` has an empty place"),
-    "a hole in the rates": ("--lr 1e-3,,1e-2", "`--lr 1e-3,,1e-2` has an empty place"),
-    "a hole in an override": ("--override.beta 0.1,", "`--override.beta 0.1,` has an empty place"),
-    "no whole number": ("--batch 64.5", "`64.5` is not a whole number\n  where: --batch"),
-    "no number": ("--on-policy much", "`much` is not a number\n  where: --on-policy"),
-    "no rate": ("--lr fast", "`fast` is not a number\n  where: --lr"),
+    "a hole in a list": ("--batch 64,", "empty value in the list\n  where: --batch 64,"),
+    "a hole in the rates": ("--lr 1e-3,,1e-2", "empty value in the list\n  where: --lr 1e-3,,1e-2"),
+    "a hole in an override": ("--override.beta 0.1,", "empty value in the list\n  where: --override.beta 0.1,"),
+    "no whole number": ("--batch 64.5", "`batch` must be a whole number, not 64.5"),
+    "no number": ("--on-policy much", "`on_policy` must be a number, not 'much'"),
+    "no rate": ("--lr fast", "`lr` must be a number, not 'fast'"),
     "rate 0": ("--lr 1e-3,0", "`lr` must be a positive number, not 0.0"),
-    "rate nan": ("--lr nan", "`lr` must be a positive number, not nan"),
-    "no reward": ("--reward fra", "`fra` is not a number\n  where: --reward\n  fix:   far, near, or a number"),
+    "rate nan": ("--lr nan", "`lr` must be a number, not 'nan'"),
+    "no reward": ("--reward fra", "`reward` cannot be 'fra'\n  where: --reward\n  fix:   far, near, or a number"),
     "unknown override": ("--method rwr --override.bta 1", "this method has no `bta`\n  fix:   did you mean `beta`?"),
     "override is no number": ("--method online_dpo --override.beta big", "`beta` must be a number, not 'big'"),
-    "override is no value": ("--override.beta [1", "`[1` is no value\n  where: --override.beta"),
+    "override is no value": ("--override.beta [1", "invalid YAML"),
     "override without value": ("--override.beta", "`--override.beta` has no value"),
     "override twice": ("--override.beta 1 --override.beta 2", "`--override.beta` is given twice"),
     "override of a flag": ("--override.reward 3", "`reward` has a flag of its own\n  where: --override.reward"),
@@ -352,17 +352,17 @@ REFUSED = {
     "a switch both ways": ("--reuse 2 --override.reuse 4", "fix:   --reuse 4"),
     "unknown problem": ("--problem bandit", "unknown problem `bandit`\n  fix:   choose one of: arms"),
     "flag of another problem": ("--peak 25", "`--peak` does not apply to the problem `arms`\n  where: --peak"),
-    "unknown flag": ("--itertions 5", "there is no flag `--itertions`\n  fix:   did you mean `--iterations`?"),
-    "unknown bare flag": ("--frobnicate", "there is no flag `--frobnicate`\n  fix:   prefloop lab --help"),
-    "a word too many": ("--seeds 2 rloo", "there is no flag `rloo`"),
+    "unknown flag": ("--itertions 5", "unknown flag `--itertions`\n  where: command line\n  fix:   did you mean `--it"),
+    "unknown bare flag": ("--frobnicate", "unknown flag `--frobnicate`\n  where: command line\n  fix:   --help lists"),
+    "a word too many": ("--seeds 2 rloo", "unexpected argument `rloo`"),
     "no worker": ("--workers 0", "`workers` cannot be 0\n  where: --workers\n  fix:   use 1 or more"),
-    "no runs in a stack": ("--stack 0", "a stack of 0 runs is empty\n  where: --stack"),
-    "stack is no number": ("--stack large", "`large` is not a whole number\n  where: --stack"),
+    "no runs in a stack": ("--stack 0", "`stack` cannot be 0\n  where: --stack"),
+    "stack is no number": ("--stack large", "`stack` cannot be large\n  where: --stack"),
     "no seed": ("--seeds 0", "`seeds` cannot be 0\n  where: --seeds"),
     "too many seeds": ("--seeds 1001", "would run into those of the tuning"),
-    "no tuning seed": ("--lr 1e-3,1e-2 --tuning-seeds 0", "`tuning-seeds` cannot be 0\n  where: --tuning-seeds"),
+    "no tuning seed": ("--lr 1e-3,1e-2 --tuning-seeds 0", "`tuning_seeds` cannot be 0\n  where: --tuning-seeds"),
     "negative": ("--negative 1.5", "`negative` must be a share between 0 and 1, not 1.5"),
-    "negative nan": ("--negative nan", "`negative` must be finite"),
+    "negative nan": ("--negative nan", "`negative` must be a number, not 'nan'"),
     "coverage": ("--coverage 1.5", "`coverage` must be a share between 0 and 1, not 1.5"),
     "reuse": ("--reuse 0", "`reuse` must be at least 1, not 0"),
     "policy of another problem": ("--policy gpt", "`policy` cannot be 'gpt'"),
@@ -387,16 +387,16 @@ def test_mistakes_are_refused_before_any_run(name: str, idle: None, tmp_path: Pa
 
 def test_a_method_must_be_named(idle: None, tmp_path: Path) -> None:
     said = say("--method", "", "--out", str(tmp_path))
-    assert said.code == 2 and "has an empty place" in said.err
+    assert said.code == 2 and "empty value in the list" in said.err
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("--steps 5 --iterations 100", "not allowed with argument"),
-        ("--steps 5 --iterations 7", "not allowed with argument"),
-        ("--seeds many", "invalid int value: 'many'"),
-        ("--batch", "expected one argument"),
+        ("--steps 5 --iterations 100", "exclude each other"),
+        ("--steps 5 --iterations 7", "exclude each other"),
+        ("--seeds many", "`seeds` must be a whole number, not 'many'"),
+        ("--batch", "`--batch` has no value"),
     ],
 )
 def test_flags_that_make_no_sense(text: str, message: str, idle: None, tmp_path: Path) -> None:
@@ -493,8 +493,10 @@ def test_help_is_quick_and_imports_no_torch() -> None:
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60).stdout
     page, _, modules = shown.rstrip().rpartition("\n")
     assert not {"torch", "transformers", "numpy", "scipy", "matplotlib", "rich"} & set(modules.split())
-    assert all(f"--{name.replace('_', '-')} LIST" in page for name in lab_grid.LISTS)
-    assert all(flag in page for flag in ("--plan", "--override.NAME", "--stack", "--workers", "--json", "--quiet"))
+    assert all(
+        f"--{name.replace('_', '-')} LIST" in page for name in ("method", "lr", *lab_grid.PORTIONS, *lab_grid.SWITCHES)
+    )
+    assert all(flag in page for flag in ("--plan", "--override NAME=LIST", "--stack", "--workers", "--json", "--quiet"))
 
 
 def test_a_mistake_in_a_count_needs_no_torch() -> None:

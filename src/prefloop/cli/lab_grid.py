@@ -1,149 +1,149 @@
-"""The grid of `prefloop lab`: comma lists become the axes of a product of settings."""
+"""The grid of `prefloop lab`: its flags, and the product of their lists as settings."""
 
 from __future__ import annotations
 
-import argparse
-import difflib
-import re
-from collections.abc import Sequence
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from itertools import product
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from prefloop.cli.world_flags import Field, flags_of, world_axes
+from prefloop.cli.options import Output, require, require_folder, require_positive
+from prefloop.cli.world_flags import PROBLEM, flags_of, world_schema, world_values
 from prefloop.core.errors import UserError
+from prefloop.runs import yaml12
+from prefloop.runs.schema import Flag
 from prefloop.worlds.spec import world_class
 
 if TYPE_CHECKING:  # torch comes in only when there is something to run, so that --help is quick
     from prefloop.lab.setting import Setting
 
 SWITCHES = ("reuse", "negative", "on_policy", "kl")  # flags of their own that override the method
-LISTS = {  # flag -> (what one value is, default, help); every flag takes a comma list, and the grid is their product
-    "method": (str, "best_of_n,online_dpo", "names of `prefloop methods`"),
-    "responses": (int, "10", "responses per prompt (C)"),
-    "batch": (int, "", "responses per collection (B); 10 prompts' where not given"),
-    "minibatch": (int, "", "responses per optimiser step (M); the batch where not given"),
-    "reuse": (int, "", "passes over a collection (T)"),
-    "negative": (float, "", "share of the push-down gradient that remains"),
-    "on_policy": (float, "", "share of the prompt groups that the policy answers"),
-    "kl": (float, "", "weight of the KL penalty"),
-}
-OPTIONS = ("problem", "precision", "evaluate")  # flags of one value each
+PORTIONS = ("responses", "batch", "minibatch")
 ITERATIONS = 100
+MOST_SEEDS = 1000  # from there on seeds are for tuning: see lab.summary
+LIST = Flag(commas=True)
 
 
-def grid(args: argparse.Namespace, options: dict[str, list[Any]]) -> list[Setting]:
+@dataclass(frozen=True, kw_only=True)
+class Options(Output):
+    """Run a grid of stacked runs on problems with a known reward. Every LIST, such as 64,256, is an axis of the grid.
+
+    Hyper-parameters of a method: --override.NAME LIST, for instance --override.beta 0.05,0.1.
+    """
+
+    problem: Annotated[str, Flag(metavar="NAME")] = PROBLEM
+    """arms, sequences, categorical, lengths, or `module:Class` of yours."""
+    method: Annotated[tuple[str, ...], LIST] = ("best_of_n", "online_dpo")
+    """Names of `prefloop methods`, or `module:name` of yours."""
+    override: Annotated[dict[str, str], Flag(metavar="NAME=LIST")] = field(default_factory=dict)
+    """Hyper-parameters and parts of the method."""
+    responses: Annotated[tuple[int, ...], LIST] = (10,)
+    """Responses per prompt (C)."""
+    batch: Annotated[tuple[int, ...], LIST] = ()
+    """Responses per collection (B; default: those of 10 prompts)."""
+    minibatch: Annotated[tuple[int, ...], LIST] = ()
+    """Responses per optimiser step (M; default: the batch)."""
+    reuse: Annotated[tuple[int, ...], LIST] = ()
+    """Passes over a collection (T)."""
+    negative: Annotated[tuple[float, ...], LIST] = ()
+    """Share of the push-down gradient that remains."""
+    on_policy: Annotated[tuple[float, ...], LIST] = ()
+    """Share of the prompt groups that the policy answers."""
+    kl: Annotated[tuple[float, ...], LIST] = ()
+    """Weight of the KL penalty."""
+    lr: Annotated[tuple[float, ...], LIST] = (1e-3,)
+    """Learning rate; of several, the best per cell on other seeds."""
+    steps: int | None = None
+    """Optimiser steps."""
+    iterations: int | None = None
+    """Collections, in place of steps (default: 100)."""
+    seeds: int = 10
+    """Runs per cell."""
+    tuning_seeds: int = 3
+    """Runs per learning rate that is tried."""
+    precision: Literal["float32", "float64"] | None = None
+    """Of weights and gradients."""
+    evaluate: int | None = None
+    """Steps between evaluations."""
+    out: Annotated[Path, Flag(metavar="DIR")] = Path("lab")
+    """Runs, tables, figures; existing runs are reused."""
+    workers: int = 2
+    """Processes, one thread each."""
+    stack: Annotated[str, Flag(metavar="N|auto")] = ""
+    """Runs per stack; auto measures which size is fastest."""
+    ray: Annotated[str, Flag(metavar="ADDRESS")] = ""
+    """Run on this Ray cluster; `local` starts one."""
+    plan: bool = False
+    """Say what the grid would take, and stop."""
+    world: Annotated[dict[str, Any], Flag(of=world_schema)] = field(default_factory=dict)
+    """Fields of the problem."""
+
+    def __post_init__(self) -> None:
+        tuning = ["tuning_seeds"] if len(self.lr) > 1 else []
+        require_positive(self, "workers", "seeds", "iterations", *tuning)
+        if self.seeds > MOST_SEEDS:
+            what = f"{self.seeds} seeds would run into those of the tuning"
+            raise UserError(what, where="--seeds", fix=f"use {MOST_SEEDS} or fewer")
+        if self.steps is not None and self.iterations is not None:
+            raise UserError("--steps and --iterations exclude each other", fix="give one of them")
+        if self.stack not in ("", "auto"):
+            size = int(self.stack) if self.stack.isdecimal() else 0
+            require(size > 0, "stack", self.stack, "use 1 or more, or auto")
+        require_folder(self.out)
+
+
+def grid(options: Options) -> list[Setting]:
     """One setting per cell of the grid, seeds and learning rates apart.
 
     Raises:
-        UserError: an empty list, an invalid value, or a flag of another problem.
+        UserError: an invalid value, or a flag of another problem.
     """
-    from prefloop.lab.setting import changed, make
-
-    axes = {name: values(name, getattr(args, name), kind) for name, (kind, _, _) in LISTS.items()}
-    axes = {k: v for k, v in axes.items() if v} | world_values(args) | options
-    fixed = {"precision": args.precision} if args.precision else {}
-    cells = []
-    for place in product(*axes.values()):
-        at = dict(zip(axes, place, strict=True))
-        override = {k: at.pop(k) for k in (*SWITCHES, *options) if k in at}
-        at.setdefault("batch", 10 * at["responses"])
-        at.setdefault("minibatch", at["batch"])
-        one = make(at.pop("method"), args.problem, override, **at, **fixed)
-        one.check()
-        per_collection = one.row.reuse * one.batch // one.minibatch
-        steps = args.steps if args.steps is not None else _iterations(args) * per_collection
-        every = max(1, steps // 20) if args.evaluate is None else args.evaluate
-        cells.append(changed(one, steps=steps, evaluate=every))
+    changes = overrides(options)
+    axes = {"method": options.method, **{k: v for k in (*PORTIONS, *SWITCHES) if (v := getattr(options, k))}}
+    axes |= world_values(options.problem, options.world) | changes
+    cells = [_cell(options, dict(zip(axes, place, strict=True)), changes) for place in product(*axes.values())]
     return list({cell.run: cell for cell in cells}.values())  # `far,70` is one cell
 
 
-def world_values(args: argparse.Namespace) -> dict[str, list[Any]]:
-    """The values given for each field of the problem."""
-    known = flags_of(world_class(args.problem))
-    out = {}
-    for flag, text in world_axes(args).items():
-        field = known[flag]
-        words = _words(f"--{flag.replace('_', '-')}", text)
-        out[field.name] = list(dict.fromkeys(_value(flag, word, field) for word in words))
-    return out
+def _cell(options: Options, at: dict[str, Any], changes: Mapping[str, Any]) -> Setting:
+    from prefloop.lab.setting import changed, make
+
+    override = {k: at.pop(k) for k in (*SWITCHES, *changes) if k in at}
+    at.setdefault("batch", 10 * at["responses"])
+    at.setdefault("minibatch", at["batch"])
+    fixed = {"precision": options.precision} if options.precision else {}
+    one = make(at.pop("method"), options.problem, override, **at, **fixed)
+    one.check()
+    steps = options.steps
+    if steps is None:
+        steps = (options.iterations or ITERATIONS) * one.row.reuse * one.batch // one.minibatch
+    every = max(1, steps // 20) if options.evaluate is None else options.evaluate
+    return changed(one, steps=steps, evaluate=every)
 
 
-def _value(flag: str, word: str, field: Field) -> Any:
-    if word in field.words:
-        return field.words[word]
-    try:
-        return number(flag, word, field.kind) if field.kind in (int, float) else word
-    except UserError as error:
-        fix = f"{', '.join(field.words)}, or a number" if field.words else ""
-        raise UserError(error.what, where=error.where, fix=fix) from None
+def overrides(options: Options) -> dict[str, list[Any]]:
+    """The lists of `--override.NAME LIST`.
 
-
-def _iterations(args: argparse.Namespace) -> int:
-    count = ITERATIONS if args.iterations is None else int(args.iterations)
-    if count < 1:
-        raise UserError(f"`iterations` cannot be {count}", where="--iterations", fix="use 1 or more")
-    return count
-
-
-def values(name: str, text: str, kind: type) -> list[Any]:
-    """A comma list; empty text is no axis, but an empty place in a list is a mistake."""
-    if text == "" and name in LISTS and LISTS[name][1] == "":
-        return []
-    words = _words(f"--{name.replace('_', '-')}", text)
-    return list(dict.fromkeys(number(name, w, kind) for w in words))
-
-
-def _words(flag: str, text: str) -> list[str]:
-    words = [w.strip() for w in text.split(",")]
-    if not all(words):
-        raise UserError(f"`{flag} {text}` has an empty place", fix="values with commas between")
-    return words
-
-
-def number(name: str, word: str, kind: type) -> Any:
-    try:
-        return kind(word)
-    except ValueError:
-        what = {int: "a whole number", float: "a number"}[kind]
-        raise UserError(f"`{word}` is not {what}", where=f"--{name.replace('_', '-')}") from None
-
-
-def overrides(rest: Sequence[str], page: str, args: argparse.Namespace) -> dict[str, list[Any]]:
-    """--override.NAME V1,V2: hyper-parameters and parts of the method, as axes of the grid.
-
-    Args:
-        page: of help, for the names of the flags.
+    Raises:
+        UserError: an invalid value, or a name that has a flag of its own.
     """
+    taken = {"lr", "problem", "precision", "evaluate", "method", *PORTIONS, *flags_of(world_class(options.problem))}
+    taken |= {name for name in SWITCHES if getattr(options, name)}  # a switch may be turned either way, but once
     out: dict[str, list[Any]] = {}
-    words = [part for word in rest for part in (word.split("=", 1) if word.startswith("--") else [word])]
-    odd = [word for word in words[::2] if not word.startswith("--override.")]
-    if odd:
-        close = difflib.get_close_matches(odd[0], re.findall(r"--[a-z-]+", page), n=1)
-        what = (
-            f"did you mean `{close[0]}`?" if close else "prefloop lab --help; hyper-parameters: --override.NAME V1,V2"
-        )
-        raise UserError(f"there is no flag `{odd[0]}`", fix=what)
-    if len(words) % 2:
-        raise UserError(f"`{words[-1]}` has no value", fix=f"{words[-1]} V1,V2")
-    for flag, text in zip(words[::2], words[1::2], strict=True):
-        name = flag.removeprefix("--override.")
-        given = name not in SWITCHES or getattr(args, name) != ""  # a switch may be turned either way, but once
-        if name in ("lr", *OPTIONS, *LISTS, *flags_of(world_class(args.problem))) and given:
+    for name, text in options.override.items():
+        flag = f"--override.{name}"
+        if name in taken:
             raise UserError(f"`{name}` has a flag of its own", where=flag, fix=f"--{name.replace('_', '-')} {text}")
-        if name in out:
-            raise UserError(f"`{flag}` is given twice", fix="values with commas between")
-        out[name] = list(dict.fromkeys(_scalar(flag, word) for word in _words(flag, text)))
+        words = [word.strip() for word in text.split(",")]
+        if not all(words):
+            raise UserError("empty value in the list", where=f"{flag} {text}", fix="write 1,2,3")
+        out[name] = list(dict.fromkeys(_scalar(flag, word) for word in words))
     return out
 
 
 def _scalar(flag: str, word: str) -> Any:
-    """As YAML reads it, but that 1e-3 is a number here."""
-    import yaml
-
-    try:
-        value = float(word) if re.fullmatch(r"[+-]?[0-9.]+e[+-]?[0-9]+", word) else yaml.safe_load(word)
-    except (yaml.YAMLError, ValueError):
-        value = []
+    value = yaml12.parse(word, flag)
     if isinstance(value, list | dict):
-        raise UserError(f"`{word}` is no value", where=flag)
+        raise UserError(f"`{word}` is not a number, word or truth value", where=flag)
     return value

@@ -2,81 +2,85 @@
 
 from __future__ import annotations
 
-import argparse
-import ast
-import inspect
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, make_dataclass
 from itertools import pairwise
-from typing import Any, Literal, get_origin
+from typing import Annotated, Any, Literal, get_origin
 
 from prefloop.core.errors import UserError
+from prefloop.runs import schema
 from prefloop.worlds.spec import Flag, hints, name_of, world_class, worlds
+
+PROBLEM = "arms"  # where none is named
 
 
 @dataclass(frozen=True)
 class Field:
-    """A field of a world: its type, and words that stand for some of its values."""
+    """A field of a world: its type, words that stand for some of its values, and what it means."""
 
     name: str
     kind: type
     words: Mapping[str, Any]
-    help: str
+    note: str
 
 
 def flags_of(world: Any) -> dict[str, Field]:
     """The fields of a world by the name of their flag."""
-    out, helps = {}, notes(world)
+    out, noted = {}, schema.notes(world)
     for name, (plain, more) in hints(world).items():
         flag = next((m for m in more if isinstance(m, Flag)), Flag(name, {}))
-        kind = str if get_origin(plain) is Literal else plain
-        out[flag.name] = Field(name, kind, flag.words, helps.get(name, ""))
+        kind = str if get_origin(plain) is Literal or flag.words else plain
+        out[flag.name] = Field(name, kind, flag.words, noted.get(name, ""))
     return out
 
 
-def notes(kind: type) -> dict[str, str]:
-    """The string under each field of a dataclass and of its bases, read from the source."""
-    out: dict[str, str] = {}
-    for base in kind.__mro__[-2::-1]:
-        tree = ast.parse(inspect.cleandoc(inspect.getsource(base))).body[0]
-        for above, below in pairwise(getattr(tree, "body", [])):
-            noted = isinstance(below, ast.Expr) and isinstance(below.value, ast.Constant)
-            if noted and isinstance(above, ast.AnnAssign) and isinstance(above.target, ast.Name):
-                out[above.target.id] = str(below.value.value)
-    return out
-
-
-def add_world_flags(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> None:
-    """`--problem`, and a flag for every field of every world: of the package, and of the `module:Class` that is named.
+def world_schema(words: Sequence[str]) -> type:
+    """A flag, which takes a list, for every field of every world: of the package, and of the one in `--problem`.
 
     Raises:
         UserError: an unknown problem.
     """
-    parser.add_argument("--problem", default="arms", metavar="NAME", help=f"{', '.join(worlds())}, or module:Class")
-    chosen = world_class(parser.parse_known_args([w for w in argv or () if w not in ("-h", "--help")])[0].problem)
-    having: dict[str, list[str]] = {}
-    helps: dict[str, str] = {}
-    for kind in dict.fromkeys([*worlds().values(), chosen]):
-        for flag, field in flags_of(kind).items():
-            having.setdefault(flag, []).append(name_of(kind))
-            helps.setdefault(flag, field.help)
-    group = parser.add_argument_group("fields of the problem, each a list")
-    for flag, names in having.items():
-        text = f"{', '.join(names)}: {helps[flag]}" if len(names) < len(worlds()) else helps[flag]
-        group.add_argument(f"--{flag.replace('_', '-')}", default="", metavar="LIST", help=text.replace("%", "%%"))
+    having: dict[str, dict[str, Field]] = {}
+    for kind in dict.fromkeys([*worlds().values(), world_class(_problem(words))]):
+        for flag, one in flags_of(kind).items():
+            having.setdefault(flag, {})[name_of(kind)] = one
+    made = []
+    for flag, by_name in having.items():
+        first = next(iter(by_name.values()))
+        some = "" if len(by_name) >= len(worlds()) else f"{', '.join(by_name)}: "
+        hint = Annotated[tuple[first.kind, ...], schema.Flag(commas=True, note=some + (first.note or flag))]  # type: ignore[name-defined]
+        made.append((flag, hint, field(default=())))
+    return make_dataclass("WorldFlags", made, frozen=True, namespace={"__doc__": "fields of the problem"})
 
 
-def world_axes(args: argparse.Namespace) -> dict[str, str]:
-    """Words given for the fields of the chosen world, by the name of the flag.
+def _problem(words: Sequence[str]) -> str:
+    """What `--problem` says, before the other flags are known."""
+    joined = [w.partition("=")[2] for w in words if w.startswith("--problem=")]
+    spaced = [value for flag, value in pairwise(words) if flag == "--problem"]
+    return (*spaced, *joined, PROBLEM)[0]
+
+
+def world_values(problem: str, given: Mapping[str, Sequence[Any]]) -> dict[str, list[Any]]:
+    """The values given for the fields of a problem, by the name of the field.
 
     Raises:
-        UserError: a flag of another world.
+        UserError: a flag of another problem, or a word that does not stand for a value.
     """
-    own = flags_of(world_class(args.problem))
-    for flag in dict.fromkeys(flag for kind in worlds().values() for flag in flags_of(kind)):
-        if flag not in own and getattr(args, flag):
-            having = ", ".join(name for name, kind in worlds().items() if flag in flags_of(kind))
+    own = flags_of(world_class(problem))
+    for flag in given:
+        if flag not in own:
             shown = f"--{flag.replace('_', '-')}"
-            what = f"`{shown}` does not apply to the problem `{args.problem}`"
+            having = ", ".join(name for name, kind in worlds().items() if flag in flags_of(kind))
+            what = f"`{shown}` does not apply to the problem `{problem}`"
             raise UserError(what, where=shown, fix=f"it is a flag of {having}")
-    return {flag: getattr(args, flag) for flag in own if getattr(args, flag)}
+    return {own[flag].name: [_value(flag, v, own[flag].words) for v in dict.fromkeys(vs)] for flag, vs in given.items()}
+
+
+def _value(flag: str, value: Any, words: Mapping[str, Any]) -> Any:
+    if not words or value in words:
+        return words.get(value, value) if words else value
+    try:
+        return float(value)
+    except ValueError:
+        fix = f"{', '.join(words)}, or a number"
+        raise UserError(f"`{flag}` cannot be {value!r}", where=f"--{flag.replace('_', '-')}", fix=fix) from None

@@ -23,7 +23,7 @@ def read(schema: type[Schema], words: Sequence[str], prog: str) -> Schema:
         UserError: an unknown flag (the nearest is suggested), a missing or wrong value.
     """
     inner = [key for key in keys(schema) if key.flag.of]
-    tree, *trees = given([schema, *(key.flag.of for key in inner if key.flag.of)], words, prog)
+    tree, *trees = given([schema, *(_schema(key.flag.of, words) for key in inner)], words, prog)
     for key in keys(schema):
         if key.default is MISSING and key.name not in tree:
             name = _metavar(key) if key.flag.positional else _flag(key.name)
@@ -31,17 +31,22 @@ def read(schema: type[Schema], words: Sequence[str], prog: str) -> Schema:
     return build(schema, tree | {key.name: found for key, found in zip(inner, trees, strict=True)})
 
 
+def _schema(of: Any, words: Sequence[str]) -> type:
+    found: type = of if isinstance(of, type) else of(words)
+    return found
+
+
 def given(schemas: Sequence[type], words: Sequence[str], prog: str = "prefloop") -> list[dict[str, Any]]:
     """For each schema, the checked tree of those of its keys that the command line gives; the last value wins.
 
-    The help describes the first schema.
+    The help lists the first schema, and of the others the keys with a note of their own.
 
     Raises:
         UserError: an unknown flag (the nearest is suggested), a missing or wrong value.
     """
     listed = [[key for key in keys(schema) if not key.flag.of] for schema in schemas]
     every = [key for some in listed for key in some]
-    parser = _parser(listed[0], every, schemas[0], prog)
+    parser = _parser(schemas, listed, prog)
     found, odd = parser.parse_known_intermixed_args(list(_normal(words, every)))
     if odd:
         raise _unknown(odd[0], every)
@@ -95,7 +100,7 @@ def _raw(key: Key, value: Any) -> Any:
     if _is(key, dict):
         return _pairs(key, value)
     if key.flag.commas:
-        parts = [part.strip() for part in value.split(",")]
+        parts = [part.strip() for part in value.split(",")] if value or key.default else []
         if not all(parts):
             raise UserError("empty value in the list", where=f"{_flag(key.name)} {value}", fix="write 1,2,3")
         return [Raw(part) for part in parts]
@@ -112,6 +117,8 @@ def _pairs(key: Key, items: Sequence[str]) -> Any:
         if not equals or not name or not value:
             what = f"`{key.name}` must be a section of `name: value`, not {item!r}"
             raise UserError(what, where=COMMAND_LINE, fix=f"write {_flag(key.name)} {_metavar(key)}")
+        if name in tree:
+            raise UserError(f"`{_flag(key.name)}.{name}` is given twice", where=COMMAND_LINE, fix="give it once")
         tree = merged(tree, _nested(name, Raw(value)))
     return tree
 
@@ -129,25 +136,27 @@ class _Parser(argparse.ArgumentParser):
         raise UserError(message, where=COMMAND_LINE, fix=f"see {self.prog} --help")
 
 
-def _parser(listed: Sequence[Key], every: Sequence[Key], schema: type, prog: str) -> argparse.ArgumentParser:
-    text = (schema.__doc__ or "").strip()
-    first, _, more = text.partition("\n\n")
-    places = " ".join(_place(key) for key in listed if key.flag.positional)
+def _parser(schemas: Sequence[type], listed: Sequence[Sequence[Key]], prog: str) -> argparse.ArgumentParser:
+    first, _, more = (schemas[0].__doc__ or "").strip().partition("\n\n")
+    places = [_place(key) for key in listed[0] if key.flag.positional]
     parser = _Parser(
         prog=prog,
-        usage=f"{prog} {places} [--flags]".replace("  ", " "),
+        usage=" ".join([prog, *places, "[--flags]"]),
         description=first,
         epilog=" ".join(more.split()),
         allow_abbrev=False,
         argument_default=argparse.SUPPRESS,
     )
-    for key in every:
-        _add(parser, key, hidden=key not in listed)
+    for key in listed[0]:
+        _add(parser, key, _help(key))
+    for schema, some in zip(schemas[1:], listed[1:], strict=True):
+        group = parser.add_argument_group(schema.__doc__)
+        for key in some:
+            _add(group, key, _help(key) if key.flag.note else argparse.SUPPRESS)
     return parser
 
 
-def _add(parser: argparse.ArgumentParser, key: Key, *, hidden: bool) -> None:
-    note = argparse.SUPPRESS if hidden else _help(key)
+def _add(parser: argparse._ActionsContainer, key: Key, note: str) -> None:
     many = {"nargs": "*" if key.flag.positional else "+"} if _is(key, tuple) and not key.flag.commas else {}
     if key.flag.positional:
         parser.add_argument(key.name, metavar=_metavar(key), help=note, **(many or {"nargs": "?"}))  # type: ignore[arg-type]
@@ -201,10 +210,10 @@ def _unknown(item: str, every: Sequence[Key]) -> UserError:
         return UserError(f"unexpected argument `{item}`", where=COMMAND_LINE, fix="flags are written --key value")
     name = item.partition("=")[0]
     flags = [_flag(key.name) for key in every if not key.flag.positional]
-    leaves = {"--" + flag.rpartition(".")[2].removeprefix("--"): flag for flag in reversed(flags)}
-    known = flags if "." in name else leaves
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    fix = f"did you mean `{leaves.get(close[0], close[0])}`?" if close else "--help lists the flags"
+    leaves = {flag.removeprefix("--").rpartition(".")[2]: flag for flag in reversed(flags)}
+    known = {flag.removeprefix("--"): flag for flag in flags} if "." in name else leaves
+    close = difflib.get_close_matches(name.strip("-"), known, n=1, cutoff=0.5)
+    fix = f"did you mean `{known[close[0]]}`?" if close else "--help lists the flags"
     return UserError(f"unknown flag `{name}`", where=COMMAND_LINE, fix=fix)
 
 

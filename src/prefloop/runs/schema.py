@@ -7,7 +7,7 @@ import difflib
 import inspect
 import math
 import textwrap
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -34,14 +34,17 @@ class Flag:
         short: a second name of one letter.
         metavar: what stands for the value in the help.
         commas: a tuple is written as one list with commas, `1,2,3`.
-        of: a schema whose every key is a flag; the field holds the checked tree of those that are given.
+        of: a schema whose every key is a flag, or a function from the words of the command line to one; the field holds
+            the checked tree of the keys that are given.
+        note: what the help says, for a class without source.
     """
 
     positional: bool = False
     short: str = ""
     metavar: str = ""
     commas: bool = False
-    of: type | None = None
+    of: type | Callable[[Sequence[str]], type] | None = None
+    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -57,14 +60,14 @@ class Key:
 
 def keys(schema: type, prefix: str = "") -> Iterator[Key]:
     """Every key of a schema and its sections in order, fields of a subclass before those that it inherits."""
-    hints, notes = get_type_hints(schema, include_extras=True), _notes(schema)
+    hints, noted = get_type_hints(schema, include_extras=True), notes(schema)
     for field in sorted(fields(schema), key=lambda f: _depth(schema, f.name)):
         hint = hints[field.name]
         if is_dataclass(hint):
             yield from keys(hint, f"{prefix}{field.name}.")  # type: ignore[arg-type]
         else:
             plain, flag = (get_args(hint)) if get_origin(hint) is Annotated else (hint, Flag())
-            yield Key(f"{prefix}{field.name}", plain, _default(field), notes.get(field.name, ""), flag)
+            yield Key(f"{prefix}{field.name}", plain, _default(field), flag.note or noted.get(field.name, ""), flag)
 
 
 def _depth(schema: type, name: str) -> int:
@@ -75,7 +78,7 @@ def _default(field: Field[Any]) -> Any:
     return field.default if field.default_factory is MISSING else field.default_factory()
 
 
-def _notes(schema: type) -> dict[str, str]:
+def notes(schema: type) -> dict[str, str]:
     """The docstring under each field, read from the source of the class and of those that it extends."""
     found: dict[str, str] = {}
     for base in reversed(schema.__mro__):
@@ -85,7 +88,10 @@ def _notes(schema: type) -> dict[str, str]:
 
 
 def _notes_of(schema: type) -> dict[str, str]:
-    tree = ast.parse(textwrap.dedent(inspect.getsource(schema))).body[0]
+    try:
+        tree = ast.parse(textwrap.dedent(inspect.getsource(schema))).body[0]
+    except (OSError, TypeError):  # a class made by a function has no source
+        return {}
     assert isinstance(tree, ast.ClassDef)
     return {
         above.target.id: inspect.cleandoc(str(below.value.value)).replace("\n", " ")
