@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import types
@@ -11,7 +12,7 @@ import pytest
 
 from prefloop import __version__
 from prefloop.cli import doctor, report
-from prefloop.cli.main import VERBS, main
+from prefloop.cli.main import VERBS, execute, main
 from prefloop.core.errors import DataError, UserError
 from prefloop.runs.interrupt import Interrupted
 
@@ -39,6 +40,33 @@ def test_help_lists_every_verb_and_imports_neither_torch_nor_rich() -> None:
     page, _, modules = shown.rstrip().rpartition("\n")
     assert all(f"  {name} " in page for name in VERBS)
     assert not {"torch", "transformers", "rich", "numpy", "yaml"} & set(modules.split())
+
+
+@pytest.mark.parametrize("verb", [name for name in VERBS if name != "demo"])
+def test_help_of_every_verb_imports_no_torch_and_fits_80_columns(verb: str) -> None:
+    code = f"import sys; from prefloop.cli.main import main; main({[*verb.split(), '--help']}); print(*sys.modules)"
+    env = os.environ | {"COLUMNS": "80"}
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=env).stdout
+    page, _, modules = shown.rstrip().rpartition("\n")
+    assert page.startswith(f"usage: prefloop {verb} ") and all(len(line) <= 80 for line in page.splitlines())
+    assert all(flag in page for flag in ("--json", "-q, --quiet", "--help"))
+    assert not {"torch", "transformers", "numpy", "scipy", "matplotlib", "rich", "jinja2"} & set(modules.split())
+
+
+@pytest.mark.parametrize("verb", [name for name in VERBS if name != "demo"])
+def test_unknown_flags_of_every_verb_suggest_the_nearest(verb: str) -> None:
+    with pytest.raises(UserError, match="unknown flag `--quite`") as error:
+        execute([*verb.split(), "--quite"])
+    assert error.value.fix == "did you mean `--quiet`?"
+
+
+def test_a_family_lists_its_verbs(capsys: pytest.CaptureFixture[str]) -> None:
+    assert (main(["data", "--help"]), main(["data"])) == (0, 2)
+    shown = capsys.readouterr().out
+    assert "data check" in shown and "data show" in shown and "doctor" not in shown
+    with pytest.raises(UserError, match="unknown verb `data chek`") as error:
+        execute(["data", "chek"])
+    assert error.value.fix == "did you mean `data check`?"
 
 
 def test_version_and_bare_call() -> None:

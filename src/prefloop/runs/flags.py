@@ -49,7 +49,7 @@ def given(schemas: Sequence[type], words: Sequence[str], prog: str = "prefloop")
     parser = _parser(schemas, listed, prog)
     found, odd = parser.parse_known_intermixed_args(list(_normal(words, every)))
     if odd:
-        raise _unknown(odd[0], every)
+        raise _unknown(next((item for item in odd if item.startswith("-")), odd[0]), every)
     values = {name: value for name, value in vars(found).items() if value not in (None, [])}
     return [checked(_tree(some, values), schema, COMMAND_LINE) for some, schema in zip(listed, schemas, strict=True)]
 
