@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from prefloop.core.metric_table import METRICS
 from prefloop.lab.summary import Cell, band
-from prefloop.report.chart import Chart, Line, Table
+from prefloop.report.chart import Array, Chart, Line, Table
 from prefloop.studies.bench import Bench
 from prefloop.studies.cells import FAR, arms, by, middles, over_seeds, sequences
-from prefloop.studies.study import Claim, Outcome, Study, judge
+from prefloop.studies.study import Claim, Outcome, Study, judged
 
 PROMPTS = (5, 20, 100, 500)
 WIDTHS = (8, 32, 256)
@@ -23,6 +24,14 @@ NATS = "nats"
 MASSES = {"winner": "rewards/chosen", "loser": "rewards/rejected", "all others": "rest/log_ratio"}
 COLUMNS = ("rewards/chosen", "rewards/rejected", "rewards/margins", "rest/log_ratio", "eval/gold")
 LOG_RATIO = "log π/π_ref, nats"
+Key = tuple[str, int]  # what is varied, and its value
+
+
+def winner(cells: Mapping[Key, Cell], varied: str, value: int) -> Array:
+    """log π/π_ref of the winner at the end, per seed."""
+    return cells[varied, value].last("rewards/chosen")
+
+
 CLAIMS = (
     Claim(
         "winner-rises-few",
@@ -30,6 +39,7 @@ CLAIMS = (
         f"log π/π_ref of the winner at the end, {FEW} prompts",
         0.0,
         NATS,
+        of=lambda cells: winner(cells, "prompts", FEW),
     ),
     Claim(
         "loser-falls-few",
@@ -37,6 +47,7 @@ CLAIMS = (
         f"−log π/π_ref of the loser at the end, {FEW} prompts",
         0.0,
         NATS,
+        of=lambda cells: -cells["prompts", FEW].last("rewards/rejected"),
     ),
     Claim(
         "more-prompts-lower-winner",
@@ -44,6 +55,7 @@ CLAIMS = (
         f"log π/π_ref of the winner with {FEW} prompts less the same with {MANY}",
         0.1,
         NATS,
+        of=lambda cells: winner(cells, "prompts", FEW) - winner(cells, "prompts", MANY),
     ),
     Claim(
         "winner-falls-many",
@@ -51,6 +63,7 @@ CLAIMS = (
         f"−log π/π_ref of the winner at the end, {MANY} prompts",
         0.0,
         NATS,
+        of=lambda cells: -winner(cells, "prompts", MANY),
     ),
     Claim(
         "margin-grows-many",
@@ -58,6 +71,7 @@ CLAIMS = (
         f"margin of log π/π_ref at the end, {MANY} prompts",
         0.1,
         NATS,
+        of=lambda cells: cells["prompts", MANY].last("rewards/margins"),
     ),
     Claim(
         "mass-goes-elsewhere",
@@ -65,6 +79,7 @@ CLAIMS = (
         f"log (1 − π(w) − π(l)) against the reference's, at the end, {MANY} prompts",
         0.0,
         NATS,
+        of=lambda cells: cells["prompts", MANY].last("rest/log_ratio"),
     ),
     Claim(
         "capacity-helps-winner",
@@ -72,6 +87,7 @@ CLAIMS = (
         f"log π/π_ref of the winner at hidden width {WIDTHS[-1]} less the same at {WIDTHS[0]}, 100 prompts",
         0.1,
         NATS,
+        of=lambda cells: winner(cells, "width", WIDTHS[-1]) - winner(cells, "width", WIDTHS[0]),
     ),
     Claim(
         "distinct-pairs-help-winner",
@@ -79,9 +95,9 @@ CLAIMS = (
         f"log π/π_ref of the winner with no token in common less the same with {SHARED[-1]} of 9, sequences",
         0.1,
         NATS,
+        of=lambda cells: winner(cells, "shared", SHARED[0]) - winner(cells, "shared", SHARED[-1]),
     ),
 )
-Key = tuple[str, int]
 
 
 def run(bench: Bench) -> Outcome:
@@ -96,30 +112,13 @@ def run(bench: Bench) -> Outcome:
         made["shared", k] = sequences("ipo", override=IPO, centre=FAR, shared=k, **fields)
     cells = by(bench.tuned(list(made.values()), (LR,)), list(made))
     cells["width", WIDTHS[-1]] = cells["prompts", 100]
-    findings = [judge(claim, effect) for claim, effect in zip(CLAIMS, measure(cells), strict=True)]
-    return Outcome(findings, _figures(cells), [_table(cells)])
+    return Outcome(judged(CLAIMS, cells), _figures(cells), [_table(cells)])
 
 
 def _pairs(bench: Bench, prompts: int, **fields: Any) -> Any:
     """Full batches of one pair per prompt, on a fixed list of contexts."""
     size = {"responses": 2, "data": prompts, "contexts": prompts, "batch": 2 * prompts, "minibatch": 2 * prompts}
     return arms("ipo", override=IPO, centre=FAR, lr=LR, **size, **fields, **bench.steps("arms"))
-
-
-def measure(cells: dict[Key, Cell]) -> list[np.ndarray]:
-    """One effect per claim, paired by seed."""
-    few, many = cells["prompts", FEW], cells["prompts", MANY]
-    small, large = cells["width", WIDTHS[0]], cells["width", WIDTHS[-1]]
-    return [
-        few.last("rewards/chosen"),
-        -few.last("rewards/rejected"),
-        few.last("rewards/chosen") - many.last("rewards/chosen"),
-        -many.last("rewards/chosen"),
-        many.last("rewards/margins"),
-        many.last("rest/log_ratio"),
-        large.last("rewards/chosen") - small.last("rewards/chosen"),
-        cells["shared", SHARED[0]].last("rewards/chosen") - cells["shared", SHARED[-1]].last("rewards/chosen"),
-    ]
 
 
 def _figures(cells: dict[Key, Cell]) -> dict[str, list[Chart]]:

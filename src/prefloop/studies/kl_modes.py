@@ -18,7 +18,7 @@ from prefloop.analysis.theory import forward_gradient, reverse_gradient
 from prefloop.core.kl import exact
 from prefloop.policies.mlp import MLP
 from prefloop.report.chart import SHARE, Array, Chart, Line, Table
-from prefloop.studies.study import Claim, Outcome, Study, judge
+from prefloop.studies.study import Claim, Outcome, Study, judged
 
 FIGURE_P, FIGURE_Q = (0.3, 0.3, 0.1, 0.3), (0.2, 0.1, 0.6, 0.1)  # the paper's case study
 PRINTED = ((0.33, 0.225, 0.22, 0.225), (0.25, 0.20, 0.35, 0.20))  # its forward and reverse, read off to ± 0.003
@@ -27,8 +27,7 @@ STEPS = {"smoke": 120, "small": 400, "paper": 400}
 EARLY, SHOWN = 30, (10, 30, 100)  # the step of the claims, and those of the table
 CATEGORIES, CONCENTRATIONS = 10, (0.5, 1.0, 3.0)  # of random instances; concentrations in turn
 MODE, MODE_START = 0.4, 0.3  # mass of each of the two modes in the target, and the most that one has at the start
-CONTEXTS, FEATURES, HIDDEN = 4, 8, (16,)  # of the shared network
-FIGURE_NETWORKS = 8
+CONTEXTS, FEATURES, HIDDEN, FIGURE_NETWORKS = 4, 8, (16,), 8  # of the shared network; networks in the figure
 RATES = {  # learning rates of both parametrisations; momentum is 0.9
     "logits": {"sgd": 0.1, "momentum": 0.01, "adam": 0.01},
     "network": {"sgd": 0.03, "momentum": 0.003, "adam": 0.003},
@@ -374,12 +373,11 @@ def run(bench: Any) -> Outcome:  # of a Bench only the size is read
     n, steps = INSTANCES[bench.size], STEPS[bench.size]
     keys = [(where, name) for where, rates in RATES.items() for name in rates]
     seen = {key: measure(key, n, steps) for key in keys}
-    tried = {key: case_paths(key, steps) for key in keys}
+    tried, charted = {key: case_paths(key, steps) for key in keys}, [key for key in keys if key[1] != "momentum"]
     cases = {key: x[:, :, FACTORS.index(1.0)] if key[0] == "logits" else x.mean(2) for key, x in tried.items()}
-    fitted, charted = fits(tried), [key for key in keys if key[1] != "momentum"]
-    values = effects(seen, cases, fitted)
+    fitted = fits(tried)
     return Outcome(
-        [judge(claim, values[claim.name]) for claim in CLAIMS],
+        judged(CLAIMS, effects(seen, cases, fitted)),
         figures={
             "kl-modes-case": [case_chart(key, cases[key]) for key in charted],
             "kl-modes-mass": [mass_chart(key, seen[key]) for key in charted],
@@ -398,6 +396,5 @@ STUDY = Study(
     " policies and targets over ten, half of them with two equal modes. The policy has independent logits or is a small"
     " network for four contexts with different targets at once. Optimisers: SGD, SGD with momentum 0.9, Adam. Effects"
     " are paired by instance; the case study has one value per parametrisation and optimiser.",
-    CLAIMS,
-    run,
-)
+    claims=CLAIMS, run=run,
+)  # fmt: skip

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,14 +13,49 @@ from prefloop.report.chart import Array, Chart, Table
 from prefloop.studies.bench import Bench
 from prefloop.studies.cells import SCORE_AXIS, SCORED, by, gains, middles, over_seeds
 from prefloop.studies.lengths import METHODS, SCORE, SETTING, UNIT, about, setting, tuned, versus
-from prefloop.studies.study import Claim, Outcome, Study, judge
+from prefloop.studies.study import Claim, Outcome, Study, judged
 
 PEAKS = {"smoke": (0.0, 75.0), "small": (0.0, 25.0, 75.0), "paper": (0.0, 10.0, 25.0, 50.0, 75.0)}  # percentiles
 NEAR = 25.0  # the mode of the reference's lengths
 COVERAGES = {"smoke": (1.0, 0.1), "small": (1.0, 0.4, 0.1), "paper": (1.0, 0.7, 0.4, 0.2, 0.1)}
 NAMES = ("on-policy DPO", "offline DPO", "PPO", "Pref-FT")
 OFFLINE = ("offline DPO", "Pref-FT")
-Key = tuple[str, float, float]  # method, peak, coverage
+Cells = Mapping[tuple[str, float, float], Cell]  # method, peak, coverage
+
+
+def _peaks(cells: Cells) -> list[float]:
+    return sorted({peak for _, peak, _ in cells})
+
+
+def _coverages(cells: Cells) -> list[float]:
+    return sorted({coverage for _, _, coverage in cells}, reverse=True)
+
+
+def sampled(cells: Cells) -> Array:
+    """Score of on-policy DPO less offline DPO at peak 0, less the same near the mode, mean over coverages."""
+    near = NEAR if NEAR in _peaks(cells) else _peaks(cells)[-1]
+
+    def gap(peak: float) -> Array:
+        own, given = ([(m, peak, c) for c in _coverages(cells)] for m in ("on-policy DPO", "offline DPO"))
+        return versus(cells, own, given)
+
+    return gap(0.0) - gap(near)
+
+
+def covered(cells: Cells, methods: Sequence[str]) -> Array:
+    """Mean score at the highest peak with the most coverage less that with the least."""
+    peak, coverages = _peaks(cells)[-1], _coverages(cells)
+    whole, skewed = ([(m, peak, c) for m in methods] for c in (coverages[0], coverages[-1]))
+    return versus(cells, whole, skewed)
+
+
+def pushed(cells: Cells) -> Array:
+    """Score of offline DPO less Pref-FT at peak 0 with the least coverage, less the same with the most."""
+    most, *_, least = _coverages(cells)
+    skewed, whole = (versus(cells, [("offline DPO", 0.0, c)], [("Pref-FT", 0.0, c)]) for c in (least, most))
+    return skewed - whole
+
+
 CLAIMS = (
     Claim(
         "on-policy-where-far",
@@ -27,6 +63,7 @@ CLAIMS = (
         "score of on-policy DPO less offline DPO at peak 0, less the same at peak 25, mean over coverages",
         0.02,
         UNIT,
+        of=sampled,
     ),
     Claim(
         "offline-needs-coverage",
@@ -34,6 +71,7 @@ CLAIMS = (
         "mean score of the offline methods at the highest peak: coverage 1 less coverage 0.1",
         0.02,
         UNIT,
+        of=partial(covered, methods=OFFLINE),
     ),
     Claim(
         "proxy-needs-coverage",
@@ -41,6 +79,7 @@ CLAIMS = (
         "mean score of the on-policy methods at the highest peak: coverage 1 less coverage 0.1",
         0.02,
         UNIT,
+        of=partial(covered, methods=[m for m in NAMES if m not in OFFLINE]),
     ),
     Claim(
         "negative-gradient-where-skewed",
@@ -48,6 +87,7 @@ CLAIMS = (
         "score of offline DPO less Pref-FT at peak 0: coverage 0.1 less coverage 1",
         0.02,
         UNIT,
+        of=pushed,
     ),
 )
 
@@ -58,31 +98,11 @@ def run(bench: Bench) -> Outcome:
     keys = [(name, peak, coverage) for name in NAMES for peak in peaks for coverage in coverages]
     settings = [setting(bench, "min", *METHODS[n], peak=peak, coverage=coverage) for n, peak, coverage in keys]
     cells = by(tuned(bench, settings), keys)
-    findings = [judge(claim, effect) for claim, effect in zip(CLAIMS, measure(cells), strict=True)]
     figures = {"map": [_panel(cells, peak, coverages) for peak in peaks]}
-    return Outcome(findings, figures, [winners(cells)], [about(bench)])
+    return Outcome(judged(CLAIMS, cells), figures, [winners(cells)], [about(bench)])
 
 
-def measure(cells: Mapping[Key, Cell]) -> list[Array]:
-    """One effect per claim, paired by seed."""
-    peaks, coverages = sorted({k[1] for k in cells}), sorted({k[2] for k in cells}, reverse=True)
-    near = NEAR if NEAR in peaks else peaks[-1]
-
-    def gap(peak: float) -> Array:
-        return versus(cells, *([(name, peak, c) for c in coverages] for name in ("on-policy DPO", "offline DPO")))
-
-    def covered(names: list[str]) -> Array:
-        whole, skewed = ([(n, peaks[-1], c) for n in names] for c in (coverages[0], coverages[-1]))
-        return versus(cells, whole, skewed)
-
-    def pushed(coverage: float) -> Array:
-        return versus(cells, [("offline DPO", 0.0, coverage)], [("Pref-FT", 0.0, coverage)])
-
-    others = [name for name in NAMES if name not in OFFLINE]
-    return [gap(0.0) - gap(near), covered(list(OFFLINE)), covered(others), pushed(coverages[-1]) - pushed(coverages[0])]
-
-
-def winners(cells: Mapping[Key, Cell]) -> Table:
+def winners(cells: Cells) -> Table:
     """Which method wins where, and by how much over the next one."""
     rows: list[list[Any]] = []
     for place in sorted({k[1:] for k in cells}, key=lambda at: (at[0], -at[1])):
@@ -95,7 +115,7 @@ def winners(cells: Mapping[Key, Cell]) -> Table:
     return Table("Who wins where", ("peak, percentile", "coverage", "best", "lead over the next", *NAMES), rows)
 
 
-def _panel(cells: Mapping[Key, Cell], peak: float, coverages: tuple[float, ...]) -> Chart:
+def _panel(cells: Cells, peak: float, coverages: tuple[float, ...]) -> Chart:
     lines = []
     for name in NAMES:
         scores = np.stack([gains([cells[name, peak, c]]) for c in coverages])

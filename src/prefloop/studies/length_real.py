@@ -45,7 +45,7 @@ from prefloop.studies.real_model import (
     trained,
 )
 from prefloop.studies.real_model import config as cell_config
-from prefloop.studies.study import Claim, Outcome, Study, judge
+from prefloop.studies.study import Claim, Outcome, Study, judged
 
 NAME = "length-real"
 DRAWN, TIME = "reference.jsonl", "time.json"  # beside the preferences of each problem
@@ -238,7 +238,7 @@ def _outcome(folders: Mapping[Cell, Path], size: Size, data: Path, pages: Sequen
     costs = {k: cost(k[0], peak, x) for k, x in tokens.items()}
     effects = measure(costs)
     return Outcome(
-        [judge(claim, effects[claim.name]) for claim in CLAIMS if claim.name in effects],
+        judged([claim for claim in CLAIMS if claim.name in effects], effects),
         {"length": _curves(tokens, costs, steps, size, peak), "answers": [_law(tokens, p) for p in size.problems]},
         [_table(folders, costs)],
         [*_notes(size, peak, pages), *_time(data / TIME)],

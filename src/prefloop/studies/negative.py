@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from prefloop.lab.setting import Setting
 from prefloop.lab.summary import Cell
-from prefloop.report.chart import Chart
+from prefloop.report.chart import Array, Chart
+from prefloop.studies import lengths
 from prefloop.studies.bench import Bench
 from prefloop.studies.cells import (
     FAR,
@@ -26,7 +30,8 @@ from prefloop.studies.cells import (
     place,
     summary,
 )
-from prefloop.studies.study import Claim, Outcome, Study, judge
+from prefloop.studies.lengths import PROBLEMS, SETTING, UNIT, about, lengths_of, panels, rates, setting, tuned, versus
+from prefloop.studies.study import Claim, Outcome, Study, judged
 
 PAIRED: dict[str, Any] = {"responses": 2, "data": 500}  # as many responses as 100 groups of ten
 OFFLINE: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {  # label: row, overrides, fields
@@ -40,7 +45,36 @@ OFFLINE: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {  # label: row
 CONTRASTIVE, SUPERVISED = ("dpo", "ipo"), ("pref_ft", "best_of_n", "rwr")
 DOSES = (0.0, 0.25, 0.5, 1.0)
 ROWS = ("reinforce", "rloo", "grpo", "ppo_critic_free", "dpo", "ipo", "online_dpo", "best_of_n_negative")
-UNIT = "share of the attainable gain"
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """Cells of the offline methods by label and centre, and of the doses by method and dose."""
+
+    offline: Mapping[tuple[str, float], Cell]
+    doses: Mapping[tuple[str, float], Cell]
+
+
+def gap(e: Evidence, centre: float) -> Array:
+    """Mean score of the contrastive methods less that of the supervised ones, paired by seed."""
+    return gains([e.offline[m, centre] for m in CONTRASTIVE]) - gains([e.offline[m, centre] for m in SUPERVISED])
+
+
+def lead(e: Evidence, better: str, worse: str) -> Array:
+    """Score of one offline method less that of another on R1."""
+    return gains([e.offline[better, FAR]]) - gains([e.offline[worse, FAR]])
+
+
+def pushed(e: Evidence, dose: float) -> Array:
+    """Coefficient mass pushed down per step, [methods, seeds]."""
+    return np.stack([e.doses[row, dose].curve("push/down")[:, 1:].mean(1) for row in ROWS])
+
+
+def dose_effect(e: Evidence, method: str) -> Array:
+    """Score with the negative gradient less that without it."""
+    return gains([e.doses[method, 1.0]]) - gains([e.doses[method, 0.0]])
+
+
 CLAIMS = (
     Claim(
         "contrastive-beats-supervised-far",
@@ -48,6 +82,7 @@ CLAIMS = (
         f"mean score of {', '.join(CONTRASTIVE)} less that of {', '.join(SUPERVISED)}, offline, R1",
         0.02,
         UNIT,
+        of=lambda e: gap(e, FAR),
     ),
     Claim(
         "gap-narrows-near",
@@ -55,6 +90,7 @@ CLAIMS = (
         "that difference on R1 less the same on R2",
         0.02,
         UNIT,
+        of=lambda e: gap(e, FAR) - gap(e, NEAR),
     ),
     Claim(
         "dpo-beats-pref-ft-far",
@@ -62,6 +98,7 @@ CLAIMS = (
         "score of DPO less that of Pref-FT, offline, R1",
         0.02,
         UNIT,
+        of=lambda e: lead(e, "dpo", "pref_ft"),
     ),
     Claim(
         "explicit-term-helps-best-of-n",
@@ -69,6 +106,7 @@ CLAIMS = (
         "score of best-of-N + negative less that of best-of-N, offline, R1",
         0.02,
         UNIT,
+        of=lambda e: lead(e, "best_of_n + negative", "best_of_n"),
     ),
     Claim(
         "switch-removes-push",
@@ -76,6 +114,7 @@ CLAIMS = (
         "coefficient mass pushed down per step at negative = 1 less that at 0, smallest of the eight rows, R1",
         0.0,
         "Σ max(−c, 0)",
+        of=lambda e: (pushed(e, 1.0) - pushed(e, 0.0)).min(0),
     ),
     *(
         Claim(
@@ -84,6 +123,7 @@ CLAIMS = (
             "score at negative = 1 less that at negative = 0, R1",
             0.02,
             UNIT,
+            of=partial(dose_effect, method=row),
         )
         for row in ROWS
     ),
@@ -97,7 +137,6 @@ def run(bench: Bench) -> Outcome:
     settings = [_offline(bench, *key) for key in offline] + [_dosed(bench, *key) for key in doses]
     found = bench.tuned(settings, RATES)
     cells, dosed = by(found[: len(offline)], offline), by(found[len(offline) :], doses)
-    findings = [judge(claim, effect) for claim, effect in zip(CLAIMS, measure(cells, dosed), strict=True)]
     figures = {
         "offline": [curves(place(c), [cells[m, c] for m in OFFLINE], list(OFFLINE)) for c in (FAR, NEAR)],
         "doses": [_dose_chart(dosed)],
@@ -108,7 +147,7 @@ def run(bench: Bench) -> Outcome:
         ),
         summary("The switch as a dose (R1)", list(dosed.values()), ("row", "negative"), doses),
     ]
-    return Outcome(findings, figures, tables)
+    return Outcome(judged(CLAIMS, Evidence(cells, dosed)), figures, tables)
 
 
 def _offline(bench: Bench, label: str, centre: float) -> Setting:
@@ -118,28 +157,6 @@ def _offline(bench: Bench, label: str, centre: float) -> Setting:
 
 def _dosed(bench: Bench, row: str, dose: float) -> Setting:
     return arms(row, override={"negative": dose}, centre=FAR, **bench.steps("arms"))
-
-
-def measure(cells: dict[tuple[str, float], Cell], dosed: dict[tuple[str, float], Cell]) -> list[np.ndarray]:
-    """One effect per claim, paired by seed."""
-
-    def gap(centre: float) -> np.ndarray:
-        return gains([cells[m, centre] for m in CONTRASTIVE]) - gains([cells[m, centre] for m in SUPERVISED])
-
-    def versus(a: str, b: str) -> np.ndarray:
-        return gains([cells[a, FAR]]) - gains([cells[b, FAR]])
-
-    def pushed(dose: float) -> np.ndarray:
-        return np.stack([dosed[row, dose].curve("push/down")[:, 1:].mean(1) for row in ROWS])
-
-    first = [
-        gap(FAR),
-        gap(FAR) - gap(NEAR),
-        versus("dpo", "pref_ft"),
-        versus("best_of_n + negative", "best_of_n"),
-        (pushed(1.0) - pushed(0.0)).min(0),
-    ]
-    return [*first, *(gains([dosed[row, 1.0]]) - gains([dosed[row, 0.0]]) for row in ROWS)]
 
 
 def _dose_chart(dosed: dict[tuple[str, float], Cell]) -> Chart:
@@ -168,4 +185,85 @@ STUDY = Study(
     ),
     claims=CLAIMS,
     run=run,
+)
+
+
+# ----------------------------------------------------------------------------------------- on text-like responses
+
+LENGTH_OFFLINE: dict[str, tuple[str, dict[str, Any]]] = {  # label: row and overrides
+    "offline DPO": ("dpo", {}),
+    "offline IPO": ("ipo", {}),
+    "Pref-FT": ("pref_ft", {}),
+    "offline best-of-N": ("best_of_n_offline", {}),
+    "offline RWR": ("rwr", {"on_policy": 0.0, "beta": 0.1}),
+}
+LENGTH_CONTRASTIVE, LENGTH_SUPERVISED = tuple(LENGTH_OFFLINE)[:2], tuple(LENGTH_OFFLINE)[2:]
+PUSHED: dict[str, tuple[str, dict[str, Any]]] = {
+    "best-of-N": ("best_of_n", {"reuse": 1}),
+    "best-of-N + negative": ("best_of_n_negative", {}),
+}
+
+
+def length_gap(cells: Mapping[tuple[str, str], Cell], problem: str) -> Array:
+    """Mean score of the contrastive methods less that of the supervised ones, paired by seed."""
+    return versus(cells, *([(m, problem) for m in group] for group in (LENGTH_CONTRASTIVE, LENGTH_SUPERVISED)))
+
+
+LENGTH_CLAIMS = (
+    *(
+        Claim(
+            f"contrastive-beats-supervised-{problem}",
+            f"offline, a negative gradient beats supervised methods on {PROBLEMS[problem]}",
+            f"mean score of {', '.join(LENGTH_CONTRASTIVE)} less that of {', '.join(LENGTH_SUPERVISED)}",
+            0.02,
+            UNIT,
+            of=partial(length_gap, problem=problem),
+        )
+        for problem in ("min", "skew")
+    ),
+    Claim(
+        "gap-narrows-in-mode",
+        "the advantage of a negative gradient is smaller on Mode Length than on Min Length",
+        "that difference on Min Length less the same on Mode Length",
+        0.02,
+        UNIT,
+        of=lambda cells: length_gap(cells, "min") - length_gap(cells, "mode"),
+    ),
+    Claim(
+        "more-in-skew",
+        "offline, a negative gradient helps more where the preference data are skewed",
+        "that difference on Skew Length less the same on Min Length",
+        0.02,
+        UNIT,
+        of=lambda cells: length_gap(cells, "skew") - length_gap(cells, "min"),
+    ),
+    Claim(
+        "explicit-term-helps-best-of-n",
+        "best-of-N with an explicit negative term beats plain best-of-N",
+        "score of on-policy best-of-N + negative less that of best-of-N, Min Length",
+        0.02,
+        UNIT,
+        of=lambda cells: versus(cells, [("best-of-N + negative", "min")], [("best-of-N", "min")]),
+    ),
+)
+
+
+def run_lengths(bench: Bench) -> Outcome:
+    """Five offline methods on three problems, and best-of-N with and without its negative term on Min Length."""
+    keys = [(label, problem) for label in LENGTH_OFFLINE for problem in PROBLEMS] + [(label, "min") for label in PUSHED]
+    rows = {**LENGTH_OFFLINE, **PUSHED}
+    cells = by(tuned(bench, [setting(bench, p, *rows[label]) for label, p in keys]), keys)
+    pushed = lengths_of(PROBLEMS["min"], [cells[label, "min"] for label in PUSHED], list(PUSHED))
+    figures = {**panels(cells, list(LENGTH_OFFLINE)), "best-of-n": [pushed]}
+    table = summary("Cells", list(cells.values()), ("method", "problem"), [list(key) for key in keys])
+    return Outcome(judged(LENGTH_CLAIMS, cells), figures, [table, rates(cells)], [about(bench)])
+
+
+LENGTHS = Study(
+    name="length-negative",
+    question="What does a negative gradient add, offline, on text-like responses?",
+    source="Tajwar et al. 2024, §5.2.1, Fig. 12 and 14",
+    method=f"{SETTING} {lengths.SCORE}",
+    claims=LENGTH_CLAIMS,
+    run=run_lengths,
 )

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any
+
 import numpy as np
 
 from prefloop.lab.summary import Cell
+from prefloop.report.chart import Array
+from prefloop.studies import lengths
 from prefloop.studies.bench import Bench
 from prefloop.studies.cells import FAR, NEAR, RATES, SCORE, arms, by, curves, gains, place, summary
-from prefloop.studies.study import Claim, Outcome, Study, judge
+from prefloop.studies.lengths import PROBLEMS, SETTING, UNIT, about, setting, tuned, versus
+from prefloop.studies.study import Claim, Outcome, Study, judged
 
 MINIBATCH = 40  # responses per gradient step: 4 prompts × 10
 RATIOS = (1, 4, 16)  # B / M
@@ -17,6 +24,24 @@ METHODS = {
     "rwr": {"beta": 0.1},
     "best_of_n": {},
 }
+Cells = Mapping[tuple[str, int, float], Cell]  # method, B / M, centre
+
+
+def loss(cells: Cells, methods: Sequence[str], centre: float) -> Array:
+    """Mean score with fresh collections less that with the stalest ones, paired by seed."""
+    fresh, stale = ([cells[m, r, centre] for m in methods] for r in (RATIOS[0], RATIOS[-1]))
+    return gains(fresh) - gains(stale)
+
+
+def staleness(cells: Mapping[tuple[str, int, Any], Cell], methods: Sequence[str], where: Any) -> Array:
+    """KL(collection‖current) with the stalest collections less that with fresh ones, mean over methods and training."""
+    stale, fresh = (
+        np.stack([np.nanmean(cells[m, r, where].curve("kl/collection"), axis=1) for m in methods]).mean(0)
+        for r in (RATIOS[-1], RATIOS[0])
+    )
+    return stale - fresh
+
+
 CLAIMS = (
     Claim(
         "staleness-rises",
@@ -24,6 +49,7 @@ CLAIMS = (
         f"KL(collection‖current) at B = {RATIOS[-1]}M less that at B = M, R1, mean of the methods and over training",
         0.01,
         "nats per response",
+        of=lambda cells: staleness(cells, tuple(METHODS), FAR),
     ),
     Claim(
         "fresh-helps-far",
@@ -31,6 +57,7 @@ CLAIMS = (
         f"score at B = M less score at B = {RATIOS[-1]}M, R1, mean of the four methods",
         0.02,
         "share of the attainable gain",
+        of=lambda cells: loss(cells, tuple(METHODS), FAR),
     ),
     Claim(
         "milder-near",
@@ -38,6 +65,7 @@ CLAIMS = (
         f"loss from B = M to B = {RATIOS[-1]}M on R1 less the same loss on R2",
         0.02,
         "share of the attainable gain",
+        of=lambda cells: loss(cells, tuple(METHODS), FAR) - loss(cells, tuple(METHODS), NEAR),
     ),
     *(
         Claim(
@@ -46,6 +74,7 @@ CLAIMS = (
             f"score at B = M less score at B = {RATIOS[-1]}M, R1",
             0.02,
             "share of the attainable gain",
+            of=partial(loss, methods=(name,), centre=FAR),
         )
         for name in METHODS
     ),
@@ -61,8 +90,6 @@ def run(bench: Bench) -> Outcome:
         for name, ratio, centre in keys
     ]
     cells = by(bench.tuned(settings, RATES), keys)
-    effects = measure(cells)
-    findings = [judge(claim, effect) for claim, effect in zip(CLAIMS, effects, strict=True)]
     names = [f"B = {r}M" for r in RATIOS]
     figures = {
         f"curves-{'far' if centre == FAR else 'near'}": [
@@ -72,22 +99,7 @@ def run(bench: Bench) -> Outcome:
     }
     rows = [[m, f"{r}M", "R1" if c == FAR else "R2"] for m, r, c in keys]
     table = summary("Cells", list(cells.values()), ("method", "B", "reward"), rows)
-    return Outcome(findings, figures, [table])
-
-
-def measure(cells: dict[tuple[str, int, float], Cell]) -> list[np.ndarray]:
-    """One effect per claim, paired by seed."""
-
-    def loss(names: list[str], centre: float) -> np.ndarray:
-        fresh, stale = ([cells[n, r, centre] for n in names] for r in (RATIOS[0], RATIOS[-1]))
-        return gains(fresh) - gains(stale)
-
-    stale, fresh = (
-        np.stack([np.nanmean(cells[n, r, FAR].curve("kl/collection"), axis=1) for n in METHODS]).mean(0)
-        for r in (RATIOS[-1], RATIOS[0])
-    )
-    every = list(METHODS)
-    return [stale - fresh, loss(every, FAR), loss(every, FAR) - loss(every, NEAR), *(loss([n], FAR) for n in METHODS)]
+    return Outcome(judged(CLAIMS, cells), figures, [table])
 
 
 STUDY = Study(
@@ -102,4 +114,87 @@ STUDY = Study(
     ),
     claims=CLAIMS,
     run=run,
+)
+
+
+# ----------------------------------------------------------------------------------------- on text-like responses
+
+NAMES = ("PPO", "best-of-N")
+
+
+def length_loss(cells: Mapping[tuple[str, int, str], Cell], problem: str) -> Array:
+    """Mean score of both methods with fresh collections less that with the stalest ones, paired by seed."""
+    return versus(cells, *([(name, r, problem) for name in NAMES] for r in (RATIOS[0], RATIOS[-1])))
+
+
+LENGTH_CLAIMS = (
+    Claim(
+        "staleness-rises",
+        "a larger collection at the same minibatch is staler",
+        f"KL(collection‖current) at B = {RATIOS[-1]}M less that at B = M, Min Length, mean over methods and training",
+        0.01,
+        "nats per response",
+        of=lambda cells: staleness(cells, NAMES, "min"),
+    ),
+    *(
+        Claim(
+            f"fresh-helps-{problem}",
+            f"smaller, more frequent batches do better where the reward peaks away from the reference: {title}",
+            f"score at B = M less score at B = {RATIOS[-1]}M, mean of PPO and best-of-N",
+            0.02,
+            UNIT,
+            of=partial(length_loss, problem=problem),
+        )
+        for problem, title in PROBLEMS.items()
+        if problem != "mode"
+    ),
+    Claim(
+        "negligible-in-mode",
+        "on Mode Length stale samples cost little",
+        f"score at B = {RATIOS[-1]}M less score at B = M, mean of PPO and best-of-N",
+        -0.05,
+        UNIT,
+        of=lambda cells: -length_loss(cells, "mode"),
+    ),
+    Claim(
+        "matters-less-in-mode",
+        "it matters less on Mode Length than on Min Length",
+        "the loss from B = M to B = 16M on Min Length less that on Mode Length",
+        0.02,
+        UNIT,
+        of=lambda cells: length_loss(cells, "min") - length_loss(cells, "mode"),
+    ),
+)
+
+
+def run_lengths(bench: Bench) -> Outcome:
+    """Two methods at every B/M on three problems."""
+    keys = [(name, ratio, problem) for name in NAMES for ratio in RATIOS for problem in PROBLEMS]
+    settings = [setting(bench, p, *lengths.METHODS[name], batch=lengths.MINIBATCH * ratio) for name, ratio, p in keys]
+    cells = by(tuned(bench, settings), keys)
+    labels = [f"B = {r}M" for r in RATIOS]
+    figures = {
+        figure: [
+            curves(f"{name}: {title}", [cells[name, r, p] for r in RATIOS], labels, y=y)
+            for name in NAMES
+            for p, title in PROBLEMS.items()
+        ]
+        for figure, y in (("reward", "eval/gold"), ("length", "eval/length"))
+    }
+    rows = [[name, f"{ratio}M", problem] for name, ratio, problem in keys]
+    table = summary("Cells", list(cells.values()), ("method", "B", "problem"), rows)
+    return Outcome(judged(LENGTH_CLAIMS, cells), figures, [table], [about(bench)])
+
+
+LENGTHS = Study(
+    name="length-on-policy",
+    question="Does on-policy sampling help on text-like responses, and where?",
+    source="Tajwar et al. 2024, §5.1.1, Fig. 6",
+    method=(
+        f"{SETTING} B = M × {RATIOS}, one pass over each collection, so that only staleness changes; gradient steps,"
+        " samples and reward queries are the same in all cells, but for what the last collection holds beyond the"
+        f" steps. {lengths.SCORE}"
+    ),
+    claims=LENGTH_CLAIMS,
+    run=run_lengths,
 )

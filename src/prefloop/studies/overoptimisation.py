@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ from prefloop.report.chart import ANY, Array, Chart, Line, Table
 from prefloop.studies.bench import Bench
 from prefloop.studies.cells import by, over_seeds, summary
 from prefloop.studies.lengths import METHODS, PROBLEMS, SEEDS, SETTING, about, setting
-from prefloop.studies.study import Claim, Outcome, Study, judge
+from prefloop.studies.study import Claim, Outcome, Study, judged
 
 DATA = {"smoke": (16, 32), "small": (16, 64, 500), "paper": (16, 64, 250, 2000)}  # groups the reward model saw
 STEPS = {"smoke": 10, "small": 200, "paper": 600}
@@ -21,7 +21,22 @@ EVALUATIONS = 20
 NAMES = ("PPO", "on-policy DPO")
 ON = ("min", "mode")
 LR = 1e-3  # one for all, so that they travel as far
-Key = tuple[str, int, str]  # method, groups, problem
+Cells = Mapping[tuple[str, int, str], Cell]  # method, groups, problem
+
+
+def fall(cell: Cell, column: str = "eval/gold") -> Array:
+    """From where gold is best to the end, per seed; the best is found on the other seeds, whose noise is another."""
+    gold, seeds = cell.curve("eval/gold"), np.arange(len(cell.runs))
+    best = (gold.sum(0) - gold).argmax(1)
+    return cell.curve(column)[seeds, best] - cell.curve(column)[:, -1]
+
+
+def over(cells: Cells, extreme: Callable[[Iterable[int]], int], score: Callable[[Cell], Array]) -> Array:
+    """Mean over methods and problems with the fewest (min) or the most (max) data."""
+    groups = extreme(n for _, n, _ in cells)
+    return np.stack([score(cell) for key, cell in cells.items() if key[1] == groups]).mean(0)
+
+
 CLAIMS = (
     Claim(
         "small-data-overoptimise",
@@ -30,6 +45,7 @@ CLAIMS = (
         " methods and problems",
         0.05,
         "gold reward",
+        of=lambda cells: over(cells, min, fall),
     ),
     Claim(
         "proxy-rises-on",
@@ -37,6 +53,7 @@ CLAIMS = (
         "proxy at the end less proxy at that step, fewest data, mean of methods and problems",
         0.05,
         "standard deviations of the proxy on its data",
+        of=lambda cells: -over(cells, min, lambda cell: fall(cell, "eval/reward")),
     ),
     Claim(
         "more-data-less",
@@ -44,6 +61,7 @@ CLAIMS = (
         "that fall of gold with the fewest data less the same with the most",
         0.05,
         "gold reward",
+        of=lambda cells: over(cells, min, fall) - over(cells, max, fall),
     ),
     Claim(
         "more-data-better-gold",
@@ -51,6 +69,7 @@ CLAIMS = (
         "gold reward at the end with the most data less the same with the fewest",
         0.05,
         "gold reward",
+        of=lambda cells: over(cells, max, Cell.last) - over(cells, min, Cell.last),
     ),
 )
 
@@ -62,7 +81,6 @@ def run(bench: Bench) -> Outcome:
     length: dict[str, Any] = {"steps": steps, "evaluate": max(1, steps // EVALUATIONS)}
     settings = [setting(bench, p, *METHODS[name], data=n, lr=LR, **length) for name, n, p in keys]
     cells = by(bench.tuned(settings, (LR,), seeds=bench.seeds[: SEEDS[bench.size]]), keys)
-    findings = [judge(claim, effect) for claim, effect in zip(CLAIMS, measure(cells), strict=True)]
     figures = {
         f"{problem}-length": [
             _against_kl(cells, name, sizes, problem, y) for name in NAMES for y in ("eval/gold", "eval/reward")
@@ -71,33 +89,10 @@ def run(bench: Bench) -> Outcome:
     }
     rows = [list(key) for key in keys]
     tables = [turns(cells), summary("Cells", list(cells.values()), ("method", "groups", "problem"), rows)]
-    return Outcome(findings, figures, tables, [about(bench), f"Rule: {RULE}."])
+    return Outcome(judged(CLAIMS, cells), figures, tables, [about(bench), f"Rule: {RULE}."])
 
 
-def measure(cells: Mapping[Key, Cell]) -> list[Array]:
-    """One effect per claim, paired by seed."""
-    sizes = sorted({key[1] for key in cells})
-
-    def mean(n: int, score: Callable[[Cell], Array]) -> Array:
-        return np.stack([score(cell) for key, cell in cells.items() if key[1] == n]).mean(0)
-
-    few, many = sizes[0], sizes[-1]
-    return [
-        mean(few, fall),
-        -mean(few, lambda cell: fall(cell, "eval/reward")),
-        mean(few, fall) - mean(many, fall),
-        mean(many, Cell.last) - mean(few, Cell.last),
-    ]
-
-
-def fall(cell: Cell, column: str = "eval/gold") -> Array:
-    """From where gold is best to the end, per seed; the best is found on the other seeds, whose noise is another."""
-    gold, seeds = cell.curve("eval/gold"), np.arange(len(cell.runs))
-    best = (gold.sum(0) - gold).argmax(1)
-    return cell.curve(column)[seeds, best] - cell.curve(column)[:, -1]
-
-
-def turns(cells: Mapping[Key, Cell]) -> Table:
+def turns(cells: Cells) -> Table:
     """In how many runs over-optimisation was detected, and from which step on."""
     rows = []
     for (name, n, problem), cell in cells.items():
@@ -108,7 +103,7 @@ def turns(cells: Mapping[Key, Cell]) -> Table:
     return Table("Over-optimisation detected", ("problem", "method", "groups", "runs", "from step, median"), rows)
 
 
-def _against_kl(cells: Mapping[Key, Cell], name: str, sizes: Sequence[int], problem: str, y: str) -> Chart:
+def _against_kl(cells: Cells, name: str, sizes: Sequence[int], problem: str, y: str) -> Chart:
     lines = []
     for n in sizes:
         cell = cells[name, n, problem]

@@ -163,7 +163,8 @@ def _claim(finding: Finding) -> Result:
     numbers = {"value": effect.value, "low": effect.low, "high": effect.high, "threshold": claim.threshold}
     if not all(math.isfinite(number) for number in numbers.values()):
         raise ValueError(f"{claim.name}: {numbers}; a finding must be finite")
-    return {**asdict(claim), **numbers, "level": effect.level, "units": effect.units, "verdict": finding.verdict}
+    words = {k: v for k, v in asdict(claim).items() if k != "of"}
+    return {**words, **numbers, "level": effect.level, "units": effect.units, "verdict": finding.verdict}
 
 
 def _table(table: Table) -> Result:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,7 +16,7 @@ from prefloop.lab.summary import Cell
 from prefloop.report.chart import Array, Chart, Table
 from prefloop.studies.bench import Bench
 from prefloop.studies.cells import FAR, curves, sequences
-from prefloop.studies.study import Claim, Outcome, Study, judge
+from prefloop.studies.study import Claim, Outcome, Study, judged
 from prefloop.worlds.arms.build import reference_policy
 from prefloop.worlds.arms.defects import DropoutReference, seen_as
 from prefloop.worlds.arms.problem import bump, prompt_tokens, reference_law
@@ -56,6 +57,47 @@ KEYS: tuple[Key, ...] = (
     ("PPO, no KL", ""),
     *(("DPO", defect) for defect in ("", "reference_dropout")),
 )
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """Cells by row and defect, and the noise of a reference with dropout, per seed."""
+
+    cells: Mapping[Key, Cell]
+    noise: Array
+
+
+def peak(cell: Cell) -> Array:
+    """Best reward of any evaluation, per seed."""
+    return cell.values(lambda run: float(run.curves["eval/gold"].max()))
+
+
+def fall(cell: Cell) -> Array:
+    """From the best reward in training to the last, per seed."""
+    return peak(cell) - cell.last()
+
+
+def lost(e: Evidence, row: str, defect: str) -> Array:
+    """Reward at the end without the defect less with it."""
+    return e.cells[row, ""].last() - e.cells[row, defect].last()
+
+
+def slower(e: Evidence, row: str) -> Array:
+    """Mean reward over training without the prompt in the reward less with it."""
+    return e.cells[row, ""].mean() - e.cells[row, "prompt_in_reward"].mean()
+
+
+def asymmetry(e: Evidence, defect: str) -> Array:
+    """Fall of best-of-N less the fall of PPO."""
+    return fall(e.cells["best-of-N", defect]) - fall(e.cells["PPO", defect])
+
+
+def strayed(e: Evidence, row: str) -> Array:
+    """KL(π‖π_ref) at the end with the published KL term less that of another row."""
+    kl = "eval/kl_reverse_exact"
+    return e.cells["PPO + KL", "k1_loss"].last(kl) - e.cells[row, ""].last(kl)
+
+
 CLAIMS = (
     Claim(
         "late-best-of-n-decays",
@@ -63,6 +105,7 @@ CLAIMS = (
         "best reward in training less the reward at the end, with the defect",
         0.1,
         REWARD,
+        of=lambda e: fall(e.cells["best-of-N", "off_by_one"]),
     ),
     Claim(
         "aligned-best-of-n-arrives",
@@ -70,6 +113,7 @@ CLAIMS = (
         "reward at the end, without the defect",
         0.8,
         REWARD,
+        of=lambda e: e.cells["best-of-N", ""].last(),
     ),
     Claim(
         "late-costs-best-of-n",
@@ -77,6 +121,7 @@ CLAIMS = (
         "reward of best-of-N at the end, without the defect less with it",
         0.2,
         REWARD,
+        of=lambda e: lost(e, "best-of-N", "off_by_one"),
     ),
     Claim(
         "late-ppo-survives",
@@ -84,6 +129,7 @@ CLAIMS = (
         "with the defect: reward of PPO at the end less that of best-of-N",
         0.1,
         REWARD,
+        of=lambda e: e.cells["PPO", "off_by_one"].last() - e.cells["best-of-N", "off_by_one"].last(),
     ),
     Claim(
         "asymmetry-with-defect",
@@ -91,6 +137,7 @@ CLAIMS = (
         "with the defect: fall of best-of-N from its best reward to its last, less the fall of PPO",
         0.05,
         REWARD,
+        of=lambda e: asymmetry(e, "off_by_one"),
     ),
     Claim(
         "no-asymmetry-without",
@@ -98,6 +145,7 @@ CLAIMS = (
         "without the defect: fall of PPO less the fall of best-of-N",
         -0.05,
         REWARD,
+        of=lambda e: -asymmetry(e, ""),
     ),
     Claim(
         "late-costs-ipo",
@@ -105,6 +153,7 @@ CLAIMS = (
         "reward of IPO at the end, without the defect less with it",
         0.05,
         REWARD,
+        of=lambda e: lost(e, "IPO", "off_by_one"),
     ),
     Claim(
         "k1-lets-go",
@@ -112,6 +161,7 @@ CLAIMS = (
         f"KL(π‖π_ref) at the end, with the term less with the KL in the reward, both of weight {KL:g}",
         5.0,
         NATS,
+        of=lambda e: strayed(e, "PPO + KL"),
     ),
     Claim(
         "k1-is-no-penalty",
@@ -119,6 +169,7 @@ CLAIMS = (
         "KL(π‖π_ref) at the end, with the term less without any penalty",
         -2.5,
         NATS,
+        of=lambda e: strayed(e, "PPO, no KL"),
     ),
     Claim(
         "dropout-is-noise",
@@ -126,6 +177,7 @@ CLAIMS = (
         "standard deviation of repeated log π_ref of one response, mean over responses",
         0.01,
         NATS,
+        of=lambda e: e.noise,
     ),
     Claim(
         "dropout-is-harmless",
@@ -133,6 +185,7 @@ CLAIMS = (
         "reward at the end, with the defect less without it",
         -0.02,
         REWARD,
+        of=lambda e: -lost(e, "DPO", "reference_dropout"),
     ),
     Claim(
         "prompt-leaves-comparisons",
@@ -140,6 +193,7 @@ CLAIMS = (
         "−|difference| of the mean reward of best-of-N over training, with and without the defect",
         -0.01,
         REWARD,
+        of=lambda e: -abs(slower(e, "best-of-N")),
     ),
     Claim(
         "prompt-disturbs-batch-baseline",
@@ -147,6 +201,7 @@ CLAIMS = (
         "mean reward of PPO over training, without the defect less with it",
         0.01,
         REWARD,
+        of=lambda e: slower(e, "PPO"),
     ),
 )
 
@@ -159,8 +214,7 @@ def run(bench: Bench) -> Outcome:
     groups = [runs[i : i + len(seeds)] for i in range(0, len(runs), len(seeds))]
     cells = {key: Cell(s, group, {}) for (key, s), group in zip(settings.items(), groups, strict=True)}
     noise = reference_noise(settings["DPO", ""], seeds)
-    findings = [judge(claim, effect) for claim, effect in zip(CLAIMS, measure(cells, noise), strict=True)]
-    return Outcome(findings, figures(cells), [table(cells)], notes(noise))
+    return Outcome(judged(CLAIMS, Evidence(cells, noise)), figures(cells), [table(cells)], notes(noise))
 
 
 def setting(bench: Bench, row: str, defect: str) -> Setting:
@@ -179,46 +233,6 @@ def setting(bench: Bench, row: str, defect: str) -> Setting:
 
 
 # ------------------------------------------------------------------------------------------------------------ effects
-
-
-def measure(cells: dict[Key, Cell], noise: Array) -> list[Array]:
-    """One effect per claim, paired by seed."""
-
-    def lost(row: str, defect: str) -> Array:
-        return cells[row, ""].last() - cells[row, defect].last()
-
-    def slower(row: str) -> Array:
-        return cells[row, ""].mean() - cells[row, "prompt_in_reward"].mean()
-
-    def asymmetry(defect: str) -> Array:
-        return fall(cells["best-of-N", defect]) - fall(cells["PPO", defect])
-
-    late, k1 = cells["best-of-N", "off_by_one"], cells["PPO + KL", "k1_loss"].last("eval/kl_reverse_exact")
-    return [
-        fall(late),
-        cells["best-of-N", ""].last(),
-        lost("best-of-N", "off_by_one"),
-        cells["PPO", "off_by_one"].last() - late.last(),
-        asymmetry("off_by_one"),
-        -asymmetry(""),
-        lost("IPO", "off_by_one"),
-        k1 - cells["PPO + KL", ""].last("eval/kl_reverse_exact"),
-        k1 - cells["PPO, no KL", ""].last("eval/kl_reverse_exact"),
-        noise,
-        -lost("DPO", "reference_dropout"),
-        -abs(slower("best-of-N")),
-        slower("PPO"),
-    ]
-
-
-def peak(cell: Cell) -> Array:
-    """Best reward of any evaluation, per seed."""
-    return cell.values(lambda run: float(run.curves["eval/gold"].max()))
-
-
-def fall(cell: Cell) -> Array:
-    """From the best reward in training to the last, per seed."""
-    return peak(cell) - cell.last()
 
 
 def reference_noise(one: Setting, seeds: list[int]) -> Array:

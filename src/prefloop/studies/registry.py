@@ -6,11 +6,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 from prefloop.core.errors import UserError, nearest
+from prefloop.core.user import module
 
 if TYPE_CHECKING:
     from prefloop.studies.study import Study
 
-SUMMARIES = {  # the module has the name of the study, with _ for -
+SUMMARIES = {
     "on-policy": "when do the policy's own samples beat a fixed dataset?",
     "reuse": "how many passes over one collection are too many, and for which methods?",
     "negative": "what does pushing bad responses down add, offline and on-policy?",
@@ -32,15 +33,39 @@ ALONE = {  # run by their names only: they train a real model, and no lab
 }
 
 
+ON_LENGTHS = {  # the question's file holds both worlds: STUDY on arms and sequences, LENGTHS on text-like responses
+    "length-on-policy": "on_policy",
+    "length-reuse": "reuse",
+    "length-negative": "negative",
+    "length-complement": "complement",
+}
+
+
 def study(name: str) -> Study:
-    """A study by its name.
+    """A study by its name, or a user's own as `module:STUDY`.
 
     Raises:
         UserError: no such study; the nearest name is suggested.
     """
+    if ":" in name:
+        return _own(name)
     known = SUMMARIES | ALONE
     if name not in known:
-        raise UserError(f"there is no study `{name}`", where="prefloop study", fix=nearest(name, known))
-    module = import_module(f"prefloop.studies.{name.replace('-', '_')}")
-    found: Study = module.STUDY
+        raise UserError(f"unknown study `{name}`", where="prefloop study", fix=nearest(name, known))
+    file, attribute = (ON_LENGTHS[name], "LENGTHS") if name in ON_LENGTHS else (name.replace("-", "_"), "STUDY")
+    found: Study = getattr(import_module(f"prefloop.studies.{file}"), attribute)
     return found
+
+
+def _own(path: str) -> Study:
+    """The study of `module:NAME` in a user's own file."""
+    from prefloop.studies.study import Study
+
+    home, _, name = path.partition(":")
+    own = module(home, where=f"study={path}")
+    value = getattr(own, name, None)
+    if not isinstance(value, Study):
+        studies = [k for k, v in vars(own).items() if isinstance(v, Study)]
+        fix = nearest(name, studies) if studies else "define `STUDY = Study(...)` in that file"
+        raise UserError(f"`{home}` has no study `{name}`", where=f"study={path}", fix=fix)
+    return value

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 
 from prefloop.lab.setting import Setting
 from prefloop.lab.summary import Cell
-from prefloop.report.chart import Chart
+from prefloop.report.chart import Array, Chart
+from prefloop.studies import lengths
 from prefloop.studies.bench import Bench
 from prefloop.studies.cells import (
     FAR,
@@ -26,14 +29,51 @@ from prefloop.studies.cells import (
     sequences,
     summary,
 )
-from prefloop.studies.study import Claim, Outcome, Study, judge
+from prefloop.studies.lengths import PROBLEMS, SETTING, UNIT, about, setting, tuned, versus
+from prefloop.studies.study import Claim, Outcome, Study, judged
 
 PASSES = {"arms": (1, 2, 4, 8, 16), "sequences": (1, 4, 8)}
 METHODS = ("ppo_critic_free", "best_of_n")
 UNCLIPPED = "ppo without its clip"  # the same advantage and ratio, unbounded
 MODERATE, MANY = 4, 8
 MOST = PASSES["arms"][-1]
-UNIT = "share of the attainable gain"
+PPO, BEST = METHODS
+Key = tuple[str, str, int, float]
+Cells = Mapping[Key, Cell]  # problem, method, passes, centre
+
+
+def loss(cells: Cells, problem: str, method: str, passes: int, centre: float = FAR) -> Array:
+    """Score with one pass less that with so many, paired by seed."""
+    return gains([cells[problem, method, 1, centre]]) - gains([cells[problem, method, passes, centre]])
+
+
+def saved(cells: Cells) -> Array:
+    """Gain of moderate reuse at equal samples, mean over methods."""
+    each = [at_equal_samples(cells["arms", m, MODERATE, FAR], cells["arms", m, 1, FAR]) for m in METHODS]
+    return np.stack(each).mean(0)
+
+
+def clipped(cells: Cells, passes: int) -> Array:
+    """Share of tokens that the clip takes out, mean over training."""
+    return np.nanmean(cells["arms", PPO, passes, FAR].curve("clip_ratio/region_mean"), axis=1)
+
+
+def unclipped(cells: Cells) -> Array:
+    """Score of PPO at the most passes less that without its clip."""
+    return gains([cells["arms", PPO, MOST, FAR]]) - gains([cells["arms", UNCLIPPED, MOST, FAR]])
+
+
+def asymmetry(cells: Cells, problem: str) -> Array:
+    """What many passes cost best-of-N less what they cost PPO."""
+    return loss(cells, problem, BEST, MANY) - loss(cells, problem, PPO, MANY)
+
+
+def collapse(cells: Cells) -> Array:
+    """Best reward of best-of-N in training less its reward at the end, sequences, many passes."""
+    long = cells["sequences", BEST, MANY, FAR]
+    return long.values(lambda r: float(r.curves["eval/gold"].max() - r.curves["eval/gold"][-1]))
+
+
 CLAIMS = (
     Claim(
         "reuse-saves-samples",
@@ -41,6 +81,7 @@ CLAIMS = (
         f"best-of-N and PPO on arms, R1: reward gained at T = {MODERATE} less that at T = 1, equal samples",
         0.02,
         UNIT,
+        of=saved,
     ),
     Claim(
         "much-reuse-hurts-best-of-n",
@@ -48,6 +89,7 @@ CLAIMS = (
         f"score of best-of-N at T = 1 less that at T = {MOST}, arms, R1, equal gradient steps",
         0.02,
         UNIT,
+        of=lambda cells: loss(cells, "arms", BEST, MOST),
     ),
     Claim(
         "ppo-bears-reuse",
@@ -55,6 +97,7 @@ CLAIMS = (
         f"score of PPO at T = {MANY} less that at T = 1, arms, R1, equal gradient steps",
         -0.02,
         UNIT,
+        of=lambda cells: -loss(cells, "arms", PPO, MANY),
     ),
     Claim(
         "clip-is-active",
@@ -62,6 +105,7 @@ CLAIMS = (
         f"clipped share of tokens of PPO at T = {MANY} less that at T = 1, arms, R1, mean over training",
         0.01,
         "share of tokens",
+        of=lambda cells: clipped(cells, MANY) - clipped(cells, 1),
     ),
     Claim(
         "clip-is-why",
@@ -69,6 +113,7 @@ CLAIMS = (
         f"score of PPO at T = {MOST} less that of the same ratio without a clip, arms, R1",
         0.02,
         UNIT,
+        of=unclipped,
     ),
     Claim(
         "asymmetry-arms",
@@ -76,6 +121,7 @@ CLAIMS = (
         f"loss of best-of-N from T = 1 to T = {MANY} less the loss of PPO, arms, R1",
         0.02,
         UNIT,
+        of=lambda cells: asymmetry(cells, "arms"),
     ),
     Claim(
         "asymmetry-sequences",
@@ -83,6 +129,7 @@ CLAIMS = (
         f"loss of best-of-N from T = 1 to T = {MANY} less the loss of PPO, sequences, R1",
         0.02,
         UNIT,
+        of=lambda cells: asymmetry(cells, "sequences"),
     ),
     Claim(
         "collapse-sequences",
@@ -90,6 +137,7 @@ CLAIMS = (
         f"best reward in training less the reward at the end, best-of-N at T = {MANY} on sequences, R1",
         0.05,
         "gold reward",
+        of=collapse,
     ),
     Claim(
         "milder-near",
@@ -97,9 +145,9 @@ CLAIMS = (
         f"loss of best-of-N from T = 1 to T = {MOST} on R1 less that on R2, arms",
         0.02,
         UNIT,
+        of=lambda cells: loss(cells, "arms", BEST, MOST) - loss(cells, "arms", BEST, MOST, NEAR),
     ),
 )
-Key = tuple[str, str, int, float]
 
 
 def run(bench: Bench) -> Outcome:
@@ -107,14 +155,13 @@ def run(bench: Bench) -> Outcome:
     keys: list[Key] = [(p, m, t, c) for p in PASSES for m in METHODS for t in PASSES[p] for c in (FAR, NEAR)]
     keys.append(("arms", UNCLIPPED, MOST, FAR))
     cells = by(bench.tuned([_setting(bench, *key) for key in keys], RATES), keys)
-    findings = [judge(claim, effect) for claim, effect in zip(CLAIMS, measure(cells), strict=True)]
     figures = {f"{p}-steps": _panels(cells, p, "step") for p in PASSES} | {
         f"{p}-samples": _panels(cells, p, "samples") for p in PASSES
     }
     figures["score-by-passes"] = [_by_passes(cells, p, c) for p in PASSES for c in (FAR, NEAR)]
     rows = [[p, m, t, "R1" if c == FAR else "R2"] for p, m, t, c in keys]
     table = summary("Cells", list(cells.values()), ("problem", "method", "T", "reward"), rows)
-    return Outcome(findings, figures, [table])
+    return Outcome(judged(CLAIMS, cells), figures, [table])
 
 
 def _setting(bench: Bench, problem: str, method: str, passes: int, centre: float) -> Setting:
@@ -122,30 +169,6 @@ def _setting(bench: Bench, problem: str, method: str, passes: int, centre: float
     unclipped = {"objective": "policy_gradient"} if method == UNCLIPPED else {}
     row = METHODS[0] if method == UNCLIPPED else method
     return make(row, override={"reuse": passes, **unclipped}, centre=centre, **bench.steps(problem))
-
-
-def measure(cells: dict[Key, Cell]) -> list[np.ndarray]:
-    """One effect per claim, paired by seed."""
-
-    def loss(problem: str, method: str, passes: int, centre: float = FAR) -> np.ndarray:
-        return gains([cells[problem, method, 1, centre]]) - gains([cells[problem, method, passes, centre]])
-
-    def clipped(passes: int) -> np.ndarray:
-        return np.nanmean(cells["arms", METHODS[0], passes, FAR].curve("clip_ratio/region_mean"), axis=1)
-
-    saved = np.stack([at_equal_samples(cells["arms", m, MODERATE, FAR], cells["arms", m, 1, FAR]) for m in METHODS])
-    long = cells["sequences", "best_of_n", MANY, FAR]
-    return [
-        saved.mean(0),
-        loss("arms", "best_of_n", MOST),
-        -loss("arms", "ppo_critic_free", MANY),
-        clipped(MANY) - clipped(1),
-        gains([cells["arms", METHODS[0], MOST, FAR]]) - gains([cells["arms", UNCLIPPED, MOST, FAR]]),
-        loss("arms", "best_of_n", MANY) - loss("arms", "ppo_critic_free", MANY),
-        loss("sequences", "best_of_n", MANY) - loss("sequences", "ppo_critic_free", MANY),
-        long.values(lambda r: float(r.curves["eval/gold"].max() - r.curves["eval/gold"][-1])),
-        loss("arms", "best_of_n", MOST) - loss("arms", "best_of_n", MOST, NEAR),
-    ]
 
 
 def _panels(cells: dict[Key, Cell], problem: str, x: str) -> list[Chart]:
@@ -185,4 +208,91 @@ STUDY = Study(
     ),
     claims=CLAIMS,
     run=run,
+)
+
+
+# ----------------------------------------------------------------------------------------- on text-like responses
+
+LENGTH_PASSES = (1, 2, 8)
+NAMES = ("PPO", "best-of-N")
+ON = ("min", "mode")
+
+
+def length_loss(cells: Mapping[tuple[str, int, str], Cell], name: str, problem: str = "min") -> Array:
+    """Score with one pass less that with the most, paired by seed."""
+    return versus(cells, [(name, 1, problem)], [(name, LENGTH_PASSES[-1], problem)])
+
+
+LENGTH_CLAIMS = (
+    Claim(
+        "two-passes-help-best-of-n",
+        "best-of-N does better with two passes than with one, at equal samples",
+        "score of best-of-N at T = 2 less that at T = 1 over as many samples, Min Length",
+        0.02,
+        UNIT,
+        of=lambda cells: at_equal_samples(cells["best-of-N", 2, "min"], cells["best-of-N", 1, "min"]),
+    ),
+    Claim(
+        "much-reuse-hurts-best-of-n",
+        "excessive reuse hurts best-of-N",
+        "score of best-of-N at T = 1 less that at T = 8, Min Length, equal gradient steps",
+        0.02,
+        UNIT,
+        of=lambda cells: length_loss(cells, "best-of-N"),
+    ),
+    Claim(
+        "ppo-bears-reuse",
+        "PPO is unaffected up to T = 8",
+        "score of PPO at T = 8 less that at T = 1, Min Length, equal gradient steps",
+        -0.02,
+        UNIT,
+        of=lambda cells: -length_loss(cells, "PPO"),
+    ),
+    Claim(
+        "asymmetry",
+        "best-of-N loses more by reuse than PPO does",
+        "loss of best-of-N from T = 1 to T = 8 less the loss of PPO, Min Length",
+        0.02,
+        UNIT,
+        of=lambda cells: length_loss(cells, "best-of-N") - length_loss(cells, "PPO"),
+    ),
+    Claim(
+        "milder-in-mode",
+        "reuse costs less on Mode Length",
+        "loss of best-of-N from T = 1 to T = 8 on Min Length less that on Mode Length",
+        0.02,
+        UNIT,
+        of=lambda cells: length_loss(cells, "best-of-N") - length_loss(cells, "best-of-N", "mode"),
+    ),
+)
+
+
+def run_lengths(bench: Bench) -> Outcome:
+    """Both methods at every T on two problems."""
+    keys = [(name, passes, problem) for name in NAMES for passes in LENGTH_PASSES for problem in ON]
+    settings = [setting(bench, p, lengths.METHODS[name][0], {"reuse": passes}) for name, passes, p in keys]
+    cells = by(tuned(bench, settings), keys)
+    labels = [f"T = {t}" for t in LENGTH_PASSES]
+    figures = {
+        figure: [
+            curves(f"{name}: {PROBLEMS[p]}", [cells[name, t, p] for t in LENGTH_PASSES], labels, x=x, y=y)
+            for name in NAMES
+            for p in ON
+        ]
+        for figure, x, y in (("length-by-step", "step", "eval/length"), ("reward-by-samples", "samples", "eval/gold"))
+    }
+    table = summary("Cells", list(cells.values()), ("method", "T", "problem"), [list(key) for key in keys])
+    return Outcome(judged(LENGTH_CLAIMS, cells), figures, [table], [about(bench)])
+
+
+LENGTHS = Study(
+    name="length-reuse",
+    question="Can sample reuse stand in for fresh samples on text-like responses?",
+    source="Tajwar et al. 2024, §5.1.2, Fig. 11",
+    method=(
+        f"{SETTING} B = M; T gradient steps on each collection before new responses are drawn, so that a run of T"
+        f" passes draws 1/T of the samples in the same number of gradient steps. {lengths.SCORE}"
+    ),
+    claims=LENGTH_CLAIMS,
+    run=run_lengths,
 )

@@ -30,6 +30,8 @@ class Claim:
         effect: what is measured, so that a positive number speaks for the prediction.
         threshold: the smallest effect that counts; see RULE.
         unit: of effect and threshold.
+        of: the effect from the study's evidence, one number per independent unit; where None, the evidence is a mapping
+            that has the effect under the claim's name.
     """
 
     name: str
@@ -37,6 +39,7 @@ class Claim:
     effect: str
     threshold: float
     unit: str
+    of: Callable[[Any], ArrayLike] | None = None
 
 
 @dataclass(frozen=True)
@@ -67,6 +70,11 @@ def judge(claim: Claim, effects: ArrayLike, *, seed: int = 0) -> Finding:
     if values.ndim != 1 or not np.isfinite(values).all():
         raise ValueError(f"{claim.name}: effects must be a list of finite numbers")
     return Finding(claim, bootstrap(values, seed=seed))
+
+
+def judged(claims: Sequence[Claim], evidence: Any) -> list[Finding]:
+    """Every claim on what a study measured, such as its cells by their keys."""
+    return [judge(c, evidence[c.name] if c.of is None else c.of(evidence)) for c in claims]
 
 
 @dataclass(frozen=True)

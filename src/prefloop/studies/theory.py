@@ -12,7 +12,7 @@ from torch import Tensor
 from prefloop.analysis import theory
 from prefloop.core.kl import exact
 from prefloop.report.chart import SHARE, Array, Chart, Line, Table
-from prefloop.studies.study import Claim, Finding, Outcome, Study, judge
+from prefloop.studies.study import Claim, Finding, Outcome, Study, judged
 
 CATEGORIES = (3, 5, 10, 20)
 CONCENTRATIONS = (0.3, 1.0, 3.0)
@@ -292,7 +292,7 @@ def _profile(label: str, ratio: Array, more: Array, edges: Array) -> Line:
 def run(bench: Any) -> Outcome:  # of a Bench only the size is read
     cells = measure(bench.size)
     whole = {k: np.concatenate([cell[k] for cell in cells.values()]) for k in next(iter(cells.values()))}
-    findings = [judge(claim, whole[claim.name]) for claim in CLAIMS]
+    findings = judged(CLAIMS, whole)
     ties = [f"{k}: {int(x.sum())} of {len(x)}" for k, x in whole.items() if k.startswith("ties")]
     return Outcome(
         findings,
