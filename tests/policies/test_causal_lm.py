@@ -16,7 +16,7 @@ from prefloop.core.batch import Batch
 from prefloop.core.errors import DataError, UserError
 from prefloop.core.protocols import Enumerable
 from prefloop.core.streams import streams
-from prefloop.policies import causal_lm
+from prefloop.policies import network
 from prefloop.policies.causal_lm import CausalLM, has_bf16, resolve_autocast
 from prefloop.policies.sampler import Sampling
 
@@ -116,7 +116,7 @@ def test_chunks_of_logits_change_neither_values_nor_gradients(monkeypatch):
         return seen.logp, seen.entropy, [p.grad for p in own.parameters()]
 
     whole = run()
-    monkeypatch.setattr(causal_lm, "LOGITS_BUDGET", 12 * 4)
+    monkeypatch.setattr(network, "LOGITS_BUDGET", 12 * 4)
     parts = run()
     with torch.no_grad():
         assert torch.equal(policy().evaluate(ANSWERS).logp, parts[0])
@@ -125,11 +125,34 @@ def test_chunks_of_logits_change_neither_values_nor_gradients(monkeypatch):
     )
 
 
-def test_vocabulary_logits_exist_at_response_positions_only(monkeypatch):
+def test_vocabulary_logits_exist_at_response_positions_only():
     own, counts = policy(), []
-    monkeypatch.setattr(own, "head", lambda hidden, head=own.head: (counts.append(len(hidden)), head(hidden))[1])
+    own.network.head.register_forward_pre_hook(lambda _, args: counts.append(len(args[0])))
     own.evaluate(ANSWERS)
     assert counts == [int(ANSWERS.mask.sum())]
+
+
+def test_every_weight_is_read_inside_one_forward_of_one_module():
+    """Weights that are there only while `network` runs, as those of a sharded model are, give the same results."""
+    plain, sharded = policy(critic=True), policy(critic=True)
+    whole = {name: p.detach().clone() for name, p in sharded.network.named_parameters()}
+    assert {id(p) for p in sharded.parameters()} == {id(p) for p in sharded.network.parameters()}
+
+    def fill(value):
+        with torch.no_grad():
+            for name, p in sharded.network.named_parameters():
+                p.data = whole[name].clone() if value is None else torch.full_like(p, value)
+
+    sharded.network.register_forward_pre_hook(lambda *_: fill(None))
+    sharded.network.register_forward_hook(lambda *_: fill(math.nan), always_call=True)
+    fill(math.nan)
+    for own in (plain, sharded):
+        seen = own.evaluate(ANSWERS, entropy=True, values=True)
+        assert seen.values is not None
+        if own is plain:
+            want = seen
+    for name in ("logp", "entropy", "values"):
+        assert torch.equal(getattr(seen, name), getattr(want, name))
 
 
 def test_entropy_is_that_of_the_next_token_distribution():
@@ -234,15 +257,15 @@ def test_the_value_head_starts_at_zero_and_reads_the_state_before_each_token(dty
     values = own.evaluate(ANSWERS, values=True).values
     assert values.shape == ANSWERS.mask.shape and values.dtype == dtype and (values == 0).all()
     with torch.no_grad():
-        own.value_head.weight.fill_(0.5)
-        own.value_head.bias.fill_(2.0)
+        own.network.value_head.weight.fill_(0.5)
+        own.network.value_head.bias.fill_(2.0)
     values = own.evaluate(ANSWERS, values=True).values
     hidden = model.model(torch.cat([PROMPTS[0], ANSWERS.responses[0, 0, :2]])[None]).last_hidden_state[0, 2:]
     assert torch.allclose(values[0, 0, :3], 0.5 * hidden.sum(-1) + 2.0, atol=1e-5)
     assert (values[~ANSWERS.mask] == 0).all()
     values.sum().backward()
-    assert own.value_head.bias.grad == ANSWERS.mask.sum()
-    assert own.parameters()[-1] is own.value_head.bias
+    assert own.network.value_head.bias.grad == ANSWERS.mask.sum()
+    assert own.parameters()[-1] is own.network.value_head.bias
     with pytest.raises(ValueError, match="critic"):
         policy().evaluate(ANSWERS, values=True)
 

@@ -91,6 +91,7 @@ def build(config: Config, *, poll: Callable[[], None] = no_op, say: Callable[[st
         micro_tokens=config.training.micro_tokens,
         autocast=resolve_autocast(config.model.autocast, model),
         critic=row.critic,
+        gradient_checkpointing=config.model.gradient_checkpointing,
     )
     reference = policy.reference()
     problem = TextProblem(

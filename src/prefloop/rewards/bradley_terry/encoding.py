@@ -157,15 +157,3 @@ def comparison(groups: Sequence[Group], scored: Scored) -> Comparison:
     winner, loser = found.index.unbind(-1)
     margin, longer = (x[winner] - x[loser] for x in (scored.score, scored.length))
     return Comparison(margin, longer, found.keys)
-
-
-def portions(lengths: Sequence[int], budget: int) -> Iterator[list[int]]:
-    """Indices by length, in portions whose padded size stays within the budget (one row may exceed it alone)."""
-    portion: list[int] = []
-    for i in sorted(range(len(lengths)), key=lambda i: lengths[i]):
-        if portion and (len(portion) + 1) * lengths[i] > budget:
-            yield portion
-            portion = []
-        portion.append(i)
-    if portion:
-        yield portion

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from prefloop.core.fit import falling, minimise, unobserved
 from prefloop.core.protocols import no_op
 from prefloop.data.records import Group
+from prefloop.policies.packing import packs
 from prefloop.policies.pretrained import Model, Tokenizer, is_adapted, parts
-from prefloop.rewards.bradley_terry.encoding import Preferences, Rows, encode, eos, portions, preferences
+from prefloop.rewards.bradley_terry.encoding import Preferences, Rows, encode, eos, preferences
 from prefloop.rewards.bradley_terry.logistic import fit_pairs, pair_features
 from prefloop.rewards.bradley_terry.loss import judged, pair_loss
 from prefloop.rewards.bradley_terry.model import WIDTH, BradleyTerry, digests
@@ -121,7 +122,7 @@ def _fit_all(
 
     def losses(step: int) -> Iterator[Tensor]:
         drawn = torch.tensor([next(order) for _ in range(min(options.batch, len(pairs.index)))])
-        for part in portions([_width(rows, pair) for pair in pairs.index[drawn].tolist()], fitted.micro_tokens):
+        for part in packs([_width(rows, pair) for pair in pairs.index[drawn].tolist()], fitted.micro_tokens):
             poll()
             chosen = drawn[part]
             score = fitted.head(fitted.pool([rows.rows[i] for i in pairs.index[chosen].flatten().tolist()]))

@@ -18,6 +18,7 @@ from prefloop.core.batch import Batch
 from prefloop.core.errors import DataError
 from prefloop.core.protocols import no_op
 from prefloop.data.records import Group, prompt_text
+from prefloop.policies.packing import packs
 from prefloop.policies.pretrained import Tokenizer
 from prefloop.rewards.bradley_terry.encoding import (
     Comparison,
@@ -27,7 +28,6 @@ from prefloop.rewards.bradley_terry.encoding import (
     comparison,
     encode,
     make_row,
-    portions,
 )
 from prefloop.rewards.bradley_terry.options import Pooling
 
@@ -97,10 +97,10 @@ class BradleyTerry:
             return self.head(self.features(rows, poll)).squeeze(-1).cpu()
 
     def features(self, rows: Sequence[Row], poll: Callable[[], None] = no_op) -> Float[Tensor, "n D"]:
-        """Pooled hidden states of all rows, without a gradient; the shortest rows go first."""
+        """Pooled hidden states of all rows, without a gradient; the longest rows go first."""
         features = torch.zeros(len(rows), self.head.in_features, device=self.head.weight.device)
         with torch.no_grad():
-            for part in portions([len(r.ids) for r in rows], self.micro_tokens):
+            for part in packs([len(r.ids) for r in rows], self.micro_tokens):
                 poll()
                 features[part] = self.pool([rows[i] for i in part])
         return features

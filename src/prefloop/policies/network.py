@@ -1,0 +1,136 @@
+"""Backbone, head and value head of a causal language model as one module with one forward."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+from transformers.modeling_layers import GradientCheckpointingLayer
+
+from prefloop.policies.pretrained import Model, parts
+
+LOGITS_BUDGET = 2**27  # logits held at a time (512 MiB in float32); more are recomputed in the backward pass
+PerToken = Float[Tensor, " N"]
+
+
+class Network(nn.Module):
+    """Log-probs, entropies and values of tokens from one call, so that hooks which gather sharded weights see it all.
+
+    Args:
+        model: a Hugging Face causal language model, in eval mode; its weights are shared, not copied.
+        autocast: bfloat16 matrix products of backbone and head; weights and log-softmax stay as they are.
+        critic: adds a value head, linear on the last hidden state and zero at first.
+        gradient_checkpointing: recompute each layer in the backward pass.
+    """
+
+    def __init__(
+        self, model: Model, *, autocast: bool = False, critic: bool = False, gradient_checkpointing: bool = False
+    ) -> None:
+        super().__init__()
+        self.backbone, self.head = parts(model)
+        self.size, self.vocabulary = model.config.hidden_size, model.config.vocab_size
+        self.autocast = autocast
+        self.wide = torch.float64 if model.dtype == torch.float64 else torch.float32  # of log-probs and values
+        self.value_head = _value_head(self.size, self.wide, model.device) if critic else None
+        self.checkpointed = _checkpointed_layers(model) if gradient_checkpointing else []
+        self.training = False  # of this module alone: its parts are in eval mode already
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.backbone.parameters()).device
+
+    def forward(
+        self,
+        ids: Int[Tensor, "R L"],
+        places: Int[Tensor, " N"],
+        targets: Int[Tensor, " N"],
+        *,
+        entropy: bool = False,
+        values: bool = False,
+    ) -> tuple[PerToken, PerToken | None, PerToken | None]:
+        """Log-probs of the targets, and on demand the exact entropy at, and the value of, their places.
+
+        Args:
+            ids: token rows, padded on the right, where causal attention never looks.
+            places: in the flattened ids; vocabulary logits exist only there.
+        """
+        states = self.hidden(ids, places)
+        logp, spread = self._token_logp(states, targets.to(self.device), entropy)
+        return logp, spread if entropy else None, self._values(states) if values else None
+
+    def hidden(self, ids: Int[Tensor, "R L"], places: Int[Tensor, " N"]) -> Float[Tensor, "N H"]:
+        """Last hidden states at flat places of the ids."""
+        if len(places) == 0:
+            empty = torch.zeros(0, self.size, dtype=self.wide, device=self.device)
+            return empty.requires_grad_(torch.is_grad_enabled())
+        with self._bf16(), _recomputed(self.checkpointed if torch.is_grad_enabled() else []):
+            states: Tensor = self.backbone(ids.to(self.device), use_cache=False).last_hidden_state
+        return states.flatten(0, 1).index_select(0, places.to(self.device))
+
+    def _bf16(self) -> torch.autocast:
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast)
+
+    def _token_logp(self, states: Tensor, targets: Int[Tensor, " N"], entropy: bool) -> tuple[Tensor, Tensor]:
+        """Log-prob and entropy `[N]`, in chunks over tokens where the logits would not fit the budget."""
+        size = max(LOGITS_BUDGET // self.vocabulary, 1)
+        if len(targets) <= size:
+            return self._chunk_logp(states, targets, entropy)
+        recompute = torch.is_grad_enabled()
+        pieces = [
+            checkpoint(self._chunk_logp, h, y, entropy, use_reentrant=False, preserve_rng_state=False)
+            if recompute
+            else self._chunk_logp(h, y, entropy)
+            for h, y in zip(states.split(size), targets.split(size), strict=True)
+        ]
+        logp, spread = zip(*pieces, strict=True)
+        return torch.cat(logp), torch.cat(spread)
+
+    def _chunk_logp(self, states: Tensor, targets: Int[Tensor, " N"], entropy: bool) -> tuple[Tensor, Tensor]:
+        with self._bf16():
+            logits = self.head(states)
+        logits = logits.to(self.wide)
+        logp = -F.cross_entropy(logits, targets, reduction="none")
+        if not entropy:
+            return logp, logp
+        log_z = logits.logsumexp(-1)
+        return logp, log_z - ((logits - log_z[:, None]).exp() * logits).sum(-1)
+
+    def _values(self, states: Tensor) -> PerToken:
+        if self.value_head is None:
+            raise ValueError("this policy has no value head: make it with critic=True")
+        values: Tensor = self.value_head(states.to(self.wide)).squeeze(-1)
+        return values
+
+
+def _value_head(size: int, dtype: torch.dtype, device: torch.device) -> nn.Linear:
+    head = nn.utils.skip_init(nn.Linear, size, 1, dtype=dtype, device=device)
+    for p in head.parameters():
+        nn.init.zeros_(p)
+    return head
+
+
+def _checkpointed_layers(model: Model) -> list[GradientCheckpointingLayer]:
+    # transformers 5 renamed it on the way
+    enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+    enable({"use_reentrant": False})
+    layers = [m for m in model.modules() if isinstance(m, GradientCheckpointingLayer)]
+    for layer in layers:  # some layers drop out by themselves, and a layer is checkpointed only when training
+        for name in [n for n, v in vars(layer).items() if "dropout" in n and isinstance(v, float)]:
+            setattr(layer, name, 0.0)
+    return layers
+
+
+@contextmanager
+def _recomputed(layers: Sequence[GradientCheckpointingLayer]) -> Iterator[None]:
+    for layer in layers:
+        layer.training = True  # of the layer alone, not of its dropout modules
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.training = False
