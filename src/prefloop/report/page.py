@@ -120,8 +120,7 @@ def _bounds(key: str, place: int) -> Read:
             return NONE
         line = lines[place]
         low, high = line.get(f"{key}_low"), line.get(f"{key}_high")
-        known = low is not None and high is not None
-        return interval(line[key], low, high) if known else number(line[key], 3)
+        return number(line[key], 3) if low is None or high is None else interval(line[key], low, high)
 
     return read
 
