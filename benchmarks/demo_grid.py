@@ -31,19 +31,21 @@ def main() -> None:
         prompts = Path(folder) / "tuning.jsonl"
         rest = [group.prompt[-1].content for group in instructions("held_out")[USED:]]
         prompts.write_text("".join(json.dumps({"prompt": p}) + "\n" for p in rest), encoding="utf-8")
-        shared = experiment.Shared()
+        configs = {}
         for rate in args.rates:
             for cell in args.cells:
                 flags = [f"--seed={SEED}", f"--training.steps={args.steps}", f"--training.lr={rate}"]
                 flags += [f"--output={folder}/runs", f"--data.held_out={prompts}"]
-                config = configuration.load(CONFIGS / f"{cell}.yaml", flags)
-                result = experiment.run(config, label=f"{cell} lr={rate}", shared=shared)
-                kept = ("eval/reward", "eval/reward_se", "eval/kl_reverse", "eval/length")
-                entry = {"cell": cell, "lr": rate, "steps": args.steps, "seed": SEED, "seconds": round(result.seconds)}
-                entry |= {"before": result.before["eval/reward"], **{k: result.after[k] for k in kept}}
-                found.append(entry)
-                print(json.dumps(entry), flush=True)
-                args.out.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+                configs[cell, rate] = configuration.load(CONFIGS / f"{cell}.yaml", flags)
+        start = experiment.prepare(list(configs.values()))
+        for (cell, rate), config in configs.items():
+            result = experiment.run(config, label=f"{cell} lr={rate}", start=start)
+            kept = ("eval/reward", "eval/reward_se", "eval/kl_reverse", "eval/length")
+            entry = {"cell": cell, "lr": rate, "steps": args.steps, "seed": SEED, "seconds": round(result.seconds)}
+            entry |= {"before": result.before["eval/reward"], **{k: result.after[k] for k in kept}}
+            found.append(entry)
+            print(json.dumps(entry), flush=True)
+            args.out.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

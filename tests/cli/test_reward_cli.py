@@ -24,8 +24,9 @@ from prefloop.policies import pretrained
 from prefloop.rewards.bradley_terry import disk as saved
 from prefloop.rewards.bradley_terry.ensemble import Ensemble
 from prefloop.runs import config as configuration
-from prefloop.runs import experiment, learned
+from prefloop.runs import experiment
 from prefloop.runs.folder import read
+from prefloop.worlds.text import open_reward
 
 WORDS = [word for word in tiny.WORDS if word.isalpha()]
 
@@ -318,9 +319,9 @@ def test_pairs_are_counted_whatever_the_groups_hold() -> None:
     rated = [((2.0, 1.0, 1.0), "a"), ((1.0, 1.0), "b"), ((1.0, 0.0), "a"), ((1.0, 0.0), "c"), ((1.0, 0.0), "d")]
     groups = [Group((Message("user", q),), ("yes",) * len(s), s, q, i) for i, (s, q) in enumerate(rated)]
     groups += [Group((Message("user", "e"),), (), None, "e", 9)]
-    found = {n: [g.row for g in learned.first_pairs(groups, n)] for n in (1, 3, 9)}
+    found = {n: [g.row for g in open_reward.first_pairs(groups, n)] for n in (1, 3, 9)}
     assert found == {1: [0], 3: [0, 3], 9: [0, 3, 4, 2]}  # two pairs in row 0, none in row 1
-    assert [g.row for g in learned.first_pairs(groups, 4, "half")] == [0, 1]
+    assert [g.row for g in open_reward.first_pairs(groups, 4, "half")] == [0, 1]
 
 
 OPTIONS: dict[str, tuple[str, str]] = {

@@ -15,12 +15,12 @@ import tiny
 from prefloop.cli.main import main
 from prefloop.core.errors import DataError, UserError
 from prefloop.core.loop import Loop, Record
-from prefloop.data.records import Group, Message
+from prefloop.data.records import Group, Message, with_system
 from prefloop.policies import pretrained
 from prefloop.rewards.bradley_terry.fit import fit
 from prefloop.rewards.bradley_terry.options import FitOptions
-from prefloop.runs import build, experiment
 from prefloop.runs import config as configuration
+from prefloop.runs import experiment
 from prefloop.runs.folder import read
 from prefloop.runs.interrupt import Interrupt, Interrupted
 from prefloop.worlds.text.problem import TextProblem
@@ -234,7 +234,7 @@ def test_scorer_and_policy_see_the_same_prompts() -> None:
         Group((Message("user", f"{a} {b}"),), (f"{a} yes", f"{b} no a"), (1.0, 0.0), f"{a} {b}", i)
         for i, (a, b) in enumerate((a, b) for a in words for b in words)
     ]
-    seen = build.with_system(system, groups)
+    seen = with_system(system, groups)
     model = fit(tiny.llama(len(tiny.WORDS), torch.float32), tiny.tokenizer(), seen, FitOptions(pooling="both"))
     scores = model.score_batch(TextProblem(groups, tiny.tokenizer(), system=system).batch_of(groups))
     torch.testing.assert_close(scores[:, 0] - scores[:, 1], model.compare(seen).margin, atol=1e-5, rtol=0)

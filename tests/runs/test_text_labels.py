@@ -21,7 +21,7 @@ from prefloop.data.records import Group, Message
 from prefloop.policies import pretrained
 from prefloop.runs import config as configuration
 from prefloop.runs import experiment
-from prefloop.runs.build import build
+from prefloop.runs.world import World
 from prefloop.worlds.text.problem import TextProblem, label_threshold
 
 BOTH = ("kto", "binary_feedme", "own_unpaired")
@@ -58,6 +58,10 @@ def config(model: Path, tmp_path: Path, method: str, *more: str) -> configuratio
     return configuration.load(None, flags)
 
 
+def opened(config: configuration.Config) -> World:
+    return experiment.prepare([config], say=lambda _: None).world
+
+
 def file(tmp_path: Path, rows: list[dict[str, Any]]) -> str:
     path = tmp_path / "data.jsonl"
     path.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
@@ -85,10 +89,10 @@ def test_a_reward_without_a_threshold_is_refused_by_name(model: Path, tmp_path: 
 @pytest.mark.parametrize("share", [0, 0.5, 1])
 def test_a_threshold_makes_labels_of_every_group(model: Path, tmp_path: Path, method: str, share: float) -> None:
     more = ("--reward.label_threshold=-0.55", f"--override.on_policy={share}")
-    parts = build(config(model, tmp_path, method, *more), say=lambda _: None)
+    parts = opened(config(model, tmp_path, method, *more))
     rng = streams(0)["sampling"]
     with torch.no_grad():
-        drawn = parts.problem.score(parts.policy.draw(parts.problem.prompts(0, 4, rng), 2, rng))
+        drawn = parts.problem.score(parts.model.policy().draw(parts.problem.prompts(0, 4, rng), 2, rng))
     assert drawn.scores is not None and drawn.labels is not None and float(drawn.scores.max()) < 0
     assert torch.equal(drawn.labels, torch.where(drawn.scores > -0.55, 1.0, -1.0))
     result = experiment.run(config(model, tmp_path, method, *more), quiet=True)
@@ -99,7 +103,7 @@ def test_a_threshold_makes_labels_of_every_group(model: Path, tmp_path: Path, me
 @pytest.mark.parametrize("kind", [(1, -1, -1, 1), (True, False, False, True), (1, 0, 0, 1)])
 def test_given_labels_are_taken_as_given(model: Path, tmp_path: Path, method: str, kind: tuple[object, ...]) -> None:
     data = file(tmp_path, unpaired_rows(*kind))
-    parts = build(config(model, tmp_path, method, data, "--reward.name=labels"), say=lambda _: None)
+    parts = opened(config(model, tmp_path, method, data, "--reward.name=labels"))
     batch = parts.problem.score(parts.problem.batch_of(parts.problem.train))
     assert batch.labels is not None and batch.labels.flatten().tolist() == [1.0, -1.0, -1.0, 1.0]
 
@@ -107,7 +111,7 @@ def test_given_labels_are_taken_as_given(model: Path, tmp_path: Path, method: st
 def test_the_two_of_a_pair_are_good_and_not(model: Path, tmp_path: Path) -> None:
     data = file(tmp_path, [{"prompt": f"a {i}", "chosen": "yes", "rejected": "no"} for i in range(4)])
     more = (data, "--reward.name=labels", "--override.responses=2")
-    problem = build(config(model, tmp_path, "kto", *more), say=lambda _: None).problem
+    problem = opened(config(model, tmp_path, "kto", *more)).problem
     labels = problem.score(problem.batch_of(problem.train)).labels
     assert labels is not None and labels.tolist() == [[1.0, -1.0]] * 4
 
@@ -115,9 +119,9 @@ def test_the_two_of_a_pair_are_good_and_not(model: Path, tmp_path: Path) -> None
 def test_ratings_are_no_labels_without_a_threshold(model: Path, tmp_path: Path) -> None:
     data = file(tmp_path, rated_rows(1.0, 2.0, 4.0, 5.0))
     with pytest.raises(UserError, match=r"(?s)`kto` reads labels.*ratings.*reward\.label_threshold"):
-        build(config(model, tmp_path, "kto", data, "--reward.name=labels"))
+        opened(config(model, tmp_path, "kto", data, "--reward.name=labels"))
     more = (data, "--reward.name=labels", "--reward.label_threshold=3")
-    problem = build(config(model, tmp_path, "kto", *more), say=lambda _: None).problem
+    problem = opened(config(model, tmp_path, "kto", *more)).problem
     batch = problem.score(problem.batch_of(problem.train))
     assert batch.labels is not None and batch.labels.flatten().tolist() == [-1.0, -1.0, 1.0, 1.0]
 
@@ -132,11 +136,11 @@ NEVER = {
 def test_data_without_a_positive_label_are_refused(model: Path, tmp_path: Path, case: str) -> None:
     rows, more = NEVER[case]
     with pytest.raises(DataError, match="no response of the training data has a positive one"):
-        build(config(model, tmp_path, "kto", file(tmp_path, rows), "--reward.name=labels", *more))
+        opened(config(model, tmp_path, "kto", file(tmp_path, rows), "--reward.name=labels", *more))
 
 
 def test_other_methods_need_no_threshold(model: Path, tmp_path: Path) -> None:
-    problem = build(config(model, tmp_path, "rloo"), say=lambda _: None).problem
+    problem = opened(config(model, tmp_path, "rloo")).problem
     assert problem.label_threshold is None
     drawn = Batch([torch.tensor([1])], torch.ones(1, 1, 2, dtype=torch.long), torch.ones(1, 1, 2, dtype=torch.bool))
     assert problem.score(drawn).labels is None

@@ -112,8 +112,9 @@ def test_what_is_finished_is_not_trained_again(
 ) -> None:
     """Also where the folder has moved."""
     shutil.copytree(done[0], tmp_path / "moved")
-    monkeypatch.setattr(real_model.experiment, "run", None)
-    monkeypatch.setattr(real_model.build, "build", None)
+    for name in ("run", "resume", "prepare"):
+        monkeypatch.setattr(experiment, name, None)
+    monkeypatch.setattr(real_model, "open_model", None)
     assert study(tmp_path / "moved", "--quiet") == 0
     assert {**result(tmp_path / "moved"), "effort": {}} == {**result(done[0]), "effort": {}}
 

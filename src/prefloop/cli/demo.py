@@ -69,14 +69,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     flags += [] if args.steps is None else [f"--training.steps={args.steps}"]
     configs = {name: configuration.load(CONFIGS / f"{name}.yaml", flags) for name in names}
 
-    from prefloop.runs import experiment  # torch and transformers load here
+    from prefloop.runs.grid import grid  # torch and transformers load here
 
-    quiet, clock, shared = args.quiet or args.json, time.monotonic(), experiment.Shared()
+    quiet, clock = args.quiet or args.json, time.monotonic()
     forecast = _Forecast(sum(c.training.steps for c in configs.values()), len(names), clock, quiet)
-    results = {}
-    for name, config in configs.items():
-        results[name] = experiment.run(config, quiet=quiet, label=LABELS[name], shared=shared, observers=(forecast,))
-    _tell(results, Path(args.output), time.monotonic() - clock, args)
+    folders = grid({LABELS[name]: config for name, config in configs.items()}, quiet=quiet, observers=(forecast,))
+    _tell({name: folders[LABELS[name]] for name in names}, Path(args.output), time.monotonic() - clock, args)
     return 0
 
 
@@ -95,18 +93,19 @@ class _Forecast:
             print(f"about {total / 60:.0f} minutes in all; --steps N shortens it", flush=True)
 
 
-def _tell(results: dict[str, Any], output: Path, seconds: float, args: argparse.Namespace) -> None:
+def _tell(folders: dict[str, Path], output: Path, seconds: float, args: argparse.Namespace) -> None:
     from prefloop.report import page
     from prefloop.report.data import load
 
-    folders, labels = [r.folder for r in results.values()], [LABELS[n] for n in results]
-    runs = dict(zip(results, load(folders, labels), strict=True))
+    places, labels = list(folders.values()), [LABELS[name] for name in folders]
+    runs = dict(zip(folders, load(places, labels), strict=True))
     verdicts = [verdict(runs[a], runs[b], claim) for a, b, claim in PREDICTIONS if a in runs and b in runs]
     lines = [_sentence(v) for v in verdicts]
     title = "Which half of the gradient, and whose samples?"
-    where = page.write(folders, output / "demo.html", title=title, verdict=lines, labels=labels)
+    where = page.write(places, output / "demo.html", title=title, verdict=lines, labels=labels)
     if args.json:
-        cells = {n: {"run": str(r.folder), "before": r.before, "after": r.after} for n, r in results.items()}
+        ends = {"before": 0, "after": -1}
+        cells = {n: {"run": str(r.path), **{k: r.evaluations[i] for k, i in ends.items()}} for n, r in runs.items()}
         print(json.dumps({"cells": cells, "verdicts": verdicts, "page": str(where), "seconds": seconds}))
     elif not args.quiet:
         _print(runs, lines, where, seconds)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -43,6 +44,24 @@ def first_responses(groups: Sequence[Group], count: int) -> list[Group]:
     """The groups with at most the first `count` responses each."""
     cut = [None if g.scores is None else g.scores[:count] for g in groups]
     return [replace(g, responses=g.responses[:count], scores=s) for g, s in zip(groups, cut, strict=True)]
+
+
+def spread(groups: Sequence[Group]) -> list[Group]:
+    """The first group of every question, then the second of every question, …: a prefix covers many questions."""
+    seen: Counter[str] = Counter()
+    turn = []
+    for group in groups:
+        turn.append(seen[group.key])
+        seen[group.key] += 1
+    return [groups[i] for i in sorted(range(len(groups)), key=lambda i: turn[i])]
+
+
+def with_system(system: str | None, groups: Sequence[Group]) -> list[Group]:
+    """The groups with a system message before every prompt that has none of its own; None adds nothing."""
+    if system is None:
+        return list(groups)
+    first = Message("system", system)
+    return [g if g.prompt[0].role == "system" else replace(g, prompt=(first, *g.prompt)) for g in groups]
 
 
 def split(groups: Sequence[Group], held_out_share: float, seed: int) -> tuple[list[Group], list[Group]]:

@@ -10,35 +10,40 @@ import torch
 
 from prefloop.core.batch import Batch
 from prefloop.core.describe import describe
-from prefloop.policies import pretrained
-from prefloop.runs.build import Parts
+from prefloop.core.method import Method
+from prefloop.policies.causal_lm import CausalLM
+from prefloop.runs.config import Config
 from prefloop.runs.manifest import manifest
+from prefloop.runs.world import World
+from prefloop.worlds.text.problem import TextProblem
 
 
-def samples(parts: Parts, batch: Batch | None, step: int) -> list[dict[str, Any]]:
-    """The first answer to each held-out prompt."""
+def samples(problem: TextProblem, policy: CausalLM, batch: Batch | None, step: int) -> list[dict[str, Any]]:
+    """The first answer to each held-out prompt; none where no reward scores answers."""
     if batch is None or batch.scores is None:
         return []
-    texts, cut = parts.problem.decode(batch), parts.policy.is_cut(batch)
-    asked = parts.problem.decode_prompts(batch)
+    texts, cut = problem.decode(batch), policy.is_cut(batch)
+    asked = problem.decode_prompts(batch)
     return [
         {"step": step, "prompt": p, "response": t[0], "tokens": int(n[0]), "score": float(s[0]), "cut": bool(c[0])}
         for p, t, n, s, c in zip(asked, texts, batch.lengths, batch.scores, cut, strict=True)
     ]
 
 
-def manifest_of(parts: Parts) -> dict[str, Any]:
-    """What the run was made with and what it really optimises."""
-    config = parts.config
-    row = describe(config.method, parts.method)
-    m = parts.method
+def manifest_of(config: Config, method: Method, world: World, offline: Batch | None) -> dict[str, Any]:
+    """What the run is made with and what it really optimises.
+
+    Args:
+        offline: responses of the reference that the method trains on, where there are any.
+    """
+    row = describe(config.method, method)
     objective = {
         "method": config.method,
         "family": row.family,
         "formula": row.formula,
         "weight": row.weight,
         "pairs": row.pairs,
-        "switches": {"on_policy": m.on_policy, "reuse": m.reuse, "negative": m.negative},
+        "switches": {"on_policy": method.on_policy, "reuse": method.reuse, "negative": method.negative},
         "hyperparameters": row.options,
         "fields": row.fields,
         "needs": list(row.needs),
@@ -46,26 +51,29 @@ def manifest_of(parts: Parts) -> dict[str, Any]:
         "reward": {"name": config.reward.name, **config.reward.options},
         **({"gold": {"name": config.reward.gold, **config.reward.gold_options}} if config.reward.gold else {}),
         "kl_estimates": "reverse: mean log π/π_ref on samples of π; forward: mean log π_ref/π on samples of π_ref"
-        + ("" if parts.policy.exact_sampler else "; biased: the sampler was tempered or truncated"),
+        + ("" if world.model.reference.exact_sampler else "; biased: the sampler was tempered or truncated"),
     }
-    notes = [parts.scorer_note] if parts.scorer_note else []
-    if m.on_policy < 1 and "behaviour" in m.needs:
+    notes = [world.reward.note] if world.reward.note else []
+    if method.on_policy < 1 and "behaviour" in method.needs:
         notes.append("dataset responses have no behaviour log-prob: the policy at collection stands in")
-    if parts.problem.offline is not None:
-        notes.append(f"offline data: {len(parts.problem.offline.mask)} groups that the reference wrote, gold-scored")
+    if offline is not None:
+        notes.append(f"offline data: {len(offline.mask)} groups that the reference wrote, gold-scored")
     return manifest(
         seeds={"run": config.seed},
         objective=objective,
-        data=parts.hashes,
-        model={"path": config.model.path, "sha256": pretrained.model_hash(config.model.path)},
+        data=world.data.hashes,
+        model={"path": config.model.path, "sha256": world.model.sha256},
         threads=torch.get_num_threads(),
         notes=notes,
     )
 
 
-def card(parts: Parts, before: Mapping[str, float], after: Mapping[str, float]) -> str:
-    """The model card, with the front matter that model hubs read."""
-    config, m = parts.config, parts.method
+def card(config: Config, method: Method, note: str, before: Mapping[str, float], after: Mapping[str, float]) -> str:
+    """The model card, with the front matter that model hubs read.
+
+    Args:
+        note: what must be said of a learned reward.
+    """
     rows = [f"| {k.removeprefix('eval/')} | {before[k]:.4g} | {after[k]:.4g} |" for k in after if k in before]
     return "\n".join(
         [
@@ -76,11 +84,11 @@ def card(parts: Parts, before: Mapping[str, float], after: Mapping[str, float]) 
             "---",
             f"# {Path(config.model.path).name} tuned with {config.method}",
             "",
-            f"Trained by Prefloop: {describe(config.method, m).formula}",
+            f"Trained by Prefloop: {describe(config.method, method).formula}",
             "",
-            f"Switches: on_policy={m.on_policy}, reuse={m.reuse}, negative={m.negative};"
+            f"Switches: on_policy={method.on_policy}, reuse={method.reuse}, negative={method.negative};"
             f" {config.training.steps} steps of {config.training.minibatch} responses, reward `{config.reward.name}`.",
-            parts.scorer_note,
+            note,
             "",
             "| held-out | before | after |",
             "|---|---|---|",

@@ -17,32 +17,28 @@ import numpy as np
 
 from prefloop.analysis.numbers import duration
 from prefloop.core.files import write
-from prefloop.data.instructions import instructions
 from prefloop.lab.summary import band, means
 from prefloop.report import page
 from prefloop.report.chart import COUNT, SHARE, Array, Chart, Line, Table
 from prefloop.report.data import load, measured
-from prefloop.runs import experiment
 from prefloop.runs.config import Config, DataOptions, RewardOptions
 from prefloop.runs.folder import read
+from prefloop.runs.grid import finished, grid
 from prefloop.studies.bench import Bench
 from prefloop.studies.real_model import (
     LR,
     SCALE,
-    Known,
     Recipe,
     Size,
     draw,
-    finished,
+    groups,
     kept,
-    known,
     lines,
     median,
     place,
     predict,
     preferences,
     probe,
-    trained,
 )
 from prefloop.studies.real_model import config as cell_config
 from prefloop.studies.study import Claim, Outcome, Study, judged
@@ -111,13 +107,12 @@ def run(bench: Bench) -> Outcome:
     size, home = SIZES[bench.size], bench.out / NAME
     data, clock = place(home, bench.size, size), time.monotonic()
     cells = [Cell(p, m, s) for p in size.problems for s in range(size.seeds) for m in METHODS]
-    before = known(bench.out / "runs" / NAME)
-    left = _left(cells, size, bench.out, data, before)
+    left = _left(cells, size, bench.out, data)
     predicted = _predict(size, left, data) if left else 0.0
     if left and not bench.quiet:
         told = f"about {duration(predicted)} for {len(left)} of {len(cells)} runs, if answers keep their length"
         print(told, flush=True)
-    folders = _train(cells, size, bench.out, data, before, bench.quiet)
+    folders = _train(cells, size, bench.out, data, bench.quiet)
     if left:
         spent = {"predicted": predicted, "measured": time.monotonic() - clock, "runs": len(left)}
         write(data / TIME, json.dumps(spent) + "\n")
@@ -138,8 +133,8 @@ def _reward(problem: str, peak: int) -> RewardOptions:
     return RewardOptions(f"length_{problem}", options)
 
 
-def _configs(cells: Sequence[Cell], size: Size, out: Path, data: Path) -> dict[Cell, Config]:
-    """The configuration of every cell; the files of preferences are made of the reference's answers first."""
+def _configs(cells: Sequence[Cell], size: Size, out: Path, data: Path) -> dict[str, Config]:
+    """The configuration of every cell by its name; files of preferences are made of the reference's answers first."""
     drawn = kept(data / DRAWN, partial(draw, size))
     peak = median(drawn)
     files = {problem: data / f"{problem}.jsonl" for problem in size.problems}
@@ -147,38 +142,32 @@ def _configs(cells: Sequence[Cell], size: Size, out: Path, data: Path) -> dict[C
         kept(file, partial(preferences, drawn, partial(cost, problem, peak)))
     output = out / "runs" / NAME
     return {
-        c: cell_config(
+        _name(c, size): cell_config(
             size, METHODS[c.label], DataOptions(str(files[c.problem])), _reward(c.problem, peak), c.seed, output
         )
         for c in cells
     }
 
 
-def _left(cells: Sequence[Cell], size: Size, out: Path, data: Path, before: Sequence[Known]) -> list[Cell]:
+def _left(cells: Sequence[Cell], size: Size, out: Path, data: Path) -> list[Cell]:
     """Those that are not finished: all, where not even the data are there."""
     if not (data / DRAWN).is_file():
         return list(cells)
-    return [cell for cell, config in _configs(cells, size, out, data).items() if finished(config, before) is None]
+    done = finished(_configs(cells, size, out, data))
+    return [cell for cell in cells if _name(cell, size) not in done]
 
 
 def _predict(size: Size, left: Sequence[Cell], data: Path) -> float:
     """Seconds from now on, those of the probe among them."""
     clock, speed = time.monotonic(), probe(size)
-    due = min(len(instructions("train")), size.steps * size.batch // 2)
-    groups = 0 if (data / DRAWN).is_file() else due
-    return time.monotonic() - clock + predict(speed, size, [METHODS[cell.label] for cell in left], groups)
+    drawn = 0 if (data / DRAWN).is_file() else groups(size)
+    return time.monotonic() - clock + predict(speed, size, [METHODS[cell.label] for cell in left], drawn)
 
 
-def _train(
-    cells: Sequence[Cell], size: Size, out: Path, data: Path, before: Sequence[Known], quiet: bool
-) -> dict[Cell, Path]:
+def _train(cells: Sequence[Cell], size: Size, out: Path, data: Path, quiet: bool) -> dict[Cell, Path]:
     """The folder of every cell's finished run."""
-    shared: dict[tuple[str, int], experiment.Shared] = {}
-    folders = {}
-    for cell, config in _configs(cells, size, out, data).items():
-        common = shared.setdefault((cell.problem, cell.seed), experiment.Shared())
-        folders[cell] = trained(config, before, common, label=_name(cell, size), quiet=quiet)
-    return folders
+    folders = grid(_configs(cells, size, out, data), quiet=quiet)
+    return {cell: folders[_name(cell, size)] for cell in cells}
 
 
 def _name(cell: Cell, size: Size) -> str:

@@ -13,29 +13,22 @@ from typing import Any
 import numpy as np
 import torch
 
-from prefloop.core.batch import Batch
-from prefloop.core.files import sha256, write
+from prefloop.core.files import write
 from prefloop.core.method import Method
 from prefloop.core.methods import method
-from prefloop.core.streams import streams
 from prefloop.core.weights import best_only
-from prefloop.runs import build, checkpoint, experiment
-from prefloop.runs.config import (
-    Config,
-    DataOptions,
-    EvaluationConfig,
-    ModelOptions,
-    RewardOptions,
-    SamplingOptions,
-    SaveConfig,
-    TrainingConfig,
-)
-from prefloop.runs.config import load as load_config
-from prefloop.runs.folder import CONFIG, read, read_manifest, runs
+from prefloop.data.instructions import instructions
+from prefloop.runs.config import Config, EvaluationConfig, SaveConfig, TrainingConfig
+from prefloop.runs.offline import collect_offline
+from prefloop.worlds.text.open_data import open_data
+from prefloop.worlds.text.open_model import OpenModel, open_model
+from prefloop.worlds.text.problem import TextProblem
+from prefloop.worlds.text.spec import DataOptions, ModelOptions, RewardOptions, SamplingOptions
 
 MODEL = "smollm2"
 SYSTEM = "You are a helpful assistant. Answer in one short sentence."
 LR = 3e-5  # of every method: benchmarks/demo_grid.py
+MICRO_TOKENS = 4096
 SCALE = 10.0  # tokens per unit of gold reward
 DRAWING = 0  # seed of the offline data, which all seeds of training share
 Row = dict[str, Any]
@@ -65,7 +58,7 @@ class Size:
 
 @dataclass(frozen=True)
 class Recipe:
-    """A row of the methods with its overrides."""
+    """A method with its overrides."""
 
     method: str
     override: Mapping[str, Any] = field(default_factory=dict)
@@ -84,7 +77,7 @@ def config(size: Size, recipe: Recipe, data: DataOptions, reward: RewardOptions,
         data=replace(data, system=SYSTEM),
         reward=reward,
         sampling=SamplingOptions(max_new_tokens=size.tokens),
-        training=TrainingConfig(size.steps, size.batch, size.batch, LR, micro_tokens=4096),
+        training=TrainingConfig(size.steps, size.batch, size.batch, LR, micro_tokens=MICRO_TOKENS),
         evaluation=EvaluationConfig(size.prompts, every=size.every, max_cut=size.max_cut),
         save=SaveConfig(final=False),
         seed=seed,
@@ -117,9 +110,9 @@ def draw(size: Size) -> list[Row]:
 
     A group with an answer of no words is left out: data files cannot hold it.
     """
-    parts = _reference(size)
-    batch = build.offline_collection(parts)
-    texts = zip(parts.problem.decode_prompts(batch), parts.problem.decode(batch), batch.lengths.tolist(), strict=True)
+    model, problem = _reference(size)
+    batch = collect_offline(problem, model.reference, groups(size), 2, seed=DRAWING)
+    texts = zip(problem.decode_prompts(batch), problem.decode(batch), batch.lengths.tolist(), strict=True)
     rows = [{"prompt": prompt, "responses": both, "scores": tokens} for prompt, both, tokens in texts]
     return [row for row in rows if all(row["responses"])]
 
@@ -144,61 +137,16 @@ def median(drawn: Sequence[Row]) -> int:
     return round(float(np.median([tokens for row in drawn for tokens in row["scores"]])))
 
 
-def _reference(size: Size) -> build.Parts:
-    """What it takes to sample the untrained model on the built-in instructions."""
-    return build.build(config(size, Recipe("dpo"), DataOptions(), RewardOptions(), DRAWING, Path("unused")))
+def groups(size: Size) -> int:
+    """Pairs of the reference's answers that a run of a size can use, at most one per training prompt."""
+    return min(len(instructions("train")), size.steps * size.batch // 2)
 
 
-# ---- run folders --------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Known:
-    """A run folder, wherever it has moved, and what was run there."""
-
-    folder: Path
-    config: Config
-    data: frozenset[str]  # SHA-256 of its files
-
-
-def known(output: Path) -> list[Known]:
-    """The runs inside a folder, the newest first."""
-    return [
-        Known(folder, _placeless(load_config(folder / CONFIG)), frozenset(read_manifest(folder)["data"].values()))
-        for folder in reversed(runs(output))
-    ]
-
-
-def finished(cell: Config, before: Sequence[Known]) -> Path | None:
-    """The folder of a run of this configuration on the same data that came to its end."""
-    for folder in _same(cell, before):
-        if any(row["kind"] == "evaluation" and row["step"] == cell.training.steps for row in read(folder, "metrics")):
-            return folder
-    return None
-
-
-def trained(cell: Config, before: Sequence[Known], shared: experiment.Shared, *, label: str, quiet: bool) -> Path:
-    """The folder of the finished run of a cell: found, gone on with where it was interrupted, or new.
-
-    Raises:
-        Stopped: interrupted, with everything kept.
-    """
-    done = finished(cell, before)
-    if done is not None:
-        return done
-    for folder in _same(cell, before):
-        if any(checkpoint.checkpoints(folder / "checkpoints")):
-            return experiment.resume(folder, quiet=quiet).folder
-    return experiment.run(cell, quiet=quiet, label=label, shared=shared).folder
-
-
-def _same(cell: Config, before: Sequence[Known]) -> list[Path]:
-    wanted, digest = _placeless(cell), sha256(cell.data.train)
-    return [run.folder for run in before if run.config == wanted and digest in run.data]
-
-
-def _placeless(cell: Config) -> Config:
-    return replace(cell, output="-", data=replace(cell.data, train="-"))
+def _reference(size: Size) -> tuple[OpenModel, TextProblem]:
+    """The untrained model and the built-in instructions, without a reward."""
+    sampling = SamplingOptions(max_new_tokens=size.tokens)
+    model = open_model(ModelOptions(MODEL), sampling, micro_tokens=MICRO_TOKENS, seed=DRAWING)
+    return model, open_data(DataOptions(system=SYSTEM)).problem(model.tokenizer, size.tokens)
 
 
 # ---- time ---------------------------------------------------------------------------------------------------------
@@ -227,13 +175,14 @@ class Speed:
 
 def probe(size: Size) -> Speed:
     """One collection sampled, scored and trained on, then a small one: the first call is the slow one."""
-    load, parts = _timed(lambda: _reference(size))
+    load, (model, problem) = _timed(lambda: _reference(size))
     few, many = 2, size.batch
-    long, batch = _timed(lambda: _sample(parts, many))
-    short, _ = _timed(lambda: _sample(parts, few))
+    long, batch = _timed(lambda: collect_offline(problem, model.reference, many // 2, 2, seed=DRAWING))
+    short, _ = _timed(lambda: collect_offline(problem, model.reference, few // 2, 2, seed=DRAWING))
     with torch.no_grad():
-        score, _ = _timed(lambda: parts.reference.evaluate(batch))
-    train, _ = _timed(lambda: parts.policy.evaluate(batch).logp.sum().backward())
+        score, _ = _timed(lambda: model.reference.evaluate(batch))
+    policy = model.policy()
+    train, _ = _timed(lambda: policy.evaluate(batch).logp.sum().backward())
     each = max(0.0, long - short) / (many - few)
     return Speed(load, max(0.0, long - many * each), each, score / many, train / many)
 
@@ -259,12 +208,6 @@ def _step(speed: Speed, batch: int, row: Method) -> float:
     scored = speed.score * batch if "reference" in row.needs else 0.0
     read = batch / row.responses if row.weight is best_only else batch
     return sampled + scored + speed.train * read
-
-
-def _sample(parts: build.Parts, responses: int) -> Batch:
-    prompts = parts.problem.prompts(0, responses // 2, streams(DRAWING)["prompts"])
-    with torch.no_grad():
-        return parts.reference.draw(prompts, 2, streams(DRAWING)["dataset"])
 
 
 def _timed(call: Callable[[], Any]) -> tuple[float, Any]:

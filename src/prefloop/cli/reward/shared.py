@@ -45,7 +45,7 @@ def read_data(options: Shared, path: Path) -> Loaded:
         DataError: a file or row that cannot be used.
     """
     from prefloop.data.formats import faulty, load_usable
-    from prefloop.runs.build import with_system
+    from prefloop.data.records import with_system
 
     found = load_usable(
         path, format=options.format, group_by=options.group_by, columns=options.columns, limit=options.limit

@@ -1,0 +1,130 @@
+"""Measurements on held-out prompts and pairs; the reference's own are made once, before training."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from prefloop.analysis.divergence import kl_estimates, sequence_logp
+from prefloop.analysis.preference import preference_accuracy, winner_first
+from prefloop.analysis.statistics import mean_se
+from prefloop.core.batch import Batch
+from prefloop.core.errors import DataError
+from prefloop.core.streams import streams
+from prefloop.data.records import spread
+from prefloop.policies.causal_lm import CausalLM
+from prefloop.runs.config import Config
+from prefloop.runs.world import World
+
+Metrics = dict[str, float]
+Poll = Callable[[], None]
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Held-out pairs, winners first, with their log-probs under the reference."""
+
+    batch: Batch
+    keys: list[str]  # the question of each pair
+    reference: Tensor  # summed log π_ref [P, 2]
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """The evaluation of the reference, which every later one is compared with."""
+
+    metrics: Metrics
+    answers: Batch | None  # None: no reward scores fresh answers
+    pairs: Pairs | None  # None: the held-out set has no pairs with a winner
+
+
+def evaluate_reference(config: Config, world: World, poll: Poll) -> Baseline:
+    """Reward and lengths of the reference's answers; its KL is 0 and its implicit rewards tie by definition.
+
+    Raises:
+        DataError: more of its answers than `evaluation.max_cut` are cut, so that the reward would be about the limit.
+    """
+    reference = world.model.reference
+    pairs, answers = _pairs(config, world, poll), _answers(config, world, reference, poll)
+    metrics: Metrics = {}
+    if answers is not None:
+        metrics |= _scores(world, reference, answers)
+        metrics |= {f"eval/kl_{way}{end}": 0.0 for way in ("reverse", "forward") for end in ("", "_se")}
+        _check_cut(metrics["eval/cut"], config)
+    if pairs is not None:
+        metrics |= _preference(pairs.reference, pairs)
+    return Baseline(metrics, answers, pairs)
+
+
+def evaluate(
+    config: Config, world: World, baseline: Baseline, policy: CausalLM, *, beta: float, poll: Poll
+) -> tuple[Metrics, Batch | None]:
+    """Rewards, lengths and both KLs on held-out prompts, preference accuracy on held-out pairs; and the answers.
+
+    Args:
+        beta: scale of the implicit rewards.
+
+    Returns:
+        Metrics whose keys begin with `eval/`, means with standard errors over prompts (`_se`), accuracies with the ends
+        of their intervals (`_low`, `_high`); the answers of the policy, None where no reward scores them.
+    """
+    metrics: Metrics = {}
+    answers = _answers(config, world, policy, poll)
+    if answers is not None and baseline.answers is not None:
+        metrics |= _scores(world, policy, answers)
+        metrics |= kl_estimates(policy, world.model.reference, answers, baseline.answers, poll).metrics()
+    if baseline.pairs is not None:
+        metrics |= _preference(sequence_logp(policy, baseline.pairs.batch, poll), baseline.pairs, beta)
+    return metrics, answers
+
+
+def _answers(config: Config, world: World, policy: CausalLM, poll: Poll) -> Batch | None:
+    """Scored answers to the held-out prompts, with the same random numbers at every evaluation of a seed."""
+    if world.reward.scorer is None:
+        return None
+    prompts = world.problem.render(world.data.held_out[: config.evaluation.prompts])
+    with torch.no_grad():
+        drawn = policy.draw(prompts, config.evaluation.samples, streams(config.seed)["evaluation"], poll)
+    return world.problem.score(drawn)
+
+
+def _scores(world: World, policy: CausalLM, answers: Batch) -> Metrics:
+    assert answers.scores is not None
+    out = _mean("reward", answers.scores) | _mean("length", answers.lengths.float())
+    if world.reward.gold is not None:
+        out |= _mean("gold", world.reward.gold(answers))
+    return out | {"eval/cut": float(policy.is_cut(answers).float().mean())}
+
+
+def _mean(name: str, x: Tensor) -> Metrics:
+    """Mean over prompts of the mean over answers, and its standard error."""
+    m = mean_se(x.double().mean(-1).numpy())
+    return {f"eval/{name}": m.value, f"eval/{name}_se": m.se}
+
+
+def _preference(logp: Tensor, pairs: Pairs, beta: float = 1.0) -> Metrics:
+    found = preference_accuracy(logp, pairs.reference, pairs.batch.lengths, pairs.keys, beta=beta)
+    return {k: float(v) for k, v in found.metrics().items()}
+
+
+def _pairs(config: Config, world: World, poll: Poll) -> Pairs | None:
+    """The first held-out pairs with a winner, of as many questions as there are."""
+    strict = [g for g in world.data.held_out if len(g.responses) == 2 and g.scores and g.scores[0] != g.scores[1]]
+    chosen = spread(strict)[: config.evaluation.pairs]
+    if not chosen:
+        return None
+    batch = winner_first(world.problem.batch_of(chosen, 2))
+    return Pairs(batch, [g.key for g in chosen], sequence_logp(world.model.reference, batch, poll))
+
+
+def _check_cut(share: float, config: Config) -> None:
+    if share > config.evaluation.max_cut:
+        raise DataError(
+            f"{share:.0%} of the reference's answers are cut at {config.sampling.max_new_tokens} tokens;"
+            f" at most {config.evaluation.max_cut:.0%} may be",
+            where="sampling.max_new_tokens",
+            fix="raise it, or choose prompts with shorter answers (data.system can ask for them)",
+        )

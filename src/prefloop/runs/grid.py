@@ -1,0 +1,122 @@
+"""Several runs as one comparison: what is finished is reused, what was interrupted continues, the rest is trained."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+from prefloop.core.errors import UserError
+from prefloop.policies.pretrained import model_hash
+from prefloop.runs import checkpoint, experiment
+from prefloop.runs.config import Config, load
+from prefloop.runs.folder import CONFIG, read_manifest, runs
+from prefloop.runs.interrupt import Interrupt
+from prefloop.worlds.text.open_data import SPLIT, data_hashes
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What decides the bytes of a run, wherever its files and folders are."""
+
+    config: Config  # without paths
+    data: tuple[str, ...]  # SHA-256 of the files of training and held-out data
+    model: str  # SHA-256 of its weights
+
+
+def grid(
+    configs: Mapping[str, Config], *, quiet: bool = False, observers: Sequence[experiment.Observer] = ()
+) -> dict[str, Path]:
+    """The run folders of several configurations, by their labels and in their order.
+
+    A finished run of the same configuration, data and model in the output folder is reused; an interrupted one
+    continues. Runs that differ in method, override or training steps only share model, data, reward, the evaluation of
+    the reference and its offline responses.
+
+    Args:
+        configs: by what progress calls them.
+        observers: called after every step of every run.
+
+    Raises:
+        UserError, DataError: see `experiment.run`.
+        Stopped: interrupted; the same call continues.
+    """
+    before = _existing(configs)
+    folders = _finished(configs, before)
+    for cells in _comparisons({label: c for label, c in configs.items() if label not in folders}):
+        with Interrupt(quiet=quiet) as interrupt:
+            say = experiment.speaker(quiet)
+            start = experiment.prepare(list(cells.values()), poll=interrupt.poll, say=say)
+            interrupt.poll()
+        for label, config in cells.items():
+            stopped = [folder for folder in before[label] if any(checkpoint.checkpoints(folder / "checkpoints"))]
+            train = partial(experiment.resume, stopped[0]) if stopped else partial(experiment.run, config)
+            folders[label] = train(quiet=quiet, label=label, start=start, observers=observers).folder
+    return {label: folders[label] for label in configs}
+
+
+def finished(configs: Mapping[str, Config]) -> dict[str, Path]:
+    """The newest finished run of each configuration that has one."""
+    return _finished(configs, _existing(configs))
+
+
+def _finished(configs: Mapping[str, Config], before: Mapping[str, Sequence[Path]]) -> dict[str, Path]:
+    ends = {k: [folder for folder in before[k] if experiment.is_finished(folder, c)] for k, c in configs.items()}
+    return {label: folders[0] for label, folders in ends.items() if folders}
+
+
+def _comparisons(configs: Mapping[str, Config]) -> Iterator[dict[str, Config]]:
+    """The configurations that can share a start, in the order of the first of each."""
+    left = dict(configs)
+    while left:
+        shared = _shared(next(iter(left.values())))
+        cells = {label: config for label, config in left.items() if _shared(config) == shared}
+        yield cells
+        left = {label: config for label, config in left.items() if label not in cells}
+
+
+def _shared(config: Config) -> Config:
+    """A configuration without what runs of one comparison may differ in."""
+    training = replace(Config().training, micro_tokens=config.training.micro_tokens)
+    evaluation = replace(config.evaluation, every=0)
+    return replace(
+        config, method="-", override={}, training=training, evaluation=evaluation, save=Config().save, output="-"
+    )
+
+
+def _existing(configs: Mapping[str, Config]) -> dict[str, list[Path]]:
+    """The runs of each configuration in its output folder, the newest first."""
+    models = {path: model_hash(path) for path in {config.model.path for config in configs.values()}}
+    folders = {output: runs(output)[::-1] for output in {config.output for config in configs.values()}}
+    known = {folder: _identity(folder) for inside in folders.values() for folder in inside}
+    wanted = {label: _wanted(config, models[config.model.path]) for label, config in configs.items()}
+    return {
+        label: [folder for folder in folders[c.output] if known[folder] == wanted[label]]
+        for label, c in configs.items()
+    }
+
+
+def _wanted(config: Config, model: str) -> Identity:
+    return Identity(_placeless(config), _sides(config, data_hashes(config.data)), model)
+
+
+def _identity(folder: Path) -> Identity | None:
+    """None where the configuration is of another version."""
+    try:
+        config = load(folder / CONFIG)
+    except UserError:
+        return None
+    manifest = read_manifest(folder)
+    return Identity(_placeless(config), _sides(config, manifest["data"]), manifest["model"]["sha256"])
+
+
+def _sides(config: Config, hashes: Mapping[str, str]) -> tuple[str, ...]:
+    return tuple(hashes.get(side, "") for side in (config.data.train, config.data.held_out))
+
+
+def _placeless(config: Config) -> Config:
+    """With the paths left out that hashes stand for."""
+    held_out = config.data.held_out if config.data.held_out == SPLIT else "-"
+    data = replace(config.data, train="-", held_out=held_out)
+    return replace(config, output="-", model=replace(config.model, path="-"), data=data)

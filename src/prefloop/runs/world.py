@@ -1,0 +1,110 @@
+"""From a configuration to what it names: the method and its plan, and model, data and reward, opened."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from prefloop.core.errors import DataError, UserError
+from prefloop.core.loop import Plan
+from prefloop.core.method import Method
+from prefloop.core.methods import method
+from prefloop.core.protocols import no_op
+from prefloop.runs.config import Config
+from prefloop.worlds.text.open_data import TextData
+from prefloop.worlds.text.open_model import OpenModel, open_model
+from prefloop.worlds.text.open_reward import LABELS, TextReward, open_reward, threshold_of
+from prefloop.worlds.text.problem import TextProblem
+
+
+@dataclass(frozen=True)
+class World:
+    """Model, data and reward of a configuration, opened; no run changes them."""
+
+    data: TextData
+    model: OpenModel
+    problem: TextProblem  # scores with the reward
+    reward: TextReward
+
+
+def method_of(config: Config) -> Method:
+    """The method with its overrides.
+
+    Raises:
+        UserError: no such method, module or hyper-parameter, or one out of range.
+    """
+    try:
+        return method(config.method).override(**config.override)
+    except UserError as error:
+        raise UserError(error.what, where=error.where or f"method {config.method}", fix=error.fix) from None
+
+
+def plan_of(config: Config, method: Method) -> Plan:
+    """Steps and portions, checked against the method.
+
+    Raises:
+        UserError: see `Plan.check`.
+    """
+    t = config.training
+    plan = Plan(t.steps, t.batch, t.minibatch, t.lr, t.warmup, t.max_grad_norm)
+    plan.check(method)
+    return plan
+
+
+def check_reward(config: Config, method: Method, data: TextData) -> None:
+    """Refuse a method that the reward cannot serve, before a model is loaded.
+
+    Raises:
+        UserError: fresh responses that nothing scores, or labels that nothing gives.
+        DataError: labels of which none is positive.
+    """
+    if method.on_policy > 0 and config.reward.name == LABELS:
+        raise UserError(
+            "the labels of the data cannot score fresh responses, which on_policy > 0 draws",
+            where="reward.name",
+            fix="name a reward (length_min, bradley_terry, module:function, …) or set on_policy: 0",
+        )
+    if "labels" in method.needs:
+        _check_labels(config, threshold_of(config.reward, data), data)
+
+
+def _check_labels(config: Config, threshold: float | None, data: TextData) -> None:
+    of_data = config.reward.name == LABELS
+    if threshold is None:
+        source = "the scores of the data are ratings" if of_data else f"the reward `{config.reward.name}` gives scores"
+        raise UserError(
+            f"the method `{config.method}` reads labels (+1 good, -1 not), but {source}",
+            where=f"method={config.method}, reward.name={config.reward.name}",
+            fix="reward.label_threshold=NUMBER: a response scored above it gets the label +1",
+        )
+    if of_data and not any(score > threshold for group in data.train for score in group.scores or ()):
+        raise DataError(
+            f"the method `{config.method}` reads labels, but no response of the training data has a positive one",
+            where="data.train",
+            fix="data with both kinds, or another reward.label_threshold",
+        )
+
+
+def open_world(
+    config: Config, data: TextData, *, poll: Callable[[], None] = no_op, say: Callable[[str], None] = print
+) -> World:
+    """Load the model and make the reward.
+
+    Args:
+        say: is given what the length limit does to the data, and how good a learned reward is.
+
+    Raises:
+        UserError, DataError: what is wrong, where, and how to fix it.
+    """
+    model = open_model(config.model, config.sampling, micro_tokens=config.training.micro_tokens, seed=config.seed)
+    problem = data.problem(model.tokenizer, config.sampling.max_new_tokens)
+    reward = open_reward(
+        config.reward, data, problem, model.reference, pairs=config.evaluation.pairs, seed=config.seed, poll=poll
+    )
+    lost = data.truncation(problem)
+    if lost.cut or lost.empty or lost.identical:
+        say(f"training responses: {lost}")
+    if reward.note:
+        say(reward.note)
+    scored = replace(problem, scorer=reward.scorer, label_threshold=reward.label_threshold)
+    return World(data, model, scored, reward)

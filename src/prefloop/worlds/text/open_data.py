@@ -1,0 +1,89 @@
+"""The data of a configuration, read once: training and held-out groups, and what they were read from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from prefloop.core.errors import DataError
+from prefloop.core.files import sha256
+from prefloop.data.formats import load
+from prefloop.data.instructions import builtin, instructions
+from prefloop.data.records import Group, first_responses, split
+from prefloop.policies.pretrained import Tokenizer
+from prefloop.worlds.text.problem import TextProblem, Truncation
+from prefloop.worlds.text.spec import DataOptions
+
+BUILTIN, SPLIT = "builtin", "split"  # what stands for a file
+
+
+@dataclass(frozen=True)
+class TextData:
+    """Groups as files give them: text, not tokens."""
+
+    options: DataOptions
+    train: Sequence[Group]
+    held_out: Sequence[Group]
+    hashes: dict[str, str]  # file, or `builtin` → SHA-256
+
+    @property
+    def has_responses(self) -> bool:
+        """Whether there are offline responses; otherwise the data are prompts only."""
+        return any(group.responses for group in self.train)
+
+    def problem(self, tokenizer: Tokenizer, max_new_tokens: int) -> TextProblem:
+        """The problem without a scorer; all prompts are rendered, so that mistakes in them are found at once.
+
+        Raises:
+            DataError: prompts that are too long, or that the chat template refuses.
+        """
+        options = self.options
+        problem = TextProblem(
+            self.train,
+            tokenizer,
+            system=options.system,
+            max_prompt_tokens=options.max_prompt_tokens,
+            max_new_tokens=max_new_tokens,
+        )
+        problem.remember(self.held_out)
+        return problem
+
+    def truncation(self, problem: TextProblem) -> Truncation:
+        """What the problem's limit on response tokens does to the training responses."""
+        return problem.truncation([group for group in self.train if group.responses])
+
+
+def open_data(options: DataOptions, *, seed: int = 0) -> TextData:
+    """Read training and held-out groups.
+
+    Args:
+        seed: decides the sides of `held_out: split`.
+
+    Raises:
+        UserError: a wrong format or column map.
+        DataError: a file or row that cannot be used, or nothing left on one side.
+    """
+    if options.held_out == SPLIT:
+        train, held_out = split(_read(options, "train"), options.held_out_share, seed)
+    else:
+        train, held_out = _read(options, "train"), _read(options, "held_out")
+    for name, groups in (("train", train), ("held_out", held_out)):
+        if not groups:
+            raise DataError(f"no {name} examples are left", where=f"data.{name}", fix="more data, or another share")
+    return TextData(options, train, held_out, data_hashes(options))
+
+
+def data_hashes(options: DataOptions) -> dict[str, str]:
+    """SHA-256 of every file that the data are read from, by the name that the options give it."""
+    names = dict.fromkeys((options.train, options.held_out))
+    files = {name: builtin() if name == BUILTIN else Path(name) for name in names if name != SPLIT}
+    return {name: sha256(file) if file.is_file() else "" for name, file in files.items()}
+
+
+def _read(options: DataOptions, side: str) -> list[Group]:
+    path = str(getattr(options, side))
+    if path == BUILTIN:
+        return instructions(side)
+    groups = load(path, format=options.format, group_by=options.group_by, columns=options.columns, limit=options.limit)
+    return groups if options.responses is None else first_responses(groups, options.responses)

@@ -1,0 +1,76 @@
+"""A language model and its tokenizer, opened once: the frozen reference, and policies that start from it."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+
+import torch
+
+from prefloop.policies import pretrained
+from prefloop.policies.causal_lm import CausalLM, resolve_autocast
+from prefloop.policies.pretrained import Tokenizer
+from prefloop.policies.sampler import Sampling
+from prefloop.worlds.text.spec import ModelOptions, SamplingOptions
+
+
+@dataclass(frozen=True)
+class OpenModel:
+    """The model of a configuration; nothing changes it."""
+
+    reference: CausalLM  # π_ref: frozen, in eval mode
+    tokenizer: Tokenizer
+    trained: frozenset[str]  # names of the weights that a policy trains
+    options: ModelOptions
+    sha256: str  # of the weights on disk
+
+    def policy(self, *, critic: bool = False) -> CausalLM:
+        """A new trainable policy that equals the reference; it shares the weights that it does not train.
+
+        Args:
+            critic: with a value head.
+        """
+        weights = self.reference.model.named_parameters()
+        model = copy.deepcopy(self.reference.model, {id(p): p for name, p in weights if name not in self.trained})
+        for name, p in model.named_parameters():
+            p.requires_grad_(name in self.trained)
+        return CausalLM(
+            model,
+            self.tokenizer,
+            sampling=self.reference.sampling,
+            micro_tokens=self.reference.micro_tokens,
+            autocast=self.reference.autocast,
+            critic=critic,
+            gradient_checkpointing=self.options.gradient_checkpointing,
+        )
+
+
+def open_model(
+    options: ModelOptions, sampling: SamplingOptions, *, micro_tokens: int = 8192, seed: int = 0
+) -> OpenModel:
+    """Load a model and its tokenizer.
+
+    Args:
+        sampling: how the reference and every policy write responses.
+        micro_tokens: most tokens, padding included, of one forward pass.
+        seed: of new weights, such as those of LoRA adapters.
+
+    Raises:
+        UserError: no such model, or one that is not supported.
+        DataError: the weights are not those that were recorded.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)  # libraries that initialise new weights draw from the global generator
+        model, tokenizer = pretrained.load(options.path)
+        if options.lora_rank:
+            model = pretrained.with_lora(model, options.lora_rank, seed=seed)
+    trained = frozenset(name for name, p in model.named_parameters() if p.requires_grad)
+    reference = CausalLM(
+        model.requires_grad_(False),
+        tokenizer,
+        sampling=Sampling(**vars(sampling)),
+        micro_tokens=micro_tokens,
+        autocast=resolve_autocast(options.autocast, model),
+        frozen=True,
+    )
+    return OpenModel(reference, tokenizer, trained, options, pretrained.model_hash(options.path))
