@@ -73,7 +73,7 @@ def cells(out: Path) -> list[Path]:
 
 def test_study_on_a_tiny_model_from_data_to_pages(done: tuple[Path, str]) -> None:
     out, said = done
-    assert re.search(r"about \d:\d\d for 10 of 10 runs, if answers keep their length\n", said)
+    assert re.search(r"about [\d.]+ (s|min \d\d s) for 10 of 10 runs, if answers keep their length\n", said)
     home, found = out / "length-real", result(out)
     assert [claim["name"] for claim in found["claims"]] == [*VERSUS, *LESS]
     assert all(claim["units"] == 4 for claim in found["claims"])
@@ -84,7 +84,7 @@ def test_study_on_a_tiny_model_from_data_to_pages(done: tuple[Path, str]) -> Non
     law = found["figures"]["answers.svg"][0]["lines"]
     assert [line["label"] for line in law] == [*METHODS, "reference"] and all(line["y"][-1] == 1 for line in law)
     text = (home / "README.md").read_text(encoding="utf-8")
-    assert re.search(r"Time of 10 runs: \d:\d\d predicted .* \d:\d\d measured", text)
+    assert re.search(r"Time of 10 runs: [\d.]+ (s|min \d\d s) predicted .* [\d.]+ (s|min \d\d s) measured", text)
     assert "one seed of training" in text and "[report-min.html](report-min.html)" in text
     for problem in ("min", "mode"):
         page = (home / f"report-{problem}.html").read_text(encoding="utf-8")
