@@ -1,6 +1,6 @@
 """The grid behind the demo's learning rate: cells and rates, on a seed and on prompts that the demo never uses.
 
-    python benchmarks/demo_grid.py [--steps 12] [--rates 1e-5 3e-5] [--cells online_dpo ...] [--out demo_grid.json]
+    python benchmarks/demo_grid.py [--steps 4] [--rates 2e-4 3e-4] [--cells online_dpo ...] [--out demo_grid.json]
 
 Writes one entry per run; how the rate of the demo was chosen: docs/demo.md.
 """
@@ -12,21 +12,21 @@ import json
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from prefloop.cli.demo import CONFIGS, GRID
+from prefloop.cli.demo_cells import CONFIGS, GRID
 from prefloop.data.instructions import instructions
 from prefloop.runs import config as configuration
 from prefloop.runs import experiment
 
-SEED, USED = 100, 48  # the demo evaluates on the first 48 held-out prompts
+SEED, USED = 100, 20  # the demo evaluates on the first 20 held-out prompts
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("--steps", type=int, default=12)
-    parser.add_argument("--rates", type=float, nargs="+", default=[1e-5, 3e-5])
+    parser.add_argument("--steps", type=int, default=4)
+    parser.add_argument("--rates", type=float, nargs="+", default=[2e-4, 3e-4])
     parser.add_argument("--cells", nargs="+", default=list(GRID))
     parser.add_argument("--out", type=Path, default=Path(__file__).with_suffix(".json"))
-    args, found = parser.parse_args(), []
+    args, entries = parser.parse_args(), []
     with TemporaryDirectory() as folder:
         prompts = Path(folder) / "tuning.jsonl"
         rest = [group.prompt[-1].content for group in instructions("held_out")[USED:]]
@@ -40,12 +40,12 @@ def main() -> None:
         start = experiment.prepare(list(configs.values()))
         for (cell, rate), config in configs.items():
             result = experiment.run(config, label=f"{cell} lr={rate}", start=start)
-            kept = ("eval/reward", "eval/reward_se", "eval/kl_reverse", "eval/length")
+            keys = ("eval/reward", "eval/reward_se", "eval/kl_reverse", "eval/length")
             entry = {"cell": cell, "lr": rate, "steps": args.steps, "seed": SEED, "seconds": round(result.seconds)}
-            entry |= {"before": result.before["eval/reward"], **{k: result.after[k] for k in kept}}
-            found.append(entry)
+            entry |= {"before": result.before["eval/reward"], **{k: result.after[k] for k in keys}}
+            entries.append(entry)
             print(json.dumps(entry), flush=True)
-            args.out.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+            args.out.write_text(json.dumps(entries, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -26,6 +26,7 @@ from prefloop.policies.pretrained import (
     prompt_limit,
     render,
     save,
+    train_last_layers,
     with_lora,
 )
 
@@ -222,6 +223,27 @@ def test_lora_needs_peft_and_a_rank(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match="peft"):
         with_lora(tiny.llama(), 2)
+
+
+@pytest.mark.parametrize("make", [tiny.llama, tiny.gpt2, tiny.qwen])
+def test_the_last_layers_have_the_gradients_of_the_whole_model_and_the_rest_has_none(make) -> None:
+    ids = torch.tensor([[3, 7, 8, 9]])
+    whole, part = make(), make()
+    train_last_layers(part, 1)
+    for model in (whole, part):
+        model(ids).logits.logsumexp(-1).sum().backward()
+    gradients = {name: p.grad for name, p in part.named_parameters() if p.grad is not None}
+    assert gradients and all(".1." in name for name in gradients)  # of two layers
+    for name, p in whole.named_parameters():
+        if name in gradients:
+            torch.testing.assert_close(gradients[name], p.grad)
+        assert (name in gradients) == (".1." in name)
+
+
+@pytest.mark.parametrize("count", [0, 3])
+def test_layers_that_a_model_does_not_have_cannot_be_trained(count: int) -> None:
+    with pytest.raises(UserError, match=f"cannot train {count} of 2 layers"):
+        train_last_layers(tiny.llama(), count)
 
 
 def test_rotary_rows_go_back_from_pairs_to_halves():

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from prefloop.core.errors import UserError
 from prefloop.runs.config import Config, TrainingConfig, load, options, to_yaml
+from prefloop.worlds.text.spec import ModelOptions
 
 
 def write(folder: Path, text: str, name: str = "run.yaml") -> Path:
@@ -159,6 +160,7 @@ def configs() -> st.SearchStrategy[Config]:
         "held_out_share": st.floats(0, 0.99),
         "max_cut": st.floats(0, 1),
         "prompts": st.integers(2, 2**60),
+        "trained_layers": st.none(),  # never beside adapters, which are drawn
         "columns": st.dictionaries(st.from_regex(r"[a-z]{1,6}", fullmatch=True), st.text(min_size=1)),
         "autocast": st.sampled_from(["auto", True, False]),
         "override": st.dictionaries(st.from_regex(r"[a-z]{1,6}", fullmatch=True), number | st.text() | st.booleans()),
@@ -187,6 +189,13 @@ def configs() -> st.SearchStrategy[Config]:
 @settings(max_examples=50)
 def test_the_resolved_file_reads_back_unchanged(tmp_path: Path, config: Config) -> None:
     assert load(write(tmp_path, to_yaml(config))) == config
+
+
+def test_trained_layers_are_read_back_and_refused_beside_adapters(tmp_path: Path) -> None:
+    config = Config(model=ModelOptions(trained_layers=3))
+    assert load(write(tmp_path, to_yaml(config))) == config
+    with pytest.raises(UserError, match="adapters are trained in all layers"):
+        ModelOptions(trained_layers=3, lora_rank=1)
 
 
 def test_configurations_are_compared_by_value() -> None:

@@ -88,6 +88,15 @@ def test_a_reward_alone_scores_what_the_reference_writes(model: Path, pairs: Pat
         reward("labels", gold="length_min")
 
 
+def test_a_policy_of_few_layers_trains_these_and_shares_the_rest(model: Path) -> None:
+    opened = open_model(ModelOptions(str(model), False, trained_layers=1), SamplingOptions(8))
+    policy = opened.policy()
+    kept = dict(opened.reference.model.named_parameters())
+    assert policy.state().keys() == opened.trained and opened.trained
+    for name, p in policy.model.named_parameters():
+        assert (p is kept[name]) == (name not in opened.trained) == ("layers.1." not in name)
+
+
 @pytest.mark.parametrize("rank", [0, 2])
 def test_a_policy_starts_at_the_reference_and_leaves_it_alone(model: Path, rank: int) -> None:
     opened = open_model(ModelOptions(str(model), False, rank), SamplingOptions(8))

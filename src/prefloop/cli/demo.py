@@ -1,194 +1,124 @@
-"""`prefloop demo`: the study's 2×2 on a real language model, out of one row and two switches.
+"""`prefloop demo`: the 2×2 of the paper on a real language model, out of one method and two switches.
 
-The reward (shorter is better) peaks far from what the model does. The study predicts that on-policy sampling and the
-negative gradient each help there. The rule was fixed before any run: a prediction holds in a comparison of two cells
-if the 95 % interval of the paired difference of gold reward on the held-out prompts lies above 0, is contradicted if
-it lies below 0, and is open otherwise.
+The reward is high for one complete sentence about the question; the reference rambles. The paper predicts that
+on-policy sampling and the negative gradient each help where the reference rarely writes what the reward wants. The rule
+was fixed before any run: a prediction holds in a comparison of two cells if the 95 % interval of the paired difference
+of reward on held-out prompts lies above 0, is contradicted if it lies below 0, and is open otherwise.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any
 
+from prefloop.cli.demo_cells import EXTRA, GRID, LABELS, configs
+from prefloop.cli.options import Output, require_folder, require_positive, require_seed
 from prefloop.core.errors import UserError, nearest
-from prefloop.runs import config as configuration
+from prefloop.runs.schema import Flag
 
-CONFIGS = Path(__file__).parent / "demo_configs"
-GRID = ("online_dpo", "offline_dpo", "online_positive", "offline_positive")  # the slowest first, for the prediction
-EXTRA = ("pref_ft", "best_of_n")
-LABELS = {
-    "online_dpo": "on-policy, negative gradient",
-    "offline_dpo": "offline, negative gradient",
-    "online_positive": "on-policy, positive only",
-    "offline_positive": "offline, positive only",
-    "pref_ft": "Pref-FT (offline, supervised)",
-    "best_of_n": "best-of-4 (on-policy, supervised)",
-}
-PREDICTIONS = (  # (better, worse, what the study says of a reward peak that is far away)
-    ("online_dpo", "offline_dpo", "on-policy sampling helps, with the negative gradient"),
-    ("online_positive", "offline_positive", "on-policy sampling helps, without it"),
-    ("online_dpo", "online_positive", "the negative gradient helps, on-policy"),
-    ("offline_dpo", "offline_positive", "the negative gradient helps, offline"),
-)
-
-ROWS = (
-    "gold reward before",
-    "gold reward after",
-    "KL(π‖ref), nats",
-    "KL(ref‖π), nats",
-    "on-policy share",
-    "passes",
-    "pushed down",
-    "tokens sampled",
-    "tokens trained",
-    "minutes",
-)
-CAPTION = (
-    "KL: mean log-ratio of whole responses on samples of the first-named distribution, nats. pushed down: coefficient"
-    " mass, summed over steps. minutes: training steps. Offline cells train on answers of the reference, drawn once."
-)
+if TYPE_CHECKING:
+    from prefloop.runs.config import Config
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the cells, print the table and the verdicts, write one HTML page.
+@dataclass(frozen=True, kw_only=True)
+class Options(Output):
+    """Fine-tune a small language model in four ways, out of one method and two switches, and compare them."""
+
+    steps: int | None = None
+    """Optimiser steps of each cell; fewer shorten everything."""
+    seed: int = 0
+    """The first seed."""
+    seeds: int = 1
+    """Repeat over this many seeds, for intervals over seeds."""
+    output: Annotated[Path, Flag(metavar="FOLDER")] = Path("runs")
+    """Where the run folders and demo.html go; finished runs in it are reused."""
+    cells: Annotated[tuple[str, ...], Flag(metavar="CELL")] = GRID
+    """Which cells to run."""
+    extra: bool = False
+    """Pref-FT and best-of-4 too."""
+
+    def __post_init__(self) -> None:
+        require_positive(self, "steps", "seeds")
+        require_seed(self.seed)
+        require_folder(self.output)
+        for name in self.cells:
+            if name not in LABELS:
+                raise UserError(f"unknown cell `{name}`", where="--cells", fix=nearest(name, LABELS))
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return (*self.cells, *(name for name in EXTRA if self.extra and name not in self.cells))
+
+
+def run(options: Options) -> int:
+    """Train the cells, print the table and the verdicts, write one HTML page.
 
     Raises:
         UserError, DataError: before anything is trained.
     """
-    args = _parser().parse_args(argv)
-    names = tuple(args.cells or (*GRID, *(EXTRA if args.extra else ())))
-    for name in names:
-        if name not in LABELS:
-            raise UserError(f"the demo has no cell `{name}`", fix=nearest(name, LABELS))
-    flags = [f"--seed={args.seed}", f"--output={args.output}"]
-    flags += [] if args.steps is None else [f"--training.steps={args.steps}"]
-    configs = {name: configuration.load(CONFIGS / f"{name}.yaml", flags) for name in names}
+    clock, seeds = time.monotonic(), range(options.seed, options.seed + options.seeds)
+    cells = {
+        (name, seed): config
+        for seed in seeds
+        for name, config in configs(options.names, seed=seed, output=str(options.output), steps=options.steps).items()
+    }
+    labels = {key: LABELS[key[0]] + (f", seed {key[1]}" if options.seeds > 1 else "") for key in cells}
+    wanted = {labels[key]: config for key, config in cells.items()}
 
     from prefloop.runs.grid import grid  # torch and transformers load here
 
-    quiet, clock = args.quiet or args.json, time.monotonic()
-    forecast = _Forecast(sum(c.training.steps for c in configs.values()), len(names), clock, quiet)
-    folders = grid({LABELS[name]: config for name, config in configs.items()}, quiet=quiet, observers=(forecast,))
-    _tell({name: folders[LABELS[name]] for name in names}, Path(args.output), time.monotonic() - clock, args)
+    predicted = None if options.silent else _predict(wanted, options, clock)
+    folders = grid(wanted, quiet=options.silent)
+    _report({name: [folders[labels[name, s]] for s in seeds] for name in options.names}, options, clock, predicted)
     return 0
 
 
-class _Forecast:
-    """After two steps, how long everything will take."""
+def _predict(cells: Mapping[str, Config], options: Options, clock: float) -> float | None:
+    """Say how long it will take, in seconds, by a small part of one seed's work; None where everything is finished."""
+    from prefloop.cli.demo_forecast import forecast
+    from prefloop.runs.grid import finished
 
-    def __init__(self, steps: int, cells: int, start: float, quiet: bool) -> None:
-        self.steps, self.cells, self.start, self.quiet = steps, cells, start, quiet
-        self.times: list[float] = []
+    done = finished(cells)
+    left = [config for label, config in cells.items() if label not in done]
+    if not left:
+        options.say("these runs are finished: their results are reused")
+        return None
+    seeds = {config.seed for config in left}
+    one = forecast([config for config in left if config.seed == left[0].seed])
+    total = time.monotonic() - clock + one * len(seeds)
+    options.say(f"about {total / 60:.1f} min in all; --steps N shortens it")
+    return total
 
-    def __call__(self, record: Any, loop: Any) -> None:
-        self.times.append(time.monotonic())
-        if len(self.times) == 2 and not self.quiet:
-            one, before = self.times[1] - self.times[0], self.times[0] - self.start
-            total = before + self.steps * one + self.cells * before / 2
-            print(f"about {total / 60:.0f} minutes in all; --steps N shortens it", flush=True)
 
-
-def _tell(folders: dict[str, Path], output: Path, seconds: float, args: argparse.Namespace) -> None:
+def _report(folders: dict[str, list[Path]], options: Options, clock: float, predicted: float | None) -> None:
+    from prefloop.cli import demo_result as result
     from prefloop.report import page
     from prefloop.report.data import load
 
-    places, labels = list(folders.values()), [LABELS[name] for name in folders]
-    runs = dict(zip(folders, load(places, labels), strict=True))
-    verdicts = [verdict(runs[a], runs[b], claim) for a, b, claim in PREDICTIONS if a in runs and b in runs]
-    lines = [_sentence(v) for v in verdicts]
-    title = "Which half of the gradient, and whose samples?"
-    where = page.write(places, output / "demo.html", title=title, verdict=lines, labels=labels)
-    if args.json:
-        ends = {"before": 0, "after": -1}
-        cells = {n: {"run": str(r.path), **{k: r.evaluations[i] for k, i in ends.items()}} for n, r in runs.items()}
-        print(json.dumps({"cells": cells, "verdicts": verdicts, "page": str(where), "seconds": seconds}))
-    elif not args.quiet:
-        _print(runs, lines, where, seconds)
+    names = [LABELS[name] for name in folders]
+    by_seed = [load(each, names) for each in zip(*folders.values(), strict=True)]
+    cells = dict(zip(folders, zip(*by_seed, strict=True), strict=True))
+    where = page.write(
+        [each[0] for each in folders.values()],
+        options.output / "demo.html",
+        title="One method, two switches: what does each do?",
+        verdict=[*result.answer(cells), " ".join([*(f"{v}." for v in result.verdicts(cells)), result.scope(cells)])],
+        labels=names,
+    )
+    seconds = time.monotonic() - clock
 
+    def record() -> dict[str, Any]:
+        verdicts = [asdict(v) | {"verdict": v.word} for v in result.verdicts(cells)]
+        return {"cells": result.record(cells), "verdicts": verdicts, "page": str(where), "seconds": seconds}
 
-def verdict(better: Any, worse: Any, claim: str) -> dict[str, Any]:
-    """The rule of this file: a paired bootstrap over held-out prompts."""
-    from prefloop.analysis.statistics import bootstrap
+    def text() -> None:
+        from prefloop.cli.demo_terminal import show
 
-    a, b = ({s["prompt"]: s["score"] for s in run.samples if s["step"] > 0} for run in (better, worse))
-    found = bootstrap([a[p] - b[p] for p in a], seed=0)
-    word = "holds" if found.low > 0 else "contradicted" if found.high < 0 else "open"
-    return {"claim": claim, "verdict": word, "difference": found.value, "low": found.low, "high": found.high}
+        show(cells)
+        said = "" if predicted is None else f" (predicted {predicted / 60:.1f})"
+        print(f"\n{seconds / 60:.1f} min in all{said}. Frontier, curves and all answers: {where}")
 
-
-def _sentence(v: dict[str, Any]) -> str:
-    interval = f"{v['difference']:+.2f}, 95 % {v['low']:+.2f} to {v['high']:+.2f}"
-    return f"{v['claim']}: {v['verdict']} ({interval})"
-
-
-def _print(runs: dict[str, Any], verdicts: list[str], where: Path, seconds: float) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    console = Console()
-    table = Table(title="On held-out prompts: gold reward (−tokens/10), mean ± standard error", title_justify="left")
-    table.add_column("")
-    for run in runs.values():
-        table.add_column(run.label.replace(", ", ",\n"), justify="right")
-    for row in zip(ROWS, *(_cells(run) for run in runs.values()), strict=True):
-        table.add_row(*row)
-    console.print(table)
-    console.print(CAPTION, highlight=False)
-    console.print("\nThe study's predictions for a reward peak that is far away:")
-    for line in verdicts:
-        console.print(f"  {line}", highlight=False)
-    _answers(console, runs)
-    console.print(f"\n{seconds / 60:.1f} minutes in all. Curves and all answers: {where}")
-
-
-def _cells(run: Any) -> list[str]:
-    down = sum(line["push/down"] for line in run.steps)
-    return [
-        _pm(run.before("eval/reward")),
-        _pm(run.after("eval/reward")),
-        _pm(run.after("eval/kl_reverse")),
-        _pm(run.after("eval/kl_forward")),
-        f"{run.mean('on_policy'):.0%}",
-        f"{run.last('pass'):.0f}",
-        f"{down:.1f}",
-        f"{run.last('tokens/sampled'):.0f}",
-        f"{run.last('tokens/trained'):.0f}",
-        f"{run.seconds / 60:.1f}",
-    ]
-
-
-def _answers(console: Any, runs: dict[str, Any]) -> None:
-    console.print("\nThe same held-out prompts, before and after:")
-    first = next(iter(runs.values()))
-    for sample in [s for s in first.samples if s["step"] == 0][:3]:
-        console.print(f"\n[bold]{_short(sample['prompt'])}[/]")
-        console.print(f"  before: {_short(sample['response'])}", markup=False, highlight=False)
-        for run in runs.values():
-            after = next(s for s in run.samples if s["step"] > 0 and s["prompt"] == sample["prompt"])
-            console.print(f"  {run.label}: {_short(after['response'])}", markup=False, highlight=False)
-
-
-def _pm(value: Any) -> str:
-    return "–" if value is None else f"{value.value:.2f} ± {value.se:.2f}"
-
-
-def _short(text: str, limit: int = 160) -> str:
-    line = " ".join(text.split())
-    return line if len(line) <= limit else line[: limit - 1] + "…"
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="prefloop demo", description=__doc__.split("\n\n")[0])
-    parser.add_argument("--steps", type=int, help="optimiser steps per cell; fewer are faster")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--output", default="runs", help="where the run folders and demo.html go")
-    parser.add_argument("--cells", nargs="+", metavar="CELL", help=f"some of: {', '.join(LABELS)}")
-    parser.add_argument("--extra", action="store_true", help="Pref-FT and best-of-N as further lines")
-    parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
-    parser.add_argument("--quiet", action="store_true", help="print nothing")
-    return parser
+    options.show(record, text)

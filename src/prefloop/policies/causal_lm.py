@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -132,6 +133,12 @@ class CausalLM:
         with torch.no_grad():
             for name, p in own.items():
                 p.copy_(state[name])
+
+    def greedy(self) -> CausalLM:
+        """The same weights, not a copy, at temperature 0."""
+        twin = copy.copy(self)
+        twin.sampling = replace(self.sampling, temperature=0.0)
+        return twin
 
     def reference(self) -> CausalLM:
         """This policy as it is now, frozen; with LoRA the same weights without their adapters, and no copy."""

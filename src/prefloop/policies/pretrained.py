@@ -155,6 +155,20 @@ def with_lora(model: Model, rank: int, *, alpha: int | None = None, seed: int = 
         return get_peft_model(model, config).eval()
 
 
+def train_last_layers(model: Model, count: int) -> None:
+    """Freeze everything but the last `count` layers: the backward pass ends where they begin.
+
+    Raises:
+        UserError: the model has fewer layers.
+    """
+    layers = max((m for m in model.modules() if isinstance(m, nn.ModuleList)), key=len, default=nn.ModuleList())
+    if not 1 <= count <= len(layers):
+        fix = f"1 to {len(layers)}, or null to train every weight"
+        raise UserError(f"cannot train {count} of {len(layers)} layers", where="model.trained_layers", fix=fix)
+    model.requires_grad_(False)
+    layers[-count:].requires_grad_(True)
+
+
 def is_adapted(model: Model) -> bool:
     """True for a model with adapters."""
     return hasattr(model, "merge_and_unload")

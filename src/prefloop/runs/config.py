@@ -60,6 +60,8 @@ class EvaluationConfig:
     """Held-out pairs whose order is judged, where the held-out set has pairs."""
     every: int = 0
     """Evaluate every so many steps; 0 only before and after."""
+    greedy: bool = False
+    """Answer the held-out prompts at temperature 0 too, before and after: for reading, not for the metrics."""
     max_cut: float = 0.2
     """Largest share of the untrained model's answers that the length limit may cut."""
 

@@ -39,6 +39,7 @@ class Baseline:
     metrics: Metrics
     answers: Batch | None  # None: no reward scores fresh answers
     pairs: Pairs | None  # None: the held-out set has no pairs with a winner
+    greedy: Batch | None = None  # answers at temperature 0; None: not asked for, or no reward scores them
 
 
 def evaluate_reference(config: Config, world: World, poll: Poll) -> Baseline:
@@ -56,7 +57,7 @@ def evaluate_reference(config: Config, world: World, poll: Poll) -> Baseline:
         _check_cut(metrics["eval/cut"], config)
     if pairs is not None:
         metrics |= _preference(pairs.reference, pairs)
-    return Baseline(metrics, answers, pairs)
+    return Baseline(metrics, answers, pairs, greedy_answers(config, world, reference, poll))
 
 
 def evaluate(
@@ -81,13 +82,19 @@ def evaluate(
     return metrics, answers
 
 
-def _answers(config: Config, world: World, policy: CausalLM, poll: Poll) -> Batch | None:
+def greedy_answers(config: Config, world: World, policy: CausalLM, poll: Poll) -> Batch | None:
+    """One scored answer at temperature 0 to each held-out prompt, where `evaluation.greedy` asks for them."""
+    return _answers(config, world, policy.greedy(), poll, samples=1) if config.evaluation.greedy else None
+
+
+def _answers(config: Config, world: World, policy: CausalLM, poll: Poll, *, samples: int | None = None) -> Batch | None:
     """Scored answers to the held-out prompts, with the same random numbers at every evaluation of a seed."""
     if world.reward.scorer is None:
         return None
     prompts = world.problem.render(world.data.held_out[: config.evaluation.prompts])
+    count = config.evaluation.samples if samples is None else samples
     with torch.no_grad():
-        drawn = policy.draw(prompts, config.evaluation.samples, streams(config.seed)["evaluation"], poll)
+        drawn = policy.draw(prompts, count, streams(config.seed)["evaluation"], poll)
     return world.problem.score(drawn)
 
 

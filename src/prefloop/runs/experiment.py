@@ -21,7 +21,7 @@ from prefloop.policies import pretrained
 from prefloop.policies.causal_lm import CausalLM
 from prefloop.runs import checkpoint
 from prefloop.runs.config import Config, load, to_yaml
-from prefloop.runs.evaluation import Baseline, Metrics, evaluate, evaluate_reference
+from prefloop.runs.evaluation import Baseline, Metrics, evaluate, evaluate_reference, greedy_answers
 from prefloop.runs.folder import CONFIG, RunFolder, existing, read, read_manifest
 from prefloop.runs.interrupt import Interrupt, Interrupted
 from prefloop.runs.offline import collect_offline, offline_groups
@@ -96,6 +96,7 @@ def run(
         start = start or prepare([config], poll=interrupt.poll, say=speaker(quiet))
         this = _begin(config, start, interrupt.poll)
         with RunFolder.create(config.output, config.method, config=to_yaml(config), manifest=this.manifest()) as folder:
+            this.record_greedy(folder, start.baseline.greedy)
             this.record(folder, start.baseline.metrics, start.baseline.answers)
             return _train(this, folder, label or config.method, quiet, observers)
 
@@ -193,6 +194,11 @@ class _Run:
         folder.metrics({"kind": "evaluation", "step": self.loop.step, **metrics})
         folder.samples(samples(self.problem, self.policy, answers, self.loop.step))
 
+    def record_greedy(self, folder: RunFolder, answers: Batch | None) -> None:
+        """Write answers at temperature 0, which are for reading: no metric is made of them."""
+        lines = samples(self.problem, self.policy, answers, self.loop.step)
+        folder.samples([{**line, "greedy": True} for line in lines])
+
     def evaluate(self, folder: RunFolder) -> Metrics:
         """The policy as it is now, with its numbers and answers on record."""
         beta = float(self.method.defaults.get("beta", 1.0))
@@ -245,6 +251,7 @@ def _train(this: _Run, folder: RunFolder, label: str, quiet: bool, observers: Se
                 for observe in watchers:
                     observe(record, this.loop)
                 bar.advance(note=_note(record))
+        this.record_greedy(folder, greedy_answers(this.config, this.start.world, this.policy, this.loop.poll))
         after = this.evaluate(folder)
     except Interrupted as stop:  # a second Ctrl-C is no safe point: then the last checkpoint stays the newest
         save(folder, this.loop)

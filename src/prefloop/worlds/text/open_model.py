@@ -64,6 +64,8 @@ def open_model(
         model, tokenizer = pretrained.load(options.path)
         if options.lora_rank:
             model = pretrained.with_lora(model, options.lora_rank, seed=seed)
+        if options.trained_layers:
+            pretrained.train_last_layers(model, options.trained_layers)
     trained = frozenset(name for name, p in model.named_parameters() if p.requires_grad)
     reference = CausalLM(
         model.requires_grad_(False),

@@ -20,11 +20,16 @@ class ModelOptions:
     gradient_checkpointing: bool = False
     """Compute each layer again in the backward pass: less memory, about a third more time, the same gradient."""
     lora_rank: int = 0
-    """Rank of the low-rank adapters; 0 trains every weight."""
+    """Rank of the low-rank adapters; 0 trains the weights themselves."""
+    trained_layers: int | None = None
+    """Train only the last N layers, which makes a step cheaper; null trains every weight."""
 
     def __post_init__(self) -> None:
         require(self.path != "", "model.path", self.path, "name a model")
         require(self.lora_rank >= 0, "model.lora_rank", self.lora_rank, "use 0 (full fine-tuning) or more")
+        require_positive("model", self, ("trained_layers",))
+        both = self.lora_rank > 0 and self.trained_layers is not None
+        require(not both, "model.trained_layers", self.trained_layers, "use null: adapters are trained in all layers")
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,142 @@
+"""What came out of the demo: one value per cell with its interval, the verdicts, and the answer in two sentences."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from statistics import fmean
+from typing import Any
+
+from prefloop.analysis.compare import Difference, difference, paired
+from prefloop.cli.demo_cells import BUDGET, LABELS, PREDICTIONS
+from prefloop.report.data import Run
+
+WORDS = {"holds": "hold", "contradicted": "are contradicted", "open": "stay open"}
+
+Cell = Sequence[Run]  # the runs of one cell, one per seed, in the order of the seeds
+Cells = Mapping[str, Cell]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A prediction beside the paired difference of reward that decides it."""
+
+    claim: str
+    difference: Difference
+
+    @property
+    def word(self) -> str:
+        """Of an interval above 0, below it, or across it."""
+        if not self.difference.is_significant:
+            return "open"
+        return "holds" if self.difference.value > 0 else "contradicted"
+
+    def __str__(self) -> str:
+        d = self.difference
+        numbers = f"{d.value:+.2f}, 95 % {d.low:+.2f} to {d.high:+.2f}".replace("-", "−")
+        return f"{self.claim}: {self.word} ({numbers})"
+
+
+def verdicts(cells: Cells) -> list[Verdict]:
+    """The predictions whose two cells were run, paired by prompt in one seed and by seed in several."""
+    return [
+        Verdict(claim, paired(rewards(cells[a]), rewards(cells[b]), unit=unit(cells[a])))
+        for a, b, claim in PREDICTIONS
+        if a in cells and b in cells
+    ]
+
+
+def rewards(cell: Cell, *, last: bool = True) -> dict[Any, float]:
+    """Reward of the answers to held-out prompts: by prompt in one seed; in several, their mean by seed."""
+    each = [scores(run, last=last) for run in cell]
+    return dict(each[0]) if len(each) == 1 else {i: fmean(values.values()) for i, values in enumerate(each)}
+
+
+def reward(cell: Cell, *, last: bool = True) -> Difference:
+    """Mean reward with its interval: what it differs from nothing by, under the rule of all comparisons."""
+    return difference(list(rewards(cell, last=last).values()), unit=unit(cell))
+
+
+def unit(cell: Cell) -> str:
+    return "prompts" if len(cell) == 1 else "seeds"
+
+
+def answers(run: Run, *, last: bool = True, greedy: bool = False) -> dict[str, str]:
+    """The answer to each held-out prompt at the last evaluation, or at the first."""
+    return {line["prompt"]: line["response"] for line in _lines(run, last, greedy)}
+
+
+def scores(run: Run, *, last: bool = True, greedy: bool = False) -> dict[str, float]:
+    """The rewards of these answers."""
+    return {line["prompt"]: line["score"] for line in _lines(run, last, greedy)}
+
+
+def _lines(run: Run, last: bool, greedy: bool) -> list[dict[str, Any]]:
+    lines = [line for line in run.samples if bool(line.get("greedy")) == greedy]
+    step = (max if last else min)(line["step"] for line in lines)
+    return [line for line in lines if line["step"] == step]
+
+
+def mean(cell: Cell, value: Callable[[Run], float | None]) -> float:
+    """Mean over seeds of a number of each run."""
+    return fmean(value(run) or 0.0 for run in cell)
+
+
+def greedy(run: Run, *, last: bool = True) -> float:
+    """Mean reward of the answers at temperature 0."""
+    return fmean(scores(run, last=last, greedy=True).values())
+
+
+def distance(run: Run) -> float:
+    """KL(π‖π_ref) at the end, nats per response."""
+    value = run.after("eval/kl_reverse")
+    return float(value.value) if value else 0.0
+
+
+def farthest(cells: Cells) -> float:
+    """The largest KL(π‖π_ref) of any evaluation of any run."""
+    return max(value for cell in cells.values() for run in cell for _, value in run.points("eval/kl_reverse"))
+
+
+def answer(cells: Cells) -> list[str]:
+    """What came out, in two sentences."""
+    order = sorted(cells, key=lambda name: reward(cells[name]).value)
+    best, worst = order[-1], order[0]
+    low, high, before = reward(cells[worst]), reward(cells[best]), reward(cells[best], last=False)
+    calm = [fmean(greedy(run, last=last) for run in cells[best]) for last in (False, True)]
+    outcome = (
+        f"“{LABELS[best]}” raised the reward of held-out answers from {before.value:.2f} to {high.value:.2f} of 1"
+        f" (at temperature 0 from {calm[0]:.2f} to {calm[1]:.2f}) at {mean(cells[best], distance):.1f} nats from the"
+        f" reference; “{LABELS[worst]}” reached {low.value:.2f} at {mean(cells[worst], distance):.1f}."
+    )
+    return [outcome, _predictions(cells)]
+
+
+def _predictions(cells: Cells) -> str:
+    words = [v.word for v in verdicts(cells)]
+    counts = ", ".join(f"{words.count(word)} {said}" for word, said in WORDS.items() if word in words)
+    kept = "all cells stayed within" if farthest(cells) <= BUDGET else "not all cells stayed within"
+    return (
+        f"Of the predictions that a switch helps, {counts or 'none was tested'}; {kept} {BUDGET:g} nats per response."
+    )
+
+
+def scope(cells: Cells) -> str:
+    """What the intervals cover."""
+    first = next(iter(cells.values()))
+    if len(first) > 1:
+        return f"Intervals: 95 % over {len(first)} seeds. Curves and answers are those of the first seed."
+    return "Intervals: 95 % over prompts, of one seed; they do not cover differences between seeds (--seeds N does)."
+
+
+def record(cells: Cells) -> dict[str, Any]:
+    """The cells as plain values."""
+    return {
+        name: {
+            "runs": [str(run.path) for run in cell],
+            "before": asdict(reward(cell, last=False)),
+            "after": asdict(reward(cell)),
+            "kl_reverse": [distance(run) for run in cell],
+        }
+        for name, cell in cells.items()
+    }
