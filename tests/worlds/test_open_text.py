@@ -39,7 +39,10 @@ def pairs(tmp_path: Path) -> Path:
 
 def test_model_and_data_alone_give_log_probs_of_the_data(model: Path, pairs: Path) -> None:
     """What a study of coverage needs: no method, no reward."""
-    opened, data = open_model(ModelOptions(str(model), False), SamplingOptions(8)), open_data(DataOptions(str(pairs)))
+    opened, data = (
+        open_model(ModelOptions(str(model), autocast=False), SamplingOptions(8)),
+        open_data(DataOptions(str(pairs))),
+    )
     problem = data.problem(opened.tokenizer, 8)
     logp = sequence_logp(opened.reference, problem.batch_of(data.train))
     assert logp.shape == (len(WORDS) ** 2, 2) and bool((logp < 0).all())
@@ -70,7 +73,7 @@ def test_prompts_that_are_too_long_are_found_at_once(model: Path, pairs: Path) -
 
 
 def test_a_reward_alone_scores_what_the_reference_writes(model: Path, pairs: Path) -> None:
-    opened = open_model(ModelOptions(str(model), False), SamplingOptions(8))
+    opened = open_model(ModelOptions(str(model), autocast=False), SamplingOptions(8))
     data = open_data(DataOptions(str(pairs), held_out="split"))
     problem = data.problem(opened.tokenizer, 8)
     batch = problem.batch_of(data.held_out)
@@ -99,7 +102,7 @@ def test_a_policy_of_few_layers_trains_these_and_shares_the_rest(model: Path) ->
 
 @pytest.mark.parametrize("rank", [0, 2])
 def test_a_policy_starts_at_the_reference_and_leaves_it_alone(model: Path, rank: int) -> None:
-    opened = open_model(ModelOptions(str(model), False, rank), SamplingOptions(8))
+    opened = open_model(ModelOptions(str(model), autocast=False, lora_rank=rank), SamplingOptions(8))
     before = [p.clone() for p in opened.reference.model.parameters()]
     one, two = opened.policy(), opened.policy(critic=True)
     assert isinstance(one, CausalLM) and two.network.value_head is not None and opened.reference.parameters() == []
