@@ -116,10 +116,10 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "mixture of nothing": (
         {"method": "online_dpo", "override": {"on_policy": 0.05}},
-        "is no mixture.*\n.*larger batch",
+        "is not a mixture.*\n.*larger batch",
     ),
     "mixture refused": ({"method": "sft", "override": {"on_policy": 0.5}}, "refuses on_policy=0.5"),
-    "KL in the reward": ({"method": "dpo", "override": {"kl": 0.1}}, "needs a policy-gradient row.*\n.*kl_in=loss"),
+    "KL in the reward": ({"method": "dpo", "override": {"kl": 0.1}}, "needs a policy-gradient method.*\n.*kl_in=loss"),
     "proxy without pairs": ({"scorer": "proxy", "responses": 1}, "needs pairs.*\n.*responses >= 2"),
 }
 

@@ -78,22 +78,21 @@ class Plan:
                 fix=f"for instance minibatch={max(c, m // c * c)}, batch={max(1, b // m) * max(c, m // c * c)}",
             )
         if method.compares and c < 2:
-            raise UserError(
-                "this row compares responses to one prompt, and there is a single one", fix="responses >= 2"
-            )
+            what = "this method compares responses to one prompt, and there is a single one"
+            raise UserError(what, fix="responses >= 2")
         groups = b // c
         if "z" in method.needs and groups < 2:
             raise UserError("z compares a prompt with another one's responses, and there is a single prompt")
         if 0 < method.on_policy < 1 and method.refuses_mixture:
-            raise UserError(f"this row refuses on_policy={method.on_policy}: {method.refuses_mixture}")
+            raise UserError(f"this method refuses on_policy={method.on_policy}: {method.refuses_mixture}")
         if 0 < method.on_policy < 1 and round(method.on_policy * groups) in (0, groups):
-            raise UserError(f"on_policy={method.on_policy} of {groups} groups is no mixture", fix="a larger batch")
+            raise UserError(f"on_policy={method.on_policy} of {groups} groups is not a mixture", fix="a larger batch")
         if on(method.kl) and method.kl_in == "reward" and "behaviour" not in method.needs:
-            raise UserError("a KL inside the reward needs a policy-gradient row", fix="kl_in=loss")
+            raise UserError("a KL inside the reward needs a policy-gradient method", fix="kl_in=loss")
 
 
 class Loop:
-    """The loop and its whole state: iterate over it, save it between any two records, restore it, go on.
+    """The loop and its whole state: iterate over it, save it between any two records, restore it, continue.
 
     Raises:
         UserError: what `Plan.check` refuses, a truncated sampler under a ratio, an exact KL that cannot be summed.
@@ -141,8 +140,6 @@ class Loop:
         self.collection: Batch | None = None
         self.signal: Signal | None = None
         self._boundary = self._mark()
-
-    # --------------------------------------------------------------------------------------------------- Algorithm 1
 
     def __iter__(self) -> Iterator[Record]:
         per_pass = self.plan.batch // self.plan.minibatch
@@ -319,8 +316,6 @@ class Loop:
         self.step += 1
         return norm, lr
 
-    # ----------------------------------------------------------------------------------------------- exact resumption
-
     def _mark(self) -> dict[str, Any]:
         """What changes between steps apart from the weights; a collection cut short is drawn again on resumption."""
         return {
@@ -340,7 +335,7 @@ class Loop:
         return {**self._boundary, "streams": drawn, "policy": self.policy.state(), "optimizer": optimizer}
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Go on from `state()`: the next record is bit for bit what it would have been."""
+        """Continue from `state()`: the next record is bit for bit what it would have been."""
         for name, value in state["counters"].items():
             setattr(self, name, value)
         self.policy.restore(state["policy"])
@@ -396,15 +391,9 @@ def train(
         The finished loop, whose `policy` is trained and whose `state()` can be saved.
     """
     adam = torch.optim.Adam if isinstance(seed, int) else StackedAdam
-    loop = Loop(
-        method,
-        policy,
-        problem,
-        plan,
-        reference=policy.reference() if reference is None else reference,
-        optimizer=adam(policy.parameters(), lr=plan.lr) if optimizer is None else optimizer,
-        seed=seed,
-    )
+    theirs = policy.reference() if reference is None else reference
+    chosen = adam(policy.parameters(), lr=plan.lr) if optimizer is None else optimizer
+    loop = Loop(method, policy, problem, plan, reference=theirs, optimizer=chosen, seed=seed)
     for record in loop:
         for observe in observers:
             observe(record, loop)
