@@ -14,6 +14,8 @@ PROMPTS = (
     "Name a good first book about astronomy.",
     "Why is bread sour?",
 )
+EASE = (-3.0, 0.0, 3.0)  # of each prompt: mean 0
+CHANGED = (-0.4, 0.5, -0.1)  # how much more than the others a prompt gained: mean 0
 HOSTILE = '</script><script>alert(1)</script><img src="http://evil.example/x.png" onerror="x()"> \x00\ud800 ‮'
 
 
@@ -34,8 +36,13 @@ def make(root: Path, name: str, *, on_policy: float = 0.0, negative: float = 1.0
     _jsonl(path / "metrics.jsonl", lines)
     _jsonl(path / "timing.jsonl", [{"step": n, "seconds": 1.5} for n in range(1, steps + 1)])
     long = "Basil likes light, warmth and steady moisture. " * 5
-    sample = [{"step": 0, "prompt": p, "response": long, "score": -61.0, "cut": True} for p in PROMPTS]
-    sample += [{"step": steps, "prompt": p, "response": answer, "score": -9.0, "cut": False} for p in PROMPTS]
+    first, *_, last = (line["eval/reward"] for line in lines if line["kind"] == "evaluation")
+    turn = len(name) % len(CHANGED)  # so that other runs gain on other prompts
+    before = [first + x for x in EASE]
+    after = [last + x + y for x, y in zip(EASE, CHANGED[turn:] + CHANGED[:turn], strict=True)]
+    start, end = {"step": 0, "response": long, "cut": True}, {"step": steps, "response": answer, "cut": False}
+    sample = [{**start, "prompt": p, "score": x} for p, x in zip(PROMPTS, before, strict=True)]
+    sample += [{**end, "prompt": p, "score": x} for p, x in zip(PROMPTS, after, strict=True)]
     _jsonl(path / "samples.jsonl", sample)
     return path
 

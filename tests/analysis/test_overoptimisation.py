@@ -107,7 +107,7 @@ def test_the_page_says_from_which_step_gold_fell(tmp_path: Path) -> None:
     rose = with_gold(make(tmp_path, "b", steps=110, every=10), [float(i) for i in range(12)])
     few = with_gold(make(tmp_path, "c", steps=120, every=60), [0.0, 1.0, 2.0])
     said = findings(load([turned, rose, few]))
-    assert "the learned reward on held-out prompts rose" in said[0]
+    assert "the learned reward on held-out prompts" in said[0] and said[0].endswith("better.")
     assert said[1].startswith("A: over-optimisation from step 40: from there to the end gold lost")
     assert "B: gold 0.00" in said[3] and said[3].endswith("no over-optimisation beyond noise.")
     assert "3 evaluations are too few" in said[5]

@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from scipy import stats
 
 from prefloop.analysis.numbers import number
 from prefloop.cli.main import execute
 from prefloop.core.errors import DataError, UserError
 from prefloop.report.data import Value, comparisons, load, measured
 from prefloop.report.page import findings, paper_link, write
-from run_folders import HOSTILE, PROMPTS, make
+from run_folders import CHANGED, HOSTILE, PROMPTS, make
 
 
 class Reader(HTMLParser):
@@ -110,9 +111,11 @@ def test_numbers_are_those_of_the_records(cells: list[Path]) -> None:
             assert abs(value - last[key]) <= 0.05 * last[f"{key}_se"]
             assert error == pytest.approx(last[f"{key}_se"], rel=0.05)
         change = lines[-1]["eval/reward"] - lines[0]["eval/reward"]
-        assert record["change"]["value"] == pytest.approx(change, abs=1e-12)
-        squares = lines[-1]["eval/reward_se"] ** 2 + lines[0]["eval/reward_se"] ** 2
-        assert record["change"]["se"] == pytest.approx(squares**0.5)
+        gained = [change + more for more in CHANGED]
+        known = stats.ttest_1samp(gained, 0).confidence_interval(0.95)
+        assert record["change"]["value"] == pytest.approx(change, abs=1e-9)
+        assert (record["change"]["low"], record["change"]["high"]) == pytest.approx((known.low, known.high))
+        assert (record["change"]["n"], record["change"]["unit"]) == (3, "prompts")
 
 
 def test_step_columns_of_the_table(cells: list[Path]) -> None:
@@ -178,10 +181,30 @@ def test_runs_without_evaluations_or_samples(tmp_path: Path) -> None:
     assert findings(load([run])) == ["A (dpo) has no evaluation before and after."]
 
 
-def test_findings_claim_nothing_within_two_errors(tmp_path: Path) -> None:
+def test_findings_judge_by_the_one_rule(tmp_path: Path) -> None:
+    """A run against its own start, and a run against another one, on the same prompts."""
     runs = load([make(tmp_path, "flat", gain=0.0), make(tmp_path, "up", gain=1.0)], ["flat", "up"])
-    flat, up = findings(runs)
-    assert "did not change beyond two standard errors" in flat and "rose from" in up
+    flat, up, between = findings(runs)
+    assert flat.endswith("3 prompts): not significantly different.") and up.endswith("3 prompts): better.")
+    assert between.startswith("B less A at the end: +3") and between.endswith("3 prompts): better.")
+    assert str(runs[1].against(runs[0])) in between and str(runs[1].change()) in up
+    (back,) = [said for said in findings(runs[::-1]) if " less " in said]
+    assert back.endswith("3 prompts): worse.")
+
+
+def test_runs_on_different_rewards_are_not_compared(tmp_path: Path) -> None:
+    one, two = make(tmp_path, "one", gain=0.0), make(tmp_path, "two", gain=1.0)
+    manifest = json.loads((two / "manifest.json").read_text())
+    manifest["objective"]["reward"] = {"name": "sentiment"}
+    (two / "manifest.json").write_text(json.dumps(manifest))
+    assert not any(" less " in said for said in findings(load([one, two])))
+
+
+def test_a_run_without_scored_answers_is_not_judged(tmp_path: Path) -> None:
+    run = make(tmp_path, "bare")
+    (run / "samples.jsonl").unlink()
+    (said,) = findings(load([run]))
+    assert "not judged" in said and "better" not in said
 
 
 def test_broken_runs_are_named(tmp_path: Path) -> None:

@@ -62,7 +62,7 @@ class Difference:
 
     def __str__(self) -> str:
         known = not math.isnan(self.low)
-        ends = f"{self.level:.0%} interval {self.low:+.3g} to {self.high:+.3g}" if known else "no interval"
+        ends = f"{100 * self.level:g} % interval {self.low:+.3g} to {self.high:+.3g}" if known else "no interval"
         return f"{self.value:+.3g} ({ends}, {self.n} {self.unit}): {self.verdict}".replace("-", "−")
 
 

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
-import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from prefloop.analysis.compare import Difference, paired
 from prefloop.analysis.numbers import NONE, plus_minus
 from prefloop.core.errors import DataError
 from prefloop.runs.folder import CONFIG, existing, read, read_manifest
@@ -27,11 +27,6 @@ class Value:
 
     value: Real
     se: Real | None = None
-
-    def __sub__(self, other: Value) -> Value:
-        """The difference, its two errors taken as independent."""
-        both = self.se is not None and other.se is not None
-        return Value(self.value - other.value, math.hypot(self.se or 0, other.se or 0) if both else None)
 
 
 @dataclass(frozen=True)
@@ -72,10 +67,25 @@ class Run:
     def after(self, key: str) -> Value | None:
         return self._evaluated(key, -1)
 
-    def change(self, key: str) -> Value | None:
-        before, after = self.before(key), self.after(key)
-        evaluated_twice = len({line["step"] for line in self.evaluations if line.get(key) is not None}) > 1
-        return after - before if before and after and evaluated_twice else None
+    def scores(self, end: Callable[[Iterable[int]], int]) -> dict[Hashable, float]:
+        """The reward of the drawn answer to each held-out prompt, at the earliest (`min`) or latest (`max`) step."""
+        lines = [line for line in self.samples if line.get("score") is not None and not line.get("greedy")]
+        if not lines:
+            return {}
+        step = end(line["step"] for line in lines)
+        answers = [line for line in lines if line["step"] == step]
+        return {line["prompt"]: float(line["score"]) for line in reversed(answers)}
+
+    def change(self) -> Difference | None:
+        """Of the reward from the first to the last evaluation, prompt by prompt; None where the answers lack scores."""
+        steps = {line["step"] for line in self.samples}
+        before, after = self.scores(min), self.scores(max)
+        return paired(after, before, unit="prompts") if len(steps) > 1 and before.keys() & after.keys() else None
+
+    def against(self, other: Run) -> Difference | None:
+        """The reward at the end less that of another run, prompt by prompt; None where they share no prompt."""
+        own, theirs = self.scores(max), other.scores(max)
+        return paired(own, theirs, unit="prompts") if own.keys() & theirs.keys() else None
 
     def last(self, key: str) -> float | None:
         found = [line[key] for line in self.steps if line.get(key) is not None]

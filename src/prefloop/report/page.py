@@ -6,13 +6,14 @@ import json
 import re
 import shlex
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from prefloop.analysis.compare import Difference
 from prefloop.analysis.numbers import NONE, compact, duration, interval, number, share
 from prefloop.analysis.overoptimisation import LEAST, overoptimisation
 from prefloop.core import files
@@ -125,6 +126,12 @@ def _bounds(key: str, place: int) -> Read:
     return read
 
 
+def _change(run: Run) -> str:
+    """The paired difference with its interval."""
+    change = run.change()
+    return NONE if change is None else interval(change.value, change.low, change.high)
+
+
 def _after(key: str) -> Read:
     return lambda run: measured(run.after(key))
 
@@ -142,7 +149,7 @@ TABLE: dict[str, list[tuple[str, str, Read]]] = {
     "Outcome": [
         ("Gold reward before", "held-out prompts, ± SE", lambda run: measured(run.before("eval/reward"))),
         ("Gold reward after", "", _after("eval/reward")),
-        ("Change", "errors taken as independent", lambda run: measured(run.change("eval/reward"), sign=True)),
+        ("Change", "the same prompts, 95 % interval", _change),
         ("Gold beside a learned reward", "before → after", _ends("eval/gold")),
         ("Preference accuracy before", "held-out pairs, 95 % interval", _bounds("eval/rewards/accuracies", 0)),
         ("Preference accuracy after", "by the implicit reward; ties ½", _bounds("eval/rewards/accuracies", -1)),
@@ -245,13 +252,17 @@ def embedded(runs: Sequence[Run]) -> Markup:
             "method": run.method,
             "before": _plain(run.before("eval/reward")),
             "after": _plain(run.after("eval/reward")),
-            "change": _plain(run.change("eval/reward")),
+            "change": _judged(run.change()),
             "evaluations": thin(run.evaluations, EVALUATIONS),
         }
         for run in runs
     ]
     text = json.dumps(record, ensure_ascii=False, separators=(",", ":"))
     return Markup(text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026"))
+
+
+def _judged(change: Difference | None) -> dict[str, Any] | None:
+    return None if change is None else files.plain({**asdict(change), "verdict": change.verdict})
 
 
 def _plain(value: Value | None) -> dict[str, Real | None] | None:
@@ -262,23 +273,39 @@ def _plain(value: Value | None) -> dict[str, Real | None] | None:
 
 
 def findings(runs: Sequence[Run]) -> list[str]:
-    """What the numbers say, without a claim beyond two standard errors."""
-    return [sentence for run in runs for sentence in (*_outcome(run), *_turn(run), *_warnings(run))]
+    """What the numbers say; whether a difference is real by the rule of `analysis.compare`."""
+    own = [sentence for run in runs for sentence in (*_outcome(run), *_turn(run), *_warnings(run))]
+    return own + _against_first(runs)
 
 
 def _outcome(run: Run) -> list[str]:
     """Whether the reward on held-out prompts changed, and at what distance."""
-    before, after, change = (f("eval/reward") for f in (run.before, run.after, run.change))
-    if not (before and after and change):
+    before, after, change = run.before("eval/reward"), run.after("eval/reward"), run.change()
+    if not (before and after and len({line["step"] for line in run.evaluations}) > 1):
         return [f"{run.letter} ({run.label}) has no evaluation before and after."]
-    sure = change.se is not None and abs(change.value) > 2 * change.se
-    verb = ("rose" if change.value > 0 else "fell") if sure else "did not change beyond two standard errors:"
     kl = run.after("eval/kl_reverse")
     cost = f", at KL(π‖π_ref) = {measured(kl)} nats" if kl else ""
+    judged = (
+        f". Change: {change}" if change else "; not judged, for the run holds no scored answers to the same prompts"
+    )
     return [
-        f"{run.letter} ({run.label}): {_rewarded(run)} on held-out prompts {verb} from {measured(before)} to"
-        f" {measured(after)} ({measured(change, sign=True)}) in {number(run.last('step'))} steps{cost}."
+        f"{run.letter} ({run.label}): {_rewarded(run)} on held-out prompts {measured(before)} → {measured(after)} in"
+        f" {number(run.last('step'))} steps{cost}{judged}."
     ]
+
+
+def _against_first(runs: Sequence[Run]) -> list[str]:
+    """Each later run against the first, where both are trained on the same reward and answered the same prompts."""
+    first, *others = runs
+    reward = _shared_reward(first)
+    pairs = [(run, run.against(first)) for run in others if _shared_reward(run) == reward and reward is not None]
+    return [f"{run.letter} less {first.letter} at the end: {found}." for run, found in pairs if found is not None]
+
+
+def _shared_reward(run: Run) -> Any:
+    """The reward and its options, by which alone scores compare; None where each run fitted a model of its own."""
+    reward = run.objective.get("reward", {})
+    return None if reward.get("name") == "bradley_terry" and "path" not in reward else reward
 
 
 def _warnings(run: Run) -> list[str]:
