@@ -124,6 +124,7 @@ def test_a_verdict_in_words() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_on_the_real_model_every_cell_improves_near_the_reference_within_five_minutes(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

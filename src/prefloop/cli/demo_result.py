@@ -11,7 +11,11 @@ from prefloop.analysis.compare import Difference, difference, paired
 from prefloop.cli.demo_cells import BUDGET, LABELS, PREDICTIONS
 from prefloop.report.data import Run
 
-WORDS = {"holds": "hold", "contradicted": "are contradicted", "open": "stay open"}
+WORDS = {
+    "holds": ("holds", "hold"),
+    "contradicted": ("is contradicted", "are contradicted"),
+    "open": ("is open", "are open"),
+}
 
 Cell = Sequence[Run]  # the runs of one cell, one per seed, in the order of the seeds
 Cells = Mapping[str, Cell]
@@ -102,19 +106,21 @@ def answer(cells: Cells) -> list[str]:
     """What came out, in two sentences."""
     order = sorted(cells, key=lambda name: reward(cells[name]).value)
     best, worst = order[-1], order[0]
-    low, high, before = reward(cells[worst]), reward(cells[best]), reward(cells[best], last=False)
+    before, after = reward(cells[best], last=False).value, reward(cells[best]).value
     calm = [fmean(greedy(run, last=last) for run in cells[best]) for last in (False, True)]
     outcome = (
-        f"“{LABELS[best]}” raised the reward of held-out answers from {before.value:.2f} to {high.value:.2f} of 1"
-        f" (at temperature 0 from {calm[0]:.2f} to {calm[1]:.2f}) at {mean(cells[best], distance):.1f} nats from the"
-        f" reference; “{LABELS[worst]}” reached {low.value:.2f} at {mean(cells[worst], distance):.1f}."
+        f"“{LABELS[best]}” {'raised' if after > before else 'did not raise'} the reward of held-out answers: from"
+        f" {before:.2f} to {after:.2f} of 1 (at temperature 0 from {calm[0]:.2f} to {calm[1]:.2f}),"
+        f" {mean(cells[best], distance):.1f} nats from the reference"
     )
-    return [outcome, _predictions(cells)]
+    if worst != best:
+        outcome += f"; “{LABELS[worst]}” reached {reward(cells[worst]).value:.2f} at {mean(cells[worst], distance):.1f}"
+    return [f"{outcome}.", _predictions(cells)]
 
 
 def _predictions(cells: Cells) -> str:
     words = [v.word for v in verdicts(cells)]
-    counts = ", ".join(f"{words.count(word)} {said}" for word, said in WORDS.items() if word in words)
+    counts = ", ".join(f"{n} {said[n > 1]}" for word, said in WORDS.items() if (n := words.count(word)))
     kept = "all cells stayed within" if farthest(cells) <= BUDGET else "not all cells stayed within"
     return (
         f"Of the predictions that a switch helps, {counts or 'none was tested'}; {kept} {BUDGET:g} nats per response."
@@ -136,6 +142,7 @@ def record(cells: Cells) -> dict[str, Any]:
             "runs": [str(run.path) for run in cell],
             "before": asdict(reward(cell, last=False)),
             "after": asdict(reward(cell)),
+            "greedy": [[greedy(run, last=last) for last in (False, True)] for run in cell],
             "kl_reverse": [distance(run) for run in cell],
         }
         for name, cell in cells.items()
