@@ -100,6 +100,33 @@ def test_a_run_that_was_stopped_anywhere_ends_in_the_same_bytes(
     assert contents(stopped) == contents(whole.folder)
 
 
+def test_a_run_that_was_stopped_in_its_last_evaluation_writes_it_once(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At each of its last safe points; answers at temperature 0 are a part of it."""
+    more = [*ROWS["rloo"], "--evaluation.greedy=true"]
+    seen, limit = 0, 10**9
+
+    def poll(self: Interrupt) -> None:
+        nonlocal seen
+        seen += 1
+        if seen == limit:
+            raise Interrupted(signal.SIGINT)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Interrupt, "poll", poll)
+        whole = start(model, tmp_path, "rloo", *more)
+        total = seen
+    assert sum("greedy" in row for row in read(whole.folder, "samples")) == 2 * 6
+    for before_the_end in (0, 4, 9, 14):
+        seen, limit = 0, total - before_the_end
+        with monkeypatch.context() as patch, pytest.raises(experiment.Stopped) as stopped:
+            patch.setattr(Interrupt, "poll", poll)
+            start(model, tmp_path, "rloo", *more)
+        experiment.resume(stopped.value.folder, quiet=True)
+        assert contents(stopped.value.folder) == contents(whole.folder)
+
+
 def stop_at(step: int) -> experiment.Observer:
     def observe(record: Record, loop: Loop) -> None:
         if record.step == step:

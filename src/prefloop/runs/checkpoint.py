@@ -29,7 +29,7 @@ Say = Callable[[str], None]
 
 
 def silent(text: str) -> None:
-    """Nobody listens."""
+    """Says nothing."""
 
 
 def save(root: str | Path, step: int, state: Mapping[str, Any], *, keep: int = 2) -> Path:
@@ -87,28 +87,23 @@ def restore(root: str | Path, *, fallback: bool = False, say: Say = silent) -> t
         UserError: there is no complete checkpoint.
         DataError: it is damaged, and no fallback was asked for or none is left.
     """
-    found = [path for path in checkpoints(root) if _is_complete(path, say)]
-    if not found:
-        raise UserError("there is no complete checkpoint to go on from", where=str(root), fix="start a new run")
-    for path, older in zip(found, [*found[1:], None], strict=True):
+    complete = [path for path in checkpoints(root) if _is_complete(path, say)]
+    if not complete:
+        raise UserError("there is no complete checkpoint to resume from", where=str(root), fix="start a new run")
+    for path, older in zip(complete, [*complete[1:], None], strict=True):
         try:
             return path, load(path)
         except DataError as error:
             if not fallback or older is None:
                 raise
-            say(f"{path.name} is damaged ({error.what}, {error.where}): going on from {older.name}")
+            say(f"{path.name} is damaged ({error.what}, {error.where}): resuming from {older.name}")
     raise AssertionError("unreachable: the last one returns or raises")
-
-
-def latest(root: str | Path, *, say: Say = silent) -> Path | None:
-    """The newest complete checkpoint; incomplete ones that it skips are named through `say`."""
-    return next((path for path in checkpoints(root) if _is_complete(path, say)), None)
 
 
 def checkpoints(root: str | Path) -> Iterator[Path]:
     """Checkpoint folders, newest step first, complete or not."""
-    found = (path for path in Path(root).glob("step-*") if path.name[5:].isdecimal())
-    return iter(sorted(found, key=step_of, reverse=True))
+    named = (path for path in Path(root).glob("step-*") if path.name[5:].isdecimal())
+    return iter(sorted(named, key=step_of, reverse=True))
 
 
 def step_of(path: Path) -> int:
@@ -122,7 +117,7 @@ def verify(path: Path) -> None:
     Raises:
         DataError: names the file that is missing or has changed.
     """
-    fix = "delete this checkpoint and go on from an older one"
+    fix = "delete this checkpoint and resume from an older one"
     if not (path / COMPLETE).is_file():
         raise DataError("the checkpoint is incomplete", where=str(path), fix=fix)
     sums = path / SUMS

@@ -96,8 +96,7 @@ def run(
         start = start or prepare([config], poll=interrupt.poll, say=speaker(quiet))
         this = _begin(config, start, interrupt.poll)
         with RunFolder.create(config.output, config.method, config=to_yaml(config), manifest=this.manifest()) as folder:
-            this.record_greedy(folder, start.baseline.greedy)
-            this.record(folder, start.baseline.metrics, start.baseline.answers)
+            this.record(folder, start.baseline.metrics, start.baseline.answers, start.baseline.greedy)
             return _train(this, folder, label or config.method, quiet, observers)
 
 
@@ -189,22 +188,19 @@ class _Run:
     def manifest(self) -> dict[str, Any]:
         return manifest_of(self.config, self.method, self.start.world, self.problem.offline)
 
-    def record(self, folder: RunFolder, metrics: Metrics, answers: Batch | None) -> None:
-        """Write an evaluation and its answers."""
+    def record(self, folder: RunFolder, metrics: Metrics, answers: Batch | None, greedy: Batch | None) -> None:
+        """Write an evaluation and its answers; those at temperature 0 are for reading, no metric is made of them."""
         folder.metrics({"kind": "evaluation", "step": self.loop.step, **metrics})
+        lines = samples(self.problem, self.policy, greedy, self.loop.step)
+        folder.samples([{**line, "greedy": True} for line in lines])
         folder.samples(samples(self.problem, self.policy, answers, self.loop.step))
 
-    def record_greedy(self, folder: RunFolder, answers: Batch | None) -> None:
-        """Write answers at temperature 0, which are for reading: no metric is made of them."""
-        lines = samples(self.problem, self.policy, answers, self.loop.step)
-        folder.samples([{**line, "greedy": True} for line in lines])
-
-    def evaluate(self, folder: RunFolder) -> Metrics:
-        """The policy as it is now, with its numbers and answers on record."""
+    def evaluate(self, folder: RunFolder, *, last: bool = False) -> Metrics:
+        """The policy as it is now; nothing is written before everything is measured, for an interruption's sake."""
+        config, world, poll = self.config, self.start.world, self.loop.poll
         beta = float(self.method.defaults.get("beta", 1.0))
-        world, baseline = self.start.world, self.start.baseline
-        metrics, answers = evaluate(self.config, world, baseline, self.policy, beta=beta, poll=self.loop.poll)
-        self.record(folder, metrics, answers)
+        metrics, answers = evaluate(config, world, self.start.baseline, self.policy, beta=beta, poll=poll)
+        self.record(folder, metrics, answers, greedy_answers(config, world, self.policy, poll) if last else None)
         return metrics
 
     def evaluation_is_due(self, step: int) -> bool:
@@ -251,8 +247,7 @@ def _train(this: _Run, folder: RunFolder, label: str, quiet: bool, observers: Se
                 for observe in watchers:
                     observe(record, this.loop)
                 bar.advance(note=_note(record))
-        this.record_greedy(folder, greedy_answers(this.config, this.start.world, this.policy, this.loop.poll))
-        after = this.evaluate(folder)
+        after = this.evaluate(folder, last=True)
     except Interrupted as stop:  # a second Ctrl-C is no safe point: then the last checkpoint stays the newest
         save(folder, this.loop)
         folder.event("interrupted", {"step": this.loop.step})

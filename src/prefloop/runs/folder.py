@@ -55,7 +55,7 @@ class RunFolder:
 
     @classmethod
     def open(cls, path: str | Path) -> RunFolder:
-        """An existing folder to go on in; a last line that a crash cut off is removed.
+        """An existing folder, to continue its run; a last line that a crash cut off is removed.
 
         Raises:
             UserError: there is no run, or another process holds it.
@@ -103,7 +103,7 @@ class RunFolder:
         self._files[name].flush()
 
     def offsets(self) -> dict[str, int]:
-        """Bytes on disk of every record, to be kept in a checkpoint."""
+        """Bytes on disk of every record, for a checkpoint."""
         for file in self._files.values():
             os.fsync(file.fileno())
         return {name: _log(self.path, name).stat().st_size for name in RECORDS}
@@ -194,8 +194,8 @@ def existing(path: str | Path) -> Path:
 
 def runs(output: str | Path) -> list[Path]:
     """The run folders inside `output`, oldest first by their manifests."""
-    found = [p.parent for p in Path(output).glob(f"*/{MANIFEST}") if (p.parent / CONFIG).is_file()]
-    return sorted(found, key=lambda p: (str(read_manifest(p).get("created", "")), p.name))
+    folders = [p.parent for p in Path(output).glob(f"*/{MANIFEST}") if (p.parent / CONFIG).is_file()]
+    return sorted(folders, key=lambda p: (str(read_manifest(p).get("created", "")), p.name))
 
 
 def read_manifest(path: str | Path) -> dict[str, Any]:

@@ -67,11 +67,6 @@ class Progress:
         elif not self._quiet and self._due():
             self._console.print(self.line(), markup=False, highlight=False)
 
-    def say(self, text: str) -> None:
-        """A line above the bar, also when the bar is drawn."""
-        if not self._quiet:
-            self._console.print(text, markup=False, highlight=False)
-
     def seconds_left(self) -> float | None:
         """At the mean rate so far; None before the first unit."""
         if self.done == 0:

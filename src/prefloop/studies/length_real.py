@@ -32,13 +32,13 @@ from prefloop.studies.real_model import (
     Size,
     draw,
     groups,
-    kept,
     lines,
     median,
     place,
     predict,
     preferences,
     probe,
+    stored,
 )
 from prefloop.studies.real_model import config as cell_config
 from prefloop.studies.study import Claim, Outcome, Study, judged
@@ -135,11 +135,11 @@ def _reward(problem: str, peak: int) -> RewardOptions:
 
 def _configs(cells: Sequence[Cell], size: Size, out: Path, data: Path) -> dict[str, Config]:
     """The configuration of every cell by its name; files of preferences are made of the reference's answers first."""
-    drawn = kept(data / DRAWN, partial(draw, size))
+    drawn = stored(data / DRAWN, partial(draw, size))
     peak = median(drawn)
     files = {problem: data / f"{problem}.jsonl" for problem in size.problems}
     for problem, file in files.items():
-        kept(file, partial(preferences, drawn, partial(cost, problem, peak)))
+        stored(file, partial(preferences, drawn, partial(cost, problem, peak)))
     output = out / "runs" / NAME
     return {
         _name(c, size): cell_config(

@@ -93,7 +93,7 @@ def place(home: Path, name: str, size: Size) -> Path:
     return home / "data" / f"{name}-{hashlib.sha256(repr((size, MODEL, SYSTEM, DRAWING)).encode()).hexdigest()[:8]}"
 
 
-def kept(path: Path, make: Callable[[], list[Row]]) -> list[Row]:
+def stored(path: Path, make: Callable[[], list[Row]]) -> list[Row]:
     """The rows of a file of JSON lines, made and written where there is none."""
     if not path.is_file():
         write(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in make()))
