@@ -31,7 +31,7 @@ def alarms(n: int, proxy: Curve, gold: Curve, *, noise: float = 0.3, persistence
             shocks[:, i] += persistence * shocks[:, i - 1]
         turn = overoptimisation(np.arange(n), proxy + shocks[0], gold + shocks[1])
         assert turn is not None
-        found += turn.found
+        found += turn.overoptimised
     return found / TRIALS
 
 
@@ -60,7 +60,7 @@ def test_the_step_is_where_gold_was_highest() -> None:
     gold = np.where(x < 0.4, x, 0.8 - x) * 5
     steps = 10 * np.arange(60)
     turn = overoptimisation(steps, 4 * x + rng.normal(size=60) * 0.1, gold + rng.normal(size=60) * 0.1)
-    assert turn is not None and turn.found and turn.step == pytest.approx(0.4 * 590, abs=40)
+    assert turn is not None and turn.overoptimised and turn.step == pytest.approx(0.4 * 590, abs=40)
     assert turn.gold_bound < turn.gold_lost == pytest.approx(2.2, abs=0.2)  # smoothed
     assert turn.proxy_bound < turn.proxy_gained == pytest.approx(4 * 29 / 59, abs=0.1)
 
@@ -68,15 +68,15 @@ def test_the_step_is_where_gold_was_highest() -> None:
 def test_curves_without_noise() -> None:
     x = progress(20)
     turned, rose, flat = (overoptimisation(20 * x, 2 * x, g) for g in (x * (1 - x), x, np.ones(20)))
-    assert turned is not None and turned.found and turned.step == pytest.approx(10, abs=1.5)
-    assert rose is not None and not rose.found and flat is not None and not flat.found
+    assert turned is not None and turned.overoptimised and turned.step == pytest.approx(10, abs=1.5)
+    assert rose is not None and not rose.overoptimised and flat is not None and not flat.overoptimised
 
 
 def test_scale_and_shift_of_either_curve_change_nothing() -> None:
     x, rng = progress(30), np.random.default_rng(2)
     proxy, gold = 5 * x + rng.normal(size=30) * 0.3, 8 * x * (1 - x) + rng.normal(size=30) * 0.3
     one, two = overoptimisation(x, proxy, gold), overoptimisation(x, 1e3 * proxy - 7, 1e-3 * gold + 2)
-    assert one is not None and two is not None and one.found and two.found and one.step == two.step
+    assert one is not None and two is not None and one.overoptimised and two.overoptimised and one.step == two.step
 
 
 def test_few_evaluations_give_no_verdict_and_bad_curves_are_refused() -> None:

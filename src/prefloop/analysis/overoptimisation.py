@@ -28,7 +28,7 @@ RULE = (
 class Turn:
     """What the rule saw; steps and rewards in the units of the curves."""
 
-    found: bool
+    overoptimised: bool
     step: float  # where smoothed gold was highest
     gold_lost: float  # from there to the end
     gold_bound: float  # that noise may explain
@@ -68,8 +68,8 @@ def overoptimisation(step: ArrayLike, proxy: ArrayLike, gold: ArrayLike) -> Turn
     peak = int(smooth_gold.argmax())
     lost, gained = float(smooth_gold[peak] - smooth_gold[-1]), float(smooth_proxy[-1] - smooth_proxy[peak])
     gold_bound, proxy_bound = _bound(high, width, len(at)), _bound(low, width, 1)
-    found = peak < len(at) - 1 and lost > gold_bound and gained > proxy_bound
-    return Turn(found, float(at[peak]), lost, gold_bound, gained, proxy_bound)
+    overoptimised = peak < len(at) - 1 and lost > gold_bound and gained > proxy_bound
+    return Turn(overoptimised, float(at[peak]), lost, gold_bound, gained, proxy_bound)
 
 
 def _smoothed(x: Array, width: int) -> Array:

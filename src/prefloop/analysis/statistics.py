@@ -122,12 +122,12 @@ def proportion(
     Raises:
         ValueError: no value, not one label per value, or a level outside (0, 1).
     """
-    found, seen = bootstrap(x, clusters=clusters, seed=seed, n=n, level=level), mean_se(x, clusters=clusters)
+    interval, seen = bootstrap(x, clusters=clusters, seed=seed, n=n, level=level), mean_se(x, clusters=clusters)
     p, z = seen.value, float(ndtri(1 - _tail(level)))
     size = min(p * (1 - p) / seen.se**2, len(_rows(x))) if seen.se > 0 else seen.units
     centre = (p + z**2 / (2 * size)) / (1 + z**2 / size)
     half = z * math.sqrt(p * (1 - p) / size + (z / (2 * size)) ** 2) / (1 + z**2 / size)
-    return _widened(found, max(centre - half, 0.0), min(centre + half, 1.0))
+    return _widened(interval, max(centre - half, 0.0), min(centre + half, 1.0))
 
 
 def difference(
@@ -145,10 +145,10 @@ def difference(
     Raises:
         ValueError: no value, not one label per value, or a level outside (0, 1).
     """
-    found, seen = bootstrap(x, clusters=clusters, seed=seed, n=n, level=level), mean_se(x, clusters=clusters)
+    interval, seen = bootstrap(x, clusters=clusters, seed=seed, n=n, level=level), mean_se(x, clusters=clusters)
     se = seen.se if seen.units > 1 else 0.0
     half = float(ndtri(1 - _tail(level))) * math.hypot(se, 1 / seen.units)
-    return _widened(found, max(seen.value - half, -1.0), min(seen.value + half, 1.0))
+    return _widened(interval, max(seen.value - half, -1.0), min(seen.value + half, 1.0))
 
 
 def stratified_bootstrap(
@@ -192,8 +192,8 @@ def _interval(value: float, drawn: Array, tail: float, level: float, units: int)
     return Interval(value, float(low), float(high), level, units)
 
 
-def _widened(found: Interval, low: float, high: float) -> Interval:
-    return replace(found, low=min(found.low, low), high=max(found.high, high))
+def _widened(interval: Interval, low: float, high: float) -> Interval:
+    return replace(interval, low=min(interval.low, low), high=max(interval.high, high))
 
 
 def _tail(level: float) -> float:

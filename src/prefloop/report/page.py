@@ -330,7 +330,7 @@ def _turn(run: Run) -> list[str]:
     if turn is None:
         few = f"{len(both)} evaluations are too few to look for over-optimisation (at least {LEAST}: evaluation.every)"
         return [f"{run.letter}: {change}; {few}."]
-    if not turn.found:
+    if not turn.overoptimised:
         return [f"{run.letter}: {change}; no over-optimisation beyond noise."]
     lost, gained = number(turn.gold_lost, 3), number(turn.proxy_gained, 3)
     what = f"from there to the end gold lost {lost} while the learned reward gained {gained}"

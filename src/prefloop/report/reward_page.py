@@ -138,10 +138,10 @@ def _rows(card: Card) -> list[tuple[str, str, str]]:
     return rows
 
 
-def _correlations(name: str, found: Correlation, meaning: str) -> list[tuple[str, str, str]]:
+def _correlations(name: str, x: Correlation, meaning: str) -> list[tuple[str, str, str]]:
     return [
-        (f"{name}, all responses", str(found.overall), meaning),
-        (f"{name}, within prompts", str(found.within), "the same among responses to one prompt"),
+        (f"{name}, all responses", str(x.overall), meaning),
+        (f"{name}, within prompts", str(x.within), "the same among responses to one prompt"),
     ]
 
 

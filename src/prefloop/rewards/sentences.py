@@ -56,5 +56,5 @@ def topic(prompt: str, response: str) -> float:
 
 def stems(text: str) -> set[str]:
     """First letters of the content words, in lower case."""
-    found = (word.lower() for word in WORDS.findall(text))
-    return {word[:STEM] for word in found if len(word) >= 4 and word not in COMMON}
+    words = (word.lower() for word in WORDS.findall(text))
+    return {word[:STEM] for word in words if len(word) >= 4 and word not in COMMON}

@@ -97,7 +97,7 @@ def turns(cells: Cells) -> Table:
     rows = []
     for (name, n, problem), cell in cells.items():
         seen = [overoptimisation(*(r.curves[c] for c in ("step", "eval/reward", "eval/gold"))) for r in cell.runs]
-        found = [turn.step for turn in seen if turn is not None and turn.found]
+        found = [turn.step for turn in seen if turn is not None and turn.overoptimised]
         when = f"{np.median(found):.0f}" if found else "–"
         rows.append([problem, name, n, f"{len(found)} of {len(seen)}", when])
     return Table("Over-optimisation detected", ("problem", "method", "groups", "runs", "from step, median"), rows)

@@ -226,8 +226,8 @@ def _pearson(x: Array) -> float:
 
 def _spread(score: Array, group: Array) -> float:
     """Mean over prompts with two responses and more of the standard deviation of their scores."""
-    found = [score[group == g] for g in np.unique(group)]
-    several = [float(x.std(ddof=1)) for x in found if len(x) > 1]
+    groups = [score[group == g] for g in np.unique(group)]
+    several = [float(x.std(ddof=1)) for x in groups if len(x) > 1]
     return sum(several) / len(several) if several else math.nan
 
 

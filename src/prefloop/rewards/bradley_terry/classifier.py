@@ -59,8 +59,8 @@ def read(folder: Path) -> Classifier:
             )
         tokenizer = AutoTokenizer.from_pretrained(folder, **LOCAL)
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        told = str(error).strip().splitlines()[0]
-        raise DataError(f"the reward model cannot be read: {told}", where=str(folder)) from error
+        reason = str(error).strip().splitlines()[0]
+        raise DataError(f"the reward model cannot be read: {reason}", where=str(folder)) from error
     missing = sorted(report["missing_keys"])
     if missing:  # transformers would make them up on the spot, and the scores would be random
         kind = "head" if any(name.startswith(HEAD) for name in missing) else "weight"
@@ -76,8 +76,8 @@ def _config(folder: Path) -> Any:
     try:
         config = AutoConfig.from_pretrained(folder, **LOCAL)
     except (OSError, ValueError) as error:
-        told = str(error).strip().splitlines()[0]
-        raise DataError(f"the reward model cannot be read: {told}", where=str(folder), fix=TRAIN_ONE) from error
+        reason = str(error).strip().splitlines()[0]
+        raise DataError(f"the reward model cannot be read: {reason}", where=str(folder), fix=TRAIN_ONE) from error
     kinds = config.architectures or []
     if not any(name.endswith(KIND) for name in kinds):
         what = f"this is no reward model: its configuration names {', '.join(kinds) or 'no architecture'}, not …{KIND}"
@@ -89,7 +89,7 @@ def _config(folder: Path) -> Any:
 
 
 def _parts(model: Any, folder: Path) -> tuple[nn.Module, nn.Linear]:
-    """Backbone and head, after a look whether the model's own logit is head(last state of the backbone)."""
+    """Backbone and head, after checking that the model's own logit is head(last state of the backbone)."""
     backbone, head = model.base_model, getattr(model, HEAD, None)
     ids = torch.tensor([[i for i in range(4) if i != model.config.pad_token_id][:2]])
     if isinstance(head, nn.Linear):

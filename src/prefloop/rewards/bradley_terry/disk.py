@@ -80,8 +80,8 @@ def load(folder: Path | str, *, micro_tokens: int = 8192, autocast: bool = False
         return _third_party(folder, micro_tokens, autocast)
     facts = _facts(folder)
     if facts["layout"] == CLASSIFIER:
-        found = sequence_classifier.read(folder)
-        backbone, head, tokenizer = found.backbone, _with_bias(found.head, facts["offset"]), found.tokenizer
+        read = sequence_classifier.read(folder)
+        backbone, head, tokenizer = read.backbone, _with_bias(read.head, facts["offset"]), read.tokenizer
     else:
         backbone, head, tokenizer = _read_own(folder, facts["pooling"])
     return BradleyTerry(
@@ -99,14 +99,14 @@ def load(folder: Path | str, *, micro_tokens: int = 8192, autocast: bool = False
 
 
 def _third_party(folder: Path, micro_tokens: int, autocast: bool) -> BradleyTerry:
-    found = sequence_classifier.read(folder)
-    head = found.head if found.head.bias is not None else _with_bias(found.head, 0.0)
-    closing = sequence_classifier.closing(found.tokenizer, str(folder))
-    most = min(CONTEXT, found.context or CONTEXT)
+    read = sequence_classifier.read(folder)
+    head = read.head if read.head.bias is not None else _with_bias(read.head, 0.0)
+    closing = sequence_classifier.closing(read.tokenizer, str(folder))
+    most = min(CONTEXT, read.context or CONTEXT)
     return BradleyTerry(
-        backbone=found.backbone,
+        backbone=read.backbone,
         head=head,
-        tokenizer=found.tokenizer,
+        tokenizer=read.tokenizer,
         closing=closing,
         pooling="last",
         max_tokens=most,

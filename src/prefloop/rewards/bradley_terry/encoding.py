@@ -153,7 +153,7 @@ def comparison(groups: Sequence[Group], scored: Scored) -> Comparison:
         DataError: no strict preference.
     """
     numbers = iter(range(len(scored.score)))
-    found = preferences(groups, [tuple(next(numbers) for _ in group.responses) for group in groups])
-    winner, loser = found.index.unbind(-1)
+    pairs = preferences(groups, [tuple(next(numbers) for _ in group.responses) for group in groups])
+    winner, loser = pairs.index.unbind(-1)
     margin, longer = (x[winner] - x[loser] for x in (scored.score, scored.length))
-    return Comparison(margin, longer, found.keys)
+    return Comparison(margin, longer, pairs.keys)

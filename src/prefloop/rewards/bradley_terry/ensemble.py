@@ -67,9 +67,9 @@ class Ensemble:
         Raises:
             DataError: no response, or a prompt that the chat template refuses.
         """
-        found = [member.score_groups(groups, poll) for member in self.members]
-        score = combined(torch.stack([each.score for each in found]), self.combine)
-        return replace(found[0], score=score, cut=torch.stack([each.cut for each in found]).any(0))
+        scored = [member.score_groups(groups, poll) for member in self.members]
+        score = combined(torch.stack([each.score for each in scored]), self.combine)
+        return replace(scored[0], score=score, cut=torch.stack([each.cut for each in scored]).any(0))
 
     def compare(self, groups: Sequence[Group]) -> Comparison:
         """Margins of all strict preferences in the groups.

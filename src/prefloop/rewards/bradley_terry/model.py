@@ -69,14 +69,14 @@ class BradleyTerry:
         Raises:
             DataError: no response, or a prompt that the chat template refuses.
         """
-        found = encode(self.tokenizer, groups, self.max_tokens, self.closing)
-        if not found.rows:
+        encoded = encode(self.tokenizer, groups, self.max_tokens, self.closing)
+        if not encoded.rows:
             raise DataError("there is no response to score", fix="give pairs, or rows with `responses`")
-        places = torch.tensor([place for own in found.places for place in own])
-        group = torch.tensor([i for i, own in enumerate(found.places) for _ in own])
-        length = torch.tensor([row.length for row in found.rows])
-        cut = torch.tensor([row.cut for row in found.rows])
-        return Scored(self.scores(found.rows, poll)[places], length[places], group, cut[places])
+        places = torch.tensor([place for own in encoded.places for place in own])
+        group = torch.tensor([i for i, own in enumerate(encoded.places) for _ in own])
+        length = torch.tensor([row.length for row in encoded.rows])
+        cut = torch.tensor([row.cut for row in encoded.rows])
+        return Scored(self.scores(encoded.rows, poll)[places], length[places], group, cut[places])
 
     def compare(self, groups: Sequence[Group]) -> Comparison:
         """Margins of all strict preferences in the groups.
