@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -14,7 +14,7 @@ from torch import Tensor
 from prefloop.analysis.statistics import Mean, mean_se
 from prefloop.core.batch import Batch, put
 from prefloop.core.kl import k1, k3
-from prefloop.core.protocols import Policy, Sampler, no_op
+from prefloop.core.protocols import Policy, no_op
 
 
 @dataclass(frozen=True)
@@ -38,8 +38,13 @@ class Divergence:
         return {key: x for name, m in means.items() for key, x in ((name, m.value), (f"{name}_se", m.se))}
 
 
-class Writer(Policy, Sampler, Protocol):
-    """A policy that writes its own responses."""
+@runtime_checkable
+class Writer(Policy, Protocol):
+    """A policy that says whether its responses come from what it evaluates."""
+
+    @property
+    def exact_sampler(self) -> bool:
+        """See `Sampler`."""
 
 
 def kl_estimates(
