@@ -190,7 +190,7 @@ class Loop:
 
     def _same_fields(self, part: Batch) -> Batch:
         """A mixture has log-probs on all of its groups or on none; its scores and labels come from one scorer."""
-        part = replace(part, scores=None, labels=None, valid=part.present)
+        part = replace(part, scores=None, labels=None, logp_reference=None, valid=part.present)
         if "behaviour" not in self.method.needs:
             return replace(part, logp_behaviour=None, logp_proximal=None)
         if part.logp_proximal is not None:
