@@ -41,5 +41,4 @@ def collect_offline(
     prompts = problem.prompts(0, groups, streams(seed)["prompts"])
     with torch.no_grad():
         drawn = reference.draw(prompts, responses, streams(seed)["dataset"], poll)
-    scored = replace(problem.score(drawn), logp_reference=drawn.logp_proximal)  # the reference wrote them
-    return replace(scored, logp_behaviour=None, logp_proximal=None)
+    return replace(problem.score(drawn), logp_behaviour=None, logp_proximal=None)
