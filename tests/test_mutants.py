@@ -52,11 +52,12 @@ WANT = {
 def test_every_operator_constant_and_comparison_is_changed_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "small.py").write_text(SOURCE)
+    (tmp_path / "core").mkdir()
+    (tmp_path / "core" / "small.py").write_text(SOURCE)
     monkeypatch.setattr(mutate, "PACKAGE", tmp_path)
     found = [m.name.removeprefix("small.f: ") for m in mutate.mutants("small")]
     assert {name.replace("'", '"') for name in found} == WANT and len(found) == len(WANT)
-    assert (tmp_path / "small.py").read_text() == SOURCE
+    assert (tmp_path / "core" / "small.py").read_text() == SOURCE
 
 
 def test_proofs_are_written_and_belong_to_mutants() -> None:

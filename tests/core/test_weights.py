@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 import statistics
 from dataclasses import replace
@@ -13,6 +14,7 @@ from torch import Tensor
 from prefloop.core import weights as w
 from prefloop.core.batch import Batch, MissingNeed
 from prefloop.core.errors import UserError
+from prefloop.core.methods import METHODS
 from toys import make_batch, stack
 
 F64 = torch.float64
@@ -108,12 +110,19 @@ def test_exponential_subtracts_its_baseline() -> None:
 
 
 def test_unknown_names_suggest_the_nearest() -> None:
-    with pytest.raises(UserError, match="did you mean `prompt`"):
-        w.exponential(record(), normalise="promt")
+    """Of a method, and of the function itself where, unlike here, no type checker stands before it."""
+    for name, wrong, right in (("rwr", {"normalise": "promt"}, "prompt"), ("reinforce", {"scale": "bach"}, "batch")):
+        with pytest.raises(UserError, match=f"did you mean `{right}`"):
+            METHODS[name].override(**wrong)
     with pytest.raises(UserError, match="did you mean `leave_one_out`"):
-        w.advantage(record(), baseline="leave_one")
+        METHODS["reinforce"].override(baseline="leave_one")
+    exponential, advantage = (inspect.unwrap(f) for f in (w.exponential, w.advantage))
+    with pytest.raises(UserError, match="did you mean `prompt`"):
+        exponential(record(), normalise="promt")
+    with pytest.raises(UserError, match="did you mean `leave_one_out`"):
+        advantage(record(), baseline="leave_one")
     with pytest.raises(UserError, match="did you mean `batch`"):
-        w.advantage(record(), scale="bach")
+        advantage(record(), scale="bach")
 
 
 def test_baselines() -> None:
