@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from prefloop.core import metrics
 from prefloop.core.batch import DATASET, Batch, Signal
 from prefloop.core.loop import Plan, Record
 from prefloop.core.methods import METHODS, Method
@@ -117,6 +118,16 @@ def test_spread_of_ragged_groups_counts_who_is_there() -> None:
     assert found["frac_reward_zero_std"] == 0.5
 
 
+def test_spread_of_stacked_runs_is_their_own() -> None:
+    """Three prompts of two responses; in the second run no two scores differ."""
+    scores = tensor([[[1.0, 3.0], [2.0, 6.0], [0.0, 0.0]], [[4.0, 4.0], [5.0, 5.0], [6.0, 6.0]]])
+    found = run_metrics(record(answers(scores.tolist())), RLOO)
+    spread, equal = found["reward_std"], found["frac_reward_zero_std"]
+    assert isinstance(spread, Tensor) and isinstance(equal, Tensor)
+    assert spread.tolist() == pytest.approx([(math.sqrt(2) + math.sqrt(8)) / 3, 0], abs=1e-15)
+    assert equal.tolist() == pytest.approx([1 / 3, 1], abs=1e-15)
+
+
 def test_single_responses_have_no_spread() -> None:
     found = measured(record(answers([[1.0], [2.0]])))
     assert found["reward"] == 1.5 and not {"reward_std", "frac_reward_zero_std"} & found.keys()
@@ -154,6 +165,12 @@ def test_pairs_by_hand() -> None:
     assert found["rewards/rejected"] == -2
     assert found["logps/chosen"] == pytest.approx(-1 / 3, abs=1e-15) and found["logps/rejected"] == -1
     assert found["kl"] == pytest.approx((-1 / 3 - 1) / 2, abs=1e-15)
+
+
+def test_without_a_beta_rewards_are_in_nats() -> None:
+    """And a margin below 1 is right too."""
+    found = measured(pairs([0.5, -0.25]), METHODS["ipo"])
+    assert (found["rewards/margins"], found["rewards/accuracies"]) == (0.125, 0.5)
 
 
 def test_at_the_reference_half_of_the_pairs_are_right() -> None:
@@ -260,6 +277,18 @@ def test_padding_and_huge_ratios_do_not_break_it() -> None:
     assert float(huge["kl/collection"]) == pytest.approx(-10)
 
 
+def test_shrinking_ratios_have_a_maximum_below_one() -> None:
+    assert float(moved(tensor([[[[0.5, 0.25]]]]).log())["ratio/max"]) == pytest.approx(0.5)
+
+
+def test_of_more_tokens_than_torch_sorts_the_percentile_is_the_maximum(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert metrics.QUANTILE_LIMIT == 16_777_216
+    d = tensor([[[[4.0, 1.0], [1.0, 1.0]]]]).log()
+    for limit, want in ((4, 4 - 0.03 * 3), (3, 4.0)):
+        monkeypatch.setattr(metrics, "QUANTILE_LIMIT", limit)
+        assert float(moved(d)["ratio/p99"]) == pytest.approx(want)
+
+
 def test_an_empty_place_is_no_response() -> None:
     there = torch.tensor([[True, True, False]])
     found = moved(tensor([[[1.0], [0.0], [5.0]]]), valid=there)
@@ -286,6 +315,18 @@ def test_the_clip_takes_out_what_would_move_further() -> None:
     assert clipped([1.3, 0.7], [1, -1]) == 1 and clipped([1.3, 0.7], [-1, 1]) == 0 == clipped([1.3, 0.7], [0, 0])
     assert clipped([1.1, 0.9], [1, -1]) == 0 and clipped([1.1, 0.9], [1, -1], clip=0.05) == 1
     assert clipped([1.3, 0.7], [1, -1], clip_high=0.4) == 0.5  # below it is still 0.2
+
+
+def test_a_ratio_at_the_edge_of_the_clip_is_inside() -> None:
+    assert clipped([2.0], [1], clip=1.0) == 0 == clipped([0.5], [-1], clip=0.5)
+
+
+def test_without_a_clip_the_range_is_a_fifth_and_padding_is_no_token() -> None:
+    """Ratio 1.3 on one of two tokens that are there; two more are padding."""
+    mask = torch.tensor([[[True, True], [False, False]]])
+    batch = answers(shape=(1, 2), mask=mask, logp_proximal=torch.zeros(1, 2, 2, dtype=F64))
+    step = record(batch, logp=tensor([[[1.3, 1.0], [1.0, 1.0]]]).log(), signal=Signal(weight=tensor([[1.0, 1.0]])))
+    assert measured(step)["clip_ratio/region_mean"] == 0.5
 
 
 def test_without_an_advantage_the_clip_counts_who_is_outside() -> None:

@@ -119,8 +119,8 @@ def _reward(record: Record, method: Method) -> tuple[Number, ...] | None:
     if scores is None:
         return None
     n = present.sum(-1)
-    centre = torch.where(present, scores, 0.0).sum(-1, keepdim=True) / n.clamp(min=1)[..., None]
-    variance = torch.where(present, scores - centre, 0.0).square().sum(-1) / (n - 1).clamp(min=1)
+    centre = torch.where(present, scores, 0.0).sum(-1, keepdim=True) / n[..., None]
+    variance = torch.where(present, scores - centre, 0.0).square().sum(-1) / (n - 1)
     highest = torch.where(present, scores, -torch.inf).amax(-1)
     equal = (highest == torch.where(present, scores, torch.inf).amin(-1)).to(scores)
     return mean(scores, present, GROUPS), mean(variance.sqrt(), n > 1, -1), mean(equal, n > 1, -1)
@@ -135,6 +135,7 @@ def _kl(record: Record, method: Method) -> tuple[Number, ...] | None:
     return None if b.logp_reference is None else (mean(implicit_reward(record.logp, b), b.present, GROUPS),)
 
 
+QUANTILE_LIMIT = 2**24  # torch sorts no more for a quantile
 DRIFT = ("ratio/max", "ratio/p99", "ess", "kl/collection")
 
 
@@ -156,7 +157,7 @@ def drift(logp: LogProbs, batch: Batch) -> tuple[Tensor, Tensor, Tensor, Tensor]
     total = sequence(d, batch).clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)
     w = torch.where(present, total.exp(), 0.0)
     ess = w.sum(GROUPS) ** 2 / (present.sum(GROUPS) * (w**2).sum(GROUPS))
-    p99 = rho.nanquantile(0.99, dim=-1) if rho.numel() < 2**24 else largest
+    p99 = rho.nanquantile(0.99, dim=-1) if rho.shape[-1] <= QUANTILE_LIMIT else largest
     return largest, p99, ess, -mean(total, present, GROUPS)
 
 
