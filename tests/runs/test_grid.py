@@ -20,6 +20,7 @@ from prefloop.runs import experiment, grid
 from prefloop.runs.config import Config
 from prefloop.runs.folder import read, runs
 from prefloop.runs.interrupt import Interrupted
+from prefloop.runs.sources import sources
 
 CELLS = {
     "offline": ["--method=dpo"],
@@ -116,6 +117,47 @@ def test_another_configuration_data_or_model_is_another_run(model: Path, tmp_pat
         pretrained.save(other, tokenizer, weights, "another")
     flags = [change] if change.startswith("--") else []
     assert grid.finished({"one": cell(weights, output, data, *flags)}) == {}
+
+
+OWN_REWARD = "def longer(prompt, response):\n    return {sign}len(response)\n"
+OWN_METHOD = """from prefloop.core.methods import METHODS
+METHODS["mine"] = METHODS["rloo"].override(kl={kl})
+"""
+
+
+def test_a_changed_file_of_the_user_is_another_run(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Reward, gold, method and saved reward model: what was trained with the old one is not passed off as the new."""
+    monkeypatch.chdir(tmp_path)
+    names = {"reward": "grid_reward.py", "gold": "grid_gold.py", "method": "grid_method.py"}
+    for name in ("reward", "gold"):
+        (tmp_path / names[name]).write_text(OWN_REWARD.format(sign=""), encoding="utf-8")
+    (tmp_path / names["method"]).write_text(OWN_METHOD.format(kl=0.0), encoding="utf-8")
+    own = ["--method=grid_method:mine", "--reward.name=grid_reward:longer", "--reward.gold=grid_gold:longer"]
+    configs = {"one": cell(model, tmp_path / "runs", *own)}
+    grid.grid(configs, quiet=True)
+    assert grid.finished(configs)
+    changed = {
+        "reward": OWN_REWARD.format(sign="-"),
+        "gold": OWN_REWARD.format(sign="2 * "),
+        "method": OWN_METHOD.format(kl=0.1),
+    }
+    for name, text in changed.items():
+        before = (tmp_path / names[name]).read_text(encoding="utf-8")
+        (tmp_path / names[name]).write_text(text, encoding="utf-8")
+        assert grid.finished(configs) == {}, name
+        (tmp_path / names[name]).write_text(before, encoding="utf-8")
+    assert grid.finished(configs)
+
+
+def test_a_changed_reward_model_is_seen(model: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "rm"
+    shutil.copytree(model, folder)
+    config = cell(model, tmp_path, "--reward.name=bradley_terry", f"--reward.options.path={folder}")
+    before = sources(config)
+    (folder / "reward.json").write_text("{}", encoding="utf-8")
+    assert sources(config).keys() == before.keys() == {str(folder)} and sources(config) != before
 
 
 def test_training_and_held_out_files_do_not_change_places(model: Path, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from prefloop.runs import checkpoint, experiment
 from prefloop.runs.config import Config, load
 from prefloop.runs.folder import CONFIG, read_manifest, runs
 from prefloop.runs.interrupt import Interrupt
+from prefloop.runs.sources import sources
 from prefloop.worlds.text.open_data import SPLIT, data_hashes
 
 
@@ -23,6 +24,7 @@ class Identity:
     config: Config  # without paths
     data: tuple[str, ...]  # SHA-256 of the files of training and held-out data
     model: str  # SHA-256 of its weights
+    sources: tuple[tuple[str, str], ...]  # the user's own code and saved reward models, with their SHA-256
 
 
 def grid(
@@ -30,9 +32,9 @@ def grid(
 ) -> dict[str, Path]:
     """The run folders of several configurations, by their labels and in their order.
 
-    A finished run of the same configuration, data and model in the output folder is reused; an interrupted one
-    continues. Runs that differ in method, override or training steps only share model, data, reward, the evaluation of
-    the reference and its offline responses.
+    A finished run of the same configuration, data, model, own code and reward models in the output folder is reused; an
+    interrupted one continues. Runs that differ in method, override or training steps only share model, data, reward,
+    the evaluation of the reference and its offline responses.
 
     Args:
         configs: by what progress calls them.
@@ -98,7 +100,7 @@ def _existing(configs: Mapping[str, Config]) -> dict[str, list[Path]]:
 
 
 def _wanted(config: Config, model: str) -> Identity:
-    return Identity(_placeless(config), _sides(config, data_hashes(config.data)), model)
+    return Identity(_placeless(config), _sides(config, data_hashes(config.data)), model, _items(sources(config)))
 
 
 def _identity(folder: Path) -> Identity | None:
@@ -108,7 +110,12 @@ def _identity(folder: Path) -> Identity | None:
     except UserError:
         return None
     manifest = read_manifest(folder)
-    return Identity(_placeless(config), _sides(config, manifest["data"]), manifest["model"]["sha256"])
+    sides = _sides(config, manifest["data"])
+    return Identity(_placeless(config), sides, manifest["model"]["sha256"], _items(manifest.get("sources", {})))
+
+
+def _items(hashes: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
+    return tuple(sorted(hashes.items()))
 
 
 def _sides(config: Config, hashes: Mapping[str, str]) -> tuple[str, ...]:

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 PACKAGES = ("prefloop", "torch", "transformers", "tokenizers", "safetensors", "numpy", "peft", "gguf")
@@ -22,6 +23,7 @@ def manifest(
     data: Mapping[str, str],
     model: Mapping[str, str],
     threads: int,
+    sources: Mapping[str, str] = MappingProxyType({}),
     notes: Iterable[str] = (),
 ) -> dict[str, Any]:
     """The contents of `manifest.json`.
@@ -32,6 +34,7 @@ def manifest(
         data: SHA-256 of each data file, by name.
         model: name or path, SHA-256 of the weights, and the like.
         threads: of torch; results repeat byte for byte only at the same number.
+        sources: SHA-256 of the user's own code and of saved reward models, by the names in the configuration.
         notes: what a reader must know, such as a stand-in for a behaviour log-prob.
     """
     return {
@@ -43,6 +46,7 @@ def manifest(
         "objective": dict(objective),
         "data": dict(data),
         "model": dict(model),
+        "sources": dict(sources),
         "notes": list(notes),
     }
 

@@ -14,6 +14,7 @@ from prefloop.core.method import Method
 from prefloop.policies.causal_lm import CausalLM
 from prefloop.runs.config import Config
 from prefloop.runs.manifest import manifest
+from prefloop.runs.sources import sources
 from prefloop.runs.world import World
 from prefloop.worlds.text.problem import TextProblem
 
@@ -63,6 +64,7 @@ def manifest_of(config: Config, method: Method, world: World, offline: Batch | N
         objective=objective,
         data=world.data.hashes,
         model={"path": config.model.path, "sha256": world.model.sha256},
+        sources=sources(config),
         threads=torch.get_num_threads(),
         notes=notes,
     )
