@@ -1,6 +1,6 @@
 """Write docs/methods/*.md and docs/metrics.md from the methods and the table of metrics.
 
-Run `python tools/method_pages.py` after changing a row; `--check` only says whether the pages are current.
+Run `python tools/method_pages.py` after changing a method or metric; `--check` only lists stale pages.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ NOTICE = "<!-- written by tools/method_pages.py: do not edit -->"
 
 NEEDS = {
     "scores": "a score of each response: a reward or a rating",
-    "labels": "a label of each response, +1 good or −1 not: as the data give it, or by `reward.label_threshold`",
+    "labels": "a label of each response, +1 good or −1 not: from the data, or score above `reward.label_threshold`",
     "reference": "log-probs of the reference model, computed once per collection",
     "behaviour": "log-probs of the policy at collection, for the ratio",
     "values": "a value head",
@@ -29,10 +29,10 @@ NEEDS = {
 }
 REDUCTIONS = {
     "sequence": "Token terms are summed over a response; the sum over the minibatch is divided by the number of "
-    "responses (supervised rows: by the sum of weights) or pairs.",
+    "responses (supervised methods: by the sum of weights) or pairs.",
     "token": "The loss is the mean over all tokens of the minibatch.",
     "mean": "Token terms are averaged over each response, then over responses.",
-    "constant": "Token sums are divided by a constant length (`horizon`), so that long responses count as they are.",
+    "constant": "Token sums are divided by a constant length (`horizon`), so that long responses keep their weight.",
 }
 
 
@@ -69,7 +69,7 @@ def _data(row: Description) -> str:
     group = f"{row.fields['responses']} response{'s' if row.fields['responses'] > 1 else ''}"
     if row.on_policy == 0:
         return f"The dataset gives {group} per prompt."
-    return f"The current policy writes {group} per prompt; a collection is passed over {row.reuse}×."
+    return f"The current policy writes {group} per prompt; number of passes over a collection: {row.reuse}."
 
 
 def _signal(part: Callable[..., Any]) -> str:
@@ -95,7 +95,7 @@ def _healthy(row: Description, method: Method) -> str:
 
 
 def index_page(rows: Iterable[Description]) -> str:
-    """The study's Table 1, computed from the rows."""
+    """The paper's Table 1, computed from the methods."""
     rows = sorted(rows, key=lambda row: FAMILIES.index(row.family))
     lines = []
     for row in rows:
@@ -103,23 +103,23 @@ def index_page(rows: Iterable[Description]) -> str:
         lines.append((f"[{row.name}]({row.name}.md)", row.family, *cells, linked(row.paper)))
     head = ("method", "family", "on-policy sampling", "sample reuse", "negative gradient", "needs", "paper")
     text = (
-        "Every method is one row of the same loop; the three switches work on every row. Reuse is the default number of"
-        " passes over one collection, N/A where the responses come from a dataset. The negative gradient is probed:"
-        " yes where some coefficient of the row is below 0."
+        "Every method runs in the same loop, and the three switches work on all of them. Reuse is the default number of"
+        " passes over one collection, N/A if the responses come from a dataset. The negative gradient is probed: yes if"
+        " some coefficient of the method is below 0."
     )
     return f"{NOTICE}\n\n# Methods\n\n{text}\n\n{_table(head, lines)}\n\n[All metrics](../metrics.md)\n"
 
 
 def metrics_page() -> str:
-    """The table of metrics."""
+    """The page of the table of metrics."""
     text = (
         "`metrics.jsonl` of a run has one line per optimiser step (`kind: step`) and one per evaluation (`kind:"
         " evaluation`). A key that ends in `_se` is the standard error of the key without it; `_low` and `_high` are"
         " the ends of its 95 % bootstrap interval. Ranges are rules of thumb for language models.\n\nThe lab writes"
-        " the same keys to Parquet, one row per evaluation: numbers of a step are those of the step before it,"
+        " the same keys to Parquet, one row per evaluation: step metrics are those of the step before it,"
         " `push/up` and `push/down` the mean over the steps since the last evaluation, and `ess`, `kl/collection` and"
-        " `ratio/*` are measured after the last step on the latest collection, when its responses are as stale as they"
-        " get. The report warns where a value in the last quarter of a run shows a red flag that is marked with \u26a0."
+        " `ratio/*` are measured after the last step on the latest collection, when its responses are stalest. The"
+        " report warns if the values in the last quarter of a run show a red flag marked with \u26a0."
     )
     body = "\n\n".join(f"## {title}\n\n{_metric_table(rows)}" for title, rows in TABLE.items())
     return f"{NOTICE}\n\n# Metrics\n\n{text}\n\n{body}\n"
@@ -147,7 +147,7 @@ def linked(paper: str) -> str:
 
 
 def stale(docs: Path = DOCS) -> list[str]:
-    """Pages that are missing, differ from the code, or belong to no row."""
+    """Pages that are missing, differ from the code, or belong to no method."""
     wanted = pages()
     there = {p.relative_to(docs) for p in (docs / "methods").glob("*.md")}
     wrong = [p for p, text in wanted.items() if not (docs / p).is_file() or (docs / p).read_text("utf-8") != text]
@@ -155,7 +155,7 @@ def stale(docs: Path = DOCS) -> list[str]:
 
 
 def main() -> int:
-    """Write the pages, or with `--check` name those that are not current."""
+    """Write the pages, or with `--check` list those that are not current."""
     if sys.argv[1:] == ["--check"]:
         print("\n".join(stale()) or "docs are current")
         return int(bool(stale()))

@@ -1,4 +1,4 @@
-"""`prefloop methods` against the study's Table 1, and pages that are what the rows say."""
+"""`prefloop methods` against the paper's Table 1, and pages that match the methods."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def test_negative_switch_in_words_is_what_it_does(name: str) -> None:
 def test_reuse_in_words_follows_the_ratio(name: str) -> None:
     row = METHODS[name].override(on_policy=1.0)
     words = describe(name, row).switches["reuse"]
-    assert ("corrects for the policy having moved" in words and "Nothing" not in words) == ("behaviour" in row.needs)
+    assert ("corrects for the change of the policy" in words and "Nothing" not in words) == ("behaviour" in row.needs)
     assert ("the clip stops" in words) == ("clip" in row.defaults)
 
 

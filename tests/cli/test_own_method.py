@@ -152,8 +152,11 @@ def test_the_range_of_a_new_name_follows_from_its_type(value: object) -> None:
 @pytest.mark.parametrize(
     ("name", "what"),
     [
-        ("my_method:squared_hinge", "(?s)no module `my_method`.*did you mean `my_methods`"),
-        ("my_methods:squared_hing", "(?s)`my_methods` adds no method `squared_hing`.*did you mean `squared_hinge`"),
+        ("my_method:squared_hinge", "(?s)no module named `my_method`.*did you mean `my_methods`"),
+        (
+            "my_methods:squared_hing",
+            "(?s)does not add a method `squared_hing`.*did you mean `squared_hinge`",
+        ),
         ("broken_methods:x", "importing `broken_methods` raised ZeroDivisionError"),
         ("dpoo", "(?s)unknown method `dpoo`.*did you mean `dpo`"),
     ],
@@ -167,9 +170,9 @@ def test_mistakes_in_the_name(name: str, what: str) -> None:
     ("name", "what"),
     [
         ("my_methods:squared_hing", "(?s)has no function `squared_hing`.*did you mean `squared_hinge`"),
-        ("my_methods:unmarked", "(?s)does not say what it reads.*@reads"),
-        ("nowhere:loss", "no module `nowhere`"),
-        (":loss", "not of the form module:function"),
+        ("my_methods:unmarked", "(?s)does not declare which batch fields it reads.*@reads"),
+        ("nowhere:loss", "no module named `nowhere`"),
+        (":loss", "must have the form module:function"),
     ],
 )
 def test_mistakes_in_a_part(name: str, what: str) -> None:

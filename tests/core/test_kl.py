@@ -103,7 +103,7 @@ def test_penalty_is_minus_the_weighted_log_ratio_of_the_collection() -> None:
     assert got[~batch.mask].abs().sum() == 0 and not got.requires_grad
     for missing in ("logp_proximal", "logp_reference"):
         given = {"logp_proximal": batch.logp_proximal, "logp_reference": batch.logp_reference, missing: None}
-        with pytest.raises(UserError, match="needs log-probs of the policy and of the reference"):
+        with pytest.raises(UserError, match="needs log-probs of the policy and the reference"):
             kl.penalty(0.3, Batch(batch.prompts, batch.responses, batch.mask, **given))
 
 

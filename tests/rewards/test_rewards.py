@@ -170,12 +170,12 @@ def test_functions_of_the_user_take_options(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("path", "what"),
     [
-        ("my_rewads:words", "there is no module `my_rewads`.*did you mean `my_rewards`"),
-        ("my_rewards.deeper:words", "there is no module `my_rewards.deeper`"),
+        ("my_rewads:words", "no module named `my_rewads`.*did you mean `my_rewards`"),
+        ("my_rewards.deeper:words", "no module named `my_rewards.deeper`"),
         ("my_rewards:word", "no function `word`.*did you mean `words`"),
         ("my_rewards:_hidden", "no function `_hidden`"),
         ("my_rewards:one", "does not take a prompt and a response"),
-        ("my_rewards:", "not of the form module:function"),
+        ("my_rewards:", "must have the form module:function"),
         ("broken:f", "importing `broken` raised ModuleNotFoundError: No module named 'no_such_package'"),
     ],
 )

@@ -1,4 +1,4 @@
-"""The one record that flows through the loop, and its training signal.
+"""The record that flows through the loop, and its training signal.
 
 Dimension letters, here and everywhere: S stacked runs (optional, leading) · P prompts · G responses per prompt ·
 T response tokens · K pairs per prompt · V vocabulary or arms.
@@ -18,7 +18,7 @@ from prefloop.core.errors import UserError
 
 Part = TypeVar("Part", bound=Callable[..., Any])
 Record = TypeVar("Record", "Batch", "Signal")
-DATASET = -1  # `Batch.source` of a group that no policy of ours wrote
+DATASET = -1  # `Batch.source` of a group that comes from the dataset
 PER_RUN = frozenset({"z"})  # fields without a prompt axis: one value per run
 UNGROUPED = PER_RUN | {"prompts", "source", "pairs", "pair_weight"}  # fields without a group axis
 
@@ -28,18 +28,18 @@ class Batch:
     """Prompts, groups of responses to them, and what is known about each response.
 
     A preference pair is G=2, an unpaired label G=1, best-of-n G=n, a one-token bandit T=1. An offline dataset and an
-    on-policy collection are the same type. Responses are left-aligned: token t of a response stands at index t.
+    on-policy collection are the same type. Responses are left-aligned: token t of a response is at index t.
     """
 
-    prompts: Any  # the problem's own form: a tensor [*S, P, ...] or a list of length P
+    prompts: Any  # in the problem's own form: a tensor [*S, P, ...] or a list of length P
     responses: Int[Tensor, "*S P G T"]
     mask: Bool[Tensor, "*S P G T"]  # True on response tokens, EOS included; by position, never by id
     scores: Float[Tensor, "*S P G"] | None = None  # reward, rating or win rate
     labels: Float[Tensor, "*S P G"] | None = None  # +1 good, −1 not; filled by the problem
-    logp_behaviour: Float[Tensor, "*S P G T"] | None = None  # under the distribution that wrote it, sampler included
+    logp_behaviour: Float[Tensor, "*S P G T"] | None = None  # under the exact sampling distribution
     logp_proximal: Float[Tensor, "*S P G T"] | None = None  # under the untempered policy at collection
     logp_reference: Float[Tensor, "*S P G T"] | None = None
-    valid: Bool[Tensor, "*S P G"] | None = None  # False on the empty places of ragged groups
+    valid: Bool[Tensor, "*S P G"] | None = None  # False on the empty slots of ragged groups
     values: Float[Tensor, "*S P G T"] | None = None  # critic's V before each token, at collection
     penalty: Float[Tensor, "*S P G T"] | None = None  # KL penalty that is part of the reward, per token
     z: Float[Tensor, "*S"] | None = None  # KTO's baseline
@@ -60,7 +60,7 @@ class Batch:
 
     @property
     def returns(self) -> Float[Tensor, "*S P G"]:
-        """Score plus, where the KL is part of the reward, the summed penalty."""
+        """The score, plus the summed penalty if the KL is part of the reward."""
         if self.scores is None:
             raise MissingNeed("scores")
         return self.scores if self.penalty is None else self.scores + self.penalty.sum(-1)
@@ -68,10 +68,10 @@ class Batch:
 
 @dataclass(frozen=True)
 class Signal:
-    """What a method makes of a collection, once: weights and pairs without a gradient."""
+    """Weights and pairs that a method computes once per collection, without a gradient."""
 
     weight: Float[Tensor, "*shape"] | None = None  # [*S, P, G] or per token [*S, P, G, T]
-    pairs: Int[Tensor, "*S P K 2"] | None = None  # (winner, loser) places inside the group
+    pairs: Int[Tensor, "*S P K 2"] | None = None  # (winner, loser) indices within the group
     pair_weight: Float[Tensor, "*S P K"] | None = None  # 0 = tie or absent
     kl_weight: Float[Tensor, "*shape"] | None = None  # advantage of the penalty, in the shape of `weight`
     value_target: Float[Tensor, "*S P G T"] | None = None
@@ -88,12 +88,12 @@ class MissingNeed(UserError):
 
 
 def reads(*needs: str, supervised: bool = False, groups: bool = False) -> Callable[[Part], Part]:
-    """Mark a part of a method with what it reads of a batch, so that the loop computes only that.
+    """Declare which batch fields a part of a method reads, so that the loop computes only those.
 
     Args:
-        needs: of `scores`, `labels`, `reference`, `behaviour`, `values`, `z`.
-        supervised: the loss is a weighted likelihood, averaged over the sum of its weights.
-        groups: responses to one prompt are compared, so that there must be two.
+        needs: any of `scores`, `labels`, `reference`, `behaviour`, `values`, `z`.
+        supervised: the loss is a weighted likelihood, divided by the sum of its weights.
+        groups: responses to one prompt are compared, so each prompt needs at least two.
     """
 
     def mark(part: Part) -> Part:
@@ -109,7 +109,7 @@ def label(scores: Float[Tensor, "*S P G"], threshold: float | Tensor) -> Float[T
 
 
 def take(x: Any, rows: Int[Tensor, "*S m"]) -> Any:
-    """Rows of the prompt axis: of a list, of [P, ...], or per run of [S, P, ...]."""
+    """Select along the prompt axis: of a list, of [P, ...], or per run of [S, P, ...]."""
     if not isinstance(x, Tensor):
         return [x[i] for i in rows.tolist()]
     rows = rows.to(x.device)
@@ -122,7 +122,7 @@ def _take_fields(record: Record, rows: Tensor, whole: frozenset[str] = frozenset
 
 
 def put(x: Tensor, rows: Int[Tensor, "*S m"], value: Tensor) -> None:
-    """Write `value` to rows of the prompt axis of `x`, in place: the inverse of `take`."""
+    """Write `value` along the prompt axis of `x`, in place: the inverse of `take`."""
     if rows.ndim == 1:
         x[rows] = value
     else:
@@ -130,14 +130,14 @@ def put(x: Tensor, rows: Int[Tensor, "*S m"], value: Tensor) -> None:
 
 
 def pick(x: Tensor, places: Int[Tensor, "*S P g"]) -> Tensor:
-    """Places of the group axis: of [*S, P, G] or of [*S, P, G, T]."""
+    """Select along the group axis: of [*S, P, G] or of [*S, P, G, T]."""
     if x.ndim == places.ndim:
         return x.gather(-1, places)
     return x.gather(-2, places[..., None].expand(*places.shape, x.shape[-1]))
 
 
 def narrow(batch: Batch, signal: Signal, used: Bool[Tensor, "*S P G"]) -> tuple[Batch, Signal]:
-    """Groups with their used responses only, so that the others cost nothing; places left over are not `valid`."""
+    """Groups with their used responses only, so that unused ones cost nothing; empty slots are not `valid`."""
     most = max(1, int(used.sum(-1).max()))
     if most == used.shape[-1]:
         return batch, signal
@@ -148,7 +148,7 @@ def narrow(batch: Batch, signal: Signal, used: Bool[Tensor, "*S P G"]) -> tuple[
         return replace(record, **{k: pick(x, places) for k, x in grouped.items() if x is not None})
 
     pairs = signal.pairs
-    if pairs is not None:  # a pair of weight 0 may point at a place that is gone: any legal one will do
+    if pairs is not None:  # a pair of weight 0 may point at a removed response: any valid index will do
         pairs = (used.cumsum(-1) - 1).clamp(min=0).gather(-1, pairs.flatten(-2)).view_as(pairs)
     return picked(replace(batch, valid=used)), replace(picked(signal), pairs=pairs)
 
@@ -159,17 +159,17 @@ def concatenate(batches: Sequence[Batch]) -> Batch:
     A field must be present in all batches or in none.
 
     Raises:
-        ValueError: a field is present in some of the batches only, or group sizes differ.
+        ValueError: a field is present in only some of the batches, or group sizes differ.
     """
     first, length = batches[0], max(b.responses.shape[-1] for b in batches)
     if len({b.responses.shape[-2] for b in batches}) > 1:
-        raise ValueError("groups of different sizes cannot be joined: pad them and set `valid`")
+        raise ValueError("groups of different sizes cannot be concatenated: pad them and set `valid`")
     axis = first.responses.ndim - 3
     merged: dict[str, Any] = {}
     for f in fields(Batch):
         parts = [getattr(b, f.name) for b in batches]
         if any((p is None) != (parts[0] is None) for p in parts):
-            raise ValueError(f"`{f.name}` is present in some of the batches only")
+            raise ValueError(f"`{f.name}` is present in only some of the batches")
         if parts[0] is None or f.name in PER_RUN:
             merged[f.name] = parts[0]
         elif not isinstance(parts[0], Tensor):

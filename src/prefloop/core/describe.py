@@ -1,4 +1,4 @@
-"""What a row is, read from the row itself: its family, its place in the study's Table 1, what each switch does."""
+"""A method's description, derived from the method: family, entry in the paper's Table 1, effect of each switch."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ FAMILIES = ("supervised", "policy gradient", "contrastive")
 PATTERNS = {
     "supervised": "c ≥ 0: every response is pulled up or left alone",
     "policy gradient": "c = A·ρ: better than the baseline is pulled up, worse is pushed down",
-    "contrastive": "c_w > 0 > c_l: what is preferred is pulled up, what is not is pushed down",
+    "contrastive": "c_w > 0 > c_l: the preferred response is pulled up, the other is pushed down",
 }
 JUDGED = {"scores": " and the reward scores them.", "labels": " and a threshold on the reward labels them."}
 SWITCHES = ("on_policy", "reuse", "negative")
@@ -28,26 +28,26 @@ PARTS = ("objective", "weight", "pairs", "paper", "summary", "options", "refuses
 
 @dataclass(frozen=True)
 class Description:
-    """One row in words and numbers."""
+    """One method in words and numbers."""
 
     name: str
     summary: str
-    family: str  # of FAMILIES
+    family: str  # one of FAMILIES
     on_policy: float
-    reuse: int | None  # passes over a collection; None where the data are offline (N/A in Table 1)
-    negative: bool  # some coefficient is below 0
+    reuse: int | None  # passes over a collection; None if the data are offline (N/A in Table 1)
+    negative: bool  # whether any coefficient is below 0
     needs: tuple[str, ...]
     paper: str
-    formula: str  # the objective's own first paragraph
-    weight: str  # the weight's, "" where the row has none
-    pairs: str  # the pairs', "" where the row has none
-    switches: dict[str, str]  # what each does to this row
-    fields: dict[str, Any]  # of the loop: group size, reduction, KL, …
+    formula: str  # first paragraph of the objective's docstring
+    weight: str  # the same of the weight; "" if there is none
+    pairs: str  # the same of the pairs; "" if there are none
+    switches: dict[str, str]  # what each switch does to this method
+    fields: dict[str, Any]  # settings of the loop: group size, reduction, KL, …
     options: dict[str, Any]  # hyper-parameters of the parts
 
 
 def describe(name: str, method: Method) -> Description:
-    """Everything that the row says of itself."""
+    """Derive a method's description from the method."""
     coefficient = probe(method)
     pushes = bool((coefficient < 0).any())
     own = {f.name: getattr(method, f.name) for f in fields(method) if f.name not in (*PARTS, *SWITCHES)}
@@ -70,7 +70,7 @@ def describe(name: str, method: Method) -> Description:
 
 
 def probe(method: Method, *, prompts: int = 8, tokens: int = 5, seed: int = 0) -> Float[Tensor, "P G T"]:
-    """The row's coefficients c = −∂loss/∂log π on a small fixed random batch with ragged lengths, in float64."""
+    """The method's coefficients c = −∂loss/∂log π on a small fixed random batch with ragged lengths, in float64."""
     g = torch.Generator().manual_seed(seed)
     shape = (prompts, method.responses, tokens)
     lengths = torch.randint(1, tokens + 1, shape[:-1], generator=g)
@@ -105,7 +105,7 @@ def details(part: Callable[..., Any]) -> str:
 
 
 def corrected(method: Method) -> bool:
-    """Whether a ratio corrects for the policy having moved since it wrote the responses."""
+    """Whether an importance ratio corrects for updates since the responses were sampled."""
     return "behaviour" in getattr(method.objective, "needs", ())
 
 
@@ -129,13 +129,13 @@ def _on_policy(method: Method) -> str:
         + next((text for need, text in JUDGED.items() if need in method.needs), "; this method reads no scores.")
     ]
     if method.refuses_mixture:
-        words.append(f"Between 0 and 1 this row refuses: {method.refuses_mixture}.")
+        words.append(f"Values between 0 and 1 are not allowed: {method.refuses_mixture}.")
     else:
-        words.append("Between, that share of the prompts is answered by the policy; one scorer scores every group.")
+        words.append("In between, the policy answers that share of the prompts; one scorer scores every group.")
     if corrected(method):
         words.append(
-            "Dataset text has no log-prob of whoever wrote it: the policy's own at collection stands in, so the ratio"
-            " corrects for later updates only."
+            "The log-probs of whoever wrote dataset text are unknown: the policy's own at collection are used, so the"
+            " ratio corrects for later updates only."
         )
     return " ".join(words)
 
@@ -143,25 +143,25 @@ def _on_policy(method: Method) -> str:
 def _reuse(method: Method) -> str:
     words = [f"Default {method.reuse}. Passes over one collection before the next one."]
     if method.on_policy == 0:
-        words.append("With dataset responses a pass is one more epoch, and the study's table says N/A.")
+        words.append("With dataset responses a pass is one more epoch; the paper's table says N/A.")
     if corrected(method):
-        words.append("After the first update the ratio ρ = π/π_collection corrects for the policy having moved")
-        words[-1] += ", and the clip stops what has moved too far." if method.objective is clipped else "."
+        words.append("After the first update the ratio ρ = π/π_collection corrects for the change of the policy")
+        words[-1] += ", and the clip stops tokens that have moved too far." if method.objective is clipped else "."
     elif method.on_policy > 0:
         signal = "pairs" if method.pairs is not None else "weights" if method.weight is not None else "labels"
-        words.append(f"Nothing corrects for the policy having moved: later passes keep the {signal} of the collection.")
+        words.append(f"Nothing corrects for policy updates: later passes keep the {signal} of the collection.")
     return " ".join(words)
 
 
 def _negative(method: Method, pushes: bool) -> str:
     if not pushes:
-        return "No effect: no coefficient of this row is negative, so there is nothing to take away."
-    kept = {
+        return "No effect: no coefficient of this method is negative, so there is nothing to remove."
+    effect = {
         "policy gradient": "responses better than their baseline are pulled up, worse ones are left alone",
-        "contrastive": "what is preferred is pulled up as strongly as before, what is not is left alone",
+        "contrastive": "preferred responses are pulled up as strongly as before, the others are left alone",
     }[_family(method, pushes)]
     value = method.negative if isinstance(method.negative, int | float) else 1.0
     return (
-        f"Default {value:g}: the share of the push-down half that is kept. At 1 the method as published; at 0 no token"
-        f" coefficient is negative: {kept} (its log-prob can still fall, because probabilities sum to one)."
+        f"Default {value:g}: share of the push-down gradient that is kept. 1 is the method as published; at 0 no token"
+        f" coefficient is negative: {effect} (their log-prob can still fall, because probabilities sum to one)."
     )

@@ -1,4 +1,4 @@
-"""Mistakes of the user: what went wrong, where, and how to fix it. The command line prints them without a traceback."""
+"""User errors: what went wrong, where, and how to fix it. The command line prints them without a traceback."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ class UserError(ValueError):
     """A wrong command, configuration or setting.
 
     Args:
-        what: one sentence that says what is wrong.
+        what: what is wrong, in one sentence.
         where: file, row, key.
-        fix: what to do about it.
+        fix: how to fix it.
     """
 
     exit_code = 2
@@ -29,7 +29,7 @@ class DataError(UserError):
     exit_code = 3
 
 
-EXCERPT = 80  # characters of a text that a message shows
+EXCERPT = 80  # characters of a text shown in a message
 
 
 def excerpt(text: str) -> str:
@@ -37,12 +37,12 @@ def excerpt(text: str) -> str:
 
 
 def raised(error: Exception) -> str:
-    """Kind and message of an exception, for a sentence."""
+    """Type and message of an exception, for use in a sentence."""
     return f"{type(error).__name__}: {excerpt(str(error))}"
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """A sentence that suggests the nearest known name, or lists them all."""
+    """Suggest the nearest known name, or list them all."""
     names = sorted(known)
     close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
     return f"did you mean `{close[0]}`?" if close else f"choose one of: {', '.join(names)}"

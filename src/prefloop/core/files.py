@@ -1,4 +1,4 @@
-"""Files and folders that appear whole or not at all, their hashes, and values as JSON has them. Imports no torch."""
+"""Atomic writes of files and folders, hashes, and conversion to JSON. Imports no torch."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from typing import Any
 
 from prefloop.core.errors import DataError
 
-TEMPORARY = ".tmp-"  # how names of files and folders begin that are not whole yet
+TEMPORARY = ".tmp-"  # prefix of files and folders that are not complete yet
 NUMBERS = count()  # so that two threads never share a temporary name
 
 
-# ---- whole or not at all ------------------------------------------------------------------------------------------
+# ---- atomic writes -------------------------------------------------------------------------------------------------
 
 
 def write(path: Path, data: bytes | str) -> None:
-    """Put a file in place in one step, text as UTF-8: a reader sees the old file or the whole new one.
+    """Write a file atomically, text as UTF-8: a reader sees either the old file or the complete new one.
 
     Raises:
-        OSError: the disk is full or fails; an old file is untouched.
+        OSError: the disk is full or fails; an existing file is untouched.
     """
     with replacing(path) as temporary:
         temporary.write_bytes(data.encode("utf-8") if isinstance(data, str) else data)
@@ -34,7 +34,7 @@ def write(path: Path, data: bytes | str) -> None:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A temporary file to write to, which takes the place of `path` in one step if the body succeeds."""
+    """A temporary file to write to; it replaces `path` atomically if the body succeeds."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = _sibling(path)
     try:
@@ -48,7 +48,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def published(folder: Path) -> Iterator[Path]:
-    """A temporary folder that becomes `folder`, which is empty or absent, in one step if the body succeeds."""
+    """A temporary folder that atomically becomes `folder` (empty or absent before) if the body succeeds."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = _sibling(folder)
     try:
@@ -61,7 +61,7 @@ def published(folder: Path) -> Iterator[Path]:
 
 
 def sync(path: Path) -> None:
-    """Wait until a file or folder is on the disk."""
+    """Wait until a file or folder is on disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -70,7 +70,7 @@ def sync(path: Path) -> None:
 
 
 def remove_temporary(folder: Path) -> None:
-    """Delete what a crash left half-written; nobody else may be writing to the folder."""
+    """Delete incomplete files left by a crash; no other process may be writing to the folder."""
     for path in folder.glob(f"{TEMPORARY}*"):
         if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)
@@ -92,37 +92,37 @@ def sha256(path: str | Path) -> str:
 
 
 def digest(value: Any) -> str:
-    """20 hexadecimal digits that name a value of JSON."""
+    """20 hexadecimal digits that identify a JSON value."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:20]
 
 
 # ---- JSON ---------------------------------------------------------------------------------------------------------
 
-Undefined = Callable[[float, str], Any]  # (nan or ±infinity, its place) -> what JSON gets instead
+Undefined = Callable[[float, str], Any]  # (nan or ±infinity, its path) -> the JSON value that replaces it
 
 
 def null(x: float, place: str) -> None:
-    """For pages and printed records: a number that is not defined is null."""
+    """For pages and printed records: nan and ±infinity become null."""
 
 
 def refuse(x: float, place: str) -> None:
-    """For records of runs.
+    """For records of runs: refuse nan and ±infinity.
 
     Raises:
         DataError: always.
     """
-    raise DataError(f"`{place}` is {x}", where=place, fix="results must be finite: find where this one comes from")
+    raise DataError(f"`{place}` is {x}", where=place, fix="results must be finite: check where this value comes from")
 
 
 def plain(value: Any, undefined: Undefined = null, place: str = "value") -> Any:
-    """The value as JSON has it: tensors and arrays become numbers or lists, keys become text.
+    """Convert a value to JSON types: tensors and arrays become numbers or lists, keys become text.
 
     Args:
-        undefined: makes something else of nan and ±infinity, which JSON lacks, or refuses them.
-        place: where the value is, for messages.
+        undefined: replaces or refuses nan and ±infinity, which JSON lacks.
+        place: path of the value, for messages.
 
     Raises:
-        DataError: it holds something that is not a number, text, list or mapping.
+        DataError: it contains something that is not a number, text, list or mapping.
     """
     value = value.tolist() if hasattr(value, "tolist") else value
     if isinstance(value, float) and not math.isfinite(value):
@@ -133,11 +133,11 @@ def plain(value: Any, undefined: Undefined = null, place: str = "value") -> Any:
         return {str(k): plain(v, undefined, f"{place}.{k}") for k, v in value.items()}
     if isinstance(value, list | tuple):
         return [plain(v, undefined, f"{place}[{i}]") for i, v in enumerate(value)]
-    raise DataError(f"`{place}` is a {type(value).__name__}, which a record cannot hold", where=place)
+    raise DataError(f"`{place}` is a {type(value).__name__}, which cannot be stored in a record", where=place)
 
 
 def to_json(value: Any, undefined: Undefined = null, *, place: str = "value", **layout: Any) -> str:
-    """One JSON text; `layout` goes to `json.dumps`, such as `indent=1`.
+    """The value as JSON text; `layout` is passed to `json.dumps`, for example `indent=1`.
 
     Raises:
         DataError: see `plain`.

@@ -1,4 +1,4 @@
-"""One loop that fits references and reward models: Adam on a loss, every step on a batch of its own."""
+"""The loop that fits references and reward models: Adam on a loss, with a new batch at every step."""
 
 from __future__ import annotations
 
@@ -42,11 +42,11 @@ def minimise(
     """Minimise a loss in place by Adam (Kingma & Ba 2015).
 
     Args:
-        parameters: [S, …] where stacked.
-        losses: of a step (from 0), in parts that are differentiated one after the other: their sum is the loss.
-        limit: of the gradient's norm, per run where stacked.
-        stacked: S runs, whose losses are summed and none of which can change another.
-        observe: called with the number (from 1) and the loss of every step.
+        parameters: [S, …] if stacked.
+        losses: parts of the loss of a step (from 0), differentiated one after another; their sum is the loss.
+        limit: of the gradient's norm, per run if stacked.
+        stacked: S independent runs, whose losses are summed.
+        observe: called at every step with its number (from 1) and loss.
 
     Raises:
         DataError: a gradient is not finite.
@@ -59,7 +59,7 @@ def minimise(
             torch.autograd.backward(part)
             total += float(part.detach())
         if not bool(torch.isfinite(clip_gradients(parameters, limit, stacked=stacked)).all()):
-            raise DataError(f"the fit diverged: a gradient of step {step + 1} is not finite", fix="lower `lr`")
+            raise DataError(f"the fit diverged: a gradient is not finite at step {step + 1}", fix="lower `lr`")
         for group in optimizer.param_groups:
             group["lr"] = lr(step)
         optimizer.step()

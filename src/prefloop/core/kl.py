@@ -1,4 +1,4 @@
-"""KL divergence to the reference: estimators of its value, exact sums, and losses whose gradients are named.
+"""KL divergence to the reference: estimators of its value, exact sums, and losses with known gradients.
 
 d = log π − log π_ref throughout, in nats, of samples from π. Log-ratios are clamped before exp.
 """
@@ -35,7 +35,7 @@ def k3(d: Tensor) -> Tensor:
 
 
 def exact(log_p: Float[Tensor, "*B V"], log_q: Float[Tensor, "*B V"]) -> Float[Tensor, "*B"]:
-    """KL(p‖q) summed over the last axis; log-probs of the whole support. Where p is 0 the term is 0."""
+    """KL(p‖q) summed over the last axis; log-probs of the whole support. Terms with p = 0 are 0."""
     return (log_p.exp() * torch.where(log_p > -torch.inf, log_p - log_q, 0.0)).sum(-1)
 
 
@@ -45,27 +45,27 @@ Loss = Literal["k2", "k3", "k2_token", "k3_token"]
 def loss(logp: LogProbs, batch: Batch, estimator: str) -> PerResponse:
     """A sampled KL loss per response. Expected gradient on samples of π:
 
-    - "k2" (sequence): ∇KL(π‖π_ref), the right one for the regularised objective.
+    - "k2" (sequence): ∇KL(π‖π_ref), as the regularised objective requires.
     - "k3" (sequence): ∇KL(π_ref‖π), the other direction.
-    - "k2_token": summed per token; it drops the effect of a token on the KL of later ones.
-    - "k3_token": summed per token; it meets prefixes as often as π writes them, where KL(π_ref‖π) has π_ref.
+    - "k2_token": summed per token; it ignores the effect of a token on the KL of later ones.
+    - "k3_token": summed per token; prefixes are weighted by π, whereas KL(π_ref‖π) weights them by π_ref.
 
-    The raw k1 term is not offered: its expected gradient is 0 whatever the reference.
+    The raw k1 term is not offered: its expected gradient is 0 for any reference.
     """
     if estimator == "k2":
         return k2(implicit_reward(logp, batch))
     if estimator == "k3":
         return k3(implicit_reward(logp, batch))
     if estimator in ("k2_token", "k3_token"):
-        implicit_reward(logp, batch)  # refuses a batch without reference log-probs
+        implicit_reward(logp, batch)  # raises if the batch has no reference log-probs
         d = logp - batch.logp_reference  # type: ignore[operator]
         return sequence((k2 if estimator == "k2_token" else k3)(d), batch)
     raise UserError(f"unknown KL loss {estimator!r}", fix=nearest(estimator, get_args(Loss)))
 
 
 def penalty(weight: Number, batch: Batch) -> LogProbs:
-    """−kl · log π/π_ref per token, without a gradient: the KL inside the reward. `logp_proximal` stands for π."""
+    """−kl · log π/π_ref per token, without a gradient: the KL inside the reward. π is `logp_proximal`."""
     if batch.logp_proximal is None or batch.logp_reference is None:
-        raise UserError("the KL penalty needs log-probs of the policy and of the reference")
+        raise UserError("the KL penalty needs log-probs of the policy and the reference")
     d = torch.where(batch.mask, batch.logp_proximal - batch.logp_reference, 0.0)
     return -per_run(weight, d) * d

@@ -1,4 +1,4 @@
-"""Algorithm 1 of the study: collect, score, reuse, step. The only backward pass of the package."""
+"""Algorithm 1 of the paper: collect, score, reuse, step. The only backward pass of the package."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from prefloop.core.optim import StackedAdam, clip_gradients, hold
 from prefloop.core.protocols import Enumerable, Evaluation, Policy, Problem, Sampler, Total, alone, no_op
 from prefloop.core.ranges import Number
 from prefloop.core.streams import streams
-from prefloop.core.terms import beside, corrected, mean_over, on
+from prefloop.core.terms import corrected, is_active, mean_over, other_terms
 
 
 class Diverged(RuntimeError):
@@ -35,25 +35,25 @@ class Record:
 
     step: int  # optimiser steps taken, this one included
     iteration: int
-    pass_: int  # over this collection, from 0
+    pass_: int  # over this collection, counted from 0
     batch: Batch  # the optimiser batch
-    used: Batch  # its responses that the loss depends on: what follows is of these
+    used: Batch  # its responses that the loss depends on; the fields below refer to these
     signal: Signal
     logp: LogProbs  # before the step, detached
     coefficient: LogProbs  # −∂/∂log π of the method's own term
     loss: Float[Tensor, "*S"]  # the method's own term
-    regularisers: dict[str, Tensor]  # weighted terms beside it, [*S] each
+    regularisers: dict[str, Tensor]  # weighted additional terms, [*S] each
     grad_norm: Tensor
     lr: Number
-    samples: int  # responses drawn from the policy so far, and tokens in them
+    samples: int  # responses sampled from the policy so far, and their tokens
     sampled_tokens: int
     trained_tokens: int  # response tokens that went through the loss so far
-    queries: int  # scores asked for so far
+    queries: int  # scores requested so far
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How long and in what portions: B and M count responses, C (the row's `responses`) divides M divides B.
+    """Length and batch sizes of a run: B and M count responses; C (the method's `responses`) divides M, M divides B.
 
     Learning rate and norm limit are one number, or one per stacked run, [S].
     """
@@ -66,28 +66,28 @@ class Plan:
     max_grad_norm: Number = 1.0
 
     def check(self, method: Method) -> None:
-        """Refuse what no policy or problem could run, before anything is loaded.
+        """Refuse a plan that no policy or problem could run, before anything is loaded.
 
         Raises:
-            UserError: portions that would split a group or a collection, no pairs, no mixture, or a misplaced KL.
+            UserError: sizes that split a group or a collection, no pairs, no mixture, or a misplaced KL.
         """
         c, m, b = method.responses, self.minibatch, self.batch
         if min(m, b) < 1 or m % c or b % m:
             raise UserError(
                 f"responses C={c} must divide minibatch M={m}, and M must divide batch B={b}",
-                fix=f"for instance minibatch={max(c, m // c * c)}, batch={max(1, b // m) * max(c, m // c * c)}",
+                fix=f"for example minibatch={max(c, m // c * c)}, batch={max(1, b // m) * max(c, m // c * c)}",
             )
         if method.compares and c < 2:
-            what = "this method compares responses to one prompt, and there is a single one"
+            what = "this method compares responses to the same prompt, but each prompt has only one"
             raise UserError(what, fix="responses >= 2")
         groups = b // c
         if "z" in method.needs and groups < 2:
-            raise UserError("z compares a prompt with another one's responses, and there is a single prompt")
+            raise UserError("z compares a prompt with responses to another prompt, but there is only one")
         if 0 < method.on_policy < 1 and method.refuses_mixture:
             raise UserError(f"this method refuses on_policy={method.on_policy}: {method.refuses_mixture}")
         if 0 < method.on_policy < 1 and round(method.on_policy * groups) in (0, groups):
             raise UserError(f"on_policy={method.on_policy} of {groups} groups is not a mixture", fix="a larger batch")
-        if on(method.kl) and method.kl_in == "reward" and "behaviour" not in method.needs:
+        if is_active(method.kl) and method.kl_in == "reward" and "behaviour" not in method.needs:
             raise UserError("a KL inside the reward needs a policy-gradient method", fix="kl_in=loss")
 
 
@@ -95,11 +95,11 @@ class Loop:
     """The loop and its whole state: iterate over it, save it between any two records, restore it, continue.
 
     Raises:
-        UserError: what `Plan.check` refuses, a truncated sampler under a ratio, an exact KL that cannot be summed.
+        UserError: as for `Plan.check`; a truncated sampler with a ratio; an exact KL that cannot be summed.
 
     Args:
         reference: π_ref.
-        sampler: writes the responses; the policy itself where not given.
+        sampler: writes the responses; the policy itself by default.
         across: sums denominators and counters over the processes that share an optimiser batch.
         poll: called at every token and micro-batch; may raise to interrupt.
     """
@@ -128,7 +128,7 @@ class Loop:
                 " tempered or truncated",
                 fix="temperature=1, top_p=1, top_k=0, or the correction mismatch_cap=2",
             )
-        if on(method.kl) and method.kl_estimator == "exact" and not isinstance(policy, Enumerable):
+        if is_active(method.kl) and method.kl_estimator == "exact" and not isinstance(policy, Enumerable):
             raise UserError("this policy cannot sum over all responses", fix="kl_estimator=k2")
         self.method, self.policy, self.problem, self.plan = method, policy, problem, plan
         self.reference, self.optimizer, self.poll = reference, optimizer, poll
@@ -136,7 +136,7 @@ class Loop:
         self.rng = streams(seed)
         self.step = self.samples = self.sampled_tokens = self.trained_tokens = self.queries = 0
         self.moments: dict[str, Tensor] = {}
-        self.diverged: Bool[Tensor, "*S"] | None = None  # stacked runs that stand still since they lost finiteness
+        self.diverged: Bool[Tensor, "*S"] | None = None  # stacked runs that are frozen since they diverged
         self.collection: Batch | None = None
         self.signal: Signal | None = None
         self._boundary = self._mark()
@@ -159,7 +159,7 @@ class Loop:
             yield record
 
     def collect(self, iteration: int) -> None:
-        """Fresh groups, dataset groups, or a mixture by whole groups; scored, with all that the row needs."""
+        """Fresh groups, dataset groups, or a mixture of whole groups; scored, with all fields that the method needs."""
         m, groups = self.method, self.plan.batch // self.method.responses
         fresh = round(m.on_policy * groups)
         parts = []
@@ -173,7 +173,7 @@ class Loop:
             self.sampled_tokens += self._count(drawn.mask.sum())
         if groups - fresh:
             given = groups - fresh
-            start = iteration * groups + fresh  # not the prompts that the policy answers
+            start = iteration * groups + fresh  # other prompts than those the policy answers
             known = self.problem.dataset(start, given, m.responses, self.rng["prompts"])
             parts.append(replace(known, source=torch.full(known.mask.shape[:-2], DATASET)))
         if len(parts) > 1:
@@ -189,7 +189,7 @@ class Loop:
         self.moments = _seen(self.moments, batch)
 
     def _same_fields(self, part: Batch) -> Batch:
-        """A mixture has log-probs on all of its groups or on none; its scores and labels come from one scorer."""
+        """In a mixture all groups or none have log-probs; scores and labels come from one scorer."""
         part = replace(part, scores=None, labels=None, logp_reference=None, valid=part.present)
         if "behaviour" not in self.method.needs:
             return replace(part, logp_behaviour=None, logp_proximal=None)
@@ -199,7 +199,7 @@ class Loop:
         return replace(part, logp_behaviour=logp, logp_proximal=logp)
 
     def prepare(self, batch: Batch) -> Batch:
-        """Only what the row needs of reference and policy log-probs, values, z and penalty."""
+        """Add those of reference and policy log-probs, values, z and penalty that the method needs."""
         m, needs = self.method, self.method.needs
         anchor = "behaviour" in needs and (
             self.plan.batch > self.plan.minibatch or batch.logp_proximal is None or m.mismatch_cap is not None
@@ -214,12 +214,12 @@ class Loop:
             batch = replace(batch, logp_reference=self._frozen(self.reference, batch).logp)
         if "z" in needs:
             batch = replace(batch, z=self._mismatched_kl(batch))
-        if on(m.kl) and m.kl_in == "reward":
+        if is_active(m.kl) and m.kl_in == "reward":
             batch = replace(batch, penalty=kl.penalty(m.kl, batch))
         return batch
 
     def _frozen(self, policy: Policy, batch: Batch, values: bool = False) -> Evaluation:
-        """A policy's view of a whole batch, without a gradient."""
+        """Evaluate a whole batch without a gradient."""
         logp, critic = torch.zeros(0), None
         with torch.no_grad():
             for i, rows in enumerate(policy.micro_batches(batch)):
@@ -234,7 +234,7 @@ class Loop:
         return Evaluation(logp, values=critic)
 
     def _mismatched_kl(self, batch: Batch) -> Float[Tensor, "*S"]:
-        """KTO's z: mean log π/π_ref of each prompt with its neighbour's responses, at least 0."""
+        """KTO's z: mean log π/π_ref of each prompt with the responses to the next prompt, clamped at 0."""
         shift = {f: getattr(batch, f).roll(1, dims=-3) for f in ("responses", "mask")}
         other = Batch(batch.prompts, **shift, valid=None if batch.valid is None else batch.valid.roll(1, dims=-2))
         d = sequence(self._frozen(self.policy, other).logp - self._frozen(self.reference, other).logp, other)
@@ -265,7 +265,7 @@ class Loop:
             own.register_hook(partial(_note, push, part))  # type: ignore[no-untyped-call]
             sig = corrected(m, sig, micro)
             terms = {"method": m.loss(own, micro, sig, total)}
-            terms |= beside(m, seen, self.policy, micro, sig, total, present)
+            terms |= other_terms(m, seen, self.policy, micro, sig, total, present)
             torch.stack(list(terms.values())).sum().backward()  # type: ignore[no-untyped-call]
             put(logp, part, seen.logp.detach())
             losses = {k: losses.get(k, 0.0) + v.detach() for k, v in terms.items()}
@@ -293,18 +293,18 @@ class Loop:
         return int(self.across(torch.as_tensor(x)))
 
     def _descend(self, losses: Tensor, stacked: bool) -> tuple[Float[Tensor, "*S"], Number]:
-        """The optimiser's step; what is not finite changes no weight, and a stacked run that is not stands still from
-        then on while the others go on.
+        """The optimiser's step. Losses or gradients that are not finite change no weight; a stacked run that diverges
+        is frozen from then on while the others continue.
 
         Raises:
-            Diverged: the only run, or every stacked one, is not finite.
+            Diverged: the only run, or every stacked run, has diverged.
         """
         parameters = self.policy.parameters()
         norm = clip_gradients(parameters, self.plan.max_grad_norm, stacked=stacked)
         lost = ~(torch.isfinite(norm) & torch.isfinite(losses).all(0))
         lost = lost if self.diverged is None else lost | self.diverged
         if bool(lost.all()):
-            raise Diverged(f"step {self.step + 1}: loss or gradient is not finite; the weights were not touched")
+            raise Diverged(f"step {self.step + 1}: loss or gradient is not finite; the weights were not changed")
         lr = self.plan.lr * min(1.0, (self.step + 1) / max(self.plan.warmup, 1))
         if bool(lost.any()):
             self.diverged = lost
@@ -317,7 +317,7 @@ class Loop:
         return norm, lr
 
     def _mark(self) -> dict[str, Any]:
-        """What changes between steps apart from the weights; a collection cut short is drawn again on resumption."""
+        """The state between steps apart from the weights; an interrupted collection is drawn again on resumption."""
         return {
             "counters": {k: getattr(self, k) for k in COUNTERS},
             "streams": {name: stream.state() for name, stream in self.rng.items()},
@@ -328,14 +328,14 @@ class Loop:
         }
 
     def state(self) -> dict[str, Any]:
-        """Everything, as of the last step boundary: tensors, numbers and nested dicts or lists of them."""
+        """The complete state at the last step boundary: tensors, numbers and nested dicts or lists of them."""
         moments = self.optimizer.state_dict()["state"]
         optimizer = {str(k): v for k, v in moments.items()}
-        drawn = {**self._boundary["streams"], "evaluation": self.rng["evaluation"].state()}  # observers' own
+        drawn = {**self._boundary["streams"], "evaluation": self.rng["evaluation"].state()}  # used by observers
         return {**self._boundary, "streams": drawn, "policy": self.policy.state(), "optimizer": optimizer}
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Continue from `state()`: the next record is bit for bit what it would have been."""
+        """Continue from `state()`: the next record is bit for bit the same as without the interruption."""
         for name, value in state["counters"].items():
             setattr(self, name, value)
         self.policy.restore(state["policy"])
@@ -383,8 +383,8 @@ def train(
     """Run the loop to its end; observers see every step and cannot change a result.
 
     Args:
-        reference: π_ref; a frozen copy of the policy as it is now where not given.
-        optimizer: over `policy.parameters()`; Adam where not given, per run for stacked ones.
+        reference: π_ref; by default a frozen copy of the policy as it is now.
+        optimizer: over `policy.parameters()`; by default Adam, per run if stacked.
         seed: one seed, or one per stacked run.
 
     Returns:

@@ -1,4 +1,4 @@
-"""What a method is: its parts, its hyper-parameters, and the three switches that turn on any method."""
+"""The record of a method: its parts, its hyper-parameters, and the three switches that work on any method."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from prefloop.core.streams import Stream, streams
 
 
 class _Switch(torch.autograd.Function):
-    """Identity on log-probs; backward scales the entries that push down, whatever the method."""
+    """Identity on log-probs; the backward pass scales the entries that push down, for any method."""
 
     @staticmethod
     def forward(ctx: Any, logp: Tensor, negative: Number) -> Tensor:
@@ -49,7 +49,7 @@ class _Switch(torch.autograd.Function):
 
 
 def switch(logp: Tensor, negative: Number) -> Tensor:
-    """`logp`, of whose gradient the share `negative` of every push-down entry is kept."""
+    """`logp` itself; in its gradient every push-down entry is scaled by `negative`."""
     return _Switch.apply(logp, negative)  # type: ignore[no-any-return, no-untyped-call]
 
 
@@ -59,19 +59,19 @@ class Method:
 
     Args:
         objective: log-probs, signal, batch -> unreduced losses.
-        weight, pairs: what the objective reads as its signal.
+        weight, pairs: compute the signal that the objective reads.
         on_policy: share of the prompt groups of a collection that the current policy answers.
-        reuse: passes over one collection (T in the study).
-        negative: share of the push-down half of the gradient that is kept.
-        responses: group size, C in the study.
+        reuse: passes over one collection (T in the paper).
+        negative: share of the push-down gradient that is kept.
+        responses: group size, C in the paper.
         reduction: "sequence" averages token sums over responses or pairs, "token" is the mean over all tokens, "mean"
             averages token means over responses, "constant" divides token sums by responses × `horizon`.
-        kl, kl_in, kl_estimator: KL(π‖π_ref) regularisation: its weight; in the "reward" (detached) or in the "loss";
+        kl, kl_in, kl_estimator: KL(π‖π_ref) regularisation: its weight; part of the "reward" (detached) or the "loss";
             which loss (see `kl.loss`).
-        entropy, sft: weights of an entropy bonus and of an auxiliary likelihood of the best response.
+        entropy, sft: weights of an entropy bonus and of an auxiliary likelihood term on the best response.
         critic, value_weight: a value head, and the weight of its loss.
-        mismatch_cap: truncation of the importance weight π/π_sampler that corrects for the sampler; None = log only.
-        refuses_mixture: why 0 < on_policy < 1 makes no sense for this method, where it makes none.
+        mismatch_cap: truncation of the importance weight π/π_sampler that corrects for the sampler; None only logs it.
+        refuses_mixture: why 0 < on_policy < 1 makes no sense for this method; empty if it does.
         summary: what it does, in one sentence.
         paper: who published it.
         options: hyper-parameters of the parts, by name.
@@ -109,7 +109,7 @@ class Method:
         if self.pairs is not None and self.reduction != "sequence":
             raise UserError("pair losses are averaged over pairs", where=f"reduction={self.reduction}")
         if "z" in self.needs and self.reduction != "sequence":
-            raise UserError("one loss per response is averaged over responses", where=f"reduction={self.reduction}")
+            raise UserError("per-response losses are averaged over responses", where=f"reduction={self.reduction}")
         if self.options.get("baseline") == "values" and not self.critic:
             raise UserError("baseline='values' needs a value head", fix="critic=True")
 
@@ -121,13 +121,13 @@ class Method:
 
     @property
     def compares(self) -> bool:
-        """Whether responses to one prompt are compared, so that there must be two."""
+        """Whether responses to one prompt are compared, so that each prompt needs at least two."""
         chosen = {self.defaults.get(name) for name in ("baseline", "normalise")} & {"prompt", "leave_one_out"}
         return self.pairs is not None or bool(chosen) or getattr(self.weight, "groups", False)
 
     @property
     def defaults(self) -> dict[str, Any]:
-        """Every hyper-parameter of the parts with its value in this row."""
+        """Every hyper-parameter of the parts with its value in this method."""
         known = {k: v for part in self.parts for k, (v, _) in hyper_parameters(part).items()}
         return {k: self.options.get(k, v) for k, v in known.items()}
 
@@ -137,12 +137,12 @@ class Method:
 
     @property
     def per_run(self) -> frozenset[str]:
-        """Switches, fields and hyper-parameters that may be one value per stacked run, [S]: as their types say."""
+        """Switches, fields and hyper-parameters whose types allow one value per stacked run, [S]."""
         return frozenset(name for name, x in {**self._kinds, **_own()}.items() if x.per_run)
 
     @property
     def needs(self) -> frozenset[str]:
-        """What the method reads: of scores, labels, reference, behaviour, values, z."""
+        """The inputs that the method reads, of scores, labels, reference, behaviour, values and z."""
         read = frozenset[str]().union(*(getattr(p, "needs", ()) for p in self.parts))
         regular = isinstance(self.kl, Tensor) or self.kl > 0
         return read | ({"reference"} if regular else set()) | ({"values"} if self.critic else set())
@@ -150,10 +150,10 @@ class Method:
     def override(self, **changes: Any) -> Method:
         """The same method with other switches, fields or hyper-parameters; a part by its name or as `module:function`.
 
-        Hyper-parameters that only a replaced part had go with it.
+        Hyper-parameters that belong only to a replaced part are dropped.
 
         Raises:
-            UserError: a name that neither the method nor one of its parts has, or a value out of range.
+            UserError: a name unknown to the method and its parts, or a value out of range.
         """
         changes = {k: _part(k, v) if isinstance(v, str) and k in HOMES else v for k, v in changes.items()}
         changes = {k: _as(getattr(self, k, self.defaults.get(k)), v) for k, v in changes.items()}
@@ -162,8 +162,8 @@ class Method:
             check(name, value, _own()[name])
         given = {k: v for k, v in changes.items() if k not in own}
         parts = [p for p in (changes.get(k, getattr(self, k)) for k in HOMES) if callable(p)]
-        kept = {k: v for k, v in self.options.items() if any(k in hyper_parameters(p) for p in parts)}
-        return replace(self, **own, options={**kept, **given})
+        valid = {k: v for k, v in self.options.items() if any(k in hyper_parameters(p) for p in parts)}
+        return replace(self, **own, options={**valid, **given})
 
     def _call(self, part: Callable[..., Any], *args: Any, **context: Any) -> Any:
         accepted = inspect.signature(part).parameters
@@ -173,7 +173,7 @@ class Method:
     # ------------------------------------------------------------------------------------------------- the training
 
     def check(self, batch: Batch) -> None:
-        """Refuse a batch that lacks what the method reads.
+        """Refuse a batch without a field that the method reads.
 
         Raises:
             MissingNeed: names the field.
@@ -187,8 +187,8 @@ class Method:
     def signal(self, batch: Batch, state: weights.State | None = None, rng: Stream | None = None) -> Signal:
         """Weights and pairs of a collection, without a gradient.
 
-        Where the KL is inside the reward, the advantage is split into that of the score, which the switch acts on,
-        and the rest, which is the penalty's.
+        If the KL is inside the reward, the advantage is split into the score's part, which the switch acts on, and the
+        penalty's part.
         """
         plain = replace(batch, penalty=None)
         runs = list(range(len(batch.mask))) if batch.mask.ndim == 4 else 0
@@ -208,9 +208,9 @@ class Method:
         return out
 
     def used(self, batch: Batch, signal: Signal) -> Bool[Tensor, "*S P G"]:
-        """Responses that the loss depends on: of weight ≠ 0, or in a pair. All of them where terms stand beside."""
-        beside = self.critic or self.sft > 0 or self.entropy > 0 or isinstance(self.kl, Tensor) or self.kl > 0
-        if beside or "behaviour" in self.needs or (signal.weight is None and signal.pairs is None):
+        """Responses with weight ≠ 0 or in a pair; all responses if a KL, value, entropy or SFT term is on."""
+        extra = self.critic or self.sft > 0 or self.entropy > 0 or isinstance(self.kl, Tensor) or self.kl > 0
+        if extra or "behaviour" in self.needs or (signal.weight is None and signal.pairs is None):
             return batch.present
         used = torch.zeros_like(batch.mask[..., 0])
         if signal.weight is not None:
@@ -221,7 +221,7 @@ class Method:
         return used & batch.present
 
     def denominator(self, batch: Batch, signal: Signal, across: Total = alone) -> Float[Tensor, "*S"]:
-        """What the summed losses are divided by, per run: fixed on the whole optimiser batch, so that micro-batches,
+        """The divisor of the summed losses, per run: computed on the whole optimiser batch, so that micro-batches,
         shards and stacking cannot change a gradient. Supervised methods divide by the sum of their weights.
 
         Args:
@@ -240,26 +240,26 @@ class Method:
         return torch.where(total > 0, total, 1.0)
 
     def reduce(self, losses: Tensor, batch: Batch, signal: Signal) -> Float[Tensor, "*S"]:
-        """Sum of the losses over everything but the run axis, padding and absent places left out."""
+        """Sum of the losses over all axes but the run axis, without padding and empty slots."""
         if losses.ndim == batch.mask.ndim:
             losses = objectives.sequence(losses, batch)
             if self.reduction == "mean":
                 losses = losses / batch.lengths.clamp(min=1)
         elif signal.pair_weight is None and self.reduction != "sequence":
-            raise UserError("one loss per response is averaged over responses", fix="reduction=sequence")
+            raise UserError("per-response losses are averaged over responses", fix="reduction=sequence")
         weight = batch.present if signal.pair_weight is None else signal.pair_weight
         return torch.where(weight > 0, losses * weight, 0.0).sum((-2, -1))
 
     def loss(
         self, logp: LogProbs, batch: Batch, signal: Signal | None = None, total: Float[Tensor, "*S"] | None = None
     ) -> Float[Tensor, "*S"]:
-        """The method's own term with switch and reduction, without KL or value loss.
+        """The method's own loss with switch and reduction, without KL or value loss.
 
         Args:
             logp: log-probs of the current policy, with a gradient.
-            batch: may be a micro-batch; then `signal` and `total` belong to the whole.
-            signal: computed from the batch where not given.
-            total: the denominator of the whole optimiser batch; that of `batch` where not given.
+            batch: may be a micro-batch; then `total` belongs to the whole batch.
+            signal: computed from the batch by default.
+            total: the denominator of the whole optimiser batch; by default that of `batch`.
         """
         self.check(batch)
         signal = self.signal(batch) if signal is None else signal
@@ -270,12 +270,12 @@ class Method:
     def penalty_loss(
         self, logp: LogProbs, batch: Batch, signal: Signal, total: Float[Tensor, "*S"]
     ) -> Float[Tensor, "*S"]:
-        """The penalty's share of the advantage through the same objective, unswitched (KL inside the reward)."""
+        """The same objective on the penalty's part of the advantage, without the switch (KL inside the reward)."""
         losses = self._call(self.objective, logp, replace(signal, weight=signal.kl_weight), batch)
         return self.reduce(losses, batch, signal) / total.to(losses)
 
     def coefficients(self, logp: LogProbs, batch: Batch, signal: Signal | None = None) -> LogProbs:
-        """c = −∂loss/∂log π: the method's gradient is Σ c ∇log π. Positive entries pull up, negative ones push down."""
+        """c = −∂loss/∂log π; an ascent direction is Σ c ∇log π. Positive entries pull up, negative ones push down."""
         leaf = logp.detach().requires_grad_()
         (grad,) = torch.autograd.grad(self.loss(leaf, batch, signal).sum(), leaf, allow_unused=True)
         return torch.zeros_like(leaf) if grad is None else -grad
@@ -286,8 +286,8 @@ def _part(place: str, name: str) -> Callable[..., Any]:
     if ":" in name:
         part: Callable[..., Any] = user.function(name, where=place)
         if not hasattr(part, "needs"):
-            what = f"`{name}` does not say what it reads of a batch"
-            raise UserError(what, where=place, fix='mark it, for instance with @reads("scores")')
+            what = f"`{name}` does not declare which batch fields it reads"
+            raise UserError(what, where=place, fix='decorate it, for example with @reads("scores")')
         return part
     home = HOMES[place]
     known = {k: f for k, f in vars(home).items() if hasattr(f, "needs") and f.__module__ == home.__name__}
@@ -297,14 +297,14 @@ def _part(place: str, name: str) -> Callable[..., Any]:
 
 
 def _as(default: Any, value: Any) -> Any:
-    """A whole number where a fraction is expected is a fraction: on_policy=1."""
+    """Convert a whole number to a float where the default is one: on_policy=1."""
     whole = isinstance(value, int) and not isinstance(value, bool)
     return float(value) if whole and isinstance(default, float) else value
 
 
 @cache
 def _own() -> dict[str, Kind]:
-    """The fields of a method but for its options, and what each may be."""
+    """The fields of a method except its options, and the kind of each."""
     hints = get_type_hints(Method, include_extras=True)
     return {f.name: kind(hints[f.name]) for f in fields(Method) if f.name != "options"}
 

@@ -1,8 +1,8 @@
-"""The one table of metrics: every key that a run or the lab writes, what it means and what it warns of.
+"""The table of metrics: every key that a run or the lab writes, its meaning and its warning signs.
 
-A metric is one row here and the function that measures it: in `core.metrics` where a training step gives it, beside the
-evaluation where an evaluation does. Keys are TRL's where TRL has the same quantity. Needs no torch, so that pages can
-be made where none is installed. Ranges are rules of thumb for language models.
+A metric is one entry here and a function that measures it: in `core.metrics` for training steps, next to the evaluation
+for evaluations. Keys are TRL's where TRL has the same quantity. Needs no torch, so that reports can be made without it.
+Ranges are rules of thumb for language models.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import median
 
-Check = Callable[[Sequence[float]], bool]  # the values of a run in their order -> whether to warn
+Check = Callable[[Sequence[float]], bool]  # the values of a run in order -> whether to warn
 COUNT = "rises steadily"
 
 
@@ -22,8 +22,8 @@ class Metric:
     """One key of `metrics.jsonl` and of the lab's tables; a key that ends in `/*` stands for a family of them.
 
     Args:
-        title: of a column in a table.
-        check: whether the values of a run show the red flag; None where one series cannot decide it.
+        title: column heading in tables.
+        check: whether the values of a run show the red flag; None if one series cannot decide it.
     """
 
     key: str
@@ -71,20 +71,20 @@ TABLE: dict[str, tuple[Metric, ...]] = {
         M("passes", "How often each distinct response has been through the loss so far, on average. Lab only.",
           "passes", "1 without reuse", title="passes"),
         M("learning_rate", "Learning rate of this step.", "", "rises over the warm-up, then constant"),
-        M("samples", "Responses drawn from the policy so far; 0 while all data are offline.", "responses", COUNT,
+        M("samples", "Responses sampled from the policy so far; 0 if all data are offline.", "responses", COUNT,
           title="samples"),
         M("tokens/sampled", "Tokens in those responses.", "tokens", COUNT),
         M("tokens/trained", "Response tokens that went through the loss so far, repeats counted.", "tokens", COUNT),
-        M("reward_queries", "Scores asked for so far; given labels are not counted.", "scores", COUNT,
+        M("reward_queries", "Scores requested so far; labels from the data are not counted.", "scores", COUNT,
           title="queries"),
-        M("diverged", "1 from the step on at which loss or gradient were no longer finite and the run stopped moving. "
-          "Lab only; a run stops with an error.", "", "0", "1: lower `lr`", check=ever),
+        M("diverged", "1 from the step at which the loss or gradient stopped being finite and the run was frozen. "
+          "Lab only; a single run stops with an error.", "", "0", "1: lower `lr`", check=ever),
     ),
     "Optimisation": (
-        M("loss", "The method's own term, with switch and reduction. Comparable only within one method.", "",
+        M("loss", "The method's own loss, with switch and reduction. Comparable only within one method.", "",
           "falls for supervised and contrastive methods; near 0 and without a trend for policy gradient",
-          "exactly constant (nothing is learnt), or a jump by an order of magnitude", title="loss"),
-        M("loss/kl", "Weighted KL term added to the method's own.", "", "small against the method's own gradient",
+          "exactly constant (nothing is learned), or a jump by an order of magnitude", title="loss"),
+        M("loss/kl", "Weighted KL term added to the method's own.", "", "small compared with the method's own gradient",
           "dominates: the policy cannot move; lower `kl`"),
         M("loss/entropy", "Weighted entropy bonus, below 0.", "", "changes slowly",
           "goes to 0: the policy collapses"),
@@ -100,7 +100,7 @@ TABLE: dict[str, tuple[Metric, ...]] = {
           "coefficient mass",
           "0 for supervised methods and at `negative=0`; about `push/up` for contrastive methods and centred "
           "advantages",
-          "far above `push/up` for long: mass goes to responses that nobody asked for", "push down"),
+          "far above `push/up` for long: mass moves to responses outside the data", "push down"),
     ),
     "What the step was trained on": (
         M("reward",
@@ -109,90 +109,90 @@ TABLE: dict[str, tuple[Metric, ...]] = {
           "rises while `eval/reward` falls: the scorer is being gamed"),
         M("reward_std", "Standard deviation of the scores inside a group (n − 1), mean over groups of two or more.",
           "the reward's unit", "well above 0",
-          "goes to 0: the responses no longer differ, so there is no signal"),
-        M("frac_reward_zero_std", "Share of the groups of two or more whose scores are all equal.", "share",
+          "goes to 0: the responses all score alike, so there is no signal"),
+        M("frac_reward_zero_std", "Share of groups (of two or more) whose scores are all equal.", "share",
           "below 0.3",
-          "above 0.7: most groups teach nothing; take more responses per prompt or a finer reward", check=above(0.7)),
+          "above 0.7: most groups give no signal; use more responses per prompt or a finer reward", check=above(0.7)),
         M("completions/mean_length", "Mean response length of this step, EOS included.", "tokens",
-          "moves only where the reward asks for it",
-          "drifts towards the limit or towards 0 while the reward does not ask for it"),
+          "changes only if the reward depends on it",
+          "drifts towards the limit or towards 0 although the reward does not depend on it"),
         M("on_policy", "Share of this step's groups that the policy wrote.", "share", "the switch's value"),
         M("staleness", "Optimiser steps since the responses of this step were written.", "steps",
-          "below `reuse` × batch/minibatch", "large under a method without a ratio"),
+          "below `reuse` × batch/minibatch", "large for a method without a ratio"),
     ),
     "How far the policy has moved": (
         M("kl",
           "Mean log π/π_ref of the responses of this step. An estimate of KL(π‖π_ref) only when they are on-policy.",
           "nats per response", "grows slowly; may be below 0 on dataset responses",
-          "tens of nats on-policy; strongly falling on dataset responses: likelihood is being lost everywhere"),
+          "tens of nats on-policy; falling fast on dataset responses: the likelihood of all of them drops"),
         M("ratio/max", "Largest per-token π/π_collection of this step.", "ratio", "1 on the first pass, below 10 later",
-          "above 100: a few tokens carry the step; lower `lr` or `reuse`", check=above(100.0)),
+          "above 100: a few tokens dominate the step; lower `lr` or `reuse`", check=above(100.0)),
         M("ratio/p99", "99th percentile of the same.", "ratio", "below 1.5",
           "above 2: the policy is far from the one that wrote the responses", check=above(2.0)),
         M("mismatch/mean",
-          "Mean of π_trainer/π_sampler per token of what the sampler wrote: numerics, temperature and truncation.",
+          "Mean of π_trainer/π_sampler per sampled token: effect of numerics, temperature and truncation.",
           "ratio", "0.99 to 1.01",
           "far from 1: correct with `mismatch_cap`, or sample in the trainer's precision", check=outside(0.9, 1.1)),
         M("mismatch/max", "Largest of them.", "ratio", "below 2",
-          "above 10: single tokens dominate the correction", check=above(10.0)),
+          "above 10: a few tokens dominate the correction", check=above(10.0)),
         M("clip_ratio/region_mean",
-          "Share of tokens that the clip takes out of the gradient (1 ± 0.2 where a method has no clip).", "share",
-          "0 on the first pass, below 0.2 later", "above 0.4: most of the batch no longer gives a gradient",
+          "Share of tokens that the clip removes from the gradient (1 ± 0.2 for methods without a clip).", "share",
+          "0 on the first pass, below 0.2 later", "above 0.4: much of the batch no longer gives a gradient",
           "clipped", above(0.4)),
         M("ess", "Effective sample size (Σw)²/(n Σw²) of sequence-level ratios.", "share", "above 0.5",
           "below 0.1: the collection is stale; lower `reuse` or the batch", "ESS", below(0.1)),
         M("kl/collection",
-          "Estimate of KL(π_collection‖π): how far the policy has moved since the responses were written.",
+          "Estimate of KL(π_collection‖π): how far the policy has moved since the responses were sampled.",
           "nats per response", "below 1", "above 5: the collection is stale; lower `lr` or `reuse`",
           "staleness, nats", above(5.0)),
     ),
     "Pairs": (
         M("logps/chosen", "Mean log π of the preferred responses.", "nats per response",
-          "stays near its start or rises",
+          "stays near its initial value or rises",
           "falls for long together with `logps/rejected`: likelihood displacement"),
         M("logps/rejected", "Mean log π of the other responses.", "nats per response", "falls at `negative=1`"),
         M("rewards/chosen",
-          "β(log π − log π_ref) of the preferred responses: their implicit reward (β = 1 where a method has none).",
+          "β(log π − log π_ref) of the preferred responses: their implicit reward (β = 1 if the method has none).",
           "nats × β", "rises, or falls far less than `rewards/rejected`",
           "falls as fast as `rewards/rejected`: both lose mass", "winner"),
         M("rewards/rejected", "Implicit reward of the other responses.", "nats × β", "falls at `negative=1`",
-          "falls without end while held-out reward does not rise", "loser"),
-        M("rewards/margins", "Implicit reward of the preferred less that of the other.", "nats × β",
+          "keeps falling while held-out reward does not rise", "loser"),
+        M("rewards/margins", "Implicit reward of the preferred response minus that of the other.", "nats × β",
           "0 at the start, then rises", "below 0, or tens of units: the training pairs are memorised", "margin"),
         M("rewards/accuracies", "Share of pairs with a margin above 0; ties count ½.", "share",
           "½ at the start, then rises; held-out about 0.6 to 0.75 on human labels",
-          "1.0 on training pairs while the held-out accuracy stands still"),
-        M("rest/log_ratio", "Mean log (1 − π(w) − π(l)) less the same of π_ref: what is left for all other responses. "
+          "1.0 on training pairs while the held-out accuracy does not rise"),
+        M("rest/log_ratio", "Mean log (1 − π(w) − π(l)) minus the same under π_ref: the mass of all other responses. "
           "Lab only, responses of one token.", "nats", "near 0",
           "rises while `rewards/chosen` falls: mass moves to responses outside the pairs", "all others"),
     ),
     "Evaluation on held-out prompts": (
-        M("eval/reward", "Mean reward that the run is trained on, over the policy's answers to held-out prompts: fresh "
-          "ones, or every next token summed where the arms can be enumerated.", "the reward's unit",
+        M("eval/reward", "Mean training reward of the policy's answers to held-out prompts: sampled, or summed "
+          "exactly if the arms can be enumerated.", "the reward's unit",
           "rises by more than twice its standard error", "falls, or rises less than the training reward",
-          "trained reward"),
-        M("eval/gold", "Mean gold reward of the same: what a learned reward stands for; never trained on. The lab "
-          "always writes it; a run does where `reward.gold` names it.", "the gold reward's unit",
+          "training reward"),
+        M("eval/gold", "Mean gold reward of the same answers: what a learned reward stands for; never trained on. "
+          "The lab always writes it; a run does if `reward.gold` is set.", "the gold reward's unit",
           "rises with `eval/reward`",
           "falls while `eval/reward` rises: over-optimisation; the report names the step", "gold reward"),
         M("eval/length", "Mean length of those responses, EOS included.", "tokens",
-          "moves only where the reward asks for it",
-          "explains the whole gain in reward although the reward is not about length", "tokens"),
-        M("eval/length/*", "Share of those responses with so many tokens. Lab only.", "share"),
+          "changes only if the reward depends on it",
+          "accounts for the whole gain in a reward that should not depend on length", "tokens"),
+        M("eval/length/*", "Share of those responses with that many tokens. Lab only.", "share"),
         M("eval/cut", "Share of those responses that the length limit cut off.", "share", "below 0.2",
           "above 0.2: the reward is measured on unfinished text; raise the limit", "cut", above(0.2)),
-        M("eval/kl_reverse", "KL(π‖π_ref), estimated on responses of the policy by their log-ratio (k1).",
+        M("eval/kl_reverse", "KL(π‖π_ref), estimated from the log-ratio of responses of the policy (k1).",
           "nats per response", "grows slowly; a few nats to a few tens",
-          "grows while `eval/reward` stands still: drift without gain", "KL (π‖ref)"),
-        M("eval/kl_forward", "KL(π_ref‖π), estimated on responses of the reference by their log-ratio (k1).",
-          "nats per response", "grows about as `eval/kl_reverse`",
-          "far above `eval/kl_reverse`: the policy gave up what the reference does (mode seeking)", "KL (ref‖π)"),
+          "grows while `eval/reward` does not: drift without gain", "KL (π‖ref)"),
+        M("eval/kl_forward", "KL(π_ref‖π), estimated from the log-ratio of responses of the reference (k1).",
+          "nats per response", "grows about as fast as `eval/kl_reverse`",
+          "far above `eval/kl_reverse`: the policy dropped modes of the reference (mode seeking)", "KL (ref‖π)"),
         M("eval/kl_reverse_exact", "KL(π‖π_ref), summed over every next token: exact for responses of one token, with "
           "prefixes sampled from the policy for longer ones. Lab only.", "nats per response", "grows slowly",
-          "grows while `eval/gold` stands still: drift without gain", "KL (π‖ref)"),
-        M("eval/kl_forward_exact", "KL(π_ref‖π) in the same way, with prefixes of the reference. Lab only.",
-          "nats per response", "grows about as `eval/kl_reverse_exact`",
-          "far above `eval/kl_reverse_exact`: the policy gave up what the reference does (mode seeking)", "KL (ref‖π)"),
+          "grows while `eval/gold` does not: drift without gain", "KL (π‖ref)"),
+        M("eval/kl_forward_exact", "KL(π_ref‖π), computed in the same way, with prefixes of the reference. Lab only.",
+          "nats per response", "grows about as fast as `eval/kl_reverse_exact`",
+          "far above `eval/kl_reverse_exact`: the policy dropped modes of the reference (mode seeking)", "KL (ref‖π)"),
         M("eval/entropy", "Entropy of the policy, summed over every next token along its responses. Lab only.",
           "nats per response", "falls slowly", "goes to 0: the policy collapses", "entropy"),
         M("eval/mass/*", "Probability of the arms of one region: the reward's peak, the reference's hump at arm 20, "
@@ -200,21 +200,22 @@ TABLE: dict[str, tuple[Metric, ...]] = {
     ),
     "Evaluation on held-out pairs": (
         M("eval/rewards/accuracies",
-          "Share of held-out pairs that the implicit reward orders as the person did; ties count ½.", "share",
+          "Share of held-out pairs that the implicit reward orders as the annotator did; ties count ½.", "share",
           "½ before training by construction, then above it", "below ½, or no better than `eval/accuracy/longer`"),
         M("eval/accuracy/sum_logp", "The same by log π(y|x).", "share", "above ½", "falls during training"),
         M("eval/accuracy/mean_logp", "The same by log π(y|x) per token.", "share", "above ½", "falls during training"),
-        M("eval/accuracy/longer", "The same by picking the longer response: what needs no model.", "share", "near ½",
-          "far above ½: length decides"),
-        M("eval/rewards/margins", "Implicit reward of the preferred less that of the other, on held-out pairs.",
-          "nats × β", "0 before training, then above it",
-          "stands still while `rewards/margins` rises: the training pairs are memorised"),
+        M("eval/accuracy/longer", "The same by picking the longer response: a baseline without a model.", "share",
+          "near ½", "far above ½: length decides the preferences"),
+        M("eval/rewards/margins",
+          "Implicit reward of the preferred response minus that of the other, on held-out pairs.", "nats × β",
+          "0 before training, then above it",
+          "does not rise while `rewards/margins` does: the training pairs are memorised"),
         M("eval/rewards/chosen", "Implicit reward of the preferred responses, on held-out pairs.", "nats × β",
-          "0 before training, then rises or falls little", "falls as fast as `eval/rewards/rejected`"),
+          "0 before training, then rises or falls slightly", "falls as fast as `eval/rewards/rejected`"),
         M("eval/rewards/rejected", "Implicit reward of the other responses, on held-out pairs.", "nats × β",
           "0 before training, then falls"),
         M("eval/pairs", "Held-out pairs that were judged.", "pairs"),
-        M("eval/questions", "Different questions among them; intervals resample questions.", "", "at least 100"),
+        M("eval/questions", "Distinct questions among them; intervals resample questions.", "", "at least 100"),
     ),
 }
 # fmt: on
@@ -222,18 +223,18 @@ METRICS: dict[str, Metric] = {metric.key: metric for rows in TABLE.values() for 
 
 
 def metric(key: str) -> Metric | None:
-    """The row of a key; of `_se` (standard error), `_low` and `_high` (interval) that of the number they belong to."""
+    """The entry of a key; `_se` (standard error), `_low` and `_high` (interval) share the entry of their number."""
     name = re.sub(r"_(se|low|high)$", "", key)
     return METRICS.get(name) or METRICS.get(f"{name.rpartition('/')[0]}/*")
 
 
 def warning(key: str, values: Sequence[float]) -> str | None:
-    """What the values of one metric in a run warn of, in a sentence; None where they are healthy or there are none."""
-    row = metric(key)
-    if row is None or not values:
+    """The warning that the values of one metric in a run give, in a sentence; None if healthy or if there are none."""
+    known = metric(key)
+    if known is None or not values:
         return None
     if not all(map(math.isfinite, values)):
         return f"`{key}` is not finite in {sum(not math.isfinite(x) for x in values)} of {len(values)} values."
-    if row.check is None or not row.check(values):
+    if known.check is None or not known.check(values):
         return None
-    return f"`{key}` is {median(late(values)):.3g} over the last quarter of the run. Red flag: {row.red_flag}."
+    return f"`{key}` is {median(late(values)):.3g} over the last quarter of the run. Red flag: {known.red_flag}."

@@ -1,6 +1,6 @@
-"""What one optimiser step did: the functions that measure the step metrics of `metric_table`.
+"""The functions that measure the step metrics of `metric_table`.
 
-Every number reduces within its own run: of one run it is a scalar, of stacked runs [S].
+Every number is reduced within its own run: a scalar for one run, [S] for stacked runs.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ from prefloop.core.objectives import (
 GROUPS, TOKENS = (-2, -1), (-3, -2, -1)
 Number = int | float | Tensor  # [*S], or one for all runs
 Measure = Callable[[Record, Method], tuple[Number | None, ...] | None]
-MEASURES: dict[tuple[str, ...], Measure] = {}  # keys of the table -> the function that gives their values
+MEASURES: dict[tuple[str, ...], Measure] = {}  # keys of the table -> the function that measures them
 
 
 def measures(*keys: str) -> Callable[[Measure], Measure]:
-    """Declare the keys of a function's values; None, of all or of one, where a step has nothing to measure."""
+    """Declare the keys of a function's values; None, for all or for one, means that there is nothing to measure."""
 
     def register(function: Measure) -> Measure:
         MEASURES[keys] = function
@@ -41,12 +41,12 @@ def measures(*keys: str) -> Callable[[Measure], Measure]:
 
 
 def step_metrics(record: Record, method: Method) -> dict[str, float]:
-    """All numbers of a step of one run (no stacked axis); what is nan is left out."""
+    """All numbers of a step of one run (no stacked axis), without those that are nan."""
     return {k: float(v) for k, v in run_metrics(record, method).items() if not torch.as_tensor(v).isnan().any()}
 
 
 def run_metrics(record: Record, method: Method) -> dict[str, Number]:
-    """All numbers of a step, [*S] each or the same for all runs; nan where a run has nothing to measure."""
+    """All numbers of a step, [*S] each or one for all runs; nan if a run has nothing to measure."""
     out: dict[str, Number] = {}
     for keys, function in MEASURES.items():
         values = function(record, method)
@@ -56,7 +56,7 @@ def run_metrics(record: Record, method: Method) -> dict[str, Number]:
 
 
 def mean(x: Tensor, where: Bool[Tensor, "*B"], over: int | tuple[int, ...]) -> Tensor:
-    """Mean over some axes of what a mask keeps; nan where it keeps nothing."""
+    """Mean over some axes of the entries that a mask selects; nan if it selects none."""
     kind = x.dtype if x.is_floating_point() else torch.get_default_dtype()
     return torch.where(where, x, 0).to(kind).sum(over) / where.sum(over)
 
@@ -114,7 +114,7 @@ def _source(record: Record, method: Method) -> tuple[Number | None, ...] | None:
 
 @measures("reward", "reward_std", "frac_reward_zero_std")
 def _reward(record: Record, method: Method) -> tuple[Number, ...] | None:
-    """Mean score, and how much scores differ inside groups: of one response, nothing can differ."""
+    """Mean score, and the spread of scores within groups of two or more responses."""
     scores, present = record.batch.scores, record.batch.present
     if scores is None:
         return None
@@ -135,7 +135,7 @@ def _kl(record: Record, method: Method) -> tuple[Number, ...] | None:
     return None if b.logp_reference is None else (mean(implicit_reward(record.logp, b), b.present, GROUPS),)
 
 
-QUANTILE_LIMIT = 2**24  # torch sorts no more for a quantile
+QUANTILE_LIMIT = 2**24  # torch.quantile accepts no more elements
 DRIFT = ("ratio/max", "ratio/p99", "ess", "kl/collection")
 
 
@@ -145,10 +145,10 @@ def _drift(record: Record, method: Method) -> tuple[Number, ...] | None:
 
 
 def drift(logp: LogProbs, batch: Batch) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """How far a policy is from the one at collection, in the order of DRIFT.
+    """How far the policy is from the one at collection, in the order of DRIFT.
 
-    The largest token ratio and the 99th percentile (the largest of huge batches, which quantile refuses); the effective
-    sample size (Σw)²/(n Σw²) of sequence ratios, 1 while nothing has moved (Kong 1992); and the estimate of
+    The largest token ratio and its 99th percentile (for batches too large for quantile, the largest); the effective
+    sample size (Σw)²/(n Σw²) of sequence ratios, 1 before any update (Kong 1992); and the estimate of
     KL(π_collection‖π) in nats per response, −mean log w.
     """
     mask, present = batch.mask & batch.present[..., None], batch.present
@@ -171,7 +171,7 @@ def _clip_ratio(record: Record, method: Method) -> tuple[Number, ...] | None:
 
 
 def _clipped(rho: Tensor, record: Record, method: Method) -> Bool[Tensor, "*S P G T"]:
-    """Tokens that PPO's clip takes out of the gradient; of methods without an advantage, those outside the range."""
+    """Tokens that PPO's clip removes from the gradient; for methods without an advantage, those outside the range."""
     low = per_run(method.defaults.get("clip", 0.2), rho)
     high = method.defaults.get("clip_high")
     above, below = rho > 1 + (low if high is None else per_run(high, rho)), rho < 1 - low
@@ -184,7 +184,7 @@ def _clipped(rho: Tensor, record: Record, method: Method) -> Bool[Tensor, "*S P 
 
 @measures("mismatch/mean", "mismatch/max")
 def _mismatch(record: Record, method: Method) -> tuple[Number, ...] | None:
-    """Weight of the trainer's policy against its sampler, of methods that read it."""
+    """Importance weight of the trainer's policy against its sampler, for methods that read it."""
     b = record.used
     if "behaviour" not in method.needs or b.logp_proximal is None or b.logp_behaviour is None:
         return None

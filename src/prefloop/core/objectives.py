@@ -1,8 +1,8 @@
-"""What each method minimises: pure functions of the log-probs and of frozen data.
+"""The objectives that methods minimise: pure functions of the log-probs and of frozen data.
 
 Every objective takes `logp` [*S, P, G, T] (the only tensor with a gradient), the method's `Signal` and the `Batch`,
 and returns *unreduced* losses: per token [*S, P, G, T], per response [*S, P, G] or per pair [*S, P, K]. The one
-reduction and the negative switch live in `methods`. Hyper-parameters are floats or one value per run, [S].
+reduction and the negative switch are in `method`. Hyper-parameters are floats or one value per run, [S].
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ MAX_LOG_RATIO = 20.0  # clamp before exp: e^20 is finite in float32 and so is it
 
 
 def per_run(value: Number, like: Tensor) -> Tensor:
-    """A hyper-parameter, one value or [S], shaped so that it meets the run axis of `like`, in its dtype."""
+    """A hyper-parameter, one value or [S], shaped to broadcast along the run axis of `like`, in its dtype."""
     x = torch.as_tensor(value, dtype=like.dtype, device=like.device)
     return x.reshape(-1, *[1] * (like.ndim - 1)) if x.ndim else x
 
@@ -90,7 +90,7 @@ def nll(logp: LogProbs, signal: Signal, batch: Batch) -> LogProbs:
 
 
 def log_ratio(logp: LogProbs, batch: Batch) -> LogProbs:
-    """log π − log π_old, π_old the policy at collection, or whoever wrote the response where that is not known."""
+    """log π − log π_old; π_old is the policy at collection or, if that is not known, the behaviour policy."""
     old = batch.logp_behaviour if batch.logp_proximal is None else batch.logp_proximal
     if old is None:
         raise MissingNeed("logp_behaviour")
@@ -103,7 +103,7 @@ def ratio(logp: LogProbs, signal: Signal, batch: Batch, level: str) -> tuple[Ten
     if level == "token":
         return d.exp(), _weight(signal, logp)
     if signal.weight is None or signal.weight.ndim == logp.ndim:
-        raise MissingNeed("weight per response, which level='sequence' asks for")
+        raise MissingNeed("weight per response, as level='sequence' requires")
     return d.sum(-1).clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO).exp(), signal.weight
 
 
@@ -140,7 +140,7 @@ def clipped(
 def dpo(logp: LogProbs, signal: Signal, batch: Batch, *, beta: Positive = 0.1, smoothing: Share = 0.0) -> PerPair:
     """−(1−ε) log σ(β h) − ε log σ(−β h), h the margin of log π/π_ref (arXiv:2305.18290, eq. 7).
 
-    `smoothing` ε > 0 is conservative DPO, which allows for flipped labels (Mitchell 2023).
+    `smoothing` ε > 0 is conservative DPO, which accounts for flipped labels (Mitchell 2023).
     """
     h = margin(implicit_reward(logp, batch), signal)
     h, smooth = per_run(beta, h) * h, per_run(smoothing, h)
@@ -220,7 +220,7 @@ def nll_negative(
 ) -> PerPair:
     """−log π(best) + b·log π(other), b = `push`: best-of-N with an explicit negative term (arXiv:2404.14367, §5.2).
 
-    form="log": active only while π(other)/π(best) > `gate`, as published, because log π has no floor.
+    form="log": active only while π(other)/π(best) > `gate`, as published, because log π is unbounded below.
     form="unlikelihood": −b Σ_t log(1 − π_t(other)) (arXiv:1908.04319, eq. 2), bounded and ungated.
     """
     winner, loser = pair(sequence(logp, batch), signal)

@@ -1,4 +1,4 @@
-"""Adam and gradient clipping for stacked runs: every statistic, learning rate and norm is a run's own."""
+"""Adam and gradient clipping for stacked runs: every run has its own statistics, learning rate and norm."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class StackedAdam(torch.optim.Optimizer):
 
 
 def clip_gradients(parameters: Sequence[Tensor], limit: Number, *, stacked: bool = False) -> Float[Tensor, "*S"]:
-    """Scale gradients in place to a global norm of at most `limit`, per run where they are stacked; the norm before."""
+    """Scale gradients in place to a global norm of at most `limit`, per run if stacked; return the norm before."""
     grads = [p.grad for p in parameters if p.grad is not None]
     if not stacked:
         return torch.nn.utils.clip_grad_norm_(list(parameters), float(limit))
@@ -63,7 +63,7 @@ def clip_gradients(parameters: Sequence[Tensor], limit: Number, *, stacked: bool
 
 
 def hold(parameters: Sequence[Tensor], runs: Bool[Tensor, " S"]) -> None:
-    """No gradient for these runs, be it finite or not: together with a learning rate of 0 they stay where they are."""
+    """Set the gradients of these runs to 0, finite or not: with a learning rate of 0 they are frozen."""
     for p in parameters:
         if p.grad is not None:
             p.grad[runs] = 0.0

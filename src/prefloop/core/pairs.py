@@ -1,6 +1,6 @@
 """Which responses of a group are compared: index pairs (winner, loser) [*S, P, K, 2] and their weight [*S, P, K].
 
-Weight 0 means that the pair is a tie or absent; its places are then 0, which is always a legal index.
+Weight 0 means that the pair is a tie or absent; its indices are then 0, which is always valid.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ Pairs = tuple[Int[Tensor, "*S P K 2"], Float[Tensor, "*S P K"]]
 
 
 def _pairs(batch: Batch, first: Tensor, second: Tensor, allowed: Tensor, threshold: Number) -> Pairs:
-    """Orient candidate pairs [*S, P, K] by score and drop those within the threshold."""
+    """Order candidate pairs [*S, P, K] by score and drop those within the threshold."""
     r = batch.returns
     a, b = r.gather(-1, first), r.gather(-1, second)
     gap = (a - b).abs()
@@ -33,7 +33,7 @@ def _pairs(batch: Batch, first: Tensor, second: Tensor, allowed: Tensor, thresho
 def _group_size(batch: Batch) -> int:
     size = batch.mask.shape[-2]
     if size < 2:
-        raise UserError("pairs need at least two responses per prompt, and there is one", fix="responses >= 2")
+        raise UserError("pairs need at least two responses per prompt, but there is only one", fix="responses >= 2")
     return size
 
 
@@ -49,7 +49,7 @@ def best_vs_worst(batch: Batch, *, threshold: Number = 0.0) -> Pairs:
 
 @reads("scores")
 def all_pairs(batch: Batch, *, threshold: Number = 0.0) -> Pairs:
-    """Every pair of a group, K = G(G−1)/2, those within `threshold` left out."""
+    """Every pair of a group, K = G(G−1)/2, except those within `threshold`."""
     i, j = torch.triu_indices(_group_size(batch), _group_size(batch), offset=1, device=batch.mask.device)
     shape = (*batch.mask.shape[:-2], len(i))
     return _pairs(batch, i.expand(shape), j.expand(shape), batch.present[..., i] & batch.present[..., j], threshold)
@@ -57,7 +57,7 @@ def all_pairs(batch: Batch, *, threshold: Number = 0.0) -> Pairs:
 
 @reads("scores")
 def best_vs_rest(batch: Batch) -> Pairs:
-    """The best against each other response, K = G−1, weights summing to 1 per prompt: the mean over the others."""
+    """The best against each of the others, K = G−1, with weights that sum to 1 per prompt."""
     size = _group_size(batch)
     order = batch.returns.masked_fill(~batch.present, -math.inf).argsort(dim=-1, descending=True, stable=True)
     index = torch.stack([order[..., :1].expand(*order.shape[:-1], size - 1), order[..., 1:]], -1)
@@ -70,9 +70,9 @@ def best_vs_rest(batch: Batch) -> Pairs:
 def rejection_pairs(batch: Batch, *, rng: Stream, beta: Positive = 0.5) -> Pairs:
     """Pairs of responses that statistical rejection sampling accepts: RSO (arXiv:2309.06657, algorithm 1).
 
-    Accepting candidates without replacement with probability exp((r − r_max)/β) until K are found is drawing from
-    softmax(r/β) without replacement, which adding Gumbel noise and sorting does at once. Half of the group is
-    accepted, and consecutive accepted responses form K = G//4 (at least one) pairs, labelled by score.
+    Accepting candidates without replacement with probability exp((r − r_max)/β) until K are accepted is equivalent to
+    drawing from softmax(r/β) without replacement, which adding Gumbel noise and sorting does at once. Half of the group
+    is accepted, and consecutive accepted responses form K = G//4 (at least one) pairs, labelled by score.
     """
     size = _group_size(batch)
     r = batch.returns

@@ -1,4 +1,4 @@
-"""What the loop asks of a policy and of a problem; worlds implement these and know nothing else of it."""
+"""The interfaces that the loop requires of a policy, a sampler and a problem; worlds implement these."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Total = Callable[[Tensor], Tensor]  # a number of this process -> its sum over a
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What a policy says of given responses; log-probs are next-token aligned, untempered and 0 off the mask."""
+    """A policy's evaluation of given responses; log-probs are next-token aligned, untempered and 0 off the mask."""
 
     logp: Float[Tensor, "*S P G T"]
     entropy: Float[Tensor, "*S P G T"] | None = None
@@ -29,23 +29,23 @@ def no_op() -> None:
 
 
 def alone(x: Tensor) -> Tensor:
-    """The sum over all processes, where there is one."""
+    """The sum over all processes when there is only one."""
     return x
 
 
 @runtime_checkable
 class Sampler(Protocol):
-    """What writes responses: the policy itself, or an engine that follows its weights."""
+    """Writes responses: the policy itself, or an engine that is synchronised with its weights."""
 
     @property
     def exact_sampler(self) -> bool:
-        """Whether it samples from what the policy's `evaluate` gives: temperature 1, no truncation."""
+        """Whether it samples from the distribution that `evaluate` returns: temperature 1, no truncation."""
 
     def sync(self, version: int) -> None:
-        """Take over the weights that the policy has after `version` optimiser steps; called before every collection."""
+        """Load the policy's weights after `version` optimiser steps; called before every collection."""
 
     def draw(self, prompts: Any, responses: int, rng: Stream, poll: Callable[[], None] = no_op) -> Batch:
-        """Fresh groups with `logp_behaviour` (exact sampler) and `logp_proximal` (untempered); polls at every token."""
+        """New groups with `logp_behaviour` (of the sampler) and `logp_proximal` (untempered); polls at every token."""
 
 
 @runtime_checkable
@@ -56,7 +56,7 @@ class Policy(Protocol):
         """Differentiable log-probs of whole groups."""
 
     def micro_batches(self, batch: Batch) -> list[Int[Tensor, "*S m"]]:
-        """A partition of the prompts that fits into memory, as index sets."""
+        """A partition of the prompts into index sets that fit into memory."""
 
     def parameters(self) -> list[Tensor]: ...
 
@@ -84,7 +84,7 @@ class Problem(Protocol):
         """Prompts number `start` to `start + count` of an endless stream."""
 
     def dataset(self, start: int, count: int, responses: int, rng: Stream) -> Batch:
-        """Groups that no policy of ours wrote, with the scores that came with them."""
+        """Groups from the dataset, with the scores that the dataset has."""
 
     def score(self, batch: Batch) -> Batch:
-        """The batch with scores, all of them by one scorer."""
+        """The batch with scores, all from the same scorer."""

@@ -1,6 +1,6 @@
-"""Which values a hyper-parameter may take, said by its type: `def loss(..., *, beta: Positive = 0.1)`.
+"""The values that a hyper-parameter may take, declared by its type: `def loss(..., *, beta: Positive = 0.1)`.
 
-A type that allows a tensor takes one value per stacked run, [S], as well as one for all; `One…` types take one value.
+A type that includes a tensor takes one value, or one per stacked run, [S]; `One…` types take one value only.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Number = float | Tensor  # one value, or one per stacked run
 
 @dataclass(frozen=True)
 class Range:
-    """Numbers from `low` to `high`, both included unless `above`, which leaves `low` out."""
+    """Numbers from `low` to `high`, both included; `above` excludes `low`."""
 
     words: str
     low: float = -math.inf
@@ -47,7 +47,7 @@ Count = Annotated[int, Range("at least 1", 1.0)]
 
 @dataclass(frozen=True)
 class Kind:
-    """What a type hint says: plain types, choices, and the range of a number."""
+    """The content of a type hint: plain types, choices, and the range of a number."""
 
     types: frozenset[Any] = frozenset()
     choices: tuple[Any, ...] = ()
@@ -55,7 +55,7 @@ class Kind:
 
     @property
     def per_run(self) -> bool:
-        """One value per stacked run is allowed."""
+        """Whether one value per stacked run is allowed."""
         return Tensor in self.types
 
     @property
@@ -65,7 +65,7 @@ class Kind:
 
 @cache
 def kind(hint: Any) -> Kind:
-    """What a type hint says of a value; nothing of hints that are none of ours."""
+    """The kind that a type hint describes; unknown hints allow any value."""
     if get_origin(hint) is Annotated:
         inner = kind(hint.__origin__)
         return Kind(inner.types, inner.choices, next((x for x in hint.__metadata__ if isinstance(x, Range)), None))
@@ -80,17 +80,17 @@ def kind(hint: Any) -> Kind:
 
 @cache
 def hyper_parameters(part: Callable[..., Any]) -> Mapping[str, tuple[Any, Kind]]:
-    """Default and kind of every hyper-parameter of a part: its keyword-only arguments, but for what the loop passes.
+    """Default and kind of every hyper-parameter of a part: its keyword-only arguments except those the loop passes.
 
     Raises:
-        UserError: a type that cannot be resolved.
+        UserError: a type annotation cannot be resolved.
     """
     names = [p for p in inspect.signature(part).parameters.values() if p.kind is p.KEYWORD_ONLY]
     try:
         hints = get_type_hints(part, include_extras=True)
     except NameError as error:
         where = f"{part.__module__}.{part.__qualname__}"
-        raise UserError(f"a type annotation is unknown: {error}", where=where, fix="import it") from error
+        raise UserError(f"unknown type annotation: {error}", where=where, fix="import it") from error
     return {p.name: (p.default, kind(hints.get(p.name, Any))) for p in names if p.name not in ("state", "rng")}
 
 
@@ -98,16 +98,16 @@ def check(name: str, value: Any, wanted: Kind) -> None:
     """Refuse a value that its type does not allow.
 
     Raises:
-        UserError: names the value and what it must be.
+        UserError: names the value and the values that are allowed.
     """
     if value is None and NoneType in wanted.types:
         return
     if wanted.choices and value not in wanted.choices:
         raise UserError(f"`{name}` cannot be {value!r}", fix=nearest(str(value), map(str, wanted.choices)))
     if Callable in wanted.types and not callable(value):
-        raise UserError(f"`{name}` is a function, not {value!r}")
+        raise UserError(f"`{name}` must be a function, not {value!r}")
     if bool in wanted.types and not isinstance(value, bool):
-        raise UserError(f"`{name}` is true or false, not {value!r}")
+        raise UserError(f"`{name}` must be true or false, not {value!r}")
     if wanted.number:
         _check_number(name, value, wanted)
 

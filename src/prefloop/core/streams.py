@@ -14,7 +14,7 @@ STREAMS = ("prompts", "dataset", "sampling", "shuffle", "signal", "evaluation")
 
 
 class Stream:
-    """Random numbers for one purpose: one generator per run, so that stacked equals alone."""
+    """Random numbers for one purpose: one generator per run, so that a stacked run equals a single one."""
 
     def __init__(self, name: str, seeds: Sequence[int], stacked: bool) -> None:
         self.name, self.seeds, self.stacked = name, tuple(seeds), stacked
@@ -29,7 +29,7 @@ class Stream:
         return self._each(lambda g: torch.randn(*shape, generator=g, dtype=dtype))
 
     def epoch(self, n: int, number: int) -> Int[Tensor, "*S n"]:
-        """The order of epoch `number` over n items: a function of the seed alone, so that it needs no state."""
+        """The order of epoch `number` over n items: it depends on the seed only, so it needs no state."""
         each = [torch.Generator().manual_seed(_derive(s, f"{self.name}/{number}")) for s in self.seeds]
         orders = [torch.randperm(n, generator=g) for g in each]
         return torch.stack(orders) if self.stacked else orders[0]

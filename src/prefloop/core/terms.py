@@ -1,4 +1,4 @@
-"""Terms of the loss beside the method's own (KL, entropy, likelihood, value), and the correction for the sampler."""
+"""Additional terms of the loss (KL, entropy, likelihood, value), and the correction for the sampler."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from prefloop.core.objectives import MAX_LOG_RATIO, sequence
 from prefloop.core.protocols import Enumerable, Evaluation, Policy
 
 
-def on(weight: float | Tensor) -> bool:
-    """Whether a switch's weight is above 0; one per stacked run always counts."""
+def is_active(weight: float | Tensor) -> bool:
+    """Whether a term's weight is above 0; a tensor of one weight per stacked run always counts as active."""
     return isinstance(weight, Tensor) or weight > 0
 
 
 def corrected(method: Method, signal: Signal, batch: Batch) -> Signal:
-    """Weights times the truncated importance weight of the policy against its sampler, where the row asks for it."""
+    """Weights times the truncated importance weight of the policy against its sampler, if the method asks for it."""
     if method.mismatch_cap is None or signal.weight is None:
         return signal
     if batch.logp_proximal is None or batch.logp_behaviour is None:
@@ -37,7 +37,7 @@ def corrected(method: Method, signal: Signal, batch: Batch) -> Signal:
     return replace(signal, weight=times(signal.weight), kl_weight=share)
 
 
-def beside(
+def other_terms(
     method: Method,
     seen: Evaluation,
     policy: Policy,
@@ -46,11 +46,11 @@ def beside(
     total: Float[Tensor, "*S"],
     present: Int[Tensor, "*S"],
 ) -> dict[str, Float[Tensor, "*S"]]:
-    """The weighted terms that the switch and the ledger skip: KL, entropy bonus, auxiliary likelihood, value loss."""
+    """The weighted terms that switch and ledger do not cover: KL, entropy bonus, auxiliary likelihood, value loss."""
     terms: dict[str, Tensor] = {}
     if signal.kl_weight is not None:
         terms["kl"] = method.penalty_loss(seen.logp, batch, signal, total)
-    elif on(method.kl) and method.kl_in == "loss":
+    elif is_active(method.kl) and method.kl_in == "loss":
         if method.kl_estimator == "exact":
             assert isinstance(policy, Enumerable)
             per_response = policy.exact_kl(batch)
@@ -70,5 +70,5 @@ def beside(
 
 
 def mean_over(x: Tensor, where: Bool[Tensor, "*S P G"], count: Int[Tensor, "*S"]) -> Float[Tensor, "*S"]:
-    """Sum over the responses in `where`, per run, over a count that micro-batches share."""
+    """Sum over the responses in `where`, per run, divided by a count that micro-batches share."""
     return torch.where(where, x, 0.0).sum((-2, -1)) / count

@@ -1,4 +1,4 @@
-"""Parts that users write in files of their own, named as `module:name`."""
+"""Objects from the user's own files, named as `module:name`."""
 
 from __future__ import annotations
 
@@ -14,35 +14,35 @@ from prefloop.core.files import sha256
 
 
 def module(name: str, *, where: str) -> ModuleType:
-    """A module of the user, from the current directory or installed.
+    """Import a user's module, from the current directory or installed.
 
     Raises:
         UserError: no such module, or importing it raised.
     """
     here = str(Path.cwd())
-    if here not in sys.path:  # for good, as `python -m` does: its functions may import their neighbours later
+    if here not in sys.path:  # permanently, as `python -m` does: its functions may import sibling modules later
         sys.path.insert(0, here)
     importlib.invalidate_caches()
     try:
         return importlib.import_module(name)
-    except Exception as error:  # whatever the user's file raises
+    except Exception as error:  # the user's file may raise anything
         if isinstance(error, ModuleNotFoundError) and error.name and f"{name}.".startswith(f"{error.name}."):
             files = [f.relative_to(here) for pattern in ("*.py", "*/*.py") for f in Path(here).glob(pattern)]
             close = difflib.get_close_matches(name, [".".join(f.with_suffix("").parts) for f in files], n=1, cutoff=0.5)
-            fix = f"did you mean `{close[0]}`?" if close else "put it into the current directory, or install it"
-            raise UserError(f"there is no module `{name}`", where=where, fix=fix) from error
+            fix = f"did you mean `{close[0]}`?" if close else "put it in the current directory, or install it"
+            raise UserError(f"no module named `{name}`", where=where, fix=fix) from error
         raise UserError(f"importing `{name}` raised {raised(error)}", where=where) from error
 
 
 def function(path: str, *, where: str) -> Any:
-    """The function of `module:function`.
+    """Import the function of `module:function`.
 
     Raises:
         UserError: not of that form, or no such module or function; the nearest name is suggested.
     """
     module_name, _, name = path.partition(":")
     if not module_name or not name.isidentifier():
-        raise UserError(f"`{path}` is not of the form module:function", where=where)
+        raise UserError(f"`{path}` must have the form module:function", where=where)
     home = module(module_name, where=f"{where}={path}")
     known = [k for k, v in vars(home).items() if callable(v) and not k.startswith("_")]
     if not callable(getattr(home, name, None)):

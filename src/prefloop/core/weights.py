@@ -1,7 +1,7 @@
-"""How much each response counts: from a scored batch to a weight [*S, P, G], or per token [*S, P, G, T].
+"""How much each response counts: functions from a scored batch to weights [*S, P, G], or per token [*S, P, G, T].
 
-Weights never see a gradient and are computed once per collection. A positive weight pulls a response up, a negative
-one pushes it down. Every statistic reduces within its own run.
+Weights carry no gradient and are computed once per collection. A positive weight pulls a response up, a negative
+one pushes it down. Every statistic is computed within its own run.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ State = Mapping[str, Tensor]  # running moments of the rewards of earlier collec
 
 
 def _mean(x: Tensor, present: Tensor, dims: int) -> Tensor:
-    """Mean over the last `dims` axes of what is present, axes kept."""
+    """Mean of the present entries over the last `dims` axes, axes kept."""
     over = tuple(range(-dims, 0))
     count = present.sum(over, keepdim=True).clamp(min=1)
     return torch.where(present, x, 0.0).sum(over, keepdim=True) / count
@@ -44,7 +44,7 @@ def _only(x: PerResponse, batch: Batch) -> PerResponse:
 
 def _groups(batch: Batch, why: str) -> None:
     if batch.mask.shape[-2] < 2:
-        raise UserError(f"{why} compares responses to one prompt, but each has a single one", fix="responses >= 2")
+        raise UserError(f"{why} compares responses to the same prompt, but each has only one", fix="responses >= 2")
 
 
 # ------------------------------------------------------------------------------------------------------- supervised
@@ -76,7 +76,7 @@ def positive(batch: Batch) -> PerResponse:
 def above(batch: Batch, *, threshold: Number | None = None, quantile: OneShare = 0.75) -> PerResponse:
     """1 on every response whose score is at least the threshold: ReST's filter (arXiv:2308.08998, §3).
 
-    Without a threshold it is the given quantile of the collection's own scores, per run.
+    By default the threshold is the given quantile of the collection's own scores, per run.
     """
     returns = batch.returns
     if threshold is None:
@@ -100,8 +100,8 @@ def exponential(
 ) -> PerResponse:
     """exp((r − b)/β): the weight of π* against π_ref (RWR, Peters & Schaal 2007; AWR, arXiv:1910.00177, eq. 5).
 
-    normalise: "none" leaves the raw weight, at most `cap`; "prompt" and "batch" make the mean weight 1 inside the
-    group or the collection, which also makes a baseline that is constant there vanish.
+    normalise: "none" leaves the raw weight, at most `cap`; "prompt" and "batch" make the mean weight 1 within the
+    group or the collection, which also cancels any baseline that is constant there.
 
     Raises:
         UserError: normalise="prompt" with one response per prompt, where every weight would be 1.
@@ -157,7 +157,7 @@ def advantage(
 ) -> PerResponse:
     """(r − b)/scale: baseline none, batch, running, prompt, leave_one_out or values; scale none, batch or prompt.
 
-    "running" is the mean over all earlier collections (over this one while there is none).
+    "running" is the mean over all earlier collections (over this one for the first collection).
     """
     a = batch.returns - _baseline(batch, baseline, state)
     if scale != "none":
@@ -185,7 +185,7 @@ def group_zscore(batch: Batch, *, eps: OnePositive = 1e-4) -> PerResponse:
 def gae(batch: Batch, *, discount: Share = 1.0, lam: Share = 0.95, whiten: bool = True) -> Float[Tensor, "*S P G T"]:
     """Generalised advantage estimation per token, score on the last token (arXiv:1506.02438, eq. 16).
 
-    `whiten` makes mean 0 and variance 1 over the run's tokens.
+    `whiten` standardises to mean 0 and variance 1 over the run's tokens.
     """
     if batch.values is None or batch.scores is None:
         raise MissingNeed("values" if batch.values is None else "scores")
