@@ -19,16 +19,15 @@ mkdir -p "$HOME"
 
 say() { printf '\n\033[1m== %s\033[0m (%d s)\n' "$*" "$SECONDS"; }
 
-# environment NAME: a bare one. All but the first see the core's packages through a .pth file, which spares
-# installing torch again; the core's environment holds the dependencies of the core and nothing else.
+# environment NAME: a bare one. It sees what the core depends on, and nothing else, through a .pth file: that spares
+# installing torch for each.
 environment() {
   BIN=$WORK/$1/bin
   "$PYTHON" -m venv "$WORK/$1"
-  if [ "$1" != core ]; then
-    echo "$("$WORK/core/bin/python" -c 'import site; print(site.getsitepackages()[0])')" \
-      >"$("$BIN/python" -c 'import site; print(site.getsitepackages()[0])')/core.pth"
-  fi
+  packages "$WORK/needs" >"$(packages "$WORK/$1")/needs.pth"
 }
+
+packages() { "$1/bin/python" -c 'import site; print(site.getsitepackages()[0])'; }
 
 install() { "$BIN/python" -m pip install "${PIP_OPTIONS[@]}" -c "$ROOT/constraints.txt" "$@"; }
 
@@ -36,6 +35,13 @@ install() { "$BIN/python" -m pip install "${PIP_OPTIONS[@]}" -c "$ROOT/constrain
 workplace() { rm -rf "$WORK/run-$1"; mkdir "$WORK/run-$1"; cd "$WORK/run-$1"; }
 
 prefloop() { "$BIN/prefloop" "$@"; }
+
+needs() {
+  say "what the core depends on"
+  "$PYTHON" -m venv "$WORK/needs"
+  BIN=$WORK/needs/bin install "$WHEEL"
+  "$WORK/needs/bin/python" -m pip --quiet --disable-pip-version-check uninstall --yes prefloop
+}
 
 build() {
   say "build: wheel and sdist"
@@ -111,10 +117,10 @@ sdist() {
   "$BIN/python" -m pytest -q -x tests/core tests/data tests/test_architecture.py
 }
 
-build
 JOBS=("$@")
 [ ${#JOBS[@]} -gt 0 ] || JOBS=(core demo peft ray figures sdist)
-[[ " ${JOBS[*]} " == *" core "* ]] || { environment core; install "$WHEEL"; }
+build
+needs
 for job in "${JOBS[@]}"; do
   ("$job")
 done

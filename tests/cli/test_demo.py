@@ -12,7 +12,7 @@ import torch
 
 import tiny
 from prefloop.analysis.compare import difference
-from prefloop.cli import demo_cells, demo_forecast, demo_result
+from prefloop.cli import demo_cells, demo_result
 from prefloop.cli.demo_cells import GRID, LABELS, configs
 from prefloop.cli.main import main
 from prefloop.policies import pretrained
@@ -97,18 +97,6 @@ def test_mistakes_are_named_before_anything_runs(
 ) -> None:
     assert main(["demo", flag, f"--output={tmp_path}"]) == 2
     assert what in capsys.readouterr().err and not list(tmp_path.iterdir())
-
-
-@pytest.mark.usefixtures("tiny_cells")
-def test_the_forecast_adds_up_its_pieces(tmp_path: Path) -> None:
-    draw = demo_forecast.Draw(first=1.0, token=0.0)
-    speed = demo_forecast.Speed(opening=0.0, collection=draw, evaluation=draw, forward=0.25, training=10.0)
-    cells = configs(("online_dpo", "offline_dpo"), seed=0, output=str(tmp_path))
-    # of the tiny cells: two steps, two evaluations (an answer to each prompt, two passes), the answers at temperature 0
-    offline = 2 * 10 + 2 * (1 + 2 * 0.25) + 1
-    assert demo_forecast.seconds(cells["offline_dpo"], speed) == pytest.approx(offline)
-    # one collection: 16 of the 64 responses of a chunk, which the reference reads as it reads 4 held-out answers
-    assert demo_forecast.seconds(cells["online_dpo"], speed) == pytest.approx(offline + 16 / 64 + 0.25 * 16 / 4)
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 from scipy.stats import chisquare
+from torch.profiler import ProfilerActivity, profile
 
 import tiny
 from prefloop.core.batch import Batch
@@ -229,3 +230,18 @@ def test_each_prompt_is_read_once():
 def test_wrong_settings_are_refused(wrong):
     with pytest.raises(UserError, match=next(iter(wrong))):
         Sampling(**wrong)
+
+
+def test_frozen_weights_are_cast_once_and_stay_frozen():
+    def casts(model) -> int:
+        with profile(activities=[ProfilerActivity.CPU]) as seen:
+            samples.append(drawn(model, Sampling(max_new_tokens=9), autocast=True))
+        return sum(event.name == "aten::_to_copy" for event in seen.events())
+
+    samples: list[Samples] = []
+    model = tiny.llama(dtype=torch.float32)
+    trained = casts(model)
+    assert casts(model.requires_grad_(False)) == trained
+    assert not any(p.requires_grad for p in model.parameters())
+    assert torch.equal(samples[0].responses, samples[1].responses)
+    assert torch.equal(samples[0].logp_behaviour, samples[1].logp_behaviour)

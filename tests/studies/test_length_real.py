@@ -27,11 +27,10 @@ from prefloop.runs.folder import read, read_manifest, runs
 from prefloop.runs.interrupt import Interrupted
 from prefloop.studies import length_real, real_model
 from prefloop.studies.length_real import BEST, LESS, METHODS, OFF, ON, RLOO, SUPERVISED, VERSUS
-from prefloop.studies.real_model import Speed, predict, preferences
+from prefloop.studies.real_model import preferences
 from prefloop.studies.study import judge
 
 SMALLEST = real_model.Size(("min", "mode"), seeds=1, steps=2, every=1, batch=4, prompts=4, tokens=8, max_cut=1.0)
-SPEED = Speed(load=3.0, start=1.0, sample=0.1, score=0.2, train=0.5)
 
 
 def study(out: Path, *more: str) -> int:
@@ -187,25 +186,6 @@ def test_preferences_choose_the_cheaper_and_leave_ties_out() -> None:
     assert preferences(drawn, lambda n: n) == [{"prompt": "p", "chosen": "short", "rejected": "long"}]
     assert preferences(drawn, lambda n: -n) == [{"prompt": "p", "chosen": "long", "rejected": "short"}]
     assert real_model.median(drawn) == 4
-
-
-# ---- time ---------------------------------------------------------------------------------------------------------
-
-
-def test_prediction_adds_up_what_every_method_does() -> None:
-    size = real_model.Size(("min",), seeds=1, steps=4, every=3, batch=8, prompts=10)
-
-    def steps(label: str) -> float:
-        return predict(SPEED, size, [METHODS[label]], 0) - predict(SPEED, size, [], 0) - fixed
-
-    fixed = 2.0 + 3.0 + 2 * (2.0 + 4 * 0.2 * 10)  # first evaluation, loading, two evaluations
-    sampled, scored, trained = 1.8, 1.6, 4.0  # a step's eight responses
-    assert steps(ON) == pytest.approx(4 * (sampled + scored + trained))
-    assert steps(OFF) == pytest.approx(4 * (scored + trained))
-    assert steps(SUPERVISED) == pytest.approx(4 * trained / 2)
-    assert steps(BEST) == pytest.approx(4 * (sampled + trained / 4))
-    assert steps(RLOO) == pytest.approx(4 * (sampled + trained))
-    assert predict(SPEED, size, [], 5) == pytest.approx(3.0 + 2.0)
 
 
 # ---- for real -----------------------------------------------------------------------------------------------------

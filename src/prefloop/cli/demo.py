@@ -77,20 +77,18 @@ def run(options: Options) -> int:
 
 
 def _predict(cells: Mapping[str, Config], options: Options, clock: float) -> float | None:
-    """Say how long it will take, in seconds, by a small part of one seed's work; None where everything is finished."""
-    from prefloop.cli.demo_forecast import forecast
+    """Say how long it will take, in seconds, by a small part of its work; None where everything is finished."""
+    from prefloop.runs.forecast import forecast
     from prefloop.runs.grid import finished
 
     done = finished(cells)
-    left = [config for label, config in cells.items() if label not in done]
+    left = {label: config for label, config in cells.items() if label not in done}
     if not left:
         options.say("these runs are finished: their results are reused")
         return None
-    seeds = {config.seed for config in left}
-    one = forecast([config for config in left if config.seed == left[0].seed])
-    total = time.monotonic() - clock + one * len(seeds)
-    options.say(f"about {total / 60:.1f} min in all; --steps N shortens it")
-    return total
+    predicted = forecast(left) + time.monotonic() - clock
+    options.say(f"about {predicted / 60:.1f} min in all; --steps N shortens it")
+    return predicted
 
 
 def _report(folders: dict[str, list[Path]], options: Options, clock: float, predicted: float | None) -> None:

@@ -82,8 +82,6 @@ def _call(verb: str, words: list[str]) -> int:
     from prefloop.runs.flags import read
 
     module = import_module(f"prefloop.cli.{verb.replace(' ', '.')}")
-    if hasattr(module, "main"):  # not converted yet
-        return int(module.main(words))
     try:
         options = read(module.Options, words, f"prefloop {verb}")
     except SystemExit as done:  # after --help

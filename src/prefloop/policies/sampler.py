@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -103,7 +104,7 @@ def sample(
     device, wide = model.device, torch.float64 if model.dtype == torch.float64 else torch.float32
     drawn = _nothing(uniform.shape, wide)
     stop = torch.tensor(eos_ids, device=device)
-    with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=autocast):  # one cast of the weights
+    with torch.no_grad(), _cast_once(model, autocast), torch.autocast(device.type, torch.bfloat16, enabled=autocast):
         for groups, answers in _chunks([len(p) for p in prompts], responses, plan.rows):
             numbers = uniform[groups, answers].to(device)
             chunk = _sample_chunk(network, [prompts[i].to(device) for i in groups], numbers, plan, stop, wide, poll)
@@ -111,6 +112,19 @@ def sample(
                 into[groups, answers] = part.view(numbers.shape).to(into.device)
     length = max(int(drawn.mask.sum(-1).max()), 1) if len(prompts) else 1
     return Samples(*(x[..., :length] for x in _tensors(drawn)))
+
+
+@contextmanager
+def _cast_once(model: Model, autocast: bool) -> Iterator[None]:
+    """Let autocast keep its bfloat16 copies of frozen weights too, which it would make anew for every token."""
+    frozen = [p for p in model.parameters() if autocast and not p.requires_grad and p.is_floating_point()]
+    for p in frozen:
+        p.requires_grad_(True)
+    try:
+        yield
+    finally:
+        for p in frozen:
+            p.requires_grad_(False)
 
 
 def is_cut(batch: Batch, eos_ids: Sequence[int]) -> Bool[Tensor, "P G"]:

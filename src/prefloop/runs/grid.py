@@ -46,7 +46,7 @@ def grid(
     """
     before = _existing(configs)
     folders = _finished(configs, before)
-    for cells in _comparisons({label: c for label, c in configs.items() if label not in folders}):
+    for cells in comparisons({label: c for label, c in configs.items() if label not in folders}):
         with Interrupt(quiet=quiet) as interrupt:
             say = experiment.speaker(quiet)
             start = experiment.prepare(list(cells.values()), poll=interrupt.poll, say=say)
@@ -68,7 +68,7 @@ def _finished(configs: Mapping[str, Config], before: Mapping[str, Sequence[Path]
     return {label: folders[0] for label, folders in ends.items() if folders}
 
 
-def _comparisons(configs: Mapping[str, Config]) -> Iterator[dict[str, Config]]:
+def comparisons(configs: Mapping[str, Config]) -> Iterator[dict[str, Config]]:
     """The configurations that can share a start, in the order of the first of each."""
     left = dict(configs)
     while left:

@@ -23,6 +23,7 @@ from prefloop.report.chart import COUNT, SHARE, Array, Chart, Line, Table
 from prefloop.report.data import load, measured
 from prefloop.runs.config import Config, DataOptions, RewardOptions
 from prefloop.runs.folder import read
+from prefloop.runs.forecast import forecast
 from prefloop.runs.grid import finished, grid
 from prefloop.studies.bench import Bench
 from prefloop.studies.real_model import (
@@ -31,13 +32,10 @@ from prefloop.studies.real_model import (
     Recipe,
     Size,
     draw,
-    groups,
     lines,
     median,
     place,
-    predict,
     preferences,
-    probe,
     stored,
 )
 from prefloop.studies.real_model import config as cell_config
@@ -108,7 +106,7 @@ def run(bench: Bench) -> Outcome:
     data, clock = place(home, bench.size, size), time.monotonic()
     cells = [Cell(p, m, s) for p in size.problems for s in range(size.seeds) for m in METHODS]
     left = _left(cells, size, bench.out, data)
-    predicted = _predict(size, left, data) if left else 0.0
+    predicted = _predict(left, size, bench.out, data) if left else 0.0
     if left and not bench.quiet:
         told = f"about {duration(predicted)} for {len(left)} of {len(cells)} runs, if answers keep their length"
         print(told, flush=True)
@@ -157,11 +155,17 @@ def _left(cells: Sequence[Cell], size: Size, out: Path, data: Path) -> list[Cell
     return [cell for cell in cells if _name(cell, size) not in done]
 
 
-def _predict(size: Size, left: Sequence[Cell], data: Path) -> float:
-    """Seconds from now on, those of the probe among them."""
-    clock, speed = time.monotonic(), probe(size)
-    drawn = 0 if (data / DRAWN).is_file() else groups(size)
-    return time.monotonic() - clock + predict(speed, size, [METHODS[cell.label] for cell in left], drawn)
+def _predict(cells: Sequence[Cell], size: Size, out: Path, data: Path) -> float:
+    """Seconds from now on, those of the measurement among them."""
+    clock = time.monotonic()
+    if (data / DRAWN).is_file():
+        configs = _configs(cells, size, out, data)
+    else:  # the same work on prompts, to which the reference draws its answers
+        reward = _reward("min", 0)
+        configs = {
+            _name(c, size): cell_config(size, METHODS[c.label], DataOptions(), reward, c.seed, out) for c in cells
+        }
+    return forecast(configs) + time.monotonic() - clock
 
 
 def _train(cells: Sequence[Cell], size: Size, out: Path, data: Path, quiet: bool) -> dict[Cell, Path]:

@@ -4,19 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from prefloop.core.files import write
-from prefloop.core.method import Method
-from prefloop.core.methods import method
-from prefloop.core.weights import best_only
 from prefloop.data.instructions import instructions
 from prefloop.runs.config import Config, EvaluationConfig, SaveConfig, TrainingConfig
 from prefloop.runs.offline import collect_offline
@@ -62,10 +57,6 @@ class Recipe:
 
     method: str
     override: Mapping[str, Any] = field(default_factory=dict)
-
-    @property
-    def row(self) -> Method:
-        return method(self.method).override(**self.override)
 
 
 def config(size: Size, recipe: Recipe, data: DataOptions, reward: RewardOptions, seed: int, output: Path) -> Config:
@@ -147,70 +138,3 @@ def _reference(size: Size) -> tuple[OpenModel, TextProblem]:
     sampling = SamplingOptions(max_new_tokens=size.tokens)
     model = open_model(ModelOptions(MODEL), sampling, micro_tokens=MICRO_TOKENS, seed=DRAWING)
     return model, open_data(DataOptions(system=SYSTEM)).problem(model.tokenizer, size.tokens)
-
-
-# ---- time ---------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Speed:
-    """Seconds that this machine takes with the untrained model.
-
-    Args:
-        load: to build the parts of a run.
-        start, sample: to sample at all, and for each response more.
-        score: for the log-probs of a response.
-        train: for its forward and backward pass.
-    """
-
-    load: float
-    start: float
-    sample: float
-    score: float
-    train: float
-
-    def sampling(self, responses: int) -> float:
-        return self.start + self.sample * responses
-
-
-def probe(size: Size) -> Speed:
-    """One collection sampled, scored and trained on, then a small one: the first call is the slow one."""
-    load, (model, problem) = _timed(lambda: _reference(size))
-    few, many = 2, size.batch
-    long, batch = _timed(lambda: collect_offline(problem, model.reference, many // 2, 2, seed=DRAWING))
-    short, _ = _timed(lambda: collect_offline(problem, model.reference, few // 2, 2, seed=DRAWING))
-    with torch.no_grad():
-        score, _ = _timed(lambda: model.reference.evaluate(batch))
-    policy = model.policy()
-    train, _ = _timed(lambda: policy.evaluate(batch).logp.sum().backward())
-    each = max(0.0, long - short) / (many - few)
-    return Speed(load, max(0.0, long - many * each), each, score / many, train / many)
-
-
-def predict(speed: Speed, size: Size, cells: Sequence[Recipe], groups: int) -> float:
-    """Seconds that cells will take, as if responses kept their length: an upper bound where they get shorter.
-
-    Args:
-        cells: that are left to train.
-        groups: pairs of the reference's answers that are left to draw.
-    """
-    evaluations = -(-size.steps // size.every)
-    evaluation = speed.sampling(size.prompts) + 4 * speed.score * size.prompts  # two models on two sets of answers
-    drawing = speed.load + speed.sampling(2 * groups) if groups else 0.0
-    first = size.seeds * len(size.problems) * speed.sampling(size.prompts) if cells else 0.0
-    each = speed.load + evaluations * evaluation
-    return drawing + first + sum(each + size.steps * _step(speed, size.batch, recipe.row) for recipe in cells)
-
-
-def _step(speed: Speed, batch: int, row: Method) -> float:
-    """Seconds of one step: sampling and scoring where the row needs them, training on what its loss reads."""
-    sampled = speed.sampling(batch) if row.on_policy else 0.0
-    scored = speed.score * batch if "reference" in row.needs else 0.0
-    read = batch / row.responses if row.weight is best_only else batch
-    return sampled + scored + speed.train * read
-
-
-def _timed(call: Callable[[], Any]) -> tuple[float, Any]:
-    start = time.monotonic()
-    result = call()
-    return time.monotonic() - start, result

@@ -1,0 +1,102 @@
+"""How long runs on a language model will take: their own work, measured on a small part of it at the real sizes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+import torch
+
+from prefloop.core.method import Method
+from prefloop.core.pairs import best_vs_worst
+from prefloop.core.streams import streams
+from prefloop.core.weights import best_only
+from prefloop.runs.config import Config
+from prefloop.runs.grid import comparisons
+from prefloop.runs.offline import offline_groups
+from prefloop.runs.world import World, method_of, open_world, plan_of
+from prefloop.worlds.text.open_data import open_data
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Speed:
+    """Seconds on this machine, as busy as it is now, with responses as long as the reference's."""
+
+    opening: float  # of model, data and reward
+    collection: float  # to sample one response of a collection
+    evaluation: float  # to sample one answer to each held-out prompt
+    forward: float  # of one response through one model
+    training: float  # of one response, forward and backward
+
+
+def forecast(configs: Mapping[str, Config]) -> float:
+    """Seconds that a grid of runs will take, as if responses kept their length.
+
+    Measured on the first, so that all should have one model and prompts of one kind; that takes a few percent itself.
+    """
+    clock, first = time.monotonic(), next(iter(configs.values()))
+    world = open_world(first, open_data(first.data, seed=first.seed), say=lambda text: None)
+    speed = measure(first, world, opening=time.monotonic() - clock)
+    prompts = 0 if world.data.has_responses else len(world.data.train)
+    starts = [start(list(cells.values()), speed, prompts) for cells in comparisons(configs)]
+    return sum(starts) + sum(seconds(config, speed) for config in configs.values())
+
+
+def measure(config: Config, world: World, *, opening: float) -> Speed:
+    """Sample, read and train once, each on a small part of what a run does."""
+    policy, group = world.model.policy(), max(2, method_of(config).responses)
+    groups = max(1, min(policy.sampling.rows, config.training.batch) // group)
+    train = world.problem.prompts(0, groups, streams(config.seed)["prompts"])
+    held_out = world.problem.render(world.data.held_out[: config.evaluation.prompts])
+    rng = streams(config.seed)["evaluation"]
+    with torch.no_grad():
+        policy.draw(train[:1], 1, rng)  # libraries set themselves up at their first call
+        collection, batch = _timed(lambda: policy.draw(train, group, rng))
+        evaluation, _ = _timed(lambda: policy.draw(held_out, 1, rng))
+        forward, _ = _timed(lambda: policy.evaluate(batch))
+    few = batch[torch.arange(max(1, min(groups, config.training.minibatch // group)))]
+    training, _ = _timed(lambda: policy.evaluate(few).logp.sum().backward())
+    size, part = groups * group, few.responses.shape[0] * group
+    return Speed(opening, collection / size, evaluation, forward / size, training / part)
+
+
+def seconds(config: Config, speed: Speed) -> float:
+    """What one run takes, without what the runs of a comparison share."""
+    method, plan, evaluation = method_of(config), config.training, config.evaluation
+    collections = -(-plan.steps * plan.minibatch // (plan.batch * method.reuse))
+    reading = speed.forward if "reference" in method.needs else 0.0
+    collecting = collections * plan.batch * (method.on_policy * speed.collection + reading)
+    training = plan.steps * plan.minibatch * trained(method) * speed.training
+    evaluations = -(-plan.steps // (evaluation.every or plan.steps))
+    each = evaluation.samples * (speed.evaluation + 2 * speed.forward * evaluation.prompts)
+    return collecting + training + evaluations * each + (speed.evaluation if evaluation.greedy else 0.0)
+
+
+def start(configs: Sequence[Config], speed: Speed, prompts: int) -> float:
+    """What the runs of one comparison share: model, answers before training, offline responses of the reference.
+
+    Args:
+        prompts: training prompts that the reference answers; 0 where the data have responses.
+    """
+    methods = [(method_of(config), plan_of(config, method_of(config))) for config in configs]
+    offline = {(offline_groups(m, plan, prompts), m.responses) for m, plan in methods if m.on_policy < 1}
+    answers = configs[0].evaluation.samples + int(configs[0].evaluation.greedy)
+    sampled = sum(groups * responses for groups, responses in offline)
+    return speed.opening + sampled * speed.collection + answers * speed.evaluation
+
+
+def trained(method: Method) -> float:
+    """Share of the responses that the loss reads."""
+    if method.weight is best_only:
+        return 1 / method.responses
+    return 2 / method.responses if method.pairs is best_vs_worst else 1.0
+
+
+def _timed(work: Callable[[], T]) -> tuple[float, T]:
+    clock = time.monotonic()
+    out = work()
+    return time.monotonic() - clock, out
