@@ -9,10 +9,13 @@ import pytest
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before transformers is imported: no test may reach for the network
 
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 
 settings.register_profile(
     "prefloop", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+settings.register_profile(  # of tools/mutate.py: any failing example will do, no smaller one is sought
+    "mutants", settings.get_profile("prefloop"), phases=[Phase.explicit, Phase.generate]
 )
 settings.load_profile("prefloop")
 

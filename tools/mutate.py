@@ -1,10 +1,10 @@
-"""Mutation test of the pure core: change one operator, constant or comparison at a time and ask whether a test notices.
+"""Mutation test of the core and of what judges its runs: one operator, constant or comparison changes; who notices?
 
 Each mutant lives in a temporary copy of the package; the source tree is never written. A worker process imports torch
 once and forks for every mutant, so a killed mutant costs about a second.
 
     python tools/mutate.py                 # everything, two workers
-    python tools/mutate.py pairs kl        # some modules
+    python tools/mutate.py core/pairs core/kl        # some modules
     python tools/mutate.py --only "pairs.all_pairs"
 
 Exit code 1 if a mutant survives that tools/mutants_reviewed.txt does not prove equivalent, or if an entry there is
@@ -32,12 +32,20 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "src" / "prefloop"
 REVIEWED = ROOT / "tools" / "mutants_reviewed.txt"
-TESTS = {
-    "objectives": ["test_objectives.py", "test_methods.py", "test_laws.py", "test_kl.py"],
-    "weights": ["test_weights.py", "test_methods.py", "test_laws.py"],
-    "pairs": ["test_pairs.py", "test_methods.py", "test_laws.py"],
-    "metrics": ["test_metrics.py"],
-    "kl": ["test_kl.py", "test_laws.py", "test_methods.py"],
+TESTS = {  # module in the package -> files of tests that notice its mutants, those that kill most first
+    "core/objectives": ["core/test_objectives.py", "core/test_methods.py", "core/test_laws.py", "core/test_kl.py"],
+    "core/weights": ["core/test_weights.py", "core/test_methods.py", "core/test_laws.py"],
+    "core/pairs": ["core/test_pairs.py", "core/test_methods.py", "core/test_laws.py"],
+    "core/metrics": ["core/test_metrics.py"],
+    "core/kl": ["core/test_kl.py", "core/test_laws.py", "core/test_methods.py"],
+    "core/streams": ["core/test_streams.py"],
+    "core/batch": ["core/test_batch.py", "core/test_methods.py"],
+    "core/optim": ["core/test_optim.py"],
+    "core/terms": ["core/test_terms.py"],
+    "core/ranges": ["core/test_ranges.py"],
+    "core/fit": ["core/test_fit.py"],
+    "core/files": ["core/test_files.py"],
+    "runs/offline": ["runs/test_offline.py"],
 }
 TIMEOUT = 120  # seconds; a mutant that hangs is noticed
 OPERATORS: dict[type[ast.operator], list[type[ast.operator]]] = {
@@ -69,8 +77,8 @@ NAMES |= {v: k for k, v in NAMES.items()}
 
 @dataclass(frozen=True)
 class Mutant:
-    module: str
-    name: str  # module.function: the changed line
+    module: str  # in the package: `core/kl`
+    name: str  # file.function: the changed line
     source: str
 
 
@@ -129,8 +137,12 @@ def visible(tree: ast.Module) -> Iterator[tuple[int, ast.AST, str]]:
             yield i, node, owner.get(id(node), "<module>")
 
 
+def file(package: Path, module: str) -> Path:
+    return package / f"{module}.py"
+
+
 def mutants(module: str) -> Iterator[Mutant]:
-    tree = ast.parse((PACKAGE / "core" / f"{module}.py").read_text())
+    tree = ast.parse(file(PACKAGE, module).read_text())
     base, seen = ast.unparse(tree), Counter[str]()
     for i, node, function in visible(tree):
         for j in range(len(list(changes(node)))):
@@ -141,7 +153,7 @@ def mutants(module: str) -> Iterator[Mutant]:
             if source == base:
                 continue
             line = next(b for a, b in zip(base.splitlines(), source.splitlines(), strict=True) if a != b).strip()
-            name = f"{module}.{function}: {line}"
+            name = f"{Path(module).name}.{function}: {line}"
             seen[name] += 1
             yield Mutant(module, name + (f" #{seen[name]}" if seen[name] > 1 else ""), source)
 
@@ -175,10 +187,11 @@ def run_tests(folder: Path, module: str) -> int:
         import pytest
 
         options = ["-x", "-q", "--assert=plain", "-p", "no:cacheprovider", "-p", "no:randomly", "-o", "addopts="]
+        options += ["--hypothesis-profile=mutants"]
         options += ["-o", f"pythonpath={folder}", "-m", "not slow", "-k", "not converges"]
         sys.path.insert(0, str(folder))
         for name in TESTS[module]:  # the golden values first: most mutants get no further
-            if (code := int(pytest.main([*options, f"tests/core/{name}"]))) != 0:
+            if (code := int(pytest.main([*options, f"tests/{name}"]))) != 0:
                 os._exit(code)
         os._exit(0)
     _, status = os.waitpid(child, 0)
@@ -193,7 +206,11 @@ def prepare(scratch: str) -> None:
     global FOLDER
     import hypothesis  # noqa: F401
     import jaxtyping  # noqa: F401
+    import pytest  # noqa: F401
+    import scipy.stats  # noqa: F401
     import torch
+    import torch._dynamo  # an optimiser imports it
+    import transformers  # noqa: F401
 
     torch.set_num_threads(1)
     sys.dont_write_bytecode = True  # a stale cache of another mutant must not be read
@@ -203,8 +220,8 @@ def prepare(scratch: str) -> None:
 
 def judge(mutant: Mutant) -> tuple[Mutant, int]:
     """Exit code of the tests: 0 = survived, anything else = killed."""
-    target = FOLDER / "prefloop" / "core" / f"{mutant.module}.py"
-    original = (PACKAGE / "core" / f"{mutant.module}.py").read_text()
+    target = file(FOLDER / "prefloop", mutant.module)
+    original = file(PACKAGE, mutant.module).read_text()
     target.write_text(mutant.source)
     try:
         return mutant, run_tests(FOLDER, mutant.module)
@@ -226,7 +243,7 @@ def reviewed() -> dict[str, str]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description="Mutation test of the pure core.")
+    parser = argparse.ArgumentParser(description="Mutation test of the core and of what judges its runs.")
     parser.add_argument("modules", nargs="*", help=f"of {', '.join(TESTS)}; all of them by default")
     parser.add_argument("--only", default="", help="only mutants whose name contains this")
     parser.add_argument("--jobs", type=int, default=2)
@@ -243,7 +260,7 @@ def main() -> int:
         workers(args.jobs, prepare, (scratch,)) as pool,
     ):
         for module in args.modules:
-            clean = Mutant(module, f"{module}: unchanged", (PACKAGE / "core" / f"{module}.py").read_text())
+            clean = Mutant(module, f"{module}: unchanged", file(PACKAGE, module).read_text())
             if pool.apply(judge, (clean,))[1] != 0:
                 print(f"the tests of {module} fail without any change")
                 return 1

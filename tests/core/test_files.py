@@ -38,6 +38,13 @@ def test_a_file_is_written_with_its_folder_and_the_usual_permissions(tmp_path: P
     assert stat.S_IMODE((tmp_path / "deep" / "a").stat().st_mode) == stat.S_IMODE((tmp_path / "usual").stat().st_mode)
 
 
+def test_folders_above_are_made_all_of_them(tmp_path: Path) -> None:
+    files.write(tmp_path / "a" / "b" / "c", b"")
+    with files.published(tmp_path / "d" / "e" / "f"):
+        pass
+    assert (tmp_path / "a" / "b" / "c").is_file() and (tmp_path / "d" / "e" / "f").is_dir()
+
+
 def test_a_body_that_fails_leaves_the_old_file_and_no_other(tmp_path: Path) -> None:
     files.write(tmp_path / "a", b"old")
     with pytest.raises(KeyError), files.replacing(tmp_path / "a") as temporary:
@@ -71,6 +78,15 @@ def test_only_what_is_not_whole_is_removed(tmp_path: Path) -> None:
     (tmp_path / "whole").touch()
     files.remove_temporary(tmp_path)
     assert [p.name for p in tmp_path.iterdir()] == ["whole"]
+
+
+@pytest.mark.parametrize("folder", [True, False])
+def test_what_another_process_removed_first_is_no_failure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folder: bool
+) -> None:
+    monkeypatch.setattr(Path, "glob", lambda self, pattern: [self / ".tmp-gone"])
+    monkeypatch.setattr(Path, "is_dir", lambda self: folder)
+    files.remove_temporary(tmp_path)
 
 
 def test_sha256_is_that_of_fips_180(tmp_path: Path) -> None:
@@ -117,6 +133,12 @@ def test_a_record_of_a_run_refuses_what_is_not_finite_by_its_place(x: float) -> 
 
 def test_what_json_lacks_can_be_said_in_words() -> None:
     assert files.plain([math.inf, 1.0], lambda x, place: f"{x} at {place}", "v") == ["inf at v[0]", 1.0]
+
+
+def test_json_is_utf8_and_refuses_what_is_still_not_finite() -> None:
+    assert files.to_json({"ü": "−"}, indent=None) == '{"ü": "−"}'
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        files.to_json([math.nan], lambda x, place: x)
 
 
 def test_what_is_no_value_is_refused_by_its_place() -> None:

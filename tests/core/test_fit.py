@@ -92,5 +92,6 @@ def test_a_gradient_that_is_not_finite_is_named_before_it_changes_anything(stack
 
 def test_no_step_changes_nothing() -> None:
     w = torch.ones(1, requires_grad=True)
-    minimise([w], lambda step: [w.sum()], 0, lr=constant(0.1))
+    for rate in (constant(0.1), falling(0.1, 0)):
+        minimise([w], lambda step: [w.sum()], 0, lr=rate)
     assert torch.equal(w, torch.ones(1))

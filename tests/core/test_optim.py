@@ -80,7 +80,17 @@ def test_norms_are_clipped_run_by_run() -> None:
         assert torch.allclose(norm[run], want, atol=1e-12)
         for a, b in zip(params, alone, strict=True):
             assert a.grad is not None and b.grad is not None
-            assert torch.allclose(a.grad[run], b.grad[0], atol=1e-12)
+            assert torch.allclose(a.grad[run], b.grad[0], atol=1e-12, rtol=0)
+
+
+def test_runs_are_clipped_together_unless_they_are_stacked() -> None:
+    own, theirs = leaves(3), leaves(3)
+    for p in (*own, *theirs):
+        p.grad = p.detach().clone()
+    norm, want = clip_gradients(own, 0.5), torch.nn.utils.clip_grad_norm_(theirs, 0.5)
+    assert norm.shape == () and torch.equal(norm, want)
+    for a, b in zip(own, theirs, strict=True):
+        assert torch.equal(a.grad, b.grad)  # type: ignore[arg-type]
 
 
 def test_a_held_run_does_not_move_whatever_its_gradient_was() -> None:
@@ -90,6 +100,7 @@ def test_a_held_run_does_not_move_whatever_its_gradient_was() -> None:
         p.grad = torch.full_like(p, torch.nan)
         p.grad[1:] = 1.0
     hold(params, torch.tensor([True, False, False]))
+    assert all((p.grad[0] == 0).all() and (p.grad[1:] == 1).all() for p in params if p.grad is not None)
     StackedAdam(params, lr=torch.tensor([0.0, 0.1, 0.1], dtype=F64)).step()
     for p, old in zip(params, before, strict=True):
         assert torch.equal(p[0], old[0]) and not torch.equal(p[1], old[1])

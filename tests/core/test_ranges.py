@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import FrozenInstanceError
 from typing import Any, Literal
 
 import pytest
@@ -29,7 +30,7 @@ CASES: list[tuple[Any, list[Any], list[Any]]] = [  # type, values in range, valu
     (Positive, [1e-9, 3, 0.5, SEVERAL], [0.0, -1, SEVERAL - 0.5, "1", None, True, float("nan"), float("inf")]),
     (NotNegative, [0, 0.0, SEVERAL - 0.5], [-1e-9, SEVERAL - 0.6, -torch.ones(2)]),
     (Share, [0.0, 1, 1.0, SEVERAL], [-0.1, 1.1, SEVERAL * 2, torch.tensor([-0.1, 0.5])]),
-    (Number, [-3.0, 0, 7.5, -SEVERAL], [float("-inf"), "x", None]),
+    (Number, [-3.0, 0, 7.5, -SEVERAL], [float("-inf"), "x", None, SEVERAL / torch.tensor([0.0, 1.0])]),
     (OnePositive, [0.1, 2], [0.0, SEVERAL]),
     (OneNotNegative, [0.0], [-1.0, SEVERAL]),
     (OneShare, [0, 1.0], [1.5, SEVERAL]),
@@ -52,6 +53,12 @@ def test_what_a_type_allows(hint: Any, good: list[Any], bad: list[Any]) -> None:
     for value in bad:
         with pytest.raises(UserError, match="`x`"):
             check("x", value, kind(hint))
+
+
+def test_what_a_type_says_is_shared_and_cannot_be_changed() -> None:
+    assert kind(Positive) is kind(Positive)
+    with pytest.raises(FrozenInstanceError):
+        kind(Positive).range = None  # type: ignore[misc]
 
 
 def test_only_types_that_allow_a_tensor_are_per_run() -> None:

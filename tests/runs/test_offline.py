@@ -1,13 +1,20 @@
-"""How many offline groups a run needs, against a direct count of what its loop asks for."""
+"""How many offline groups a run needs, against a direct count of what its loop asks for, and what they hold."""
 
 from __future__ import annotations
 
+import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+import tiny
 from prefloop.core.loop import Plan
 from prefloop.core.methods import METHODS
-from prefloop.runs.offline import offline_groups
+from prefloop.core.streams import streams
+from prefloop.data.records import Group, Message
+from prefloop.policies.causal_lm import CausalLM
+from prefloop.policies.sampler import Sampling
+from prefloop.runs.offline import collect_offline, offline_groups
+from prefloop.worlds.text.problem import TextProblem
 
 
 @given(
@@ -35,3 +42,17 @@ def test_as_many_offline_groups_as_the_loop_asks_for(
         if step % (reuse * minibatches) == 0:
             asked += sum(1 for group in range(per_collection) if group >= fresh)
     assert offline_groups(method, plan, prompts) == min(asked, prompts)
+
+
+def test_the_collection_is_the_references_scored_responses_to_the_first_prompts() -> None:
+    train = [Group((Message("user", word),), (), None, word, row) for row, word in enumerate("abc")]
+    tokenizer, polled = tiny.tokenizer(), []
+    reference = CausalLM(tiny.llama(), tokenizer, sampling=Sampling(max_new_tokens=4), frozen=True)
+    problem = TextProblem(train, tokenizer, scorer=lambda batch: batch.lengths.double())
+    got = collect_offline(problem, reference, 2, 3, seed=5, poll=lambda: polled.append(1))
+    prompts = problem.prompts(0, 3, streams(5)["prompts"])[:2]
+    assert [p.tolist() for p in got.prompts] == [p.tolist() for p in prompts]
+    drawn = reference.draw(prompts, 3, streams(5)["dataset"])
+    assert torch.equal(got.responses, drawn.responses) and torch.equal(got.mask, drawn.mask)
+    assert got.scores is not None and torch.equal(got.scores, drawn.lengths.double())
+    assert got.logp_behaviour is None and got.logp_proximal is None and polled

@@ -51,7 +51,7 @@ def minimise(
     Raises:
         DataError: a gradient is not finite.
     """
-    optimizer = StackedAdam(parameters, lr=lr(0))
+    optimizer = StackedAdam(parameters, lr=0.0)  # every step sets its own
     for step in range(steps):
         optimizer.zero_grad()
         total = 0.0

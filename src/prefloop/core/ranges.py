@@ -25,7 +25,7 @@ class Range:
     """Numbers from `low` to `high`, both included; `above` excludes `low`."""
 
     words: str
-    low: float = -math.inf
+    low: float
     high: float = math.inf
     above: bool = False
 
