@@ -121,9 +121,10 @@ def test_no_difference_at_all_is_known_to_be_none() -> None:
 
 
 def test_in_words() -> None:
-    assert str(ends(0.25, 0.75)) == "+0.5 (95 % interval +0.25 to +0.75, 9 prompts): better"
-    assert str(ends(-0.75, 0.25)) == "−0.25 (95 % interval −0.75 to +0.25, 9 prompts): not significantly different"
-    assert str(difference([0.5], unit="seed")) == "+0.5 (no interval, 1 seed): not significantly different"
+    assert str(ends(0.25, 0.75)) == "+0.50 (95 % interval +0.25 to +0.75, 9 prompts): better"
+    assert str(ends(-0.71, 0.24)) == "−0.23 (95 % interval −0.71 to +0.24, 9 prompts): not significantly different"
+    assert str(ends(0.001, 1.2)) == "+0.600 (95 % interval +0.001 to +1.200, 9 prompts): better"  # not from 0
+    assert str(difference([0.5], unit="seed")) == "+0.500 (no interval, 1 seed): not significantly different"
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.stats import t as student
 
+from prefloop.analysis.numbers import decimals, fixed
 from prefloop.analysis.statistics import Clusters, mean_se
 
 Verdict = Literal["better", "worse", "not significantly different"]
@@ -61,9 +62,12 @@ class Difference:
         return "better" if (self.value > 0) is self.higher_is_better else "worse"
 
     def __str__(self) -> str:
-        known = not math.isnan(self.low)
-        ends = f"{100 * self.level:g} % interval {self.low:+.3g} to {self.high:+.3g}" if known else "no interval"
-        return f"{self.value:+.3g} ({ends}, {self.n} {self.unit}): {self.verdict}".replace("-", "−")
+        if math.isnan(self.low):
+            return f"{fixed(self.value, 3, sign=True)} (no interval, {self.n} {self.unit}): {self.verdict}"
+        places = decimals(self.low, self.high)
+        value, low, high = (fixed(x, places, sign=True) for x in (self.value, self.low, self.high))
+        ends = f"{100 * self.level:g} % interval {low} to {high}"
+        return f"{value} ({ends}, {self.n} {self.unit}): {self.verdict}"
 
 
 def paired(

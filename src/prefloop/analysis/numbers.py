@@ -67,13 +67,19 @@ def interval(value: Real, low: Real, high: Real, *, places: int = 3, sign: bool 
     return f"{fixed(value, places, sign=sign)} [{ends}]"
 
 
-def against(value: Real, low: Real, high: Real, threshold: Real) -> str:
-    """An effect beside its threshold: two digits of the interval's width, more where rounding would hide a verdict."""
+def decimals(low: Real, high: Real, threshold: Real = 0.0) -> int:
+    """Decimals for two digits of an interval's width, more where rounding would move an end over the threshold."""
     digits = 3 if high == low else min(4, max(0, 1 - math.floor(math.log10(high - low))))
     while digits < DECIMALS and any(
         _side(round(end, digits), threshold) != _side(end, threshold) for end in (low, high)
     ):
         digits += 1
+    return digits
+
+
+def against(value: Real, low: Real, high: Real, threshold: Real) -> str:
+    """An effect beside its threshold, to the decimals that its interval is worth."""
+    digits = decimals(low, high, threshold)
     sign = threshold <= 0  # a share, or another quantity that no zero divides, needs none
     if 0 < max(abs(value), abs(low), abs(high)) < TINY:
         texts = [minus(f"{x:+.1e}" if sign else f"{x:.1e}") if x else "0" for x in (value, low, high)]
