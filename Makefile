@@ -7,6 +7,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+PYTEST := $(BIN)/python -m pytest -q -n auto --maxprocesses 4 --dist loadfile
 SETTINGS := Makefile pyproject.toml constraints.txt
 
 export TOKENIZERS_PARALLELISM ?= false
@@ -19,9 +20,10 @@ help:
 demo: .venv/.demo
 	$(BIN)/prefloop demo
 
-test test-all: export OMP_NUM_THREADS ?= 2
+# files in parallel, one thread each: tiny models gain nothing from more
+test test-all: export OMP_NUM_THREADS ?= 1
 test: .venv/.test
-	$(BIN)/python -m pytest -q
+	$(PYTEST)
 
 lint: .venv/.test
 	$(BIN)/ruff check
@@ -36,7 +38,7 @@ docs: .venv/.docs
 
 # the slow tests, agreement with TRL and the mutation pass as well
 test-all: lint types .venv/.bench
-	$(BIN)/python -m pytest -q -m "slow or not slow"
+	$(PYTEST) -m "slow or not slow"
 	$(BIN)/python tools/mutate.py
 
 # the paper's questions anew: seventy minutes on two cores; docs/studies and docs/findings.md
