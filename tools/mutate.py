@@ -45,6 +45,7 @@ TESTS = {  # module in the package -> files of tests that notice its mutants, th
     "core/ranges": ["core/test_ranges.py"],
     "core/fit": ["core/test_fit.py"],
     "core/files": ["core/test_files.py"],
+    "analysis/compare": ["analysis/test_compare.py"],
     "runs/offline": ["runs/test_offline.py"],
 }
 TIMEOUT = 120  # seconds; a mutant that hangs is noticed

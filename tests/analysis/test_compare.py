@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import FrozenInstanceError
 
 import numpy as np
 import pytest
@@ -112,6 +113,23 @@ def test_equal_differences_are_judged_by_their_signs(n: int) -> None:
         assert (seen.low, seen.high) == pytest.approx((0.1, 0.1)) and seen.verdict == "better"
     assert difference([-0.1] * n, unit="seeds").verdict == ("worse" if n > 5 else "not significantly different")
     assert difference([0.1] * n, unit="seeds", level=0.5).is_significant is (n > 2)
+
+
+@pytest.mark.parametrize(("spread", "known"), [(0.8, False), (1.0, False), (1.5, True)])
+def test_a_spread_that_is_rounding_is_none(spread: float, known: bool) -> None:
+    """Two numbers that are 2 s apart have the standard error s; up to 1e-12 of their size it is no spread."""
+    seen = difference([1e12, 1e12 - 2 * spread], unit="seeds")
+    assert math.isnan(seen.low) is not known
+
+
+def test_a_difference_cannot_be_changed() -> None:
+    with pytest.raises(FrozenInstanceError):
+        ends(0.1, 0.3).value = 9.0  # type: ignore[misc]
+
+
+def test_more_is_better_unless_it_is_a_cost() -> None:
+    assert Difference(0.2, 0.1, 0.3, 0.95, 9, "prompts").verdict == "better"
+    assert difference([0.1] * 6, unit="seeds").higher_is_better is True
 
 
 def test_no_difference_at_all_is_known_to_be_none() -> None:

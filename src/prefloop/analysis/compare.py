@@ -21,7 +21,7 @@ from prefloop.analysis.statistics import Clusters, mean_se
 
 Verdict = Literal["better", "worse", "not significantly different"]
 LEVEL = 0.95
-ROUNDING = 1e-12  # of the largest difference: a spread below it is none
+ROUNDING = 1e-12  # of the largest difference: a spread up to it is none
 RULE = (
     "a difference is called better or worse if the 95 % interval of the mean paired difference (Student's t, over"
     " prompts or seeds) excludes 0"
