@@ -180,10 +180,10 @@ def test_wrong_columns_name_what_was_found_and_what_to_do(tmp_path: Path, row: A
         ({**PAIR, "prompt": " \n"}, "`prompt` is empty"),
         ({**PAIR, "rejected": ""}, "`rejected` is empty"),
         ({**PAIR, "chosen": 3}, "`chosen` is a int"),
-        ({**PAIR, "chosen": [said("a"), said("b")]}, "one message of the assistant"),
-        ({**PAIR, "prompt": TURNS[:2]}, "must end with a user's message"),
-        ({**PAIR, "prompt": [said("q", "human")]}, "the role `human`"),
-        ({"prompt": "q", "chosen": "a"}, "no `rejected`; found: prompt, chosen"),
+        ({**PAIR, "chosen": [said("a"), said("b")]}, "one assistant message"),
+        ({**PAIR, "prompt": TURNS[:2]}, "must end with a user message"),
+        ({**PAIR, "prompt": [said("q", "human")]}, "unknown role `human`"),
+        ({"prompt": "q", "chosen": "a"}, "no `rejected`; the columns are prompt, chosen"),
         ({**PAIR, "chosen": None}, "no `chosen`"),
         ([1, 2], "a list, not an object"),
     ],
@@ -203,12 +203,12 @@ def test_a_bad_row_is_named(tmp_path: Path, bad: Any, what: str) -> None:
         (
             {"prompt": "q", "completion": "a", "label": 1},
             {"prompt": "q", "completion": "a", "label": 2},
-            "`label` is 2",
+            "`label` 2",
         ),
         (
             {"prompt": "q", "completion": "a", "label": 1},
             {"prompt": "q", "completion": "a", "label": "yes"},
-            "`label` is 'yes'",
+            "`label` 'yes'",
         ),
         (
             {"prompt": "q", "responses": ["a"], "scores": [1]},
@@ -218,17 +218,17 @@ def test_a_bad_row_is_named(tmp_path: Path, bad: Any, what: str) -> None:
         (
             {"prompt": "q", "responses": ["a"], "scores": [1]},
             {"prompt": "q", "responses": ["a"], "scores": [float("nan")]},
-            "no finite number",
+            "not a finite number",
         ),
         (
             {"chosen": [*TURNS, said("a")], "rejected": [*TURNS, said("b")]},
             {"chosen": [*TURNS, said("a")], "rejected": [TURNS[0], said("b")]},
-            "1 messages are common, 3 and 1 messages are left",
+            "1 messages are common, 3 and 1 messages follow",
         ),
         (
             {"chosen": "\n\nHuman: q\n\nAssistant: a", "rejected": "\n\nHuman: q\n\nAssistant: b"},
             {"chosen": "plain a", "rejected": "plain b"},
-            "no prompt can be found",
+            "its prompt is unknown",
         ),
     ],
 )
@@ -242,7 +242,7 @@ def test_line_numbers_count_blank_lines_and_broken_json(tmp_path: Path) -> None:
     path.write_text(f'\n{json.dumps(PAIR)}\n{{"prompt": \n\n{json.dumps(PAIR)}\n')
     found = load_usable(path)
     assert [g.row for g in found.groups] == [2, 5]
-    assert [f.row for f in found.faults] == [3] and "no valid JSON" in found.faults[0].what
+    assert [f.row for f in found.faults] == [3] and "invalid JSON" in found.faults[0].what
 
 
 def test_many_bad_rows_are_counted_and_the_first_shown(tmp_path: Path) -> None:
@@ -263,13 +263,13 @@ def test_a_file_without_any_usable_row_is_an_error_even_when_bad_rows_are_left_o
         ("missing.jsonl", None, "does not exist"),
         ("empty.jsonl", b"\n\n", "is empty"),
         ("empty.json", b"", "is empty"),
-        ("table.csv", b"a,b", "kind of the data file is unknown"),
+        ("table.csv", b"a,b", "unsupported file extension"),
         ("cut.jsonl.gz", gzip.compress(b"{}" * 99)[:-9], "cannot be read"),
         ("plain.jsonl.gz", b"{}", "cannot be read"),
         ("latin.jsonl", '{"prompt": "é"}'.encode("latin-1"), "not UTF-8"),
-        ("lines.json", b'{"prompt": "a"}\n{"prompt": "b"}', "no valid JSON"),
-        ("object.json", b'{"prompt": "a"}', "one dict"),
-        ("bad.parquet", b"PAR1", "no readable Parquet"),
+        ("lines.json", b'{"prompt": "a"}\n{"prompt": "b"}', "not valid JSON"),
+        ("object.json", b'{"prompt": "a"}', "contains a dict"),
+        ("bad.parquet", b"PAR1", "not readable Parquet"),
         ("garbage.jsonl", b"hello\nthere", "2 of 2 rows"),
     ],
 )

@@ -210,7 +210,7 @@ def test_the_mean_score_over_the_training_pairs_stays_0() -> None:
 def test_a_tokenizer_without_an_eos_is_refused() -> None:
     tokenizer = tiny.tokenizer()
     tokenizer.eos_token = None
-    with pytest.raises(DataError, match="names no end-of-sequence token"):
+    with pytest.raises(DataError, match="defines no end-of-sequence token"):
         fit_model(tiny.llama(dtype=torch.float32), tokenizer, prefer_yes())
 
 
@@ -238,7 +238,7 @@ def test_saving_and_loading(tmp_path: Path) -> None:
     assert torch.equal(loaded.score_batch(as_batch(groups)), model.score_batch(as_batch(groups)))
     assert torch.equal(loaded.compare(groups).margin, model.compare(groups).margin)
     assert loaded.facts == {"held_out_accuracy": 0.75}
-    with pytest.raises(UserError, match="exists already"):
+    with pytest.raises(UserError, match="already exists"):
         saved.save(model, tmp_path / "rm")
     with pytest.raises(UserError, match="does not exist"):
         saved.load(tmp_path / "rn")
@@ -248,8 +248,8 @@ def test_saving_and_loading(tmp_path: Path) -> None:
     ("change", "what"),
     [
         (lambda w: w.pop("head.weight"), "has no head: head.weight is missing"),
-        (lambda w: w.pop("backbone.norm.weight"), "not those of the reward"),
-        (lambda w: w.update({"head.weight": w["head.weight"][:, :-1].clone()}), "not those of the reward"),
+        (lambda w: w.pop("backbone.norm.weight"), "do not match the reward"),
+        (lambda w: w.update({"head.weight": w["head.weight"][:, :-1].clone()}), "do not match the reward"),
     ],
 )
 def test_loading_refuses_what_is_incomplete(tmp_path: Path, change: Any, what: str) -> None:

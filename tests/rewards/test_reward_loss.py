@@ -90,7 +90,7 @@ def test_ties_and_ratings_become_pairs() -> None:
     flip, lead = judged(whole.gap, PairLoss(label_smoothing=0.1, rating_margin=0.25))
     torch.testing.assert_close(flip, torch.tensor([0.1, 0.5, 0.1]))
     torch.testing.assert_close(lead, torch.tensor([0.5, 0.0, 0.5]))
-    with pytest.raises(DataError, match="there is no preference"):
+    with pytest.raises(DataError, match="no preferences"):
         preferences([replace(group, scores=(1.0, 1.0, 1.0))], [(0, 1, 2)], "half")
 
 

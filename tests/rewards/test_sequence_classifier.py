@@ -199,16 +199,16 @@ def endless(folder: Path) -> None:
 
 
 REFUSED: dict[str, tuple[Callable[[Path], Any], str]] = {
-    "causal": (causal_only, "this is no reward model: its configuration names LlamaForCausalLM"),
-    "labels": (lambda folder: external(folder, labels=2), "the model has 2 labels; a reward model has one"),
+    "causal": (causal_only, "not a reward model: its architecture is LlamaForCausalLM"),
+    "labels": (lambda folder: external(folder, labels=2), "the model has 2 labels; a reward model must have one"),
     "headless": (headless, "lacks its head: score.weight would be newly initialised"),
     "holed": (holed, "lacks its weight: model.norm.weight would be newly initialised"),
     "pickled": (pickled, "has no safetensors weights"),
     "foreign code": (foreign_code, "cannot be read"),
     "encoder": (encoder, "BertForSequenceClassification does not score by one linear layer on the last token"),
     "template": (no_template, "no chat template"),
-    "changed": (lambda folder: external(folder, tiny.TEMPLATE.replace(" : ", " ")), "does not render an answered"),
-    "endless": (endless, "names no end-of-sequence token"),
+    "changed": (lambda folder: external(folder, tiny.TEMPLATE.replace(" : ", " ")), "does not render a conversation"),
+    "endless": (endless, "defines no end-of-sequence token"),
     "empty": (lambda folder: folder.mkdir(exist_ok=True), "cannot be read"),
 }
 
@@ -224,7 +224,7 @@ def test_what_cannot_be_a_reward_model_is_refused(case: str, tmp_path: Path) -> 
 
 def test_incomplete_facts_are_refused(folder: Path) -> None:
     (folder / "reward.json").write_text('{"pooling": "last"}')
-    with pytest.raises(DataError, match="facts of the reward model are not complete"):
+    with pytest.raises(DataError, match="facts of the reward model are incomplete"):
         saved.load(folder)
 
 
@@ -281,7 +281,7 @@ def test_an_ensemble_is_the_mean_or_the_lowest_of_its_members() -> None:
 def test_members_of_other_vocabularies_and_none_at_all_are_refused() -> None:
     model, tokenizer = frozen(), tiny.tokenizer()
     tokenizer.add_tokens(["more"])
-    with pytest.raises(UserError, match="reward model 2 of the ensemble has another vocabulary"):
+    with pytest.raises(UserError, match="reward model 2 of the ensemble has a different vocabulary"):
         Ensemble((model, replace(model, tokenizer=tokenizer)))
     with pytest.raises(UserError, match="at least one"):
         Ensemble(())

@@ -239,7 +239,7 @@ def test_hyper_parameters_of_the_wrapped_row_are_found_by_name() -> None:
 
 
 def test_defects_that_could_do_nothing_are_refused() -> None:
-    with pytest.raises(UserError, match="without a KL"):
+    with pytest.raises(UserError, match="needs kl above 0"):
         install("k1_loss", parts(PPO.override(kl=0.0)), SEEDS)
     with pytest.raises(UserError, match="policy gradient"):
         install("k1_loss", parts(METHODS["online_dpo"].override(kl=0.1, kl_in="loss")), SEEDS)

@@ -87,7 +87,7 @@ def test_a_reward_alone_scores_what_the_reference_writes(model: Path, pairs: Pat
     learned = reward("bradley_terry")
     assert "accuracy" in learned.note and learned.scorer(batch).shape == batch.mask.shape[:2]  # type: ignore[attr-defined]
     assert reward("labels").scorer is None  # type: ignore[attr-defined]
-    with pytest.raises(UserError, match="labels leave no responses"):
+    with pytest.raises(UserError, match="no fresh responses to measure gold on"):
         reward("labels", gold="length_min")
 
 

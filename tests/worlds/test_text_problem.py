@@ -219,7 +219,7 @@ def test_square_collections_lose_no_prompts() -> None:
 
 
 def test_a_collection_of_smaller_groups_is_refused() -> None:
-    with pytest.raises(UserError, match="4 responses, the method takes 5"):
+    with pytest.raises(UserError, match="4 responses, but the method needs 5"):
         problem([group("a")], offline=collection(3, 4)).dataset(0, 1, 5, rng())
 
 

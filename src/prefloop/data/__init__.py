@@ -1,1 +1,1 @@
-"""Files of preferences, labels and prompts: formats, checks, built-in instructions. Nothing here imports torch."""
+"""Files of preferences, labels and prompts: formats, checks, built-in instructions. Imports no torch."""

@@ -1,4 +1,4 @@
-"""What there is to know of a set of preferences before anything is trained on it."""
+"""Statistics and checks of a preference dataset before training."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from prefloop.data.records import Group
 
 @dataclass(frozen=True)
 class Lengths:
-    """Characters of a set of texts."""
+    """Lengths of a set of texts in characters."""
 
     min: int
     median: float
@@ -25,18 +25,18 @@ class Report:
     """Counts and shares of a set of groups; a preference is an ordered pair of responses with different scores."""
 
     groups: int
-    keys: int  # questions: what a split goes by
+    keys: int  # distinct split keys (questions)
     prompts: int  # distinct
     responses: int
     group_sizes: dict[int, int]  # responses -> groups
     prompt_length: Lengths
     response_length: Lengths | None
     preferences: int
-    longer_wins: float | None  # share of the preferences, equal lengths count ½
+    longer_wins: float | None  # share of preferences in which the longer response is preferred; equal lengths count ½
     positive_labels: float | None  # share of single responses with a score above 0
-    ties: int  # groups of two and more whose scores are all equal
+    ties: int  # groups of two or more whose scores are all equal
     duplicates: int  # groups that repeat an earlier one: same prompt and responses in any order, same scores
-    contradictions: int  # preferences that another row states the other way round
+    contradictions: int  # preferences that another row contradicts
 
 
 def check(groups: Sequence[Group]) -> Report:
@@ -82,7 +82,7 @@ def _identity(group: Group) -> object:
 
 
 def _contradictions(preferences: Sequence[tuple[object, str, str]]) -> int:
-    """Distinct unordered pairs that are stated both ways."""
+    """Distinct unordered pairs that occur with both preferences."""
     stated = set(preferences)
     return sum((prompt, loser, winner) in stated for prompt, winner, loser in stated) // 2
 

@@ -1,4 +1,4 @@
-"""Everyday instructions that come with the package, written for it: short questions with short answers."""
+"""Built-in everyday instructions, written for this package: short questions that have short answers."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ SPLITS = ("train", "held_out")
 
 
 def builtin() -> Path:
-    """The file that holds them."""
+    """The file of the built-in instructions."""
     return Path(str(files("prefloop.data").joinpath("instructions.jsonl")))
 
 
 def instructions(split: str) -> list[Group]:
-    """The 220 training or 80 held-out instructions, without responses; topics are mixed in both.
+    """The 220 training or 80 held-out instructions, without responses; both mix all topics.
 
     Raises:
         UserError: no such split.
@@ -26,9 +26,9 @@ def instructions(split: str) -> list[Group]:
     if split not in SPLITS:
         raise UserError(f"the built-in instructions have no split `{split}`", fix=nearest(split, SPLITS))
     text = builtin().read_text(encoding="utf-8")
-    found = [(number, json.loads(line)) for number, line in enumerate(text.splitlines(), 1)]
+    lines = [(number, json.loads(line)) for number, line in enumerate(text.splitlines(), 1)]
     return [
         Group((Message("user", row["prompt"]),), (), None, row["prompt"], number)
-        for number, row in found
+        for number, row in lines
         if row["split"] == split
     ]

@@ -1,4 +1,4 @@
-"""Rows of a file as dictionaries: JSON lines, JSON, both gzipped or not, and Parquet."""
+"""Rows of a file as dictionaries: JSON Lines and JSON, gzipped or not, and Parquet."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".json.gz", ".parquet")
 
 @dataclass(frozen=True)
 class Fault:
-    """Why one row cannot be used."""
+    """Why a row cannot be used."""
 
     row: int  # from 1
     what: str
@@ -28,16 +28,16 @@ class Fault:
 
 
 def rows(path: Path) -> Iterator[tuple[int, Any]]:
-    """Number (from 1; blank lines count) and content of every row; a `Fault` in place of a line that is no JSON.
+    """Number (from 1; blank lines count) and content of every row; a `Fault` for a line that is not valid JSON.
 
     Raises:
-        DataError: no such file, an unknown ending, or a file that cannot be read.
+        DataError: no such file, an unsupported extension, or a file that cannot be read.
     """
     if not path.is_file():
         what = "is a folder, not a file" if path.is_dir() else "does not exist"
         raise DataError(f"the data file {what}", where=str(path), fix=_neighbours(path))
     if not path.name.endswith(SUFFIXES):
-        raise DataError("the kind of the data file is unknown", where=str(path), fix=f"use {', '.join(SUFFIXES)}")
+        raise DataError("unsupported file extension", where=str(path), fix=f"use {', '.join(SUFFIXES)}")
     if path.suffix == ".parquet":
         return _parquet(path)
     text = _text(path)
@@ -45,9 +45,9 @@ def rows(path: Path) -> Iterator[tuple[int, Any]]:
 
 
 def _neighbours(path: Path) -> str:
-    """Data files of the same folder."""
-    found = sorted(p.name for p in path.parent.glob("*") if p.name.endswith(SUFFIXES)) if path.parent.is_dir() else []
-    return f"{path.parent} has {', '.join(found[:5])}" if found else "check the path; it is relative to this folder"
+    """Data files in the same folder."""
+    files = sorted(p.name for p in path.parent.glob("*") if p.name.endswith(SUFFIXES)) if path.parent.is_dir() else []
+    return f"{path.parent} has {', '.join(files[:5])}" if files else "check the path; it is relative to this folder"
 
 
 def _text(path: Path) -> str:
@@ -62,24 +62,24 @@ def _text(path: Path) -> str:
 
 
 def _lines(text: str) -> Iterator[tuple[int, Any]]:
-    for number, line in enumerate(text.split("\n"), 1):  # not splitlines: JSON strings may hold other line separators
+    for number, line in enumerate(text.split("\n"), 1):  # not splitlines: JSON strings may hold other separators
         if line.strip():
             try:
                 yield number, json.loads(line)
             except (json.JSONDecodeError, RecursionError) as error:
-                yield number, Fault(number, f"no valid JSON: {error}", "one JSON object per line")
+                yield number, Fault(number, f"invalid JSON: {error}", "one JSON object per line")
 
 
 def _array(text: str, path: Path) -> Iterator[tuple[int, Any]]:
     try:
-        found = json.loads(text) if text.strip() else []
+        items = json.loads(text) if text.strip() else []
     except (json.JSONDecodeError, RecursionError) as error:
-        fix = "a .json file is one list of objects; one object per line is a .jsonl file"
-        raise DataError(f"the data file is no valid JSON: {error}", where=str(path), fix=fix) from error
-    if not isinstance(found, list):
-        kind = type(found).__name__
-        raise DataError(f"the data file holds one {kind}, not a list of objects", where=str(path))
-    return iter(enumerate(found, 1))
+        fix = "a .json file must be one list of objects; use .jsonl for one object per line"
+        raise DataError(f"the data file is not valid JSON: {error}", where=str(path), fix=fix) from error
+    if not isinstance(items, list):
+        kind = type(items).__name__
+        raise DataError(f"the data file contains a {kind}, not a list of objects", where=str(path))
+    return iter(enumerate(items, 1))
 
 
 def _parquet(path: Path) -> Iterator[tuple[int, Any]]:
@@ -87,7 +87,7 @@ def _parquet(path: Path) -> Iterator[tuple[int, Any]]:
     from pyarrow import parquet
 
     try:
-        found = parquet.read_table(path).to_pylist()
+        items = parquet.read_table(path).to_pylist()
     except (OSError, pyarrow.ArrowException) as error:
-        raise DataError(f"the data file is no readable Parquet: {error}", where=str(path)) from error
-    return iter(enumerate(found, 1))
+        raise DataError(f"the data file is not readable Parquet: {error}", where=str(path)) from error
+    return iter(enumerate(items, 1))

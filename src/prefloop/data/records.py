@@ -1,4 +1,4 @@
-"""Groups of responses to one prompt as files give them: text, not tokens."""
+"""Groups of responses to one prompt as read from files: text, not tokens."""
 
 from __future__ import annotations
 
@@ -20,13 +20,15 @@ class Message:
 
 @dataclass(frozen=True)
 class Group:
-    """The responses to one prompt; a pair has two, an unpaired label one, a prompt alone none."""
+    """The responses to one prompt; a pair has two, an unpaired label one, a bare prompt none."""
 
     prompt: tuple[Message, ...]
     responses: tuple[str, ...]
-    scores: tuple[float, ...] | None  # one per response: (1, 0) of a pair, ±1 of a label, ratings; None without any
-    key: str  # train and held-out go by it
-    row: int  # where it came from: line or row of the file, from 1
+    scores: (
+        tuple[float, ...] | None
+    )  # one per response: (1, 0) for a pair, ±1 for a label, or ratings; None if there are none
+    key: str  # groups with equal keys are on the same side of a split
+    row: int  # its line or row in the file, from 1
 
     @property
     def text(self) -> str:
@@ -34,7 +36,7 @@ class Group:
 
 
 def prompt_text(prompt: Sequence[Message]) -> str:
-    """A prompt as one text: its content, or `role: content` lines of a conversation."""
+    """A prompt as one text: the content of a single message, or `role: content` lines of a conversation."""
     if len(prompt) == 1:
         return prompt[0].content
     return "\n".join(f"{m.role}: {m.content}" for m in prompt)
@@ -47,7 +49,7 @@ def first_responses(groups: Sequence[Group], count: int) -> list[Group]:
 
 
 def spread(groups: Sequence[Group]) -> list[Group]:
-    """The first group of every question, then the second of every question, …: a prefix covers many questions."""
+    """The first group of every question, then the second of every question, …: for prefixes with many questions."""
     seen: Counter[str] = Counter()
     turn = []
     for group in groups:
@@ -57,7 +59,7 @@ def spread(groups: Sequence[Group]) -> list[Group]:
 
 
 def with_system(system: str | None, groups: Sequence[Group]) -> list[Group]:
-    """The groups with a system message before every prompt that has none of its own; None adds nothing."""
+    """The groups with a system message added to every prompt that has none; None adds nothing."""
     if system is None:
         return list(groups)
     first = Message("system", system)
@@ -67,7 +69,7 @@ def with_system(system: str | None, groups: Sequence[Group]) -> list[Group]:
 def split(groups: Sequence[Group], held_out_share: float, seed: int) -> tuple[list[Group], list[Group]]:
     """Train and held-out groups; equal keys are always on the same side.
 
-    The side follows from seed and key alone: it does not change when rows are added, removed or shuffled.
+    The side depends on seed and key only: it does not change when rows are added, removed or shuffled.
 
     Args:
         held_out_share: expected share of the keys that are held out, in [0, 1].
@@ -76,7 +78,7 @@ def split(groups: Sequence[Group], held_out_share: float, seed: int) -> tuple[li
         UserError: the share is out of range.
     """
     if not 0 <= held_out_share <= 1:
-        raise UserError(f"the held-out share cannot be {held_out_share}", fix="use a share from 0 to 1")
+        raise UserError(f"the held-out share cannot be {held_out_share}", fix="use a share between 0 and 1")
     sides: tuple[list[Group], list[Group]] = ([], [])
     for group in groups:
         sides[_uniform(group.key, seed) < held_out_share].append(group)

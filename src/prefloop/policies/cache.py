@@ -1,4 +1,4 @@
-"""Where converted models are kept on this machine, and how their libraries are kept quiet."""
+"""The cache of converted models on this machine, and quiet use of the libraries that load them."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-WEIGHTS_RECORD = "model.sha256"  # SHA-256 of the converted weights, beside them
+WEIGHTS_RECORD = "model.sha256"  # SHA-256 of the converted weights, stored next to them
 
 
 def cache_root() -> Path:
-    """Where converted models are kept: `$PREFLOOP_CACHE` or ~/.cache/prefloop."""
+    """Folder of converted models: `$PREFLOOP_CACHE` or ~/.cache/prefloop."""
     return Path(os.environ.get("PREFLOOP_CACHE") or "~/.cache/prefloop").expanduser()
 
 
 @contextmanager
 def no_bars() -> Iterator[None]:
-    """Without the progress bars of transformers, which are of no use for a second of work."""
+    """Disable the progress bars of transformers, which are useless for a second of work."""
     from transformers.utils import logging
 
     shown = logging.is_progress_bar_enabled()

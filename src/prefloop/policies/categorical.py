@@ -1,4 +1,4 @@
-"""A tabular policy over T-token responses: every context and prefix has its own softmax, so all sums are exact."""
+"""A tabular policy over T-token responses: one softmax per context and prefix, so all sums are exact."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Categorical:
         return self.logits.shape[-1]
 
     def sync(self, version: int) -> None:
-        """Nothing to take over: what samples is what trains."""
+        """Nothing to do: the sampler is the policy itself."""
 
     def parameters(self) -> list[Tensor]:
         return [self.logits, self.critic]
@@ -85,7 +85,7 @@ class Categorical:
         return self._logp_at(prompts, self._nodes(responses))
 
     def micro_batches(self, batch: Batch) -> list[Int[Tensor, "*S m"]]:
-        """Everything at once."""
+        """One micro-batch with everything."""
         shape = batch.mask.shape[:-2]
         return [torch.arange(shape[-1]).expand(shape)]
 
@@ -102,7 +102,7 @@ class Categorical:
     def exact_kl(self, batch: Batch) -> Float[Tensor, "*S P G"]:
         """KL(π‖π_ref) per prompt over all responses, the same for each response of the group."""
         if self.anchor is None:
-            raise ValueError("call `reference()` first: it fixes what the KL is measured against")
+            raise ValueError("call `reference()` first: it fixes the reference of the KL")
         theirs = Categorical(self.anchor, self.tokens).distribution(batch.prompts).detach()
         divergence = exact(self.distribution(batch.prompts), theirs)
         return divergence[..., None].expand(batch.mask.shape[:-1])

@@ -25,16 +25,16 @@ CPU_BF16 = frozenset({"avx512_bf16", "amx_bf16"})
 
 
 class CausalLM:
-    """A causal language model as a policy, in eval mode always: dropout would make the first ratio differ from 1.
+    """A causal language model as a policy, always in eval mode: dropout would make the first ratio differ from 1.
 
     Args:
         model: a Hugging Face causal language model, with or without LoRA adapters; its weights are trained in place.
         sampling: how responses are drawn.
-        micro_tokens: most tokens, padding included, of a micro-batch.
+        micro_tokens: maximum number of tokens of a micro-batch, padding included.
         autocast: bfloat16 matrix products of backbone and head; weights and log-softmax stay float32.
-        critic: adds a value head, linear on the last hidden state and zero at first.
+        critic: adds a value head, linear on the last hidden state and initialised to zero.
         gradient_checkpointing: recompute each layer in the backward pass.
-        frozen: no gradient, and no adapters: the reference.
+        frozen: without gradient and adapters, as the reference.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class CausalLM:
         return self.sampling.exact
 
     def sync(self, version: int) -> None:
-        """Nothing to take over: what samples is what trains."""
+        """Nothing to do: the sampler is the policy itself."""
 
     def draw(
         self,
@@ -90,13 +90,13 @@ class CausalLM:
         return Batch(list(prompts), **vars(drawn))
 
     def is_cut(self, batch: Batch) -> Bool[Tensor, "P G"]:
-        """True where a response ended at the length limit, without EOS."""
+        """Whether each response was cut off by the length limit, without EOS."""
         return sampler.is_cut(batch, self.eos_ids)
 
     def evaluate(self, batch: Batch, *, entropy: bool = False, values: bool = False) -> Evaluation:
-        """Log-probs of the response tokens, and on demand the exact entropy and the value before each.
+        """Log-probs of the response tokens, and optionally the exact entropy and the value before each.
 
-        Padding stands on the right, where causal attention never looks, and vocabulary logits exist only at the
+        Padding is on the right, where causal attention ignores it, and vocabulary logits are computed only at the
         positions that predict a response token.
         """
         ids = packing.inputs(batch)
@@ -114,7 +114,7 @@ class CausalLM:
         return packing.micro_batches(batch, self.micro_tokens)
 
     def parameters(self) -> list[Tensor]:
-        """The trainable ones, the value head's last."""
+        """The trainable parameters; those of the value head come last."""
         return list(self._trainable().values())
 
     def state(self) -> dict[str, Tensor]:
@@ -125,7 +125,7 @@ class CausalLM:
         """Set every trainable tensor.
 
         Raises:
-            ValueError: the names are not those of this policy.
+            ValueError: the names differ from those of this policy.
         """
         own = self._trainable()
         if own.keys() != state.keys():
@@ -135,13 +135,13 @@ class CausalLM:
                 p.copy_(state[name])
 
     def greedy(self) -> CausalLM:
-        """The same weights, not a copy, at temperature 0."""
+        """A policy at temperature 0 that shares these weights."""
         twin = copy.copy(self)
         twin.sampling = replace(self.sampling, temperature=0.0)
         return twin
 
     def reference(self) -> CausalLM:
-        """This policy as it is now, frozen; with LoRA the same weights without their adapters, and no copy."""
+        """A frozen copy of this policy; with LoRA it shares the base weights, without the adapters."""
         model = self.model if is_adapted(self.model) else copy.deepcopy(self.model).requires_grad_(False)
         return CausalLM(
             model,
@@ -160,21 +160,21 @@ class CausalLM:
         return named if critic is None else named | dict(critic.named_parameters("value_head"))
 
     def _weights(self) -> AbstractContextManager[object]:
-        """With the policy's own weights: a frozen model with adapters switches them off."""
+        """Context with the policy's own weights: a frozen model disables its adapters."""
         return self.model.disable_adapter() if self.frozen and is_adapted(self.model) else nullcontext()
 
 
 def resolve_autocast(setting: str | bool, model: Model) -> bool:
-    """Whether to autocast: "auto" does where the model is float32 and its device computes in bfloat16."""
+    """Whether to autocast: "auto" does if the model is float32 and its device supports bfloat16."""
     if setting == "auto":
         return model.dtype == torch.float32 and has_bf16(model.device)
     if not isinstance(setting, bool):
-        raise UserError(f"`autocast` is {setting!r}", where="model.autocast", fix="it must be auto, true or false")
+        raise UserError(f"`autocast` cannot be {setting!r}", where="model.autocast", fix="use auto, true or false")
     return setting
 
 
 def has_bf16(device: torch.device, cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
-    """True where the device multiplies bfloat16 matrices in hardware."""
+    """Whether the device has hardware for bfloat16 matrix products."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     return device.type == "cpu" and cpuinfo.is_file() and not CPU_BF16.isdisjoint(cpuinfo.read_text().split())

@@ -1,4 +1,4 @@
-"""Stacked small GPTs: one prompt token in, up to T response tokens out, each scored where it is predicted."""
+"""Stacked small GPTs: one prompt token in, up to T response tokens out, with a log-prob for each."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from prefloop.core.protocols import Evaluation, no_op
 from prefloop.core.streams import Stream
 from prefloop.policies.stacked import Init, Stacked, initialise, inverse_cdf, layer_norm, linear
 
-STD = 0.02  # of every weight at first; projections into the residual stream are smaller by √(2·layers), as in GPT-2
+STD = 0.02  # initial std of weights; projections into the residual stream have STD/√(2·layers), as in GPT-2
 
 Dropout = Callable[[Tensor], Tensor]
 
@@ -30,12 +30,12 @@ def unchanged(x: Tensor) -> Tensor:
 class GPT(Stacked):
     """π(y|x) = Π_t softmax(f(x, y_1 … y_{t−1}))[y_t], f a pre-LayerNorm transformer (GPT-2) with an untied head.
 
-    With the published size (gpt-nano, 100 tokens, 10 places) a run has 94,992 parameters, and 49 in the value head.
+    With the published size (gpt-nano, 100 tokens, 10 positions) a run has 94,992 parameters, plus 49 in the value head.
 
     Args:
         weights: named parameters [S, …], copied.
-        heads: attention heads; they divide the width.
-        end: the token that ends a response and belongs to it; without one every response has all T tokens.
+        heads: number of attention heads; must divide the width.
+        end: the token that ends a response, included in it; without one every response has T tokens.
     """
 
     def __init__(self, weights: Mapping[str, Tensor], heads: int, end: int | None = None) -> None:
@@ -56,14 +56,14 @@ class GPT(Stacked):
         width: int = 48,
         dtype: torch.dtype = torch.float32,
     ) -> GPT:
-        """Fresh networks, one per seed: weights of standard deviation 0.02, biases 0, gains 1, the value head 0.
+        """New networks, one per seed: weights with standard deviation 0.02, biases 0, gains 1, value head 0.
 
         Args:
-            vocabulary: tokens of responses.
-            prompts: tokens that stand for prompts and in no response, numbered from `vocabulary` on.
+            vocabulary: number of response tokens.
+            prompts: number of prompt tokens, which never occur in responses; numbered from `vocabulary` on.
         """
         if width % heads:
-            raise ValueError(f"{heads} heads do not divide a width of {width}")
+            raise ValueError(f"{heads} heads do not divide the width {width}")
         inits = {"token": Init((vocabulary + prompts, width), STD), "place": Init((tokens + 1, width), STD)}
         for i in range(layers):
             inits |= _block(f"block{i}", width, STD / math.sqrt(2 * layers))
@@ -78,7 +78,7 @@ class GPT(Stacked):
 
     @property
     def tokens(self) -> int:
-        """The longest response T; the prompt has the first of the T+1 places."""
+        """The longest response T; the prompt has the first of the T+1 positions."""
         return self.weights["place"].shape[1] - 1
 
     def reference(self) -> GPT:
@@ -89,7 +89,7 @@ class GPT(Stacked):
         """Normalised last hidden states of whole sequences, prompt included.
 
         Args:
-            drop: dropout of the embeddings, both residual branches, and (as a factor: what it makes of ones) of the
+            drop: dropout of the embeddings and both residual branches, and, applied to ones as a factor, of the
                 attention weights.
         """
         runs, rows, length = tokens.shape
@@ -104,11 +104,11 @@ class GPT(Stacked):
         return x.view(runs, rows, length, -1)
 
     def logits(self, hidden: Float[Tensor, "S *N D"]) -> Float[Tensor, "S *N V"]:
-        """What the head makes of hidden states."""
+        """Logits of hidden states."""
         return torch.bmm(hidden.flatten(1, -2), self.weights["head.weight"]).unflatten(1, hidden.shape[1:-1])
 
     def next_logp(self, prompts: Int[Tensor, "S P"], responses: Int[Tensor, "S P G T"]) -> Float[Tensor, "S P G T V"]:
-        """Log-probs of every token at every place of the responses, differentiable."""
+        """Log-probs of every token at every position of the responses, differentiable."""
         hidden = self.hidden(inputs(prompts, responses))
         return self.logits(hidden).log_softmax(-1).view(*responses.shape, -1)
 
@@ -131,9 +131,9 @@ class GPT(Stacked):
         return Evaluation(logp, spread, None if value is None else whole(value))
 
     def draw(self, prompts: Int[Tensor, "S P"], responses: int, rng: Stream, poll: Callable[[], None] = no_op) -> Batch:
-        """Inverse-CDF sampling, one uniform number per token; what the prompt leads to is computed once per group.
+        """Inverse-CDF sampling, one uniform number per token; the prompt is processed once per group.
 
-        T is the length of the longest response; a response of `tokens` tokens without `end` was cut by the limit.
+        T is the length of the longest response; a response of `tokens` tokens without `end` was cut off.
         """
         shape = (*prompts.shape, responses)
         u = rng.rand(prompts.shape[1], responses, self.tokens, dtype=self.weights["place"].dtype)
@@ -158,12 +158,12 @@ class GPT(Stacked):
         return Batch(prompts, tokens, mask, logp_behaviour=logp, logp_proximal=logp.clone())
 
     def is_cut(self, batch: Batch) -> Bool[Tensor, "S P G"]:
-        """True where a response met the limit before it ended."""
+        """Whether each response reached the length limit before it ended."""
         last = batch.responses.gather(-1, (batch.lengths - 1).clamp(min=0)[..., None]).squeeze(-1)
         return (batch.lengths == self.tokens) & (last != self.end)
 
     def _after(self, token: Int[Tensor, "S P g"], place: int, cache: Cache) -> Float[Tensor, "S P g V"]:
-        """Log-probs of the token after this one, which stands at `place`."""
+        """Log-probs of the token that follows this one at position `place`."""
         x = self._embed(token, self.weights["place"][:, None, place : place + 1])
         x = self._blocks(x.flatten(1, 2), lambda i, qkv: cache.attend(i, place, qkv.unflatten(1, token.shape[1:])))
         return self.logits(x).log_softmax(-1).view(*token.shape, -1)
@@ -192,7 +192,7 @@ BLOCK += [f"{part}.{kind}" for part in ("norm1", "norm2") for kind in ("gain", "
 
 
 def _block(name: str, width: int, residual: float) -> dict[str, Init]:
-    """The parameters of one layer; `residual` is the standard deviation of what is added to the stream."""
+    """The parameters of one layer; `residual` is the standard deviation of projections into the residual stream."""
     inits: dict[str, Init] = {}
     dense = {"qkv": (1, 3, STD), "proj": (1, 1, residual), "up": (1, 4, STD), "down": (4, 1, residual)}
     for part, (fan_in, fan_out, std) in dense.items():
@@ -204,13 +204,13 @@ def _block(name: str, width: int, residual: float) -> dict[str, Init]:
 
 
 def inputs(prompts: Int[Tensor, "S P"], responses: Int[Tensor, "S P G T"]) -> Int[Tensor, "S P*G T"]:
-    """[x, y_1 … y_{T−1}]: the output at place t predicts y_t."""
+    """[x, y_1 … y_{T−1}]: the output at position t predicts y_t."""
     first = prompts[..., None, None].expand(*responses.shape[:-1], 1)
     return torch.cat([first, responses[..., :-1]], -1).flatten(1, 2)
 
 
 class Gelu(torch.autograd.Function):
-    """x σ(x(a + b x²)): the tanh form of GELU by the logistic function, which is vectorised where tanh is not."""
+    """x σ(x(a + b x²)): the tanh form of GELU, by the logistic function, which is vectorised (tanh is not)."""
 
     LINEAR = 2 * math.sqrt(2 / math.pi)
     CUBIC = LINEAR * 0.044715
@@ -231,7 +231,7 @@ class Gelu(torch.autograd.Function):
 
 
 class Attention(torch.autograd.Function):
-    """softmax(q kᵀ/√d + mask) v within sequences of T rows, with a single copy of q, k and v on either way.
+    """softmax(q kᵀ/√d + mask) v within sequences of T rows, with one copy of q, k and v in each direction.
 
     Args of `apply`: rows [S, N, 3D] of q, k and v, the mask [T, T] to add, factors of the weights or None, heads.
     """
@@ -261,7 +261,7 @@ class Attention(torch.autograd.Function):
 
 
 def split(x: Float[Tensor, "S N kD"], length: int, parts: int, heads: int) -> Float[Tensor, "k B T d"]:
-    """Rows of k vectors side by side, as one matrix [T, d] for each of the k, sequence and head."""
+    """Split rows of k concatenated vectors into one matrix [T, d] per vector, sequence and head."""
     x = x.reshape(-1, length, parts, heads, x.shape[-1] // parts // heads)
     return x.permute(2, 0, 3, 1, 4).reshape(parts, -1, length, x.shape[-1])
 
@@ -273,7 +273,7 @@ def join(x: Float[Tensor, "k B T d"], heads: int, runs: int) -> Float[Tensor, "S
 
 
 class Cache:
-    """Keys and values of the places so far: [T, S, P, G, H, d] in every layer."""
+    """Keys and values of the positions so far: [T, S, P, G, H, d] in every layer."""
 
     def __init__(self, shape: tuple[int, int, int], policy: GPT) -> None:
         place, self.heads = policy.weights["place"], policy.heads
@@ -281,7 +281,7 @@ class Cache:
         self.buffers = place.detach().new_empty(sizes)
 
     def attend(self, layer: int, place: int, qkv: Float[Tensor, "S P g threeD"]) -> Float[Tensor, "S N D"]:
-        """Write keys and values of `place`, of the whole group at once where g is 1, and attend to all so far."""
+        """Write keys and values of `place` (for the whole group at once if g is 1) and attend to all so far."""
         q, k, v = qkv.unflatten(-1, (3, self.heads, -1)).unbind(3)
         self.buffers[layer, 0, place], self.buffers[layer, 1, place] = k, v
         keys, values = self.buffers[layer, :, : place + 1, :, :, : qkv.shape[2]]

@@ -15,7 +15,7 @@ from prefloop.core.protocols import Evaluation, no_op
 from prefloop.core.streams import Stream
 from prefloop.policies.stacked import Init, Stacked, initialise, inverse_cdf, layer_norm, linear, xavier
 
-PUBLISHED = (50, 256, 256)  # hidden widths; a LayerNorm stands before the first ReLU
+PUBLISHED = (50, 256, 256)  # hidden widths; a LayerNorm precedes the first ReLU
 GAIN = 0.01
 
 
@@ -35,7 +35,7 @@ class MLP(Stacked):
         hidden: Sequence[int] = PUBLISHED,
         dtype: torch.dtype = torch.float32,
     ) -> MLP:
-        """Fresh networks, one per seed: weights Xavier with gain 0.01, biases 0, the value head 0."""
+        """New networks, one per seed: Xavier weights with gain 0.01, biases 0, value head 0."""
         widths = (context, *hidden, arms)
         inits: dict[str, Init] = {}
         for i, (a, b) in enumerate(pairwise(widths)):
@@ -45,7 +45,7 @@ class MLP(Stacked):
         inits |= {"value.weight": Init((widths[-2], 1)), "value.bias": Init((1,))}
         return cls(initialise(inits, seeds, dtype))
 
-    anchor: MLP | None = None  # what `exact_kl` is measured against
+    anchor: MLP | None = None  # the reference of `exact_kl`
 
     @property
     def layers(self) -> int:
@@ -105,7 +105,7 @@ class MLP(Stacked):
     def exact_kl(self, batch: Batch) -> Float[Tensor, "S P G"]:
         """KL(π‖π_ref) per prompt over all arms, the same for each response of the group."""
         if self.anchor is None:
-            raise ValueError("call `reference()` first: it fixes what the KL is measured against")
+            raise ValueError("call `reference()` first: it fixes the reference of the KL")
         with torch.no_grad():
             theirs = self.anchor.distribution(batch.prompts)
         divergence = exact(self.distribution(batch.prompts), theirs)

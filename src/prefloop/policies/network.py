@@ -14,17 +14,19 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from prefloop.policies.pretrained import Model, parts
 
-LOGITS_BUDGET = 2**27  # logits held at a time (512 MiB in float32); more are recomputed in the backward pass
+LOGITS_BUDGET = (
+    2**27
+)  # maximum number of logits in memory (512 MiB in float32); beyond it, chunks are recomputed in the backward pass
 PerToken = Float[Tensor, " N"]
 
 
 class Network(nn.Module):
-    """Log-probs, entropies and values of tokens from one call, so that hooks which gather sharded weights see it all.
+    """Log-probs, entropies and values of tokens from one forward call, so that hooks that gather sharded weights work.
 
     Args:
         model: a Hugging Face causal language model, in eval mode; its weights are shared, not copied.
-        autocast: bfloat16 matrix products of backbone and head; weights and log-softmax stay as they are.
-        critic: adds a value head, linear on the last hidden state and zero at first.
+        autocast: bfloat16 matrix products of backbone and head; weights and log-softmax keep their precision.
+        critic: adds a value head, linear on the last hidden state and initialised to zero.
         gradient_checkpointing: recompute each layer in the backward pass.
     """
 
@@ -35,10 +37,10 @@ class Network(nn.Module):
         self.backbone, self.head = parts(model)
         self.size, self.vocabulary = model.config.hidden_size, model.config.vocab_size
         self.autocast = autocast
-        self.wide = torch.float64 if model.dtype == torch.float64 else torch.float32  # of log-probs and values
+        self.wide = torch.float64 if model.dtype == torch.float64 else torch.float32  # dtype of log-probs and values
         self.value_head = _value_head(self.size, self.wide, model.device) if critic else None
         self.checkpointed = _checkpointed_layers(model) if gradient_checkpointing else []
-        self.training = False  # of this module alone: its parts are in eval mode already
+        self.training = False  # of this module only: its submodules are in eval mode already
 
     @property
     def device(self) -> torch.device:
@@ -53,18 +55,18 @@ class Network(nn.Module):
         entropy: bool = False,
         values: bool = False,
     ) -> tuple[PerToken, PerToken | None, PerToken | None]:
-        """Log-probs of the targets, and on demand the exact entropy at, and the value of, their places.
+        """Log-probs of the targets, and optionally the exact entropy and the value at their positions.
 
         Args:
-            ids: token rows, padded on the right, where causal attention never looks.
-            places: in the flattened ids; vocabulary logits exist only there.
+            ids: token rows, padded on the right, where causal attention ignores it.
+            places: positions in the flattened ids; vocabulary logits are computed only there.
         """
         states = self.hidden(ids, places)
         logp, spread = self._token_logp(states, targets.to(self.device), entropy)
         return logp, spread if entropy else None, self._values(states) if values else None
 
     def hidden(self, ids: Int[Tensor, "R L"], places: Int[Tensor, " N"]) -> Float[Tensor, "N H"]:
-        """Last hidden states at flat places of the ids."""
+        """Last hidden states at positions of the flattened ids."""
         if len(places) == 0:
             empty = torch.zeros(0, self.size, dtype=self.wide, device=self.device)
             return empty.requires_grad_(torch.is_grad_enabled())
@@ -76,7 +78,7 @@ class Network(nn.Module):
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast)
 
     def _token_logp(self, states: Tensor, targets: Int[Tensor, " N"], entropy: bool) -> tuple[Tensor, Tensor]:
-        """Log-prob and entropy `[N]`, in chunks over tokens where the logits would not fit the budget."""
+        """Log-prob and entropy `[N]`, in chunks over tokens if the logits exceed the budget."""
         size = max(LOGITS_BUDGET // self.vocabulary, 1)
         if len(targets) <= size:
             return self._chunk_logp(states, targets, entropy)
@@ -102,7 +104,7 @@ class Network(nn.Module):
 
     def _values(self, states: Tensor) -> PerToken:
         if self.value_head is None:
-            raise ValueError("this policy has no value head: make it with critic=True")
+            raise ValueError("this policy has no value head: create it with critic=True")
         values: Tensor = self.value_head(states.to(self.wide)).squeeze(-1)
         return values
 
@@ -115,11 +117,11 @@ def _value_head(size: int, dtype: torch.dtype, device: torch.device) -> nn.Linea
 
 
 def _checkpointed_layers(model: Model) -> list[GradientCheckpointingLayer]:
-    # transformers 5 renamed it on the way
+    # transformers 5 renamed it
     enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
     enable({"use_reentrant": False})
     layers = [m for m in model.modules() if isinstance(m, GradientCheckpointingLayer)]
-    for layer in layers:  # some layers drop out by themselves, and a layer is checkpointed only when training
+    for layer in layers:  # some layers apply dropout themselves, and a layer is checkpointed only in training mode
         for name in [n for n, v in vars(layer).items() if "dropout" in n and isinstance(v, float)]:
             setattr(layer, name, 0.0)
     return layers
@@ -128,7 +130,7 @@ def _checkpointed_layers(model: Model) -> list[GradientCheckpointingLayer]:
 @contextmanager
 def _recomputed(layers: Sequence[GradientCheckpointingLayer]) -> Iterator[None]:
     for layer in layers:
-        layer.training = True  # of the layer alone, not of its dropout modules
+        layer.training = True  # of the layer only, not of its dropout modules
     try:
         yield
     finally:

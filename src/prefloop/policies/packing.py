@@ -1,4 +1,4 @@
-"""Token rows of a batch for a causal language model: packs within a token budget, inputs, positions, features."""
+"""Token rows of a batch for a causal language model: packing within a token budget, inputs, positions, features."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from prefloop.core.batch import Batch
 
 
 def packs(widths: Sequence[int], budget: int, rows: Sequence[int] | None = None) -> list[list[int]]:
-    """Indices of items in packs whose padded size stays within the budget, widest first; one item may exceed it alone.
+    """Indices of items in packs whose padded size is within the budget, widest first; a single item may exceed it.
 
     Args:
-        widths: tokens of an item's longest row.
-        budget: most tokens of a pack, padding included.
-        rows: how many rows each item has; one where not given.
+        widths: tokens in the longest row of each item.
+        budget: maximum number of tokens of a pack, padding included.
+        rows: number of rows of each item; 1 by default.
     """
     out: list[list[int]] = []
     used, widest = 0, 0
@@ -39,13 +39,13 @@ def micro_batches(batch: Batch, budget: int) -> list[Int[Tensor, " _"]]:
 
 
 def widths(batch: Batch) -> Int[Tensor, "P G"]:
-    """Tokens that the backbone reads: the last response token is predicted and not read."""
+    """Tokens that the backbone reads: the last response token is only predicted."""
     ends = _ends(batch)
     return torch.where(ends > 0, _starts(batch) + ends - 1, 0)
 
 
 def inputs(batch: Batch) -> Int[Tensor, "R L"]:
-    """Prompt and response of every row with a response token, padded on the right with 0."""
+    """Prompt and response of every response that has tokens, padded on the right with 0."""
     rows = [
         torch.cat([prompt.to(answer.device), answer[: max(end - 1, 0)]])
         for prompt, group, ends in zip(batch.prompts, batch.responses, _ends(batch).tolist(), strict=True)
@@ -56,7 +56,7 @@ def inputs(batch: Batch) -> Int[Tensor, "R L"]:
 
 
 def positions(batch: Batch, width: int) -> Int[Tensor, " N"]:
-    """Places in the flattened `inputs`, of that width, that predict each response token."""
+    """Positions in the flattened `inputs` of that width that predict each response token."""
     used = _ends(batch).flatten() > 0
     prompt, answer, token = batch.mask.nonzero(as_tuple=True)
     row = (used.cumsum(0) - 1)[prompt * batch.mask.shape[1] + answer]
@@ -64,16 +64,16 @@ def positions(batch: Batch, width: int) -> Int[Tensor, " N"]:
 
 
 def spread(x: Float[Tensor, " N"], mask: Bool[Tensor, "P G T"]) -> Float[Tensor, "P G T"]:
-    """Values of the response tokens at their places, 0 elsewhere."""
+    """Values of the response tokens at their positions, 0 elsewhere."""
     x = x.to(mask.device)
     return torch.zeros(mask.shape, dtype=x.dtype, device=mask.device).masked_scatter(mask, x)
 
 
 def features(hidden: Callable[[Tensor, Tensor], Tensor], batch: Batch) -> Float[Tensor, "P G T H"]:
-    """The state before each response token, 0 elsewhere.
+    """The hidden state before each response token, 0 elsewhere.
 
     Args:
-        hidden: input ids [R, L] and flat places [N] -> states [N, H], such as `CausalLM.network.hidden`.
+        hidden: input ids [R, L] and flat positions [N] -> states [N, H], such as `CausalLM.network.hidden`.
     """
     ids = inputs(batch)
     states = hidden(ids, positions(batch, ids.shape[1]))

@@ -30,12 +30,12 @@ def load(path: str, *, dtype: torch.dtype = torch.float32, allow_download: bool 
 
     Args:
         path: a local folder in Hugging Face layout, a hub name, or "smollm2".
-        dtype: of the weights.
-        allow_download: False looks for a hub name in the local hub cache only.
+        dtype: data type of the weights.
+        allow_download: if False, hub names are looked up in the local hub cache only.
 
     Raises:
-        UserError: there is no such model, or it cannot be loaded.
-        DataError: the weights are not those that were recorded.
+        UserError: the model does not exist or cannot be loaded.
+        DataError: the weights differ from the recorded hash.
     """
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -51,7 +51,7 @@ def load(path: str, *, dtype: torch.dtype = torch.float32, allow_download: bool 
         raise UserError(
             f"the model cannot be loaded: {str(error).strip().splitlines()[0]}",
             where=str(folder),
-            fix="give a folder with config.json, *.safetensors and the tokenizer's files of a causal language model",
+            fix="give a folder with config.json, *.safetensors and tokenizer files of a causal language model",
         ) from error
     return model.eval(), tokenizer
 
@@ -60,7 +60,7 @@ def resolve(path: str, *, allow_download: bool = False) -> Path:
     """The local folder that holds the model's files.
 
     Raises:
-        UserError: there is no such folder, or no such model in the hub cache.
+        UserError: the folder, or the model in the hub cache, does not exist.
     """
     if path == SMOLLM2:
         return smollm2()
@@ -85,7 +85,7 @@ def _hub_folder(name: str, allow_download: bool) -> Path:
         where = "on the hub" if allow_download else "as a folder or in the local hub cache"
         local = "give a local folder, or download it into the hub cache first"
         fix = "check the name and the connection" if allow_download else local
-        raise UserError(f"there is no model `{name}` {where}", where="model.path", fix=fix) from error
+        raise UserError(f"no model `{name}` {where}", where="model.path", fix=fix) from error
 
 
 def _check_weights(folder: Path) -> None:
@@ -94,15 +94,15 @@ def _check_weights(folder: Path) -> None:
         return
     if sha256(folder / "model.safetensors") != record.read_text(encoding="utf-8").strip():
         raise DataError(
-            "the weights are not those that were recorded", where=str(folder), fix="delete the folder and start again"
+            "the weights differ from the recorded hash", where=str(folder), fix="delete the folder and start again"
         )
 
 
 def model_hash(path: str) -> str:
-    """SHA-256 of a model's weights: of the file where there is one, else of the lines `name hash` of the shards.
+    """SHA-256 of a model's weights: of the file if there is one, otherwise of lines `name hash` of the shards.
 
     Raises:
-        UserError: there is no such model, or it has no safetensors weights.
+        UserError: the model does not exist or has no safetensors weights.
     """
     folder = resolve(path)
     files = sorted(folder.glob("*.safetensors"))
@@ -115,14 +115,14 @@ def model_hash(path: str) -> str:
 
 
 def save(model: Model, tokenizer: Tokenizer, folder: Path | str, card: str) -> None:
-    """Write a model in Hugging Face layout in one step; a LoRA adapter is merged into the weights of a copy.
+    """Write a model in Hugging Face layout atomically; a LoRA adapter is merged into a copy of the weights.
 
     Raises:
         UserError: the folder exists and is not empty.
     """
     folder = Path(folder)
     if folder.exists() and any(folder.iterdir()):
-        raise UserError("the model folder exists already", where=str(folder), fix="choose another folder")
+        raise UserError("the model folder already exists", where=str(folder), fix="choose another folder")
     merged = copy.deepcopy(model).merge_and_unload() if is_adapted(model) else model
     with published(folder) as temporary, no_bars():
         merged.save_pretrained(temporary)
@@ -131,18 +131,18 @@ def save(model: Model, tokenizer: Tokenizer, folder: Path | str, card: str) -> N
 
 
 def with_lora(model: Model, rank: int, *, alpha: int | None = None, seed: int = 0) -> Model:
-    """Low-rank adapters on every linear layer but the head; only they are trainable (Hu et al. 2021, LoRA).
+    """Add low-rank adapters to every linear layer except the head; only they are trainable (Hu et al. 2021, LoRA).
 
     Args:
-        rank: of each adapter.
+        rank: rank of each adapter.
         alpha: the adapter's update is scaled by alpha / rank; twice the rank by default.
-        seed: of the adapters' initialisation, under which the model is unchanged.
+        seed: seed of the adapters' initialisation, which leaves the model's outputs unchanged.
 
     Raises:
         UserError: `peft` is not installed, or the rank is below 1.
     """
     if rank < 1:
-        raise UserError("a LoRA rank is at least 1", where="model.lora_rank", fix="0 trains all weights")
+        raise UserError("the LoRA rank must be at least 1", where="model.lora_rank", fix="use 0 to train all weights")
     if importlib.util.find_spec("peft") is None:
         raise UserError("LoRA needs the package `peft`", where="model.lora_rank", fix="pip install peft")
     from peft import LoraConfig, get_peft_model
@@ -156,21 +156,21 @@ def with_lora(model: Model, rank: int, *, alpha: int | None = None, seed: int = 
 
 
 def train_last_layers(model: Model, count: int) -> None:
-    """Freeze everything but the last `count` layers: the backward pass ends where they begin.
+    """Freeze everything except the last `count` layers, so that the backward pass ends there.
 
     Raises:
         UserError: the model has fewer layers.
     """
     layers = max((m for m in model.modules() if isinstance(m, nn.ModuleList)), key=len, default=nn.ModuleList())
     if not 1 <= count <= len(layers):
-        fix = f"1 to {len(layers)}, or null to train every weight"
+        fix = f"use 1 to {len(layers)}, or null to train all weights"
         raise UserError(f"cannot train {count} of {len(layers)} layers", where="model.trained_layers", fix=fix)
     model.requires_grad_(False)
     layers[-count:].requires_grad_(True)
 
 
 def is_adapted(model: Model) -> bool:
-    """True for a model with adapters."""
+    """Whether the model has adapters."""
     return hasattr(model, "merge_and_unload")
 
 
@@ -178,7 +178,7 @@ def parts(model: Model) -> tuple[Model, nn.Module]:
     """Backbone (token ids to last hidden states) and head (hidden states to logits) of any causal language model.
 
     Raises:
-        UserError: the model's logits are not head(backbone(ids)), such as with soft-capped logits.
+        UserError: the model's logits are not head(backbone(ids)), for example because they are soft-capped.
     """
     inner = model.get_base_model() if is_adapted(model) else model
     backbone, head = inner.base_model, inner.get_output_embeddings()
@@ -188,7 +188,7 @@ def parts(model: Model) -> tuple[Model, nn.Module]:
         whole = inner(ids, use_cache=False).logits
     if not torch.allclose(direct, whole, rtol=1e-3, atol=1e-3):
         raise UserError(
-            f"{type(inner).__name__} changes its logits after the head, which is not supported", where="model.path"
+            f"{type(inner).__name__} modifies its logits after the head, which is not supported", where="model.path"
         )
     return backbone, head
 
@@ -202,12 +202,12 @@ def end_ids(model: Model, tokenizer: Tokenizer) -> tuple[int, ...]:
     named = [tokenizer.eos_token_id, model.generation_config.eos_token_id]
     ids = {i for ids in named if ids is not None for i in (ids if isinstance(ids, list) else [ids])}
     if not ids:
-        raise UserError("the model names no end-of-sequence token", where="model.path", fix="set `eos_token`")
+        raise UserError("the model defines no end-of-sequence token", where="model.path", fix="set `eos_token`")
     return tuple(sorted(ids))
 
 
 def prompt_limit(model: Model, max_new_tokens: int) -> int | None:
-    """Most prompt tokens that leave room for a response in the context; None where the model sets no limit."""
+    """Maximum number of prompt tokens that leaves space for a response in the context; None if there is no limit."""
     context = getattr(model.config, "max_position_embeddings", None)
     return None if context is None else context - max_new_tokens
 
@@ -216,13 +216,13 @@ def check_prompt(tokens: int, limit: int | None, where: str) -> None:
     """Refuse an empty prompt and one that leaves no room for the response.
 
     Raises:
-        DataError: the prompt has no token or more than `limit`.
+        DataError: the prompt has no tokens, or more than `limit`.
     """
     if tokens == 0:
-        raise DataError("the prompt is empty", where=where, fix="remove it, or give it a text")
+        raise DataError("the prompt is empty", where=where, fix="remove it, or add text")
     if limit is not None and tokens > limit:
         raise DataError(
-            f"the prompt has {tokens} tokens; the model's context less max_new_tokens leaves {limit}",
+            f"the prompt has {tokens} tokens; the model's context minus max_new_tokens leaves {limit}",
             where=where,
             fix="shorten or drop it, or lower sampling.max_new_tokens",
         )
@@ -231,16 +231,16 @@ def check_prompt(tokens: int, limit: int | None, where: str) -> None:
 def render(
     tokenizer: Tokenizer, messages: Sequence[dict[str, str]], *, limit: int | None = None, where: str = "prompt"
 ) -> Int[Tensor, " L"]:
-    """Token ids of a conversation up to where the answer begins: the chat template applied exactly once.
+    """Token ids of a conversation up to the start of the answer, with the chat template applied exactly once.
 
     Args:
         messages: each with `role` and `content`.
-        limit: most tokens allowed, see `prompt_limit`.
-        where: names the prompt in messages to the user.
+        limit: maximum number of tokens, see `prompt_limit`.
+        where: name of the prompt in error messages.
 
     Raises:
         UserError: the tokenizer has no chat template.
-        DataError: the template refuses the messages, or the prompt is empty or too long.
+        DataError: the template rejects the messages, or the prompt is empty or too long.
     """
     from jinja2 import TemplateError
 
@@ -251,18 +251,18 @@ def render(
     try:
         ids = tokenizer.apply_chat_template(
             list(messages), tokenize=True, add_generation_prompt=True, return_dict=False
-        )  # adds no special tokens of its own: the template writes the BOS
+        )  # without special tokens: the template adds the BOS
     except TemplateError as error:
-        raise DataError(f"the chat template refuses the messages: {error}", where=where) from error
+        raise DataError(f"the chat template rejects the messages: {error}", where=where) from error
     check_prompt(len(ids), limit, where)
     return torch.tensor(ids, dtype=torch.long)
 
 
 def encode_response(tokenizer: Tokenizer, text: str) -> Int[Tensor, " T"]:
-    """Token ids of a given answer with its EOS, as a policy would have written it: no BOS, no template."""
+    """Token ids of a given answer with EOS, as a policy would have sampled it: no BOS, no template."""
     return torch.tensor([*tokenizer.encode(text, add_special_tokens=False), tokenizer.eos_token_id], dtype=torch.long)
 
 
 def decode_response(tokenizer: Tokenizer, ids: Int[Tensor, " T"]) -> str:
-    """Text of a response without special tokens and outer blanks."""
+    """Text of a response without special tokens and surrounding whitespace."""
     return str(tokenizer.decode(ids.tolist(), skip_special_tokens=True)).strip()

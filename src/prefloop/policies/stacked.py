@@ -1,4 +1,4 @@
-"""What policies with a leading run axis share: named parameters [S, …], frozen copies, sampling by inverse CDF."""
+"""The base of policies with a leading run axis: named parameters [S, …], frozen copies, sampling by inverse CDF."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Kind = TypeVar("Kind", bound="Stacked")
 
 @dataclass(frozen=True)
 class Init:
-    """How a parameter starts: its shape in one run, and the standard deviation of its normal draw around `mean`."""
+    """Initialisation of a parameter: its shape in one run, and the standard deviation of a normal around `mean`."""
 
     shape: tuple[int, ...]
     std: float = 0.0
@@ -35,9 +35,9 @@ def xavier(fan_in: int, fan_out: int, gain: float = 1.0) -> Init:
 def initialise(
     inits: Mapping[str, Init], seeds: Sequence[int], dtype: torch.dtype = torch.float32
 ) -> dict[str, Tensor]:
-    """Parameters [S, …] whose run s is what seed s alone would give.
+    """Parameters [S, …]; run s depends on seed s only.
 
-    They are drawn in float64 and rounded, so that float32 and float64 runs start from the same numbers.
+    They are drawn in float64 and rounded, so that float32 and float64 runs start from the same values.
     """
     rng = Stream("init", seeds, stacked=True)
     drawn = {k: rng.randn(*i.shape, dtype=torch.float64) * i.std + i.mean for k, i in inits.items()}
@@ -56,17 +56,17 @@ def layer_norm(x: Float[Tensor, "S *N D"], gain: Float[Tensor, "S D"], bias: Flo
 
 
 def inverse_cdf(logp: Float[Tensor, "*B V"], u: Float[Tensor, "*B n"]) -> Int[Tensor, "*B n"]:
-    """The categories at which the cumulated probability passes each u of [0, 1)."""
+    """The categories at which the cumulative probability exceeds each u in [0, 1)."""
     cdf = logp.exp().cumsum(-1)
     place = torch.searchsorted(cdf, u * cdf[..., -1:], right=True)
-    return place.clamp(max=logp.shape[-1] - 1)  # only a NaN stands past the end: it must not stop the other runs
+    return place.clamp(max=logp.shape[-1] - 1)  # only NaN gives an index past the end: it must not stop the other runs
 
 
 class Stacked:
-    """Parameters by name, each [S, …]; run s of every one belongs to run s alone.
+    """Parameters by name, each [S, …], with independent runs.
 
     Args:
-        weights: copied; they become leaves with a gradient.
+        weights: initial values; they are copied and become leaves with a gradient.
     """
 
     def __init__(self, weights: Mapping[str, Tensor]) -> None:
@@ -81,7 +81,7 @@ class Stacked:
         return len(next(iter(self.weights.values())))
 
     def sync(self, version: int) -> None:
-        """Nothing to take over: what samples is what trains."""
+        """Nothing to do: the sampler is the policy itself."""
 
     def parameters(self) -> list[Tensor]:
         return list(self.weights.values())
@@ -93,9 +93,9 @@ class Stacked:
         return twin
 
     def take(self: Kind, runs: Int[Tensor, " s"]) -> Kind:
-        """The same kind of policy with these runs, in this order; a run may come several times."""
+        """A policy of the same type with these runs, in this order; runs may be repeated."""
         twin = copy.copy(self)
-        vars(twin).pop("anchor", None)  # that of the whole stack
+        vars(twin).pop("anchor", None)  # it belongs to the whole stack
         twin.weights = {k: v.detach()[runs].clone().requires_grad_() for k, v in self.weights.items()}
         return twin
 
@@ -108,6 +108,6 @@ class Stacked:
                 weight.copy_(state[name])
 
     def micro_batches(self, batch: Batch) -> list[Int[Tensor, "*S m"]]:
-        """Everything at once."""
+        """One micro-batch with everything."""
         shape = batch.mask.shape[:-2]
         return [torch.arange(shape[-1]).expand(shape)]

@@ -1,1 +1,1 @@
-"""Rewards: rules by name, and reward models."""
+"""Rewards: named rules, and reward models."""

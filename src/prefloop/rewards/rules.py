@@ -1,7 +1,7 @@
-"""Every reward by a rule, in one table for all worlds: a new one is a function and a row here, and nothing else.
+"""The table of rule-based rewards, for all worlds: a new one needs only a function and an entry here.
 
-The positional arguments of a rule say what it reads: `tokens`, or `response`, or `prompt` and `response`. Its
-keyword-only arguments are its options, whose types say their ranges. See `scorers` for what turns a rule into scores.
+The positional arguments of a rule name its inputs: `tokens`, or `response`, or `prompt` and `response`. Its
+keyword-only arguments are its options, with ranges given by their types. `scorers` turns a rule into scores.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ WORD = re.compile(r"[^\W\d_]+")
 
 @dataclass(frozen=True)
 class Rule:
-    """A reward that is known exactly.
+    """An exactly known reward.
 
     Args:
-        score: of tokens [...], a reward each; or of one text or two, a number.
-        summary: what is better, in a few words.
-        unit: of the reward.
-        ceiling: the highest reward there is, or the least number that no reward exceeds.
+        score: maps tokens [...] to rewards [...], or one or two texts to a number.
+        summary: which responses are better, in a few words.
+        unit: unit of the reward.
+        ceiling: the least upper bound of the reward.
     """
 
     score: Callable[..., Any]
@@ -54,18 +54,18 @@ class Rule:
 def off_target(
     tokens: Int[Tensor, "*B"], target: int | Float[Tensor, "*#B"], scale: float | Float[Tensor, "*#B"]
 ) -> Float[Tensor, "*B"]:
-    """−|tokens − target| / scale: the one formula of all rewards of length, linear on both sides of its peak at 0."""
+    """−|tokens − target| / scale: the formula of all length rewards, linear on both sides of its peak of 0."""
     return -(tokens - target).abs() / scale
 
 
 def length_min(tokens: Int[Tensor, "*B"], *, scale: OnePositive = 10.0) -> Float[Tensor, "*B"]:
     """−tokens / scale, EOS included.
 
-    Linear, so that a token less is worth the same everywhere and nothing saturates: a response of 64 tokens has −6.4
-    and one of 14 tokens −1.4 at the default scale.
+    Linear, so that each token costs the same and nothing saturates: at the default scale a response of 64 tokens has
+    −6.4 and one of 14 tokens −1.4.
 
     Args:
-        scale: tokens that are worth one unit of reward.
+        scale: number of tokens worth one unit of reward.
     """
     return off_target(tokens, 0, scale)
 
@@ -74,25 +74,25 @@ def length_mode(tokens: Int[Tensor, "*B"], *, target: Count, scale: OnePositive 
     """−|tokens − target| / scale, EOS included; 0 at the peak.
 
     Args:
-        target: tokens of the best response.
-        scale: tokens off the target that cost one unit of reward.
+        target: length of the best response in tokens.
+        scale: distance from the target, in tokens, that costs one unit of reward.
     """
     return off_target(tokens, target, scale)
 
 
 def keyword(response: str, *, word: str = "best") -> float:
-    """1 where the word occurs, upper or lower case, else 0."""
+    """1 if the word occurs, in upper or lower case, otherwise 0."""
     return float(word.lower() in words(response))
 
 
 def repetition(response: str) -> float:
-    """Minus the share of words that came before in the text; 0 for no words."""
+    """Minus the share of words that occurred earlier in the text; 0 without words."""
     each = words(response)
     return (len(set(each)) - len(each)) / len(each) if each else 0.0
 
 
 def sentiment(response: str) -> float:
-    """VADER's compound score in [−1, 1], 0 for no words (Hutto & Gilbert 2014).
+    """VADER's compound score in [−1, 1], 0 without words (Hutto & Gilbert 2014).
 
     Raises:
         UserError: vaderSentiment is not installed.
@@ -118,7 +118,7 @@ def one_sentence(prompt: str, response: str, *, words: Count = 12) -> float:
     """See `sentences.one_sentence`.
 
     Args:
-        words: of the best sentence.
+        words: length of the best sentence in words.
     """
     return sentences.one_sentence(prompt, response, words=words)
 

@@ -1,7 +1,7 @@
-"""From the name of a reward to scores of a batch: rules of the table, and functions of the user.
+"""From the name of a reward to scores of a batch: rules of the table, and the user's functions.
 
-A scorer maps a batch to one score per response, 0 on the empty places of ragged groups. The problem that owns the
-tokens gives `decode` (texts of the responses) and `decode_prompts` (texts of the prompts).
+A scorer maps a batch to one score per response, 0 on the empty slots of ragged groups. The problem that owns the tokens
+provides `decode` (texts of the responses) and `decode_prompts` (texts of the prompts).
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from prefloop.core.errors import DataError, UserError, excerpt, nearest, raised
 from prefloop.rewards.rules import RULES, Rule
 
 Scorer = Callable[[Batch], Float[Tensor, "*S P G"]]
-Decode = Callable[[Batch], list[list[str]]]  # P lists of G texts; S·P of them where runs are stacked
+Decode = Callable[[Batch], list[list[str]]]  # P lists of G texts; S·P lists if runs are stacked
 DecodePrompts = Callable[[Batch], list[str]]  # P texts, or S·P
 
 
 @dataclass(frozen=True)
 class Where:
-    """Where a configuration names the reward and its options, and what it may name beside RULES; for messages."""
+    """Configuration keys of the reward and its options, and names allowed besides RULES; for messages."""
 
     name: str = "reward.name"
     options: str = "reward.options"
@@ -46,15 +46,15 @@ def build(
     """The scorer of a rule in `RULES` or of a user's `module:function`, with its options.
 
     Raises:
-        UserError: unknown name or option, an option missing, of the wrong kind or out of range, or a package missing.
-        DataError: at scoring time: the function raised, or returned something that is not a finite number.
+        UserError: an unknown name; an option that is unknown, missing or invalid; a missing package.
+        DataError: at scoring time: the function raised, or did not return a finite number.
     """
     rule = rule_of(name, where)
     score = partial(rule.score, **checked(name, rule, options, where))
     if rule.reads == ("tokens",):
         return lambda batch: torch.where(batch.present, score(batch.lengths), 0.0)
     if name in RULES:
-        score(*[""] * len(rule.reads))  # a package that is missing is named before anything is trained
+        score(*[""] * len(rule.reads))  # reports a missing package before anything is trained
     call = _call_batch if rule.reads[0] == "prompts" else _call_each
 
     def scores(batch: Batch) -> Tensor:
@@ -71,14 +71,14 @@ def build(
 
 
 def rule_of(name: str, where: Where = REWARD) -> Rule:
-    """A row of the table, or a function of the user.
+    """A rule of the table, or a user's function.
 
     The function is called once per response, `f(prompt, response)`, and returns a number. If its first parameter is
-    named `prompts`, it gets two lists of texts of equal length, `f(prompts, responses)`, and returns as many numbers.
-    Modules of the current directory can be named too.
+    named `prompts`, it gets two lists of texts of equal length, `f(prompts, responses)`, and returns one number each.
+    Modules in the current directory are found too.
 
     Raises:
-        UserError: no such rule, module or function, or it does not take two texts.
+        UserError: no such rule, module or function, or a function that does not take two texts.
     """
     if name in RULES:
         return RULES[name]
@@ -97,10 +97,10 @@ def rule_of(name: str, where: Where = REWARD) -> Rule:
 
 
 def checked(name: str, rule: Rule, options: Mapping[str, Any], where: Where = REWARD) -> dict[str, Any]:
-    """The options, each known, of its kind and in its range, none missing that has no default.
+    """The options, checked for names, types, ranges and required values.
 
     Raises:
-        UserError: names the option and what it must be.
+        UserError: names the option and its allowed values.
     """
     known = ranges.hyper_parameters(rule.score)
     for key in options:
@@ -134,7 +134,7 @@ def _call_each(name: str, function: Callable[..., Any], texts: Sequence[tuple[st
     for text in texts:
         try:
             values.append(function(*text))
-        except Exception as error:  # whatever the user's function raises
+        except Exception as error:  # the user's function may raise anything
             what = f"the reward function `{name}` raised {raised(error)}"
             raise DataError(what, where=_shown(text), fix="make it return a number for any text") from error
     return values
@@ -145,7 +145,7 @@ def _call_batch(name: str, function: Callable[..., Any], texts: Sequence[tuple[s
     where = f"{len(texts)} responses, the first: {_shown(texts[0])}" if texts else "no responses"
     try:
         values = list(function(prompts, responses))
-    except Exception as error:  # whatever the user's function raises
+    except Exception as error:  # the user's function may raise anything
         raise DataError(f"the reward function `{name}` raised {raised(error)}", where=where) from error
     if len(values) != len(texts):
         what = f"the reward function `{name}` returned {len(values)} numbers for {len(texts)} responses"

@@ -1,1 +1,1 @@
-"""Where prompts, offline responses and scores come from: arms, lengths, text."""
+"""Worlds provide prompts, offline responses and scores: arms, lengths, text."""

@@ -1,7 +1,7 @@
-"""What stacked policies do where rewards are known: exact where a response is one token, else Rao-Blackwellised.
+"""Evaluation of stacked policies under known rewards: exact for one-token responses, otherwise Rao-Blackwellised.
 
-Everything is read from whole next-token distributions: at each token of a sampled response the expectation over the
-next token is exact, so that only the prefixes are sampled. With one token there is no prefix, and nothing is sampled.
+Everything is computed from full next-token distributions: at each token of a sampled response the expectation over
+the next token is exact, so only prefixes are sampled. With one token there is no prefix, and nothing is sampled.
 """
 
 from __future__ import annotations
@@ -49,11 +49,11 @@ def state_of(
 ) -> dict[str, PerRun]:
     """Expected rewards, KL both ways, entropy and mass by region on a fixed set of prompts, [S] each with `_se`.
 
-    KLs and entropy are nats per response, rewards and masses means per token. Sequences take `group` samples of each
-    policy per prompt.
+    KLs and entropy are in nats per response, rewards and masses are means per token. For sequences, `group` responses
+    of each policy are sampled per prompt.
 
     Args:
-        rewards: key of a metric → the reward of each arm.
+        rewards: metric key → reward of each arm.
     """
     with torch.no_grad():
         if tokens == 1:
@@ -64,7 +64,7 @@ def state_of(
         own, base = policy.next_logp(prompts, own_path), reference.next_logp(prompts, own_path)
         away, home = policy.next_logp(prompts, other_path), reference.next_logp(prompts, other_path)
         p = own.exp()
-        found = {
+        values = {
             **{key: (p * reward[:, None, None, None]).sum(-1).mean(-1) for key, reward in rewards.items()},
             "eval/kl_reverse_exact": exact(own, base).sum(-1),
             "eval/kl_forward_exact": exact(home, away).sum(-1),
@@ -72,7 +72,7 @@ def state_of(
             **{f"eval/mass/{name}": (p * at[:, None, None, None]).sum(-1).mean(-1) for name, at in regions.items()},
         }
         out: dict[str, PerRun] = {}
-        for name, value in found.items():
+        for name, value in values.items():
             out[name], out[f"{name}_se"] = over_prompts(value)
         return out
 
@@ -87,15 +87,15 @@ def responses_of(
     tokens: int,
     rng: Stream,
 ) -> dict[str, PerRun]:
-    """Rewards, length, KL both ways and entropy of responses that end by themselves, [S] each with `_se`.
+    """Rewards, length, KL both ways and entropy of variable-length responses, [S] each with `_se`.
 
-    KLs and entropy are nats per response, Rao-Blackwellised over each next token. `eval/length/n` is the share of
-    responses with n tokens, `eval/cut` of those that met the limit.
+    KLs and entropy are in nats per response, Rao-Blackwellised over each next token. `eval/length/n` is the share of
+    responses with n tokens, `eval/cut` the share that reached the limit.
 
     Args:
-        judges: key of a metric → the scores of a reward.
-        theirs: responses of the reference to the same prompts, always the same ones.
-        tokens: the limit.
+        judges: metric key → scores of a reward.
+        theirs: fixed responses of the reference to the same prompts.
+        tokens: the length limit.
     """
     with torch.no_grad():
         mine = policy.draw(prompts, 1, rng)
@@ -107,8 +107,8 @@ def responses_of(
             whole[batch.mask] = each
             return whole.sum(-1)
 
-        found = {name: judge(mine) for name, judge in judges.items()}
-        found |= {
+        values = {name: judge(mine) for name, judge in judges.items()}
+        values |= {
             "eval/length": mine.lengths.to(own.dtype),
             "eval/cut": policy.is_cut(mine).to(own.dtype),  # type: ignore[attr-defined]
             "eval/kl_reverse_exact": total(exact(own, base), mine),
@@ -116,7 +116,7 @@ def responses_of(
             "eval/entropy": total(-(own.exp() * own).sum(-1), mine),
         }
         out: dict[str, PerRun] = {}
-        for name, value in found.items():
+        for name, value in values.items():
             out[name], out[f"{name}_se"] = over_prompts(value)
         for n in range(1, tokens + 1):
             out[f"eval/length/{n}"] = (mine.lengths == n).double().mean(GROUPS)

@@ -1,4 +1,4 @@
-"""The problem of every world whose true reward is known: prompts, offline data, scores and labels."""
+"""The problem of every world with a known gold reward: prompts, offline data, scores and labels."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ class Rewarded:
     """Prompts, offline data and rewards of S stacked runs.
 
     Args:
-        draw: prompts.
-        gold: the true reward.
-        proxy: a learned one, which scores in its place where it is given.
-        data: offline groups [S, N, C, T] with their scores, and labels where the method reads them.
-        typical: mean score of the reference; labels are positive above it. None: no labels.
+        draw: draws prompts.
+        gold: the gold reward.
+        proxy: a learned reward that, if given, scores responses instead.
+        data: offline groups [S, N, C, T] with scores, and labels if the method reads them.
+        typical: computes the mean score of the reference, above which labels are positive; None: no labels.
     """
 
     draw: Draw
@@ -37,17 +37,17 @@ class Rewarded:
     typical: Typical | None = None
 
     def prompts(self, start: int, count: int, rng: Stream) -> Tensor:
-        """Prompts number `start` on."""
+        """Prompts from number `start` on."""
         return self.draw(start, count, rng)
 
     def dataset(self, start: int, count: int, responses: int, rng: Stream) -> Batch:
-        """Groups number `start` on, every epoch over the data in an order of its own.
+        """Groups from number `start` on, in endless epochs over the data, each in its own order.
 
         Raises:
-            ValueError: no data, or groups of another size.
+            ValueError: no data, or groups of a different size.
         """
         if self.data is None or self.data.mask.shape[2] != responses:
-            raise ValueError(f"this problem has no offline groups of {responses}")
+            raise ValueError(f"this problem has no offline groups of {responses} responses")
         n = self.data.mask.shape[1]
         epochs = range(start // n, (start + count - 1) // n + 1)
         order = torch.cat([rng.epoch(n, e) for e in epochs], -1)
@@ -55,7 +55,7 @@ class Rewarded:
         return self.data[order[:, first : first + count]]
 
     def score(self, batch: Batch) -> Batch:
-        """Scores and labels by the proxy, or else by gold; a batch that has scores keeps them."""
+        """Add scores and labels by the proxy if given, otherwise by gold; existing scores are kept."""
         return batch if batch.scores is not None else scored(batch, self.proxy or self.gold, self.typical)
 
 
@@ -72,6 +72,6 @@ def labelled(batch: Batch, scorer: Score, typical: Typical | None) -> Batch:
 
 
 def noisy(scores: Float[Tensor, "S N C"], temperature: Float[Tensor, " S"], rng: Stream) -> Float[Tensor, "S N C"]:
-    """Scores plus Gumbel noise: any two of them then compare as Bradley-Terry of scores/temperature has it."""
+    """Scores plus Gumbel noise, so that comparisons follow Bradley-Terry with scores/temperature."""
     u = rng.rand(*scores.shape[1:], dtype=torch.float64).clamp(1e-12, 1 - 1e-12)
     return scores - temperature[:, None, None].to(scores) * torch.log(-torch.log(u)).to(scores)

@@ -1,7 +1,7 @@
-"""What a world is to the lab: a frozen dataclass of its own fields, checked by their types, that can build a stack.
+"""The interface of a world: a frozen dataclass with its own fields, checked by their types, that can build a stack.
 
-A world of the package is a folder with `spec.py` (this), `problem.py` and `build.py`; a user's own is any class with
-the members of `World`, named `module:Class`.
+A built-in world is a folder with `spec.py`, `problem.py` and `build.py`; a user's own is any class with the members of
+`World`, named as `module:Class`.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ import prefloop.worlds
 from prefloop.core import user
 from prefloop.core.errors import UserError, nearest
 
-if TYPE_CHECKING:  # a specification is read where there is nothing to run, so that --help is quick
+if TYPE_CHECKING:  # specifications import no torch, so that --help is fast
     import torch
     from jaxtyping import Float
     from torch import Tensor
@@ -42,7 +42,7 @@ if TYPE_CHECKING:  # a specification is read where there is nothing to run, so t
 
 @dataclass(frozen=True)
 class Range:
-    """Numbers from `low` to `high`; `above` leaves `low` itself out."""
+    """Numbers from `low` to `high`; `above` excludes `low`."""
 
     text: str
     low: float = -math.inf
@@ -58,7 +58,7 @@ class Range:
 
 @dataclass(frozen=True)
 class Flag:
-    """How the command line writes a field: another name, and words for some of its values."""
+    """A field's name on the command line, and words for some of its values."""
 
     name: str
     words: Mapping[str, float]
@@ -76,7 +76,7 @@ Percentile = Annotated[float, Range("a percentile between 0 and 100", low=0.0, h
 
 @cache
 def hints(kind: Any) -> dict[str, tuple[Any, tuple[Any, ...]]]:
-    """The plain type of each field and what its annotation adds: a Range, PER_RUN, a Flag."""
+    """The plain type of each field and the annotations: a Range, PER_RUN, a Flag."""
     out, known = {}, {f.name for f in fields(kind)}
     for name, hint in get_type_hints(kind, include_extras=True).items():
         if name in known:
@@ -91,10 +91,10 @@ def per_run_fields(kind: type) -> frozenset[str]:
 
 
 def check_fields(record: Any) -> None:
-    """Every number in its range and every word among its choices.
+    """Check that every number is in its range and every word among its choices.
 
     Raises:
-        UserError: names the field, its value and what it may be.
+        UserError: names the field, its value and the allowed values.
     """
     kind: type = type(record)
     for name, (plain, more) in hints(kind).items():
@@ -113,7 +113,7 @@ def check_pairs(method: Method) -> None:
 
 
 def check_enumerable(method: Method) -> None:
-    """Refuse the exact KL where responses cannot be enumerated."""
+    """Refuse the exact KL if responses cannot be enumerated."""
     if method.kl and method.kl_estimator == "exact":
         raise UserError("a GPT cannot sum over all responses", where="kl_estimator=exact", fix="kl_estimator=k2")
 
@@ -123,11 +123,11 @@ def check_enumerable(method: Method) -> None:
 
 @runtime_checkable
 class World(Protocol):
-    """The specification of a world: a frozen dataclass, every field of which has a default."""
+    """The specification of a world: a frozen dataclass with a default for every field."""
 
     @property
     def runs_per_stack(self) -> int:
-        """How many runs share a stack where no size is asked for."""
+        """Default number of runs per stack."""
 
     @property
     def cost(self) -> float:
@@ -135,23 +135,23 @@ class World(Protocol):
 
     @property
     def tokens(self) -> int:
-        """Of the longest response."""
+        """Length of the longest response in tokens."""
 
     @property
     def ceiling(self) -> float:
-        """The highest gold reward there is."""
+        """The highest possible gold reward."""
 
     def fingerprint(self) -> Any:
-        """What else decides a run, such as the data behind a fitted reference, as JSON; part of the run's name."""
+        """What else determines a run, such as the data behind a fitted reference, as JSON; part of its name."""
 
     def about(self) -> str:
-        """What a reader should know of the reference, printed under the results; may be empty."""
+        """Information about the reference, printed below the results; may be empty."""
 
     def check(self, method: Method) -> None:
-        """Refuse fields that do not go together, or not with the method (UserError)."""
+        """Refuse fields that are incompatible with each other or with the method (UserError)."""
 
     def build(self, stack: Stack) -> Built:
-        """What the loop needs for all runs of a stack; called on the first of its worlds."""
+        """Build what the loop needs for all runs of a stack; called on the first of its worlds."""
 
 
 @dataclass(frozen=True)
@@ -159,11 +159,11 @@ class Stack:
     """The runs of one stack, as a world sees them.
 
     Args:
-        worlds: one per run, equal but for the fields marked PER_RUN.
+        worlds: one per run, equal except for fields marked PER_RUN.
         seeds: one per run.
-        method: of all runs; `method.responses` is the size of a group.
-        evaluation: prompts in the evaluation set.
-        dtype: of parameters.
+        method: the method of all runs; `method.responses` is the group size.
+        evaluation: number of prompts in the evaluation set.
+        dtype: data type of parameters.
     """
 
     worlds: Sequence[Any]
@@ -174,15 +174,15 @@ class Stack:
 
     @property
     def world(self) -> Any:
-        """The first, for the fields that all of them share."""
+        """The first world, for the fields that all of them share."""
         return self.worlds[0]
 
     def alone(self, run: int) -> Stack:
-        """That run in a stack of its own."""
+        """A stack with that run only."""
         return Stack(self.worlds[run : run + 1], self.seeds[run : run + 1], self.method, self.evaluation, self.dtype)
 
     def each(self, name: str) -> Float[Tensor, " S"]:
-        """A field of every run."""
+        """A field of every run, as a tensor."""
         import torch
 
         return torch.tensor([getattr(w, name) for w in self.worlds], dtype=torch.float64)
@@ -190,13 +190,13 @@ class Stack:
 
 @dataclass(frozen=True)
 class Built:
-    """What a world gives the loop.
+    """The parts that a world gives to the loop.
 
     Args:
-        method: that of the stack, unless the world changes it.
+        method: the method of the stack, unless the world changes it.
         policy, reference, problem: see `core.protocols`.
         evaluate: (policy, reference, stream) -> metrics on the fixed evaluation set, [S] each.
-        offline: responses per run in the offline data; 0 where the method uses none.
+        offline: responses per run in the offline data; 0 if the method uses none.
     """
 
     method: Method
@@ -208,7 +208,7 @@ class Built:
 
 
 def sibling(world: World, name: str) -> Any:
-    """A module of the folder that specifies the world, imported when it is needed: `build` needs torch, a spec not."""
+    """A module in the world's folder, imported on demand: `build` needs torch, a spec does not."""
     return import_module(f"{type(world).__module__.rpartition('.')[0]}.{name}")
 
 
@@ -217,7 +217,7 @@ def sibling(world: World, name: str) -> Any:
 
 @cache
 def worlds() -> dict[str, type[Any]]:
-    """Every world of the lab by name: those that the `spec` of a folder lists in WORLDS."""
+    """Every built-in world by name: those that a folder's `spec` lists in WORLDS."""
     out: dict[str, type[Any]] = {}
     for folder in pkgutil.iter_modules(prefloop.worlds.__path__, "prefloop.worlds."):
         if folder.ispkg and find_spec(f"{folder.name}.spec"):
@@ -226,7 +226,7 @@ def worlds() -> dict[str, type[Any]]:
 
 
 def name_of(kind: type) -> str:
-    """`arms` for `Arms` of the package, `module:Class` for a user's own."""
+    """`arms` for the built-in `Arms`, `module:Class` for a user's own."""
     here = kind.__module__.startswith("prefloop.")
     return kind.__name__.lower() if here else f"{kind.__module__}:{kind.__qualname__}"
 
@@ -235,7 +235,7 @@ def world_class(name: str) -> type[Any]:
     """The world of that name, or of a user's own `module:Class`.
 
     Raises:
-        UserError: no such world; suggests the nearest.
+        UserError: no such world; the nearest name is suggested.
     """
     if ":" in name:
         return _own(name)

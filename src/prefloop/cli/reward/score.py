@@ -40,7 +40,7 @@ def run(options: Options) -> int:
         UserError, DataError: nothing was written.
     """
     if options.out.exists():
-        raise UserError("the file exists already", where=str(options.out), fix="choose another name")
+        raise UserError("the file already exists", where=str(options.out), fix="choose another name")
     found, model = read_data(options, options.data), load_models(options, options.model, options.combine)
     scored = model.score_groups(found.groups)
     remarks = cut_remarks(model, scored)

@@ -1,4 +1,4 @@
-"""How often a reward model agrees with held-out preferences."""
+"""Accuracy of a reward model on held-out preferences."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from prefloop.rewards.bradley_terry.ensemble import RewardModel
 
 @dataclass(frozen=True)
 class RewardAccuracy:
-    """How often a reward model agrees with given preferences; printed beside every result that uses the model."""
+    """Accuracy of a reward model on given preferences; printed with every result that uses the model."""
 
-    accuracy: Interval  # share of pairs whose winner has the higher score, ties ½
-    longer: Interval  # "pick the longer"
-    margin: Interval  # score of the winner less that of the loser
+    accuracy: Interval  # share of pairs whose winner has the higher score; ties count ½
+    longer: Interval  # the same of picking the longer response
+    margin: Interval  # score of the winner minus that of the loser
     pairs: int
     questions: int
 
@@ -29,7 +29,7 @@ class RewardAccuracy:
         return f"accuracy {self.accuracy} on {size}; pick the longer {self.longer}"
 
     def metrics(self) -> dict[str, int | float]:
-        """Flat numbers, for the facts of the model and for manifests."""
+        """Flat numbers, for the model's facts and for manifests."""
         numbers: dict[str, int | float] = {"held_out_pairs": self.pairs, "held_out_questions": self.questions}
         for name in ("accuracy", "longer", "margin"):
             x: Interval = getattr(self, name)
@@ -41,18 +41,18 @@ def reward_accuracy(model: RewardModel, groups: Sequence[Group], *, seed: int = 
     """Accuracy of a reward model on held-out preferences, with intervals clustered by question.
 
     Args:
-        groups: of questions that the model was not fitted on.
-        seed: of the bootstrap.
-        n: resamples.
+        groups: groups whose questions the model was not fitted on.
+        seed: seed of the bootstrap.
+        n: number of resamples.
 
     Raises:
-        DataError: no preference in the groups.
+        DataError: the groups contain no preference.
     """
     return accuracy_of(model.compare(groups), seed=seed, n=n)
 
 
 def accuracy_of(seen: Comparison, *, seed: int = 0, n: int = 2000) -> RewardAccuracy:
-    """The same from margins that are known."""
+    """The same from given margins."""
     accuracy, longer = (
         proportion(wins(torch.stack([x, torch.zeros_like(x)], -1)).numpy(), clusters=seen.keys, seed=seed, n=n)
         for x in (seen.margin, seen.longer)

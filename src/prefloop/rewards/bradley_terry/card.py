@@ -1,4 +1,4 @@
-"""What is known of a reward model on held-out preferences: accuracy, calibration, margins, length, gold.
+"""The card of a reward model on held-out preferences: accuracy, calibration, margins, length, gold.
 
 Imports no torch, so that reports can use it.
 """
@@ -19,18 +19,18 @@ from prefloop.analysis.statistics import Clusters, Interval, bootstrap, differen
 from prefloop.core.files import plain
 
 Array = NDArray[np.float64]
-BINS, BIN_PAIRS = 10, 20  # most bins of pairs, and pairs that a bin has at least
-BARS = 20  # most bars of the histogram
-RESAMPLES = 2000  # as everywhere: the same accuracy has the same interval wherever it is printed
+BINS, BIN_PAIRS = 10, 20  # maximum number of bins, and minimum number of pairs per bin
+BARS = 20  # maximum number of bars in the histogram
+RESAMPLES = 2000  # as everywhere, so that an accuracy has the same interval wherever it is printed
 
 
 @dataclass(frozen=True)
 class Bin:
-    """Pairs with about the same gap between their two scores."""
+    """Pairs with similar gaps between their two scores."""
 
     low: float  # smallest |s_w − s_l|
     high: float
-    gap: float  # mean of it
+    gap: float  # mean |s_w − s_l|
     predicted: float  # mean σ(|s_w − s_l|): how often the higher score should win
     accuracy: Interval  # how often it did
     pairs: int
@@ -44,10 +44,10 @@ class Histogram:
 
 @dataclass(frozen=True)
 class Correlation:
-    """Spearman's rank correlation with the score; nan where one of the two is constant."""
+    """Spearman's rank correlation with the score; nan if either is constant."""
 
     overall: Interval  # over all responses
-    within: Interval  # of deviations from the mean of the responses to the same prompt, where it has several
+    within: Interval  # of deviations from the mean over responses to the same prompt, for prompts with several
 
 
 @dataclass(frozen=True)
@@ -58,17 +58,17 @@ class Card:
     questions: int
     responses: int
     accuracy: Interval  # share of pairs whose winner has the higher score
-    longer: Interval  # the same of picking the longer: what needs no model
-    lead: Interval  # accuracy less that of picking the longer, on the same pairs
+    longer: Interval  # the same of picking the longer response, a baseline without a model
+    lead: Interval  # accuracy minus that of picking the longer, on the same pairs
     nll: Interval  # mean −log σ(s_w − s_l), nats; log 2 is chance
     margin: Interval  # mean s_w − s_l
-    spread: float  # mean standard deviation of the scores inside a prompt
+    spread: float  # mean standard deviation of the scores within a prompt
     calibration_error: float  # mean |predicted − observed| over bins of equal size (ECE)
-    chance_error: Interval  # the same of a calibrated model with these gaps: mean and middle 95 % of simulations
+    chance_error: Interval  # the same for a calibrated model with these gaps: mean and central 95 % of simulations
     bins: tuple[Bin, ...]
     histogram: Histogram  # of s_w − s_l
     length: Correlation  # with tokens
-    gold: Correlation | None  # with a reward that is known
+    gold: Correlation | None  # with a known reward
 
 
 def reward_card(
@@ -87,17 +87,17 @@ def reward_card(
     """The card of a model from its scores on pairs and on all responses.
 
     Args:
-        margin: [N], score of the winner less that of the loser.
-        longer: [N], tokens of the winner less tokens of the loser.
+        margin: [N], score of the winner minus that of the loser.
+        longer: [N], tokens of the winner minus tokens of the loser.
         keys: the question of each pair; whole questions are resampled.
-        score, length, group: [M], of each response its score, its tokens and the number of its prompt.
+        score, length, group: [M], score, number of tokens and prompt number of each response.
         response_keys: the question of each response.
         gold: [M], a known reward of each response.
-        seed: of the bootstrap.
-        n: resamples.
+        seed: seed of the bootstrap.
+        n: number of resamples.
 
     Raises:
-        ValueError: no pair, or lengths that differ.
+        ValueError: no pairs, or different lengths.
     """
     m = np.asarray(margin, dtype=np.float64)
     right, baseline = wins(m), wins(longer)
@@ -125,24 +125,24 @@ def reward_card(
 
 
 def wins(difference: ArrayLike) -> Array:
-    """1 where it is above 0, ½ where it is 0, else 0."""
+    """1 if above 0, ½ if 0, otherwise 0."""
     return (np.sign(np.asarray(difference, dtype=np.float64)) + 1) / 2
 
 
 def by_gap(margin: ArrayLike, keys: Clusters, *, seed: int = 0, n: int = RESAMPLES) -> tuple[Bin, ...]:
-    """Pairs in bins of about equal size by |s_w − s_l|: what the model predicts there, and how often it is right."""
+    """Pairs in bins of about equal size by |s_w − s_l|, with predicted and observed accuracy."""
     m = np.asarray(margin, dtype=np.float64)
     return tuple(_bin(m[part], [keys[i] for i in part], seed, n) for part in _parts(m))
 
 
 def chance_error(margin: ArrayLike, *, seed: int = 0, n: int = RESAMPLES) -> Interval:
-    """Calibration error that as many independent pairs give where P(right) = σ(|s_w − s_l|) is true.
+    """Calibration error of the same number of independent pairs if P(right) = σ(|s_w − s_l|) were true.
 
-    Noise never cancels inside a mean of |predicted − observed|, so that it is above 0 for any number of pairs.
+    Noise does not cancel in a mean of |predicted − observed|, so it is above 0 for any number of pairs.
 
     Args:
         margin: [N].
-        seed, n: of the simulations, and how many.
+        seed, n: seed and number of simulations.
     """
     m = np.asarray(margin, dtype=np.float64)
     parts = _parts(m)
@@ -160,7 +160,7 @@ def chance_error(margin: ArrayLike, *, seed: int = 0, n: int = RESAMPLES) -> Int
 
 
 def _parts(margin: Array) -> list[NDArray[np.intp]]:
-    """Places of the pairs of each bin, from small gaps to large ones."""
+    """Indices of the pairs in each bin, from small gaps to large ones."""
     order = np.argsort(np.abs(margin), kind="stable")
     return np.array_split(order, max(1, min(BINS, len(margin) // BIN_PAIRS)))
 
@@ -173,7 +173,7 @@ def _bin(m: Array, keys: Sequence[Any], seed: int, n: int) -> Bin:
 
 
 def histogram(x: ArrayLike, most: int = BARS) -> Histogram:
-    """Counts between round edges, 0 among them or beyond the ends."""
+    """Counts between round edges; 0 is an edge or lies outside the range."""
     values = np.asarray(x, dtype=np.float64)
     width = _round_width(max(float(values.max() - values.min()), 1e-9) / (most - 2))
     first, last = math.floor(values.min() / width), math.floor(values.max() / width) + 1
@@ -183,7 +183,7 @@ def histogram(x: ArrayLike, most: int = BARS) -> Histogram:
 
 
 def _round_width(least: float) -> float:
-    """1, 2 or 5 times a power of ten, the first that is not below `least`."""
+    """The smallest number of the form 1, 2 or 5 times a power of ten that is at least `least`."""
     power = 10.0 ** math.floor(math.log10(least))
     return next(step * power for step in (1, 2, 5, 10) if step * power >= least * (1 - 1e-9))
 
@@ -191,19 +191,19 @@ def _round_width(least: float) -> float:
 def correlation(
     score: ArrayLike, other: ArrayLike, group: ArrayLike, keys: Clusters, *, seed: int = 0, n: int = RESAMPLES
 ) -> Correlation:
-    """Rank correlation of the score with another number, over all responses and inside prompts that have several.
+    """Rank correlation of the score with another quantity, over all responses and within prompts that have several.
 
-    Ranks are taken once, among all these responses, and resampled.
+    Ranks are computed once, among all these responses, and then resampled.
 
     Args:
         score, other: [M].
-        group: [M], the number of the prompt.
+        group: [M], the prompt number.
         keys: the question of each response; whole questions are resampled.
     """
     both = np.stack([np.asarray(score, dtype=np.float64), np.asarray(other, dtype=np.float64)], -1)
     _, place = np.unique(np.asarray(group), return_inverse=True)
-    several = np.flatnonzero(np.bincount(place)[place] > 1)  # one alone deviates by 0, which says nothing
-    apart = np.round(both - _means(both, place), 9)  # equal deviations may differ in their last bits
+    several = np.flatnonzero(np.bincount(place)[place] > 1)  # a single response always deviates by 0
+    apart = np.round(both - _means(both, place), 9)  # equal deviations may differ by rounding
     overall = bootstrap(rankdata(both, axis=0), _pearson, clusters=keys, seed=seed, n=n)
     if not len(several):
         return Correlation(overall, Interval(math.nan, math.nan, math.nan, overall.level, 0))
@@ -212,25 +212,25 @@ def correlation(
 
 
 def _means(x: Array, place: NDArray[np.intp]) -> Array:
-    """Of each row the mean over the rows of its group."""
+    """For each row, the mean over the rows of its group."""
     size = np.bincount(place)
     return np.stack([np.bincount(place, weights=column) / size for column in x.T], -1)[place]
 
 
 def _pearson(x: Array) -> float:
-    """Pearson's correlation of two columns, which is Spearman's (1904) of ranks; nan where one is constant."""
+    """Pearson's correlation of two columns, which on ranks is Spearman's (1904); nan if one is constant."""
     apart = x - x.mean(0)
     product, first, second = (apart[:, i] @ apart[:, j] for i, j in ((0, 1), (0, 0), (1, 1)))
     return float(product) / math.sqrt(first * second) if first * second > 0 else math.nan
 
 
 def _spread(score: Array, group: Array) -> float:
-    """Mean over prompts with two responses and more of the standard deviation of their scores."""
+    """Standard deviation of the scores within a prompt, averaged over prompts with two or more responses."""
     groups = [score[group == g] for g in np.unique(group)]
     several = [float(x.std(ddof=1)) for x in groups if len(x) > 1]
     return sum(several) / len(several) if several else math.nan
 
 
 def as_record(card: Card) -> dict[str, Any]:
-    """The card as JSON has it; null where a number is not defined."""
+    """The card as a JSON value; null for undefined numbers."""
     return dict(plain(asdict(card)))

@@ -1,7 +1,7 @@
 """Reward models in the layout of Hugging Face sequence classification with one label: reading and writing.
 
 Such a model scores a conversation by one linear layer, `score`, on the hidden state of its last token. Only local
-folders with safetensors weights are read; no code of a model is run and nothing is unpickled.
+folders with safetensors weights are read; no model code is run and nothing is unpickled.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from prefloop.core.errors import DataError
 from prefloop.policies.pretrained import Tokenizer, render
 from prefloop.rewards.bradley_terry.encoding import eos
 
-HEAD = "score"  # what transformers calls the linear layer
+HEAD = "score"  # name of the linear layer in transformers
 WEIGHTS = "model.safetensors"
 KIND = "ForSequenceClassification"
 LOCAL: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
@@ -31,20 +31,20 @@ TRAIN_ONE = "train one: prefloop reward train DATA --model MODEL --out DIR"
 
 @dataclass(frozen=True)
 class Classifier:
-    """The parts of a sequence classifier with one label, in float32 and evaluation mode."""
+    """The parts of a sequence classifier with one label, in float32 and eval mode."""
 
     backbone: nn.Module
     head: nn.Linear
     tokenizer: Tokenizer
-    context: int | None  # most tokens it takes
+    context: int | None  # maximum number of tokens
 
 
 def read(folder: Path) -> Classifier:
-    """A reward model that transformers or another library saved.
+    """Read a reward model saved by transformers or another library.
 
     Raises:
-        DataError: no sequence classifier, more than one label, no safetensors weights, a head or another weight that
-            is missing, or an architecture whose score is not one linear layer on the last token.
+        DataError: not a sequence classifier, more than one label, no safetensors weights, missing weights, or an
+            architecture whose score is not one linear layer on the last token.
     """
     config = _config(folder)
     if not list(folder.glob("*.safetensors")):
@@ -62,7 +62,7 @@ def read(folder: Path) -> Classifier:
         reason = str(error).strip().splitlines()[0]
         raise DataError(f"the reward model cannot be read: {reason}", where=str(folder)) from error
     missing = sorted(report["missing_keys"])
-    if missing:  # transformers would make them up on the spot, and the scores would be random
+    if missing:  # transformers would initialise them, and the scores would be random
         kind = "head" if any(name.startswith(HEAD) for name in missing) else "weight"
         what = f"the reward model lacks its {kind}: {', '.join(missing[:3])}"
         raise DataError(f"{what} would be newly initialised", where=str(folder), fix=TRAIN_ONE)
@@ -80,10 +80,10 @@ def _config(folder: Path) -> Any:
         raise DataError(f"the reward model cannot be read: {reason}", where=str(folder), fix=TRAIN_ONE) from error
     kinds = config.architectures or []
     if not any(name.endswith(KIND) for name in kinds):
-        what = f"this is no reward model: its configuration names {', '.join(kinds) or 'no architecture'}, not …{KIND}"
+        what = f"not a reward model: its architecture is {', '.join(kinds) or 'not given'}, not …{KIND}"
         raise DataError(what, where=str(folder / "config.json"), fix=TRAIN_ONE)
     if config.num_labels != 1:
-        what = f"the model has {config.num_labels} labels; a reward model has one"
+        what = f"the model has {config.num_labels} labels; a reward model must have one"
         raise DataError(what, where=str(folder / "config.json"), fix="use a model with num_labels = 1")
     return config
 
@@ -97,36 +97,36 @@ def _parts(model: Any, folder: Path) -> tuple[nn.Module, nn.Linear]:
             own, linear = model(ids).logits, head(backbone(ids).last_hidden_state)[:, -1]
         if torch.allclose(linear, own, rtol=1e-3, atol=1e-4):
             return backbone, head
-    what = f"{type(model).__name__} does not score by one linear layer on the last token, which is not supported"
+    what = f"{type(model).__name__} does not score by one linear layer on the last token: unsupported architecture"
     raise DataError(what, where=str(folder), fix="use a reward model on a causal language model")
 
 
 def closing(tokenizer: Tokenizer, where: str) -> tuple[int, ...]:
-    """Ids that the chat template writes behind the text of an answer: ChatML's end of turn and line break, say.
+    """Token ids that the chat template appends to an answer, such as ChatML's end of turn and line break.
 
-    A model that was trained on rendered conversations scores at the last of them, which need not be the EOS.
+    A model trained on rendered conversations scores at the last of them, which need not be the EOS.
 
     Raises:
         UserError: the tokenizer has no chat template.
-        DataError: the tokenizer has no EOS, or the template changes a prompt or an answer once it is answered.
+        DataError: the tokenizer has no EOS, or the template changes a prompt or an answer in a full conversation.
     """
-    eos(tokenizer)  # the responses of a batch end with it
+    eos(tokenizer)  # responses in a batch end with it
     asked = [{"role": "user", "content": "a"}]
     own = [*render(tokenizer, asked).tolist(), *tokenizer.encode("b", add_special_tokens=False)]
     said = [*asked, {"role": "assistant", "content": "b"}]
     whole = tokenizer.apply_chat_template(said, tokenize=True, return_dict=False)
     if whole[: len(own)] != own:
-        what = "the chat template does not render an answered conversation as the prompt and then the answer"
-        fix = "use a chat template that writes an answer right behind its generation prompt"
+        what = "the chat template does not render a conversation as the prompt followed by the answer"
+        fix = "use a chat template that puts an answer right after its generation prompt"
         raise DataError(what, where=where, fix=fix)
     return tuple(whole[len(own) :])
 
 
 def write(folder: Path, backbone: nn.Module, head: nn.Linear, tokenizer: Tokenizer) -> bool:
-    """Write configuration, weights and tokenizer; the head's bias, for which the layout has no place, is left out.
+    """Write configuration, weights and tokenizer, without the head's bias, which the layout does not support.
 
     Returns:
-        Whether there is such a class in transformers for this backbone in float32; if not, nothing is written.
+        Whether transformers has such a class for this backbone in float32; if not, nothing is written.
     """
     config: Any = copy.deepcopy(backbone.config)
     config.num_labels, config.pad_token_id = 1, _padding(tokenizer, config.vocab_size)
@@ -147,13 +147,13 @@ def write(folder: Path, backbone: nn.Module, head: nn.Linear, tokenizer: Tokeniz
 
 
 def _empty(config: Any) -> Any | None:
-    """The classifier without memory for its weights; None where transformers has no such class."""
+    """The classifier without allocated weights; None if transformers has no such class."""
     from transformers import AutoModelForSequenceClassification
 
     try:
         with torch.device("meta"):
             return AutoModelForSequenceClassification.from_config(config, trust_remote_code=False)
-    except ValueError:  # what transformers raises for a configuration that it has no class for
+    except ValueError:  # raised by transformers for configurations without such a class
         return None
 
 
@@ -162,9 +162,9 @@ def _shapes(weights: dict[str, Tensor]) -> dict[str, torch.Size]:
 
 
 def _padding(tokenizer: Tokenizer, vocabulary: int) -> int | None:
-    """A special token that ends no response: transformers scores at the last token that is not padding.
+    """A special token that does not end a response: transformers scores at the last token that is not padding.
 
-    Many tokenizers pad with the EOS; then it would score at the token before the EOS.
+    Many tokenizers pad with the EOS; transformers would then score at the token before the EOS.
     """
     named = [tokenizer.pad_token_id, *tokenizer.all_special_ids]
     return next((i for i in named if i is not None and i != tokenizer.eos_token_id and i < vocabulary), None)
@@ -172,7 +172,7 @@ def _padding(tokenizer: Tokenizer, vocabulary: int) -> int | None:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without bars and reports of transformers: what is wrong with a model is said by our errors."""
+    """Disable the progress bars and reports of transformers: our own errors say what is wrong with a model."""
     from transformers.utils import logging
 
     level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()

@@ -1,7 +1,7 @@
-"""Reward models on disk: head and all, as safetensors.
+"""Reward models on disk, as safetensors.
 
-A model that reads the last state only is a sequence classifier of transformers whose logit is the score less `offset`
-in reward.json. Any other one has its backbone and head in one weights file of our own layout.
+A model that reads only the last state is stored as a transformers sequence classifier whose logit is the score minus
+`offset` in reward.json. Other models have backbone and head in one weights file in our own layout.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ from prefloop.rewards.bradley_terry.options import Pooling
 WEIGHTS, FACTS = "model.safetensors", "reward.json"
 BACKBONE, HEAD = "backbone.", "head."  # prefixes in the weights file of our own layout
 OWN, CLASSIFIER = "prefloop", "sequence_classification"  # layouts
-CONTEXT = 4096  # most tokens of a third-party model, whose own limit may be far beyond what it was trained on
+CONTEXT = 4096  # maximum number of tokens for third-party models, whose own limit may far exceed their training length
 
 
 def save(model: BradleyTerry, folder: Path | str) -> None:
-    """Write backbone, head, tokenizer and facts in one step; `load` reads them.
+    """Write backbone, head, tokenizer and facts atomically; `load` reads them.
 
     Raises:
         UserError: the folder exists and is not empty.
@@ -57,21 +57,21 @@ def save(model: BradleyTerry, folder: Path | str) -> None:
 
 
 def require_free(folder: Path) -> None:
-    """Refuse to write over something.
+    """Refuse to overwrite an existing folder.
 
     Raises:
         UserError: the folder exists and is not empty.
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UserError("the folder exists already", where=str(folder), fix="choose another folder")
+        raise UserError("the folder already exists", where=str(folder), fix="choose another folder")
 
 
 def load(folder: Path | str, *, micro_tokens: int = 8192, autocast: bool = False) -> BradleyTerry:
     """A saved reward model: one of ours, or a third-party sequence classifier with one label.
 
     Raises:
-        UserError: there is no such folder.
-        DataError: a file or the head is missing, or the weights are not those of the configuration.
+        UserError: the folder does not exist.
+        DataError: a file or the head is missing, or the weights do not match the configuration.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -116,20 +116,20 @@ def _third_party(folder: Path, micro_tokens: int, autocast: bool) -> BradleyTerr
 
 
 def _facts(folder: Path) -> dict[str, Any]:
-    """What reward.json says."""
+    """The contents of reward.json."""
     try:
         facts = json.loads((folder / FACTS).read_text(encoding="utf-8"))
     except ValueError as error:
         raise DataError(f"the reward model cannot be read: {error}", where=str(folder / FACTS)) from error
     known = {"layout", "pooling", "max_tokens", "offset", "facts", "trained_on"}
-    ends = {"closing", "ending"}  # earlier folders name the ids behind the EOS, `ending`
+    ends = {"closing", "ending"}  # earlier versions stored the ids after the EOS as `ending`
     if not isinstance(facts, dict) or not known <= facts.keys() or not ends & facts.keys():
-        raise DataError("the facts of the reward model are not complete", where=str(folder / FACTS), fix="train again")
+        raise DataError("the facts of the reward model are incomplete", where=str(folder / FACTS), fix="train again")
     return facts
 
 
 def _with_bias(head: nn.Linear, offset: float) -> nn.Linear:
-    """The layout of transformers has no place for the bias."""
+    """Restore the bias, which the transformers layout does not support."""
     made = nn.utils.skip_init(nn.Linear, head.in_features, 1)
     with torch.no_grad():
         made.weight.copy_(head.weight)
@@ -155,10 +155,10 @@ def _read_own(folder: Path, pooling: Pooling) -> tuple[nn.Module, nn.Linear, Tok
     except (OSError, ValueError, SafetensorError) as error:
         raise DataError(f"the reward model cannot be read: {error}", where=str(folder)) from error
     missing = {f"{HEAD}weight", f"{HEAD}bias"} - weights.keys()
-    if missing:  # a head made up on the spot would give random scores
+    if missing:  # a newly initialised head would give random scores
         raise DataError(f"the reward model has no head: {min(missing)} is missing", where=str(folder / WEIGHTS))
     dtype = next((x.dtype for name, x in weights.items() if name.startswith(BACKBONE)), torch.float32)
-    with torch.random.fork_rng(devices=[]):  # the fresh backbone's initialisation draws from the global generator
+    with torch.random.fork_rng(devices=[]):  # the backbone's initialisation uses the global generator
         backbone = AutoModel.from_config(config, dtype=dtype, trust_remote_code=False)
     head = nn.utils.skip_init(nn.Linear, WIDTH[pooling] * config.hidden_size, 1)
     for prefix, module in ((BACKBONE, backbone), (HEAD, head)):
@@ -170,6 +170,6 @@ def _fill(module: nn.Module, weights: dict[str, Tensor], folder: Path) -> None:
     try:
         module.load_state_dict(weights)
     except RuntimeError as error:
-        what = "the weights are not those of the reward model's configuration"
+        what = "the weights do not match the reward model's configuration"
         raise DataError(f"{what}: {str(error).splitlines()[-1].strip()}", where=str(folder / WEIGHTS)) from error
     module.requires_grad_(False)

@@ -1,4 +1,4 @@
-"""Prompts with responses as token rows, and which of a group's responses were preferred to which."""
+"""Prompts with responses as token rows, and the preferences within groups."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ from prefloop.rewards.bradley_terry.options import Ties
 
 @dataclass(frozen=True)
 class Row:
-    """One prompt with one response: the last tokens of both, as many as fit."""
+    """One prompt with one response, cut on the left to the maximum length."""
 
     ids: Int[Tensor, " L"]
-    length: int  # tokens of the whole response, its closing included
-    cut: bool  # not all tokens of prompt and response fitted
+    length: int  # tokens of the full response, its closing included
+    cut: bool  # whether prompt and response were cut
 
     @property
     def response(self) -> int:
-        """Tokens at the end of `ids` that are the response."""
+        """Number of response tokens at the end of `ids`."""
         return min(self.length, len(self.ids))
 
 
 @dataclass(frozen=True)
 class Rows:
-    """Distinct rows, and which of them each response of each group is."""
+    """Distinct rows, and the row index of every response of every group."""
 
     rows: tuple[Row, ...]
     places: tuple[tuple[int, ...], ...]  # per group, per response
@@ -40,10 +40,10 @@ class Rows:
 
 @dataclass(frozen=True)
 class Preferences:
-    """Pairs of rows of which one was rated higher; with ties also those rated the same."""
+    """Pairs of rows with different ratings and, with ties, also those with equal ratings."""
 
     index: Int[Tensor, "N 2"]  # (winner, loser)
-    gap: Float[Tensor, " N"]  # rating of the winner less that of the loser; 0 = tie
+    gap: Float[Tensor, " N"]  # rating of the winner minus that of the loser; 0 = tie
     keys: tuple[str, ...]  # the question of each pair
 
 
@@ -52,17 +52,17 @@ class Scored:
     """Scores of every response of some groups, one entry per response."""
 
     score: Float[Tensor, " M"]
-    length: Int[Tensor, " M"]  # tokens of the whole response, its closing included
-    group: Int[Tensor, " M"]  # place of its group
-    cut: Bool[Tensor, " M"]  # scored without the first tokens of prompt and response, which did not fit
+    length: Int[Tensor, " M"]  # tokens of the full response, its closing included
+    group: Int[Tensor, " M"]  # index of its group
+    cut: Bool[Tensor, " M"]  # whether it was scored without its first tokens because of the length limit
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """What a reward model says of given preferences, one entry per pair."""
+    """A reward model's margins on given preferences, one entry per pair."""
 
     margin: Float[Tensor, " N"]  # s_winner − s_loser
-    longer: Int[Tensor, " N"]  # tokens of the winner less tokens of the loser
+    longer: Int[Tensor, " N"]  # tokens of the winner minus tokens of the loser
     keys: tuple[str, ...]  # the question
 
 
@@ -70,32 +70,32 @@ def eos(tokenizer: Tokenizer) -> int:
     """Id of the token that ends a sequence.
 
     Raises:
-        DataError: the tokenizer names none.
+        DataError: the tokenizer defines none.
     """
     if tokenizer.eos_token_id is None:
-        raise DataError("the tokenizer names no end-of-sequence token", where="tokenizer", fix="set `eos_token`")
+        raise DataError("the tokenizer defines no end-of-sequence token", where="tokenizer", fix="set `eos_token`")
     return int(tokenizer.eos_token_id)
 
 
 def make_row(prompt: Int[Tensor, " L"], response: Int[Tensor, " T"], max_tokens: int) -> Row:
-    """The last `max_tokens` of prompt and response."""
+    """The last `max_tokens` tokens of prompt and response."""
     whole = torch.cat([prompt, response])
     return Row(whole[-max_tokens:], len(response), len(whole) > max_tokens)
 
 
 def closed(text: Sequence[int], closing: Sequence[int]) -> Int[Tensor, " T"]:
-    """An answer with what ends it."""
+    """An answer followed by its closing tokens."""
     return torch.tensor([*text, *closing], dtype=torch.long)
 
 
 def encode(tokenizer: Tokenizer, groups: Sequence[Group], max_tokens: int, closing: Sequence[int]) -> Rows:
-    """All responses of the groups; one that recurs with the same prompt is one row.
+    """All responses of the groups; duplicates with the same prompt share one row.
 
     Args:
-        closing: ids behind the text of an answer: its EOS, or what else a chat template writes there.
+        closing: token ids that follow an answer: its EOS, or those that the chat template appends.
 
     Raises:
-        DataError: a prompt that the chat template refuses.
+        DataError: the chat template rejects a prompt.
     """
     known: dict[tuple[Any, str], int] = {}
     rows: list[Row] = []
@@ -115,7 +115,7 @@ def encode(tokenizer: Tokenizer, groups: Sequence[Group], max_tokens: int, closi
 
 
 def preferences(groups: Sequence[Group], places: Sequence[Sequence[int]], ties: Ties = "drop") -> Preferences:
-    """All strict preferences inside the groups, and with `half` every pair of equal ratings once.
+    """All strict preferences within the groups, and with `half` also every pair of equal ratings once.
 
     Raises:
         DataError: no strict preference.
@@ -130,12 +130,12 @@ def preferences(groups: Sequence[Group], places: Sequence[Sequence[int]], ties: 
             keys.append(group.key)
     if not any(gap):
         fix = "give pairs, or ratings that differ; `prefloop data check FILE` counts them"
-        raise DataError("there is no preference: no group has responses with different scores", fix=fix)
+        raise DataError("no preferences: no group has responses with different scores", fix=fix)
     return Preferences(torch.tensor(index), torch.tensor(gap, dtype=torch.float32), tuple(keys))
 
 
 def count_pairs(group: Group, ties: Ties = "drop") -> int:
-    """Preferences inside a group, as `preferences` takes them."""
+    """Number of preferences within a group, counted as in `preferences`."""
     return sum(1 for _ in _ordered(group.scores or (), ties))
 
 
@@ -147,7 +147,7 @@ def _ordered(scores: Sequence[float], ties: Ties) -> Iterator[tuple[int, int, fl
 
 
 def comparison(groups: Sequence[Group], scored: Scored) -> Comparison:
-    """The strict preferences of groups whose every response has been scored.
+    """The strict preferences of groups whose responses have all been scored.
 
     Raises:
         DataError: no strict preference.

@@ -1,4 +1,4 @@
-"""Several reward models as one: the mean of their scores, or the lowest, which is harder to exploit."""
+"""Several reward models combined: the mean of their scores, or the minimum, which is harder to exploit."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ Combine = Literal["mean", "min"]
 
 @dataclass(frozen=True)
 class Ensemble:
-    """Reward models of one vocabulary, whose scores are averaged or of which the lowest counts (Coste et al. 2024).
+    """Reward models with the same vocabulary, combined by the mean or minimum of their scores (Coste et al. 2024).
 
-    Bradley-Terry scores are known up to a constant only, and the minimum depends on it: models that were fitted here
-    have mean 0 over their training pairs; `centring` draws those of every pair there (Eisenstein et al. 2023).
+    Bradley-Terry scores are only defined up to a constant, on which the minimum depends: models fitted here have mean 0
+    over their training pairs; `centring` pulls the mean of every pair to 0 (Eisenstein et al. 2023).
 
     Raises:
-        UserError: no member, or members of different vocabularies.
+        UserError: no members, or members with different vocabularies.
     """
 
     members: tuple[BradleyTerry, ...]
@@ -37,12 +37,12 @@ class Ensemble:
 
     def __post_init__(self) -> None:
         if not self.members:
-            raise UserError("an ensemble needs at least one reward model", fix="name one or more folders")
+            raise UserError("an ensemble needs at least one reward model", fix="give one or more folders")
         first = self.tokenizer.get_vocab()
         for place, member in enumerate(self.members):
             if member.tokenizer.get_vocab() != first:
-                what = f"reward model {place + 1} of the ensemble has another vocabulary than the first"
-                raise UserError(what, fix="use models that were made from one base model")
+                what = f"reward model {place + 1} of the ensemble has a different vocabulary from the first"
+                raise UserError(what, fix="use models with the same base model")
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -54,18 +54,18 @@ class Ensemble:
 
     @property
     def is_traced(self) -> bool:
-        """Whether it is known of every member which questions it was fitted to."""
+        """Whether the training questions of every member are known."""
         return all(member.is_traced for member in self.members)
 
     def score_batch(self, batch: Batch) -> Float[Tensor, "P G"]:
-        """One score per response, 0 on the empty places of ragged groups; no gradient."""
+        """One score per response, 0 on the empty slots of ragged groups; no gradient."""
         return combined(torch.stack([member.score_batch(batch) for member in self.members]), self.combine)
 
     def score_groups(self, groups: Sequence[Group], poll: Callable[[], None] = no_op) -> Scored:
         """Scores of all responses of the groups, in their order; no gradient.
 
         Raises:
-            DataError: no response, or a prompt that the chat template refuses.
+            DataError: no response, or a prompt that the chat template rejects.
         """
         scored = [member.score_groups(groups, poll) for member in self.members]
         score = combined(torch.stack([each.score for each in scored]), self.combine)
@@ -75,7 +75,7 @@ class Ensemble:
         """Margins of all strict preferences in the groups.
 
         Raises:
-            DataError: no preference, or a prompt that the chat template refuses.
+            DataError: no preference, or a prompt that the chat template rejects.
         """
         return comparison(groups, self.score_groups(groups))
 
@@ -84,5 +84,5 @@ RewardModel = BradleyTerry | Ensemble
 
 
 def combined(scores: Float[Tensor, "M ..."], how: Combine) -> Tensor:
-    """Over the M members."""
+    """Combine scores over the M members."""
     return scores.mean(0) if how == "mean" else scores.amin(0)

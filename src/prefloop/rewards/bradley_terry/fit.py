@@ -34,24 +34,24 @@ def fit(
     poll: Callable[[], None] = no_op,
     observe: Callable[[int, float], None] = unobserved,
 ) -> BradleyTerry:
-    """A reward model from preferences; the given model is copied and stays as it is.
+    """Fit a reward model to preferences; the given model is copied and not changed.
 
     The head is fitted first, by ridge-penalised logistic regression on frozen features, each response computed once.
-    Unless the backbone is frozen, both are then trained together from there (Kumar et al. 2022, LP-FT) by Adam, with
-    lr falling linearly to 0.
+    Unless the backbone is frozen, both are then trained together (Kumar et al. 2022, LP-FT) by Adam, with lr falling
+    linearly to 0.
 
     Args:
-        model: a causal language model, a base model or a sequence classifier; its own head is not used.
-        groups: responses with scores; every strict preference inside a group is a pair.
+        model: a causal language model, base model or sequence classifier; its own head is not used.
+        groups: responses with scores; every strict preference within a group is a pair.
         options: pooling, schedule, loss and limits.
-        seed: of the order of pairs and of the validation folds.
+        seed: seed of the order of pairs and of the validation folds.
         autocast: bfloat16 matrix products of the backbone.
         poll: called before every pass through the backbone.
         observe: called with the number (from 1) and the loss of every step that trains the backbone.
 
     Raises:
-        DataError: no preference, fewer than two questions, no EOS, a prompt that the chat template refuses, or
-            training diverged.
+        DataError: no preference, fewer than two questions, no EOS, a prompt that the chat template rejects, or
+            diverged training.
         UserError: the model has no chat template or is not supported.
     """
     closing = (eos(tokenizer),)
@@ -87,7 +87,7 @@ def fit(
 
 
 def _backbone(model: Model) -> nn.Module:
-    """What gives hidden states: of a causal language model or a classifier what is below its head."""
+    """The module that gives hidden states: of a causal language model or classifier, the part below its head."""
     whole = model.merge_and_unload() if is_adapted(model) else model
     headless = whole.get_output_embeddings() is None
     return whole.base_model if headless else parts(whole)[0]
@@ -135,19 +135,19 @@ def _fit_all(
 
 
 def _centre(fitted: BradleyTerry, rows: Rows, pairs: Preferences, poll: Callable[[], None]) -> None:
-    """Shift the head so that the mean score over the pairs is 0, from which training everything drifts."""
+    """Shift the head so that the mean score over the pairs is 0 again after training the backbone."""
     drift = fitted.scores(rows.rows, poll)[pairs.index].mean()
     with torch.no_grad():
         fitted.head.bias.sub_(drift.to(fitted.head.bias.device))
 
 
 def _width(rows: Rows, pair: Sequence[int]) -> int:
-    """Tokens that a pair takes in a padded batch."""
+    """Tokens of a pair in a padded batch."""
     return 2 * max(len(rows.rows[i].ids) for i in pair)
 
 
 def _order(n: int, seed: int) -> Iterator[int]:
-    """0 … n−1 in random order, again and again."""
+    """Endless epochs over 0 … n−1, each in random order."""
     generator = torch.Generator().manual_seed(seed)
     while True:
         yield from torch.randperm(n, generator=generator).tolist()

@@ -14,7 +14,7 @@ from prefloop.rewards.bradley_terry.loss import judged, pair_loss
 from prefloop.rewards.bradley_terry.options import PairLoss
 
 PENALTIES = (100.0, 30.0, 10.0, 3.0, 1.0, 0.3, 0.1, 0.03, 0.01, 0.003, 0.001)  # tried in this order
-PATIENCE = 2  # weaker penalties in a row that predict left-out pairs worse than the best: then the search ends
+PATIENCE = 2  # the search ends after this many weaker penalties in a row that predict left-out pairs no better
 
 
 @dataclass(frozen=True)
@@ -23,15 +23,15 @@ class LinearFit:
 
     weight: Float[Tensor, " D"]
     penalty: float
-    validation_nll: float  # of pairs in left-out folds, at the chosen penalty; log 2 is chance where no lead is asked
+    validation_nll: float  # of pairs in left-out folds, at the chosen penalty; log 2 is chance if no lead is required
 
 
 @dataclass(frozen=True)
 class PairFeatures:
-    """Features of pairs and how each pair is judged, see `pair_loss`."""
+    """Features of pairs, and the flip and lead of each, see `pair_loss`."""
 
-    difference: Float[Tensor, "N D"]  # winner less loser
-    total: Float[Tensor, "N D"]  # winner plus loser, less the mean over pairs, which the bias takes up
+    difference: Float[Tensor, "N D"]  # winner minus loser
+    total: Float[Tensor, "N D"]  # winner plus loser, minus the mean over pairs, which the bias absorbs
     flip: Float[Tensor, " N"]
     lead: Float[Tensor, " N"]
 
@@ -49,7 +49,7 @@ class PairFeatures:
 def pair_features(
     winner: Float[Tensor, "N D"], loser: Float[Tensor, "N D"], gap: Float[Tensor, " N"], loss: PairLoss
 ) -> PairFeatures:
-    """Pairs in float64; `gap` is the rating of the winner less that of the loser, 0 for a tie."""
+    """Pairs in float64; `gap` is the rating of the winner minus that of the loser, 0 for a tie."""
     total, (flip, lead) = (winner + loser).double(), judged(gap.double(), loss)
     return PairFeatures((winner - loser).double(), total - total.mean(0), flip, lead)
 
@@ -57,7 +57,7 @@ def pair_features(
 def fit_linear(
     difference: Float[Tensor, "N D"], keys: Sequence[Hashable], *, seed: int, penalties: Sequence[float] = PENALTIES
 ) -> LinearFit:
-    """As `fit_pairs`, for strict preferences and the plain loss; `difference` is winner less loser."""
+    """Like `fit_pairs`, for strict preferences and the plain loss; `difference` is winner minus loser."""
     none = difference.new_zeros(len(difference), dtype=torch.float64)
     pairs = PairFeatures(difference.double(), torch.zeros_like(difference, dtype=torch.float64), none, none)
     return fit_pairs(pairs, keys, seed=seed, penalties=penalties)
@@ -72,20 +72,20 @@ def fit_pairs(
     seed: int = 0,
     penalties: Sequence[float] = PENALTIES,
 ) -> LinearFit:
-    """Weights w that predict the winner by σ(w · difference), their ridge penalty chosen by cross-validation over keys.
+    """Weights w that predict the winner by σ(w · difference), the ridge penalty chosen by cross-validation over keys.
 
-    Features are scaled by the root mean square of their differences, so that neither shift nor order of a pair matters.
+    Features are scaled by the root mean square of their differences, so that shift and order of a pair do not matter.
 
     Args:
-        pairs: features of the winner against those of the loser.
-        keys: the question of each pair; a question lies in one fold only.
+        pairs: features of winners and losers.
+        keys: the question of each pair; each question is in one fold only.
         centring: coefficient of the squared sum of a pair's scores.
-        folds: at most this many; fewer where there are fewer questions.
-        seed: of the assignment to folds.
-        penalties: tried from strong to weak.
+        folds: maximum number of folds; fewer if there are fewer questions.
+        seed: seed of the assignment to folds.
+        penalties: candidates, from strong to weak.
 
     Raises:
-        DataError: pairs of fewer than two questions.
+        DataError: the pairs have fewer than two questions.
     """
     spread = pairs.difference.square().mean(0).sqrt()
     scale = torch.where(spread > 0, 1 / spread, 0.0)
@@ -97,7 +97,7 @@ def fit_pairs(
 
 
 def _validation(x: PairFeatures, fold: Int[Tensor, " N"], penalties: Sequence[float], centring: float) -> list[float]:
-    """Mean loss of left-out pairs at each penalty, until PATIENCE in a row are no better than the best."""
+    """Mean loss of left-out pairs at each penalty, until PATIENCE in a row do not improve on the best."""
     folds = [fold == k for k in range(int(fold.max()) + 1)]
     start, losses = x.difference.new_zeros(len(folds), x.difference.shape[1]), []
     for penalty in penalties:
@@ -122,7 +122,7 @@ def minimise(
 
     def closure() -> Tensor:
         optimizer.zero_grad()
-        total = x.total @ w if centring else 0.0  # half of the work, for nothing where there is no centring
+        total = x.total @ w if centring else 0.0  # half of the work, which is not needed without centring
         each = pair_loss(x.difference @ w, total, flip=x.flip, lead=x.lead, centring=centring)
         loss = each.mean() + penalty / 2 * w.square().sum()
         loss.backward()
@@ -134,10 +134,10 @@ def minimise(
 
 
 def _folds(keys: Sequence[Hashable], folds: int, seed: int) -> Int[Tensor, " N"]:
-    """Fold of each pair; whole questions, in random order, go round the folds."""
+    """Fold of each pair; questions are assigned to folds in turn, in random order."""
     known = list(dict.fromkeys(keys))
     if len(known) < 2:
-        raise DataError("a reward model needs pairs of at least two questions", fix="give more pairs")
+        raise DataError("a reward model needs pairs from at least two questions", fix="give more pairs")
     order = torch.randperm(len(known), generator=torch.Generator().manual_seed(seed)).tolist()
     fold = {known[i]: place % min(folds, len(known)) for place, i in enumerate(order)}
     return torch.tensor([fold[k] for k in keys])

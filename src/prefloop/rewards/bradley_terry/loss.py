@@ -25,14 +25,14 @@ def pair_loss(
 ) -> Float[Tensor, " N"]:
     """−(1−q) log σ(m − d) − q log σ(−m − d) + c t², per pair.
 
-    Bradley & Terry 1952; q = ε: Mitchell 2023, q = ½ of a tie: half a preference either way; d: Touvron et al. 2023
+    Bradley & Terry 1952; q = ε: Mitchell 2023, q = ½ for a tie: half a preference each way; d: Touvron et al. 2023
     (Llama 2), eq. 2; c: Eisenstein et al. 2023 (arXiv:2312.09244), eq. 3.
 
     Args:
         margin: m = s_w − s_l.
         total: t = s_w + s_l.
-        flip: q, the probability that the preference is the other way round.
-        lead: d, by which the preferred score must lead.
+        flip: q, the probability that the preference is flipped.
+        lead: d, the margin by which the preferred score must lead.
         centring: c.
     """
     nll = (1 - flip) * F.softplus(lead - margin) + flip * F.softplus(lead + margin)

@@ -31,7 +31,7 @@ from prefloop.rewards.bradley_terry.encoding import (
 )
 from prefloop.rewards.bradley_terry.options import Pooling
 
-WIDTH = {"last": 1, "mean": 1, "both": 2}  # hidden sizes that the head reads
+WIDTH = {"last": 1, "mean": 1, "both": 2}  # inputs of the head, in hidden sizes
 
 
 @dataclass(frozen=True)
@@ -41,21 +41,21 @@ class BradleyTerry:
     backbone: nn.Module
     head: nn.Linear  # float32, to one score
     tokenizer: Tokenizer
-    closing: tuple[int, ...]  # ids behind the text of an answer: its EOS, or what a third-party model saw there
+    closing: tuple[int, ...]  # token ids that follow an answer: its EOS, or those a third-party model was trained with
     pooling: Pooling = "last"  # hidden state of the last token, mean over response tokens, or both
-    max_tokens: int = 1024  # longer sequences lose their beginning
-    micro_tokens: int = 8192  # most tokens, padding included, that go through the backbone at once
+    max_tokens: int = 1024  # longer sequences are cut on the left
+    micro_tokens: int = 8192  # maximum number of tokens per forward pass, padding included
     autocast: bool = False  # bfloat16 matrix products of the backbone
     facts: Mapping[str, int | float | str] = field(default_factory=dict)  # how it was fitted and how good it is
-    trained_on: frozenset[str] = frozenset()  # digests of the questions that it was fitted to
+    trained_on: frozenset[str] = frozenset()  # digests of its training questions
 
     @property
     def is_traced(self) -> bool:
-        """Whether it is known which questions it was fitted to."""
+        """Whether its training questions are known."""
         return bool(self.trained_on)
 
     def score_batch(self, batch: Batch) -> Float[Tensor, "P G"]:
-        """One score per response, 0 on the empty places of ragged groups; no gradient."""
+        """One score per response, 0 on the empty slots of ragged groups; no gradient."""
         present, lengths = batch.present.cpu(), batch.lengths.tolist()
         places = [(p, g) for p, g in present.nonzero().tolist()]
         rows = [self._row(batch.prompts[p], batch.responses[p, g, : lengths[p][g]]) for p, g in places]
@@ -67,11 +67,11 @@ class BradleyTerry:
         """Scores of all responses of the groups, in their order; no gradient.
 
         Raises:
-            DataError: no response, or a prompt that the chat template refuses.
+            DataError: no response, or a prompt that the chat template rejects.
         """
         encoded = encode(self.tokenizer, groups, self.max_tokens, self.closing)
         if not encoded.rows:
-            raise DataError("there is no response to score", fix="give pairs, or rows with `responses`")
+            raise DataError("no responses to score", fix="give pairs, or rows with `responses`")
         places = torch.tensor([place for own in encoded.places for place in own])
         group = torch.tensor([i for i, own in enumerate(encoded.places) for _ in own])
         length = torch.tensor([row.length for row in encoded.rows])
@@ -82,12 +82,12 @@ class BradleyTerry:
         """Margins of all strict preferences in the groups.
 
         Raises:
-            DataError: no preference, or a prompt that the chat template refuses.
+            DataError: no preference, or a prompt that the chat template rejects.
         """
         return comparison(groups, self.score_groups(groups))
 
     def _row(self, prompt: Tensor, response: Tensor) -> Row:
-        """An answer that has ended, by the EOS or by the template's own end of turn, is closed as a given one is."""
+        """The row of a sampled response; if it ended, by EOS or the template's end of turn, with the usual closing."""
         said, ends = response.tolist(), {self.tokenizer.eos_token_id, *self.closing[:1]}
         text, end = (said[:-1], self.closing) if said and said[-1] in ends else (said, ())
         return make_row(prompt.cpu(), closed(text, end), self.max_tokens)
@@ -106,7 +106,7 @@ class BradleyTerry:
         return features
 
     def pool(self, rows: Sequence[Row]) -> Float[Tensor, "n D"]:
-        """Differentiable. Padding stands on the right, where causal attention never looks, so it needs no mask."""
+        """Pooled hidden states, differentiable. Padding is on the right, so causal attention needs no mask."""
         device = self.head.weight.device
         ids = pad_sequence([r.ids for r in rows], batch_first=True).to(device)
         end = torch.tensor([len(r.ids) for r in rows], device=device)[:, None]
@@ -122,12 +122,12 @@ class BradleyTerry:
 
 
 def known(group: Group, trained_on: Collection[str]) -> bool:
-    """Whether a model was fitted to the question of a group, in these words or, by its key, in others."""
+    """Whether a model was fitted to the question of a group, recognised by its prompt or its key."""
     return any(digest in trained_on for digest in digests(group))
 
 
 def digests(group: Group) -> tuple[str, ...]:
-    """Of a question: of its prompt, the system message aside, and of its key where that is not the prompt."""
+    """Digests of a question: of its prompt without the system message, and of its key if that is not the prompt."""
     asked = prompt_text([m for m in group.prompt if m.role != "system"])
     own = () if group.key in (asked, group.text) else (_digest(f"key\0{group.key}"),)
     return (_digest(asked), *own)

@@ -1,4 +1,4 @@
-"""How a reward model is fitted: one record for the command line, configurations and Python. Imports no torch."""
+"""Options for fitting a reward model, shared by command line, configurations and Python. Imports no torch."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from prefloop.core.errors import UserError, nearest
 
 Pooling = Literal["last", "mean", "both"]
 Ties = Literal["drop", "half"]
-SCHEDULE = ("steps", "lr", "batch")  # only of training the backbone
+SCHEDULE = ("steps", "lr", "batch")  # only for training the backbone
 
 
 @dataclass(frozen=True)
 class PairLoss:
-    """Which loss a reward model is fitted by; the defaults are plain Bradley-Terry.
+    """The loss of a reward model; the defaults give plain Bradley-Terry.
 
     Args:
-        label_smoothing: ε, the share of preferences taken to be wrong, from 0 to below ½.
-        rating_margin: m, score by which the winner must lead per unit of rating between the two, 0 or more.
-        ties: `drop` leaves pairs of equal rating out, `half` counts each as half a preference either way.
-        centring: coefficient of (s_w + s_l)², 0 or more; it draws scores to 0, so that those of several models compare.
+        label_smoothing: ε, the assumed share of wrong preferences, from 0 to below ½.
+        rating_margin: m, the required lead in score per unit of rating difference, 0 or more.
+        ties: `drop` ignores pairs of equal rating, `half` counts each as half a preference each way.
+        centring: coefficient of (s_w + s_l)², 0 or more; it pulls scores to 0, so that different models are comparable.
 
     Raises:
         UserError: a value out of range.
@@ -42,16 +42,16 @@ class PairLoss:
 
 @dataclass(frozen=True)
 class FitOptions:
-    """How a reward model is fitted to preferences.
+    """Options for fitting a reward model to preferences.
 
     Args:
-        freeze_backbone: fit the head only, in minutes; else backbone and head are then trained together, in hours.
+        freeze_backbone: fit only the head, in minutes; otherwise head and backbone are then trained together, in hours.
         pooling: states that the head reads: the last token's, the mean over the response's tokens, or both.
-        steps: of training the backbone.
+        steps: number of steps that train the backbone.
         lr: learning rate of these steps, falling linearly to 0.
         batch: pairs per step.
-        max_tokens: of prompt and response; longer ones lose the beginning of the prompt.
-        micro_tokens: most tokens, padding included, that go through the backbone at once.
+        max_tokens: maximum length of prompt and response; longer ones are cut on the left.
+        micro_tokens: maximum number of tokens per forward pass, padding included.
         loss: smoothing, ties, rating margins, centring.
 
     Raises:
@@ -79,13 +79,13 @@ NAMES = (*(f.name for f in fields(FitOptions) if f.name != "loss"), *LOSS)
 
 
 def fit_options(given: Mapping[str, Any], *, where: str = "") -> FitOptions:
-    """The options of a flat mapping such as `{steps: 100, ties: half}`; what it lacks has its default.
+    """The options of a flat mapping such as `{steps: 100, ties: half}`; the rest have their defaults.
 
     Args:
-        where: that the mapping is in, for messages.
+        where: section of the mapping, for messages.
 
     Raises:
-        UserError: an unknown name, a value of the wrong kind or out of range, or steps for a frozen backbone.
+        UserError: an unknown name, a value of the wrong type or out of range, or steps for a frozen backbone.
     """
     hints = get_type_hints(FitOptions) | get_type_hints(PairLoss)
     for name, value in given.items():
@@ -94,7 +94,7 @@ def fit_options(given: Mapping[str, Any], *, where: str = "") -> FitOptions:
         _check_kind(name, value, hints[name], where)
     idle = [name for name in SCHEDULE if name in given]
     if idle and given.get("freeze_backbone", FitOptions.freeze_backbone):
-        what = f"a frozen backbone takes no steps, so `{idle[0]}` has no effect"
+        what = f"`{idle[0]}` has no effect with a frozen backbone"
         raise UserError(what, where=where, fix="set freeze_backbone to false (--no-freeze-backbone)")
     loss = {name: given[name] if name == "ties" else float(given[name]) for name in LOSS if name in given}
     return FitOptions(**{k: v for k, v in given.items() if k not in LOSS}, loss=PairLoss(**loss))  # type: ignore[arg-type]
@@ -108,7 +108,7 @@ KINDS: dict[type, tuple[str, type | tuple[type, ...]]] = {
 
 
 def _check_kind(name: str, value: Any, hint: Any, where: str) -> None:
-    """True and false are whole numbers to Python, but not to a reader of a configuration."""
+    """Check the type; unlike in Python, true and false are not whole numbers in a configuration."""
     if hint in KINDS:
         kind, types = KINDS[hint]
         holds = isinstance(value, types) and isinstance(value, bool) is (hint is bool)

@@ -1,4 +1,4 @@
-"""The didactic problems as parts of a loop: arms, sequences and the plain categorical."""
+"""Build the parts of a loop for the didactic problems: arms, sequences and the plain categorical."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def build(stack: Stack) -> Built:
 
 
 def prompts_of(one: Didactic, seeds: Sequence[int], dtype: torch.dtype) -> Draw:
-    """How prompts are drawn: tokens, places in a list, a list of contexts, or fresh contexts."""
+    """How prompts are drawn: tokens, indices into a list, a list of contexts, or fresh contexts."""
     if one.policy == "gpt":
         return bandit.prompt_tokens
     if one.policy == "tabular":
@@ -62,7 +62,7 @@ def prompts_of(one: Didactic, seeds: Sequence[int], dtype: torch.dtype) -> Draw:
 
 
 def reference_policy(one: Didactic, seeds: Sequence[int], dtype: torch.dtype) -> Any:
-    """A policy per run that has been fitted to the reference law; its copy is the reference."""
+    """A policy per run, fitted to the reference distribution; its copy is the reference."""
     if one.policy == "tabular":
         return bandit.tabular_reference(len(seeds), max(1, one.contexts), dtype)
     known = sorted(set(seeds))
@@ -72,7 +72,7 @@ def reference_policy(one: Didactic, seeds: Sequence[int], dtype: torch.dtype) ->
 
 @cache
 def _fitted(family: str, hidden: int, objective: str, dtype: torch.dtype, seeds: tuple[int, ...]) -> Stacked:
-    """In memory, because the cells of a sweep share their seeds."""
+    """Cached in memory, because the cells of a sweep share their seeds."""
     policy: Any = GPT.create(seeds, dtype=dtype) if family == "gpt" else None
     if policy is None:
         policy = MLP.create(seeds, hidden=(FIRST, hidden, hidden) if family == "mlp" else (), dtype=dtype)
@@ -82,7 +82,7 @@ def _fitted(family: str, hidden: int, objective: str, dtype: torch.dtype, seeds:
 
 
 def offline_data(stack: Stack, policy: Any, draw: Draw, gold: ArmReward, typical: Typical) -> Batch:
-    """The reference's responses, of which the skewed law replaces its share, with gold or noisy scores, and labels."""
+    """Responses of the reference, a share of them replaced by the skewed law, with gold or noisy scores, and labels."""
     one, rng = stack.world, Stream("data", stack.seeds, stacked=True)
     with torch.no_grad():
         drawn = policy.draw(draw(0, one.data, rng), stack.method.responses, rng)
@@ -90,7 +90,7 @@ def offline_data(stack: Stack, policy: Any, draw: Draw, gold: ArmReward, typical
     if one.shared:
         data = bandit.sharing(data, one.shared, rng)
     law = Law(*(stack.each(n) for n in ("coverage", "skew_centre", "skew_width")))
-    data = bandit.skewed(data, law, rng)  # draws the same numbers whatever the law, so that stacked equals alone
+    data = bandit.skewed(data, law, rng)  # draws the same numbers for any law, so that stacked runs equal single ones
     scores = gold(data)
     if one.labels == "noisy":
         scores = noisy(scores, stack.each("temperature"), rng)

@@ -1,6 +1,6 @@
-"""Defects of the published bandit code as wrappers, so that a study can measure what each of them does.
+"""Defects of the published bandit code as wrappers, so that a study can measure the effect of each.
 
-What the lab follows stays true in spite of them: `state_of` samples, and reads `next_logp`, which no wrapper touches.
+The lab's measurements stay correct: `state_of` samples and reads `next_logp`, which no wrapper changes.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ from prefloop.worlds.rewarded import labelled
 from prefloop.worlds.spec import Built
 
 Kind = TypeVar("Kind", bound=GPT)
-DROPPED = 0.1  # share of activations, of gpt-nano
+DROPPED = 0.1  # dropout rate of gpt-nano
 
 
 def install(defect: str, built: Built, seeds: Sequence[int]) -> Built:
-    """What was built, with one defect of the published code in it.
+    """The built parts with one defect of the published code.
 
     Raises:
-        UserError: no such defect, or one that would change nothing for this method.
+        UserError: no such defect, or one without effect on this method.
     """
     if defect not in DEFECTS:
         raise UserError(f"unknown defect `{defect}`", fix=nearest(defect, DEFECTS))
@@ -52,7 +52,7 @@ def _k1_loss(built: Built, seeds: Sequence[int]) -> Built:
 
 def _reference_dropout(built: Built, seeds: Sequence[int]) -> Built:
     if not built.method.needs & {"reference", "z"}:
-        raise UserError("this method reads no reference, so that noise in it does nothing")
+        raise UserError("this method reads no reference, so noise in it has no effect")
     noise = Stream("reference dropout", seeds, stacked=True)
     return replace(built, reference=seen_as(DropoutReference, built.reference, noise=noise))
 
@@ -79,22 +79,22 @@ DEFECTS: dict[str, Callable[[Built, Sequence[int]], Built]] = {
 
 
 def seen_as(kind: type[Kind], policy: GPT, **more: Any) -> Kind:
-    """The same weights, not copies of them, as another kind of GPT."""
+    """Another kind of GPT that shares the same weights."""
     twin = kind.__new__(kind)
     vars(twin).update(vars(policy), **more)
     return twin
 
 
 class OffByOne(GPT):
-    """Scores y_t with the distribution at place t, which has read y_t already; samples from the right one.
+    """Scores y_t with the distribution at position t, which has already read y_t; samples correctly.
 
-    `exact_sampler` stays true, because the published code takes it for granted.
+    `exact_sampler` stays true, because the published code assumes it.
     """
 
     def evaluate(
         self, batch: Batch, *, entropy: bool = False, values: bool = False, drop: Dropout = unchanged
     ) -> Evaluation:
-        """As `GPT.evaluate`, one place late."""
+        """Like `GPT.evaluate`, but one position late."""
         hidden = self.hidden(whole(batch.prompts, batch.responses), drop)[:, :, 1:]
         full = self.logits(hidden).log_softmax(-1).view(*batch.mask.shape, -1)
         logp = torch.where(batch.mask, full.gather(-1, batch.responses[..., None]).squeeze(-1), 0.0)
@@ -106,7 +106,7 @@ class OffByOne(GPT):
         return Evaluation(logp, spread, value)
 
     def draw(self, prompts: Int[Tensor, "S P"], responses: int, rng: Stream, poll: Callable[[], None] = no_op) -> Batch:
-        """The right samples, with the log-probs that PPO's ratio had as its denominator."""
+        """Correct samples, with the log-probs that PPO's ratio had as its denominator."""
         drawn = super().draw(prompts, responses, rng, poll)
         with torch.no_grad():
             seen = self.evaluate(drawn).logp
@@ -114,13 +114,13 @@ class OffByOne(GPT):
 
 
 def whole(prompts: Int[Tensor, "S P"], responses: Int[Tensor, "S P G T"]) -> Int[Tensor, "S P*G T+1"]:
-    """[x, y_1 … y_T]: the output at place t has read y_t."""
+    """[x, y_1 … y_T]: the output at position t has read y_t."""
     first = prompts[..., None, None].expand(*responses.shape[:-1], 1)
     return torch.cat([first, responses], -1).flatten(1, 2)
 
 
 class DropoutReference(GPT):
-    """A frozen reference that was never put into evaluation mode: new dropout whenever it is asked."""
+    """A frozen reference that was never put into eval mode: new dropout at every call."""
 
     noise: Stream
 
@@ -130,7 +130,7 @@ class DropoutReference(GPT):
         return super().evaluate(batch, entropy=entropy, values=values, drop=self._dropped)
 
     def _dropped(self, x: Tensor) -> Tensor:
-        """Of every tensor that is dropped from, the runs stand outermost."""
+        """Dropout; the run axis of every tensor is outermost."""
         stays = self.noise.rand(x.numel() // self.runs, dtype=x.dtype) >= DROPPED
         return x * stays.view_as(x) / (1 - DROPPED)
 
@@ -141,18 +141,18 @@ class DropoutReference(GPT):
 def with_k1_term(method: Method) -> Method:
     """The method with β (log π − log π_ref), β its `kl`, in every token's loss, and no KL in the loop.
 
-    On fresh samples the expected gradient of the term is 0 whatever the reference: E_π[∇log π] = 0.
+    On fresh samples the expected gradient of the term is 0 for any reference: E_π[∇log π] = 0.
 
     Raises:
-        UserError: a method without a KL, or one that is not a policy gradient.
+        UserError: the method has no KL or is not a policy gradient.
     """
     beta, inner = method.kl, method.objective
     if inner not in (objectives.clipped, objectives.policy_gradient):
-        raise UserError("the published KL term needs a policy gradient", fix="a method such as ppo_critic_free")
+        raise UserError("the published KL term needs a policy gradient", fix="use a method such as ppo_critic_free")
     if not isinstance(beta, Tensor) and beta == 0:
-        raise UserError("without a KL there is no KL term", fix="kl=0.05")
+        raise UserError("the published KL term needs kl above 0", fix="kl=0.05")
 
-    @functools.wraps(inner)  # hyper-parameters are read from the signature of what is wrapped
+    @functools.wraps(inner)  # hyper-parameters are read from the wrapped signature
     def objective(logp: LogProbs, signal: Signal, batch: Batch, **options: Any) -> Tensor:
         if batch.logp_reference is None:
             raise MissingNeed("logp_reference")

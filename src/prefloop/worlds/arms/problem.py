@@ -1,7 +1,7 @@
-"""The paper's didactic problems: arms under a context, or sequences of arms; rewards, reference law, offline data.
+"""The paper's didactic problems: arms under a context, or sequences of arms; rewards, reference, offline data.
 
 Tajwar et al. 2024 (arXiv:2404.14367), §4.1. A response's gold reward is the mean of its tokens' rewards; the prompt is
-neither rewarded nor scored, so the ceiling is 1 where the peak lies on an arm.
+neither rewarded nor scored, so the ceiling is 1 if the peak lies on an arm.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from prefloop.worlds.rewarded import Draw, Typical
 ARMS = 100
 CONTEXT = 100  # dimensions
 HUMP = (15, 26)  # arms around the reference's mode at 20; its two other modes are the edges
-LOCATION, SCALE = -0.7, 0.4  # of the Cauchy variable whose tanh is cut into arms
-PENALTIES = (1.0, 0.1, 0.01)  # tried for the learned reward
+LOCATION, SCALE = -0.7, 0.4  # of the Cauchy variable whose tanh is binned into arms
+PENALTIES = (1.0, 0.1, 0.01)  # candidates for the learned reward
 
 
 # ---------------------------------------------------------------------------------------------------------- rewards
@@ -85,7 +85,7 @@ def fresh(dtype: torch.dtype) -> Draw:
 
 
 def listed(contexts: Float[Tensor, "S n D"]) -> Draw:
-    """Round a fixed list, as the published code does."""
+    """Cycle through a fixed list, as the published code does."""
 
     def draw(start: int, count: int, rng: Stream) -> Tensor:
         return contexts[:, (start + torch.arange(count)) % contexts.shape[1]]
@@ -94,7 +94,7 @@ def listed(contexts: Float[Tensor, "S n D"]) -> Draw:
 
 
 def indexed(runs: int, contexts: int) -> Draw:
-    """Numbers of the entries of a fixed list, for a policy that is a table over them."""
+    """Indices into a fixed list, for a tabular policy."""
 
     def draw(start: int, count: int, rng: Stream) -> Tensor:
         return ((start + torch.arange(count)) % contexts).expand(runs, count)
@@ -103,7 +103,7 @@ def indexed(runs: int, contexts: int) -> Draw:
 
 
 def prompt_tokens(start: int, count: int, rng: Stream) -> Int[Tensor, "S P"]:
-    """One uniform token."""
+    """One uniform token per prompt."""
     return (rng.rand(count) * ARMS).long()
 
 
@@ -120,10 +120,10 @@ def fit(
     steps: int = 100,
     lr: float = 0.01,
 ) -> None:
-    """Make every next-token distribution of the policy the reference law, in place, as the published `run_sft` does.
+    """Fit every next-token distribution of the policy to the reference law, in place, as the published `run_sft` does.
 
     Args:
-        objective: "likelihood" minimises KL(law‖π) (the default everywhere), "reverse" KL(π‖law) as published.
+        objective: "likelihood" minimises KL(law‖π) (the default), "reverse" KL(π‖law) as published.
     """
     law = reference_law().log().to(policy.parameters()[0].dtype)
     rng = Stream("fit", seeds, stacked=True)
@@ -149,7 +149,7 @@ def tabular_reference(runs: int, contexts: int, dtype: torch.dtype) -> Categoric
 
 @dataclass(frozen=True)
 class Law:
-    """Who wrote the offline data: with probability `coverage` the reference, else a bump that may lie elsewhere."""
+    """Distribution of the offline data: with probability `coverage` the reference, otherwise a bump."""
 
     coverage: Float[Tensor, " S"]
     centre: Float[Tensor, " S"]
@@ -157,7 +157,7 @@ class Law:
 
 
 def skewed(batch: Batch, law: Law, rng: Stream) -> Batch:
-    """The reference's responses [S, N, C, T], of which the law replaces its share, response by response."""
+    """Responses of the reference [S, N, C, T], a share of which is replaced according to the law, independently."""
     _, n, group, tokens = batch.responses.shape
     weight = bump(law.centre, law.width)
     u, chosen = rng.rand(n * group * tokens, dtype=torch.float64), rng.rand(n, group, dtype=torch.float64)
@@ -167,7 +167,7 @@ def skewed(batch: Batch, law: Law, rng: Stream) -> Batch:
 
 
 def sharing(batch: Batch, tokens: int, rng: Stream) -> Batch:
-    """Groups whose responses have `tokens` places in common, chosen at random for each group: similar pairs."""
+    """Groups whose responses share `tokens` positions, chosen at random per group: similar pairs."""
     _, n, _, length = batch.responses.shape
     rank = rng.rand(n, length).argsort(-1)
     common = (rank < tokens)[:, :, None]
@@ -175,10 +175,10 @@ def sharing(batch: Batch, tokens: int, rng: Stream) -> Batch:
 
 
 def learned_reward(data: Batch, seeds: Sequence[int], arms: int = ARMS) -> Float[Tensor, "S V"]:
-    """A Bradley-Terry reward per arm, fitted run by run to neighbouring responses of each group of the data.
+    """A Bradley-Terry reward per arm, fitted per run to pairs of adjacent responses in each group of the data.
 
-    A response's score is the mean over its tokens, so its features are the shares of the arms in it. In a group of odd
-    size the last response has no neighbour.
+    A response's score is the mean over its tokens, so its features are the shares of the arms in it. In groups of odd
+    size the last response is not used.
     """
     assert data.scores is not None
     pairs = data.mask.shape[2] // 2

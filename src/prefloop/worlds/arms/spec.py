@@ -28,15 +28,15 @@ from prefloop.worlds.spec import (
 if TYPE_CHECKING:
     from prefloop.core.method import Method
 
-TOKENS = 9  # of a sequence, after its prompt token
+TOKENS = 9  # tokens of a sequence, after its prompt token
 REWARDS = {"far": 70.0, "near": 20.0}  # centres of R1 and R2
 
 
 @dataclass(frozen=True)
 class Didactic:
-    """The reward of an arm and the offline data, which all problems of this folder have.
+    """The reward of an arm and the offline data, shared by all problems of this folder.
 
-    The class attributes are fields of one problem or another, here at the value that means "no such thing".
+    The class attributes are fields of some of the problems, here with the value that means "not applicable".
     """
 
     centre: Annotated[Number, PER_RUN, Flag("reward", REWARDS)] = REWARDS["far"]
@@ -46,15 +46,15 @@ class Didactic:
     data: Count = 100
     "groups in the offline data"
     coverage: Annotated[Share, PER_RUN] = 1.0
-    "share of the offline responses that the reference wrote; the others follow a bump at skew_centre"
+    "share of offline responses written by the reference; the others follow a bump at skew_centre"
     skew_centre: Annotated[Number, PER_RUN] = 20.0
-    "arm around which the other offline responses lie"
+    "centre of that bump (an arm)"
     skew_width: Annotated[Positive, PER_RUN] = 5.0
-    "width of their bump"
+    "width of that bump"
     labels: Literal["gold", "noisy"] = "gold"
-    "scores in the offline data: gold, or noisy ones that compare as Bradley-Terry at the temperature"
+    "scores in the offline data: gold, or noisy, with Bradley-Terry comparisons at the temperature"
     temperature: Annotated[Positive, PER_RUN] = 0.1
-    "of noisy labels"
+    "temperature of noisy scores"
     scorer: Literal["gold", "proxy"] = "gold"
     "what scores the policy's responses: gold, or a reward learned from the offline data"
 
@@ -62,10 +62,10 @@ class Didactic:
     runs_per_stack, cost, tokens, ceiling = 32, 0.1, 1, 1.0
 
     def fingerprint(self) -> None:
-        """Nothing but the fields decides a run."""
+        """None: a run depends on the fields only."""
 
     def about(self) -> str:
-        """Nothing to say of the reference: it is a known law."""
+        """Empty: the reference is a known distribution."""
         return ""
 
     def check(self, method: Method) -> None:
@@ -81,7 +81,7 @@ class Didactic:
 
 @dataclass(frozen=True)
 class Categorical(Didactic):
-    """One of 100 arms under one context, by a table that starts at the reference law itself: for theory."""
+    """One of 100 arms under one context; the policy is a table that starts exactly at the reference: for theory."""
 
 
 @dataclass(frozen=True)
@@ -89,13 +89,13 @@ class Arms(Didactic):
     """One of 100 arms under a context."""
 
     policy: Literal["mlp", "linear", "tabular"] = "mlp"
-    "network over contexts, or a table of them"
+    "policy: a network on contexts, or a table over them"
     hidden: Count = 256
     "width of the MLP's two hidden layers after the first"
     contexts: Whole = 0
-    "fixed list of that many contexts; 0: fresh ones for every collection"
+    "size of a fixed list of contexts; 0: fresh ones for every collection"
     fit: Literal["likelihood", "reverse"] = "likelihood"
-    "how the reference is fitted to its law: by likelihood, or by reverse KL as published"
+    "how the reference is fitted: by likelihood, or by reverse KL as published"
 
     def check(self, method: Method) -> None:
         """See `World.check`."""
@@ -106,14 +106,14 @@ class Arms(Didactic):
 
 @dataclass(frozen=True)
 class Sequences(Didactic):
-    """Nine arms after a prompt token, by a stacked GPT; the reward is the mean over them."""
+    """Nine arms after a prompt token; the policy is a stacked GPT, the reward the mean over the arms."""
 
     fit: Literal["likelihood", "reverse"] = "likelihood"
-    "how the reference is fitted to its law: by likelihood, or by reverse KL as published"
+    "how the reference is fitted: by likelihood, or by reverse KL as published"
     shared: Annotated[int, Range(f"a whole number from 0 to {TOKENS - 1}", low=0.0, high=TOKENS - 1.0, whole=True)] = 0
-    "tokens that the responses of a group of the offline data have in common"
+    "number of tokens that the responses of an offline group share"
     defect: Literal["", "off_by_one", "k1_loss", "reference_dropout", "prompt_in_reward"] = ""
-    "a defect of the published code to run with, for the study of them"
+    "run with this defect of the published code (for the study published-defects)"
 
     policy = "gpt"
     runs_per_stack, cost, tokens = 16, 9.0, TOKENS

@@ -1,1 +1,1 @@
-"""Sentences of a small GPT with a known gold reward and a learned proxy."""
+"""Sentences written by a small GPT, with a known gold reward and a learned proxy."""

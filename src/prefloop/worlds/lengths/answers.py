@@ -1,4 +1,4 @@
-"""One-sentence answers of SmolLM2-135M-Instruct to the package's instructions, in a small vocabulary of their own.
+"""One-sentence answers of SmolLM2-135M-Instruct to the built-in instructions, in a small vocabulary.
 
 `tools/make_answers.py` made both files. Token 0 ends a response.
 """
@@ -25,7 +25,7 @@ FILES = ("answers.jsonl", "answers_vocabulary.json")
 
 @dataclass(frozen=True)
 class Answered:
-    """An instruction with what the model said to it, the random seed of that, and which answers it did not end."""
+    """An instruction with the model's answers, their random seed, and the indices of unfinished answers."""
 
     prompt: str
     seed: int
@@ -35,35 +35,35 @@ class Answered:
 
 @dataclass(frozen=True)
 class Tokens:
-    """Responses left-aligned, END included where there was one before the limit; 0 beyond the mask."""
+    """Left-aligned responses, including END if it came before the limit; 0 beyond the mask."""
 
     ids: Int[Tensor, "P G T"]
     mask: Bool[Tensor, "P G T"]
 
     @property
     def cut(self) -> Bool[Tensor, "P G"]:
-        """True where a response has no END."""
+        """Whether each response lacks END."""
         last = self.mask.sum(-1, keepdim=True) - 1
         return self.ids.gather(-1, last).squeeze(-1) != END
 
 
 def answers() -> list[Answered]:
-    """All of them, in the order of the instructions."""
+    """All answers, in the order of the instructions."""
     text = _file(FILES[0]).read_text(encoding="utf-8")
     rows = [json.loads(line) for line in text.splitlines()]
     return [Answered(row["prompt"], row["seed"], tuple(row["answers"]), frozenset(row["cut"])) for row in rows]
 
 
 def vocabulary() -> Tokenizer:
-    """The byte-pair encoding that was learned from the answers."""
+    """The byte-pair encoding learned from the answers."""
     return Tokenizer.from_file(str(_file(FILES[1])))
 
 
 def encode(texts: Sequence[Sequence[str]], limit: int, unended: Sequence[Collection[int]] = ()) -> Tokens:
-    """Groups of as many texts each, as tokens with their END, cut at the limit.
+    """Groups of equally many texts as tokens with END, cut at the limit.
 
     Args:
-        unended: places in each group of texts that stop in mid-sentence and get no END.
+        unended: indices, per group, of texts that stop in mid-sentence and get no END.
     """
     tokenizer, size = vocabulary(), (len(texts), len(texts[0]), limit)
     ids, mask = np.zeros(size, dtype=np.int64), np.zeros(size, dtype=bool)

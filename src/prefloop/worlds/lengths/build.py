@@ -1,4 +1,4 @@
-"""The problem of lengths as parts of a loop: reference, preference data, gold reward and learned proxy."""
+"""Build the parts of a loop for the lengths problem: reference, preference data, gold reward and learned proxy."""
 
 from __future__ import annotations
 
@@ -36,19 +36,19 @@ from prefloop.worlds.measures import responses_of
 from prefloop.worlds.rewarded import Rewarded, Score, Typical, labelled, noisy
 from prefloop.worlds.spec import Built, Stack
 
-SAMPLED = 4096  # responses of the reference that its law of lengths is read off
+SAMPLED = 4096  # number of reference responses that estimate its length distribution
 OF_DATA = ("network", "gold", "peak", "width", "coverage", "data", "labels", "temperature")
 
 
 @dataclass(frozen=True)
 class Reference:
-    """What every run starts from.
+    """The starting point of every run.
 
     Args:
-        policy: of one run.
-        lengths: of its responses.
-        perplexity: per token, on answers that it was not fitted to.
-        cut: share of the answers that the limit cuts.
+        policy: the policy of one run.
+        lengths: lengths of its responses.
+        perplexity: per token, on held-out answers.
+        cut: share of the answers that exceed the limit.
     """
 
     policy: GPT
@@ -61,13 +61,13 @@ class Reference:
     def __str__(self) -> str:
         return (
             f"reference: perplexity {self.perplexity:.1f} per token on held-out answers; {self.cut:.1%} of the answers"
-            f" do not end within {self.policy.tokens} tokens; its own: {self.lengths.double().mean():.1f} in the mean"
+            f" exceed {self.policy.tokens} tokens; mean length of its own answers: {self.lengths.double().mean():.1f}"
         )
 
 
 @cache
 def reference(network: str) -> Reference:
-    """The fitted GPT of that size, from the cache where it was fitted before."""
+    """The fitted GPT of that size, cached."""
     size = SIZES[network]
     name = f"reference-{digest([VERSION, asdict(size), fingerprint()])}"
 
@@ -108,7 +108,7 @@ def build(stack: Stack) -> Built:
 
 
 def gold_reward(stack: Stack) -> Score:
-    """The true reward of each run."""
+    """The gold reward of each run."""
     one = stack.world
     if one.gold != LENGTH:
         return rule_score(one.gold)
@@ -117,10 +117,10 @@ def gold_reward(stack: Stack) -> Score:
 
 
 def rule_score(name: str) -> Score:
-    """A rule of the table or a user's function, on the texts of prompts and responses.
+    """A rule of the table or a user's function, applied to texts of prompts and responses.
 
     Raises:
-        UserError: unknown, or it needs an option.
+        UserError: unknown reward, or one that requires an option.
     """
     where = scorers.Where("gold", "gold", known=(LENGTH, "module:function"))
     return scorers.build(name, {}, decode=decode, decode_prompts=decode_prompts, where=where)
@@ -138,7 +138,7 @@ def typical_score(stack: Stack) -> Typical:
 
 
 def reference_responses(stack: Stack, prompts: int, group: int) -> Batch:
-    """Groups of the reference's responses, own ones of each seed; cached, because the cells of a sweep share seeds."""
+    """Groups of reference responses, drawn per seed; cached, because the cells of a sweep share seeds."""
     base, parts = reference(stack.world.network), []
     for seed in stack.seeds:
         name = f"responses-{digest([VERSION, base.name, seed, prompts, group])}"
@@ -158,7 +158,7 @@ def _drawn(base: Reference, seed: int, prompts: int, group: int) -> dict[str, Te
 
 
 def preferences(stack: Stack, gold: Score) -> Batch:
-    """Groups of the reference's responses with their scores, of which the coverage dial shortens its share."""
+    """Groups of reference responses with scores; all but a share `coverage` of the responses are shortened."""
     one, base = stack.world, reference(stack.world.network)
     rng = Stream("data", stack.seeds, stacked=True)
     means = torch.tensor([truncation(w.coverage, base.lengths) for w in stack.worlds])
@@ -170,13 +170,13 @@ def preferences(stack: Stack, gold: Score) -> Batch:
 
 
 def data_law(stack: Stack) -> Float[Tensor, " T"]:
-    """Share of the preference data with 1, 2, … tokens, all runs together."""
+    """Share of preference data with 1, 2, … tokens, over all runs."""
     lengths = preferences(stack, gold_reward(stack)).lengths.flatten()
     return torch.bincount(lengths, minlength=stack.world.tokens + 1)[1:].double() / len(lengths)
 
 
 def reward_model(stack: Stack) -> stacked.StackedReward:
-    """A reward model per run, fitted to its preferences; each is cached by itself, whatever stack it was fitted in."""
+    """A reward model per run, fitted to its preferences and cached separately, independent of the stack."""
     base, states = reference(stack.world.network), []
     for i in range(len(stack.seeds)):
         alone = stack.alone(i)
@@ -189,7 +189,7 @@ def reward_model(stack: Stack) -> stacked.StackedReward:
 
 
 def _fitted(alone: Stack) -> stacked.StackedReward:
-    """In a stack of its own, so that no other run can change a bit of it."""
+    """Fitted in a stack of one run, so that other runs cannot affect it."""
     data = preferences(alone, gold_reward(alone))
     policy = reference(alone.world.network).policy.take(torch.zeros(1, dtype=torch.long))
     return stacked.fit(policy, data, alone.seeds)

@@ -1,4 +1,4 @@
-"""Fitted tensors that are cached between processes, each under a name that says what made it."""
+"""A disk cache of fitted tensors, named by a digest of what determines them."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from prefloop.policies.cache import cache_root
 
 
 def cached(name: str, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
-    """Tensors from the cache, or made and put there; a file appears whole or not at all."""
+    """Tensors from the cache, or computed and stored there; files are written atomically."""
     file = cache_root() / "lab" / f"{name}.safetensors"
     try:
         return load_file(file)
-    except (OSError, SafetensorError):  # not there, or not whole
+    except (OSError, SafetensorError):  # missing or incomplete
         made = make()
     with replacing(file) as temporary:
         save_file({k: x.detach().contiguous() for k, x in made.items()}, temporary)
-    return load_file(file)  # in the order of the file, whoever made it
+    return load_file(file)  # in the order of the file, in every process

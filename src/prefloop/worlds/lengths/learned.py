@@ -15,15 +15,15 @@ from prefloop.core.streams import Stream
 from prefloop.policies.gpt import GPT
 from prefloop.rewards.bradley_terry.loss import pair_loss
 
-GROUPS = 16  # of the data per step
+GROUPS = 16  # groups of the data per step
 
 
 @dataclass(frozen=True)
 class StackedReward:
-    """One reward model per run; its scores have mean 0 and variance 1 on the data that it was fitted to.
+    """One reward model per run; its scores have mean 0 and variance 1 on its training data.
 
     Args:
-        weights: of the backbone and `score.weight` [S, D, 1], `score.mean` and `score.scale` [S].
+        weights: those of the backbone and `score.weight` [S, D, 1], `score.mean` and `score.scale` [S].
     """
 
     backbone: GPT
@@ -32,7 +32,7 @@ class StackedReward:
     scale: Float[Tensor, " S"]
 
     def __call__(self, batch: Batch) -> Float[Tensor, "S P G"]:
-        """One score per response, 0 on the empty places of ragged groups; no gradient."""
+        """One score per response, 0 on the empty slots of ragged groups; no gradient."""
         with torch.no_grad():
             raw = scores(self.backbone, self.weight, batch)
         each = [x[:, None, None] for x in (self.mean, self.scale)]
@@ -52,7 +52,7 @@ def restored(like: GPT, state: Mapping[str, Tensor]) -> StackedReward:
 
 
 def scores(backbone: GPT, weight: Float[Tensor, "S D 1"], batch: Batch) -> Float[Tensor, "S P G"]:
-    """What the head makes of the state at each response's last token, differentiable."""
+    """Output of the head on the state of each response's last token, differentiable."""
     length = max(1, int(batch.lengths.max()))
     first = batch.prompts[..., None, None].expand(*batch.responses.shape[:-1], 1)
     hidden = backbone.hidden(torch.cat([first, batch.responses[..., :length]], -1).flatten(1, 2))
@@ -61,14 +61,14 @@ def scores(backbone: GPT, weight: Float[Tensor, "S D 1"], batch: Batch) -> Float
 
 
 def fit(reference: GPT, data: Batch, seeds: Sequence[int], *, steps: int = 150, lr: float = 1e-3) -> StackedReward:
-    """Fit all runs at once to every strict preference inside the groups of the data, from the reference's weights.
+    """Fit all runs at once to all strict preferences within groups of the data, starting from the reference's weights.
 
-    Adam on backbone and head together, the learning rate falling linearly to 0; the head starts at 0.
+    Adam on backbone and head together, with the learning rate falling linearly to 0; the head starts at 0.
 
     Args:
-        data: [S, N, C, T] with scores; only their order counts.
-        seeds: of the order of groups, one per run.
-        steps: of at most 16 groups.
+        data: [S, N, C, T] with scores, of which only the order matters.
+        seeds: seeds of the order of groups, one per run.
+        steps: number of steps, of at most 16 groups each.
     """
     assert data.scores is not None
     backbone = reference.take(torch.arange(reference.runs))
@@ -95,7 +95,7 @@ def fit(reference: GPT, data: Batch, seeds: Sequence[int], *, steps: int = 150, 
 
 
 def accuracy(model: StackedReward, data: Batch) -> Float[Tensor, " S"]:
-    """Share of the strict preferences inside the groups that the scores order rightly; a tie counts half."""
+    """Share of strict preferences within groups that the scores order correctly; ties count half."""
     assert data.scores is not None
     own = torch.cat([model(part) for part in portions(data)], 1)
     margin, better = (x[..., :, None] - x[..., None, :] for x in (own, data.scores))
@@ -105,6 +105,6 @@ def accuracy(model: StackedReward, data: Batch) -> Float[Tensor, " S"]:
 
 
 def portions(data: Batch, groups: int = 128) -> list[Batch]:
-    """The groups in parts that fit into memory."""
+    """The groups in chunks that fit into memory."""
     rows = torch.arange(data.mask.shape[1]).expand(data.mask.shape[0], -1)
     return [data[part] for part in rows.split(groups, dim=1)]

@@ -1,8 +1,8 @@
-"""Text-like responses of variable length whose gold reward is known: the paper's middle world (§3, §5).
+"""Text-like responses of variable length with a known gold reward: the paper's synthetic LLM problem (§3, §5).
 
 Responses are one-sentence answers in a vocabulary of 768 tokens. Two dials make the problem: `peak`, where the reward
-has its maximum on the lengths that the reference writes (C1), and `coverage`, how many of the preference data are left
-whole (C2). The paper's three problems are places on them.
+is highest among the lengths that the reference writes (C1), and `coverage`, the share of preference data that is not
+truncated (C2). The paper's three problems are settings of these dials.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from prefloop.worlds.lengths.answers import END, Tokens, answers, encode, vocabu
 from prefloop.worlds.lengths.spec import Size
 from prefloop.worlds.rewarded import Draw, Score
 
-MOST_CUT = 0.2  # share of the answers that the limit may cut
-HELD_OUT = 12  # answers of each instruction that the reference is not fitted to
+MOST_CUT = 0.2  # maximum share of answers that the limit may cut
+HELD_OUT = 12  # held-out answers per instruction
 BATCH = 256  # responses per step of the fit
 
 
@@ -34,12 +34,12 @@ NAMED = {"min": (0.0, 1.0), "mode": (25.0, 1.0), "skew": (0.0, 0.1)}  # peak, co
 
 
 def prompt_tokens(first: int, known: int, count: int, rng: Stream) -> Int[Tensor, "S P"]:
-    """Uniform among the tokens `first` to `first + known`."""
+    """Uniform over the tokens `first` to `first + known`."""
     return first + (rng.rand(count, dtype=torch.float64) * known).long()
 
 
 def prompts(first: int, known: int) -> Draw:
-    """Uniform among the known ones."""
+    """Uniform over the known prompts."""
 
     def draw(start: int, count: int, rng: Stream) -> Tensor:
         return prompt_tokens(first, known, count, rng)
@@ -78,10 +78,10 @@ def decode_prompts(batch: Batch) -> list[str]:
 
 
 def target(peak: float, lengths: Int[Tensor, " n"]) -> int:
-    """The length at that percentile of the reference's; 0 is the shortest there can be, an END alone.
+    """The length at that percentile of the reference's lengths; 0 gives the shortest response, END alone.
 
     Args:
-        lengths: of responses of the reference.
+        lengths: lengths of reference responses.
     """
     if peak == 0:
         return 1
@@ -90,7 +90,7 @@ def target(peak: float, lengths: Int[Tensor, " n"]) -> int:
 
 
 def truncation(coverage: float, lengths: Int[Tensor, " n"]) -> float:
-    """Mean μ of the exponential law at which a share `coverage` of the responses stays whole: E[exp(−(L−1)/μ)]."""
+    """Mean μ of the exponential law that leaves a share `coverage` of responses complete: E[exp(−(L−1)/μ)]."""
     if coverage >= 1:
         return float("inf")
     low, high, rest = 1e-3, 1e6, lengths.double() - 1
@@ -101,7 +101,7 @@ def truncation(coverage: float, lengths: Int[Tensor, " n"]) -> float:
 
 
 def truncated(batch: Batch, mean: Float[Tensor, " S"], rng: Stream) -> Batch:
-    """Responses that end after at most 1 + ⌊Exp(mean)⌋ tokens, the last of them END, as the paper's skewed data do."""
+    """Responses cut to at most 1 + ⌊Exp(mean)⌋ tokens, the last one END, like the paper's skewed data."""
     u = rng.rand(*batch.lengths.shape[1:], dtype=torch.float64)
     limit = 1 - (1 - u).log() * mean[:, None, None].double()
     limit = torch.where(limit.isfinite(), limit, float(batch.mask.shape[-1])).long().clamp(max=batch.mask.shape[-1])
@@ -113,7 +113,7 @@ def truncated(batch: Batch, mean: Float[Tensor, " S"], rng: Stream) -> Batch:
 
 
 def overlap(a: Int[Tensor, " n"], b: Int[Tensor, " m"]) -> float:
-    """Σ min(p, q) of two samples of lengths: 1 for equal laws, 0 for disjoint ones."""
+    """Σ min(p, q) of two samples of lengths: 1 for equal distributions, 0 for disjoint ones."""
     most = int(max(a.max(), b.max())) + 1
     p, q = (torch.bincount(x, minlength=most) / len(x) for x in (a, b))
     return float(torch.minimum(p, q).sum())
@@ -124,17 +124,17 @@ def overlap(a: Int[Tensor, " n"], b: Int[Tensor, " m"]) -> float:
 
 @cache
 def corpus(limit: int) -> Tokens:
-    """The answers of the package as tokens.
+    """The built-in answers as tokens.
 
     Raises:
-        DataError: the limit cuts more than a fifth of them: these would be no one-sentence answers.
+        DataError: the limit cuts more than a fifth of them, so that they would not be full sentences.
     """
     known = answers()
     tokens = encode([a.texts for a in known], limit, [a.unended for a in known])
     cut = float(tokens.cut.float().mean())
     if cut > MOST_CUT:
         raise DataError(
-            f"{cut:.0%} of the answers are longer than {limit} tokens", where="answers.jsonl", fix="a larger limit"
+            f"{cut:.0%} of the answers are longer than {limit} tokens", where="answers.jsonl", fix="use a larger limit"
         )
     return tokens
 
@@ -143,20 +143,20 @@ def corpus(limit: int) -> Tokens:
 class Fit:
     """A fitted reference and how good it is."""
 
-    policy: GPT  # of one run
-    perplexity: float  # per token, on answers that it was not fitted to
-    cut: float  # share of the answers that the limit cuts
+    policy: GPT  # policy of one run
+    perplexity: float  # per token, on held-out answers
+    cut: float  # share of the answers that exceed the limit
 
 
 def alike(order: Int[Tensor, " n"], lengths: Int[Tensor, " n"]) -> list[Int[Tensor, " b"]]:
-    """Batches of rows of about one length, to save padding: sorted within every sixteen batches of an order."""
+    """Batches of rows of similar length, to save padding: sorted within every sixteen batches of an order."""
     chunks = order[: len(order) // BATCH * BATCH].split(16 * BATCH)
     batches = [part for c in chunks for part in c[lengths[c].argsort(stable=True)].split(BATCH)]
     return [batches[i] for i in (order[order < len(batches)]).tolist()]
 
 
 def fit(size: Size, *, seed: int = 0) -> Fit:
-    """A GPT of one run that writes like the answers, by maximum likelihood: Adam, the learning rate falling to 0."""
+    """A GPT of one run, fitted to the answers by maximum likelihood: Adam, with the learning rate falling to 0."""
     data = corpus(size.limit)
     groups, samples, limit = data.ids.shape
     words = vocabulary().get_vocab_size()
@@ -167,7 +167,9 @@ def fit(size: Size, *, seed: int = 0) -> Fit:
     ids, mask, own = (x[train].flatten(0, 1) for x in (data.ids, data.mask, prompts))
     rng = Stream("fit", [seed], stacked=True)
     per_epoch, lengths = len(own) // BATCH, mask.sum(-1)
-    usual = BATCH * lengths.double().mean().item()  # tokens of a batch: every token has the same weight in all of them
+    usual = (
+        BATCH * lengths.double().mean().item()
+    )  # tokens of a typical batch: every token has the same weight in all batches
     epoch = cache(lambda number: alike(rng.epoch(len(own), number)[0], lengths))
 
     def losses(step: int) -> list[Tensor]:

@@ -1,4 +1,4 @@
-"""The problem of lengths as a specification: a small GPT whose answers are scored by their length or their words."""
+"""The specification of the lengths problem: a small GPT whose answers are scored by their length or their words."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from prefloop.worlds.spec import (
 if TYPE_CHECKING:
     from prefloop.core.method import Method
 
-VERSION = 5  # of fitted references and learned rewards: a new one makes earlier ones unknown
+VERSION = 5  # of fitted references and learned rewards; a new version invalidates the cache
 
 
 @dataclass(frozen=True)
 class Size:
-    """A network and the longest response, END included."""
+    """A network size and the longest response, END included."""
 
     limit: int
     layers: int
@@ -43,29 +43,29 @@ SIZES = {
     "small": Size(limit=32, layers=3, heads=4, width=64, epochs=4, lr=5e-3),  # 0.27 M parameters
     "paper": Size(limit=64, layers=4, heads=6, width=192, epochs=8, lr=2e-3),  # 2.2 M parameters
 }
-LENGTH = "length"  # the reward whose peak is a dial of this world; all others are rules
+LENGTH = "length"  # the reward whose peak is a field of this world; all others are rules
 
 
 @dataclass(frozen=True)
 class Lengths:
-    """Up to 32 tokens, or 64 at size paper, text-like."""
+    """Text-like responses of up to 32 tokens, or 64 with network=paper."""
 
     gold: str = LENGTH
     "true reward: length (see peak and width), a rule such as keyword or repetition, or a function module:name"
     peak: Annotated[Percentile, PER_RUN] = 0.0
-    "where gold peaks, as a percentile of the reference's lengths (C1); 0: one token"
+    "peak of the gold reward, as a percentile of the reference's lengths (C1); 0: one token"
     width: Annotated[Positive, PER_RUN] = 10.0
-    "tokens off the peak that cost 1"
+    "distance from the peak, in tokens, that costs 1"
     network: Literal["smoke", "small", "paper"] = "small"
     "size of the GPT"
     data: Count = 100
     "groups in the offline data"
     coverage: Annotated[NonzeroShare, PER_RUN] = 1.0
-    "share of the offline responses that is left whole; the others end early by an exponential law (C2)"
+    "share of offline responses left complete; the others are cut by an exponential law (C2)"
     labels: Literal["gold", "noisy"] = "gold"
-    "scores in the offline data: gold, or noisy ones that compare as Bradley-Terry at the temperature"
+    "scores in the offline data: gold, or noisy, with Bradley-Terry comparisons at the temperature"
     temperature: Annotated[Positive, PER_RUN] = 0.1
-    "of noisy labels"
+    "temperature of noisy scores"
     scorer: Literal["gold", "proxy"] = "gold"
     "what scores the policy's responses: gold, or a reward model learned from the offline data"
 
@@ -73,12 +73,12 @@ class Lengths:
 
     @property
     def tokens(self) -> int:
-        """Of the longest response."""
+        """Length of the longest response in tokens."""
         return SIZES[self.network].limit
 
     @property
     def ceiling(self) -> float:
-        """The highest gold reward there is; infinite where it is not known."""
+        """The highest possible gold reward; infinite if unknown."""
         from prefloop.rewards.rules import RULES
 
         if self.gold == LENGTH:
@@ -93,7 +93,7 @@ class Lengths:
         return [VERSION, asdict(SIZES[self.network]), fingerprint(), *own]
 
     def about(self) -> str:
-        """The reference in figures."""
+        """Statistics of the reference."""
         return str(sibling(self, "build").reference(self.network))
 
     def check(self, method: Method) -> None:

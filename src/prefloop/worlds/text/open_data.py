@@ -1,4 +1,4 @@
-"""The data of a configuration, read once: training and held-out groups, and what they were read from."""
+"""The data of a configuration: training and held-out groups, and the hashes of their files."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from prefloop.policies.pretrained import Tokenizer
 from prefloop.worlds.text.problem import TextProblem, Truncation
 from prefloop.worlds.text.spec import DataOptions
 
-BUILTIN, SPLIT = "builtin", "split"  # what stands for a file
+BUILTIN, SPLIT = "builtin", "split"  # values that are not file names
 
 
 @dataclass(frozen=True)
 class TextData:
-    """Groups as files give them: text, not tokens."""
+    """Groups as read from files: text, not tokens."""
 
     options: DataOptions
     train: Sequence[Group]
@@ -29,14 +29,14 @@ class TextData:
 
     @property
     def has_responses(self) -> bool:
-        """Whether there are offline responses; otherwise the data are prompts only."""
+        """Whether there are offline responses, not only prompts."""
         return any(group.responses for group in self.train)
 
     def problem(self, tokenizer: Tokenizer, max_new_tokens: int) -> TextProblem:
-        """The problem without a scorer; all prompts are rendered, so that mistakes in them are found at once.
+        """The problem without a scorer; all prompts are rendered at once, to detect errors early.
 
         Raises:
-            DataError: prompts that are too long, or that the chat template refuses.
+            DataError: prompts that are too long, or that the chat template rejects.
         """
         options = self.options
         problem = TextProblem(
@@ -50,7 +50,7 @@ class TextData:
         return problem
 
     def truncation(self, problem: TextProblem) -> Truncation:
-        """What the problem's limit on response tokens does to the training responses."""
+        """Effect of the problem's length limit on the training responses."""
         return problem.truncation([group for group in self.train if group.responses])
 
 
@@ -58,11 +58,11 @@ def open_data(options: DataOptions, *, seed: int = 0) -> TextData:
     """Read training and held-out groups.
 
     Args:
-        seed: decides the sides of `held_out: split`.
+        seed: seed of `held_out: split`.
 
     Raises:
         UserError: a wrong format or column map.
-        DataError: a file or row that cannot be used, or nothing left on one side.
+        DataError: a file or row that cannot be used, or an empty split.
     """
     if options.held_out == SPLIT:
         train, held_out = split(_read(options, "train"), options.held_out_share, seed)
@@ -70,12 +70,12 @@ def open_data(options: DataOptions, *, seed: int = 0) -> TextData:
         train, held_out = _read(options, "train"), _read(options, "held_out")
     for name, groups in (("train", train), ("held_out", held_out)):
         if not groups:
-            raise DataError(f"no {name} examples are left", where=f"data.{name}", fix="more data, or another share")
+            raise DataError(f"no {name} examples are left", where=f"data.{name}", fix="use more data, or another share")
     return TextData(options, train, held_out, data_hashes(options))
 
 
 def data_hashes(options: DataOptions) -> dict[str, str]:
-    """SHA-256 of every file that the data are read from, by the name that the options give it."""
+    """SHA-256 of every data file, by its name in the options."""
     names = dict.fromkeys((options.train, options.held_out))
     files = {name: builtin() if name == BUILTIN else Path(name) for name in names if name != SPLIT}
     return {name: sha256(file) if file.is_file() else "" for name, file in files.items()}

@@ -1,4 +1,4 @@
-"""A language model and its tokenizer, opened once: the frozen reference, and policies that start from it."""
+"""A language model and its tokenizer: the frozen reference, and policies that start from it."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from prefloop.worlds.text.spec import ModelOptions, SamplingOptions
 
 @dataclass(frozen=True)
 class OpenModel:
-    """The model of a configuration; nothing changes it."""
+    """The model of a configuration; it is never modified."""
 
     reference: CausalLM  # π_ref: frozen, in eval mode
     tokenizer: Tokenizer
-    trained: frozenset[str]  # names of the weights that a policy trains
+    trained: frozenset[str]  # names of the trainable weights
     options: ModelOptions
-    sha256: str  # of the weights on disk
+    sha256: str  # hash of the weights on disk
 
     def policy(self, *, critic: bool = False) -> CausalLM:
-        """A new trainable policy that equals the reference; it shares the weights that it does not train.
+        """A new trainable policy that equals the reference, with which it shares frozen weights.
 
         Args:
-            critic: with a value head.
+            critic: whether to add a value head.
         """
         weights = self.reference.model.named_parameters()
         model = copy.deepcopy(self.reference.model, {id(p): p for name, p in weights if name not in self.trained})
@@ -52,15 +52,15 @@ def open_model(
 
     Args:
         sampling: how the reference and every policy write responses.
-        micro_tokens: most tokens, padding included, of one forward pass.
-        seed: of new weights, such as those of LoRA adapters.
+        micro_tokens: maximum number of tokens per forward pass, padding included.
+        seed: seed of new weights, such as those of LoRA adapters.
 
     Raises:
-        UserError: no such model, or one that is not supported.
-        DataError: the weights are not those that were recorded.
+        UserError: no such model, or an unsupported one.
+        DataError: the weights differ from the recorded hash.
     """
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)  # libraries that initialise new weights draw from the global generator
+        torch.manual_seed(seed)  # libraries initialise new weights with the global generator
         model, tokenizer = pretrained.load(options.path)
         if options.lora_rank:
             model = pretrained.with_lora(model, options.lora_rank, seed=seed)

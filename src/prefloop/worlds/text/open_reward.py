@@ -1,4 +1,4 @@
-"""The reward of a configuration: what scores responses in training, and what evaluations measure beside it."""
+"""The rewards of a configuration: the one used in training, and a gold reward for evaluations."""
 
 from __future__ import annotations
 
@@ -23,22 +23,22 @@ from prefloop.worlds.text.open_data import TextData
 from prefloop.worlds.text.problem import Scorer, TextProblem, label_threshold
 from prefloop.worlds.text.spec import RewardOptions
 
-SAVED = ("path", "combine")  # options of what is loaded
-PAIRS = 300  # that a model is fitted to unless more are asked for
-FITTED = ("pairs", *NAMES)  # options of what is fitted
+SAVED = ("path", "combine")  # options for saved models
+PAIRS = 300  # default number of pairs that a model is fitted to
+FITTED = ("pairs", *NAMES)  # options for fitted models
 WHERE = "reward.options"
-LABELS, LEARNED = "labels", "bradley_terry"  # rewards that are no rule
+LABELS, LEARNED = "labels", "bradley_terry"  # rewards that are not rules
 
 
 @dataclass(frozen=True)
 class TextReward:
-    """What scores the responses to the prompts of a problem."""
+    """The rewards of a problem."""
 
     name: str
-    scorer: Scorer | None  # None: the scores that came with the data
-    note: str = ""  # what is known of a learned reward, printed beside every result that uses it
-    gold: Scorer | None = None  # a second reward that only evaluations measure
-    label_threshold: float | None = None  # a score above it is the label +1, others −1; None: no labels
+    scorer: Scorer | None  # None: the scores in the data
+    note: str = ""  # accuracy of a learned reward, printed with every result that uses it
+    gold: Scorer | None = None  # a second reward, measured only in evaluations
+    label_threshold: float | None = None  # scores above it give the label +1, others −1; None: no labels
 
 
 def open_reward(
@@ -51,25 +51,25 @@ def open_reward(
     seed: int = 0,
     poll: Callable[[], None] = no_op,
 ) -> TextReward:
-    """Make the rewards; a Bradley–Terry model is loaded, or fitted to the training pairs from the reference.
+    """Create the rewards; a Bradley–Terry model is loaded, or fitted to the training pairs starting from the reference.
 
     Args:
-        problem: what decodes tokens for rewards that judge texts.
-        pairs: held-out pairs on which the accuracy of a learned reward is measured.
-        seed: of fitting.
-        poll: called before every pass of fitting.
+        problem: decodes tokens for rewards on texts.
+        pairs: number of held-out pairs for measuring the accuracy of a learned reward.
+        seed: seed of the fit.
+        poll: called before every forward pass of the fit.
 
     Raises:
-        UserError: an unknown reward or option, or a reward model with another vocabulary than the policy.
+        UserError: an unknown reward or option, or a reward model with a different vocabulary from the policy's.
         DataError: a saved model that cannot be used, or no preferences to fit one to.
     """
-    measured = _gold(options, problem)  # its mistakes are found before a reward model is fitted
+    measured = _gold(options, problem)  # first, so that errors in its options show before a reward model is fitted
     scorer, note = _scorer(options, data, problem, reference, pairs, seed, poll)
     return TextReward(options.name, scorer, note, measured, threshold_of(options, data))
 
 
 def threshold_of(options: RewardOptions, data: TextData) -> float | None:
-    """Above which score a label is positive: as given, or of data whose scores are labels already."""
+    """The score above which a label is positive: as given, or 0 for data whose scores are labels already."""
     of_data = options.label_threshold is None and options.name == LABELS
     return label_threshold(data.train) if of_data else options.label_threshold
 
@@ -83,36 +83,38 @@ def _scorer(
     seed: int,
     poll: Callable[[], None],
 ) -> tuple[Scorer | None, str]:
-    """What scores responses, and what must be said of it."""
+    """The scorer of responses, and a note about it."""
     if options.name == LABELS:
         return None, ""
     if options.name != LEARNED:
         return _rule(options.name, options.options, problem), ""
-    train = with_system(data.options.system, data.train)  # fitted and judged on the prompts that it will score
+    train = with_system(data.options.system, data.train)  # fitted and tested on the prompts that it will score
     model = learned(options.options, reference, train, seed, poll)
     if model.tokenizer.get_vocab() != reference.tokenizer.get_vocab():
-        raise UserError("the reward model has another vocabulary than the policy", where=f"{WHERE}.path")
+        raise UserError("the reward model has a different vocabulary from the policy", where=f"{WHERE}.path")
     return model.score_batch, _accuracy(model, data, pairs, seed)
 
 
 def _accuracy(model: RewardModel, data: TextData, count: int, seed: int) -> str:
-    """The accuracy of a learned reward on held-out pairs that it was not fitted to."""
+    """The accuracy of a learned reward on unseen held-out pairs."""
     pairs = first_pairs([g for g in data.held_out if not known(g, model.trained_on)], count)
     if not pairs:
-        return "Bradley–Terry scorer: accuracy not measured, the held-out set has no pairs that it was not fitted to"
+        return "Bradley–Terry scorer: accuracy not measured: the held-out set has no unseen pairs"
     return f"Bradley–Terry scorer: {reward_accuracy(model, with_system(data.options.system, pairs), seed=seed)}"
 
 
 def _gold(options: RewardOptions, problem: TextProblem) -> Scorer | None:
-    """What evaluations measure beside the reward."""
+    """The gold reward, measured in evaluations."""
     if options.gold is None:
         if options.gold_options:
-            what = "`gold_options` are given, but no gold reward"
-            raise UserError(what, where="reward.gold_options", fix="name it: reward.gold")
+            what = "`gold_options` are given without a gold reward"
+            raise UserError(what, where="reward.gold_options", fix="set reward.gold")
         return None
     if options.name == LABELS:
-        fix = "name a reward that scores fresh responses, or leave reward.gold out"
-        raise UserError("labels leave no responses to measure gold on", where="reward.gold", fix=fix)
+        fix = "use a reward that scores fresh responses, or remove reward.gold"
+        raise UserError(
+            "with reward `labels` there are no fresh responses to measure gold on", where="reward.gold", fix=fix
+        )
     where = scorers.Where("reward.gold", "reward.gold_options", known=("module:function",))
     return _rule(options.gold, options.gold_options, problem, where)
 
@@ -127,12 +129,12 @@ def _rule(name: str, options: Mapping[str, Any], problem: TextProblem, where: sc
 def learned(
     options: Mapping[str, Any], policy: CausalLM, train: list[Group], seed: int, poll: Callable[[], None]
 ) -> RewardModel:
-    """Reward models from `path` (one folder, or a list and how to combine them), or one fitted to training pairs.
+    """Reward models from `path` (one folder, or a list to combine), or one fitted to training pairs.
 
-    It is fitted to the first `pairs` training pairs, see `first_pairs`.
+    The latter uses the first `pairs` training pairs, see `first_pairs`.
 
     Raises:
-        UserError: an unknown option, one of the wrong kind, or two that exclude each other.
+        UserError: an unknown option, one of the wrong type, or two that exclude each other.
         DataError: a saved model that cannot be used, or no preferences to fit one to.
     """
     _check(options)
@@ -151,14 +153,14 @@ def _check(options: Mapping[str, Any]) -> None:
             fix = nearest(key, (*SAVED, *FITTED))
             raise UserError(f"unknown option `{key}` of a reward model", where=WHERE, fix=fix)
     pairs, combine = options.get("pairs", PAIRS), options.get("combine", "mean")
-    if not isinstance(pairs, int) or pairs < 2:  # true is 1
+    if not isinstance(pairs, int) or pairs < 2:  # also excludes true, which is 1
         raise UserError(f"`pairs` must be a whole number above 1, not {pairs!r}", where=f"{WHERE}.pairs")
     if combine not in get_args(Combine):
         raise UserError(f"`combine` must be mean or min, not {combine!r}", where=f"{WHERE}.combine")
     idle = sorted(options.keys() & set(FITTED)) if "path" in options else sorted(options.keys() & {"combine"})
     if idle:
-        of = "a fitted model, and `path` loads one" if "path" in options else "saved models, and there is no `path`"
-        raise UserError(f"`{idle[0]}` is for {of}", where=f"{WHERE}.{idle[0]}", fix="leave one of them out")
+        of = "a fitted model, but `path` loads one" if "path" in options else "saved models, but there is no `path`"
+        raise UserError(f"`{idle[0]}` applies to {of}", where=f"{WHERE}.{idle[0]}", fix="remove one of them")
 
 
 def _paths(options: Mapping[str, Any]) -> list[str]:
@@ -167,14 +169,14 @@ def _paths(options: Mapping[str, Any]) -> list[str]:
     if not isinstance(paths, list) or not paths or not all(isinstance(path, str) and path for path in paths):
         raise UserError(f"`path` must be a folder or a list of folders, not {given!r}", where=f"{WHERE}.path")
     if len(paths) == 1 and "combine" in options:
-        raise UserError("there is one reward model only, so nothing to combine", where=f"{WHERE}.combine")
+        raise UserError("`combine` needs more than one reward model", where=f"{WHERE}.combine")
     return paths
 
 
 def first_pairs(groups: Sequence[Group], count: int, ties: Ties = "drop") -> list[Group]:
-    """Groups in the order of `spread` until they have `count` pairs; the last one is taken whole.
+    """Groups in the order of `spread` until they have `count` pairs; the last group is not split.
 
-    A pair is two responses of a group that are rated differently, with `half` also two that are rated the same.
+    A pair is two responses of a group with different ratings; with `half`, equal ratings count too.
     """
     sizes = [(group, count_pairs(group, ties)) for group in spread(groups)]
     before = accumulate((size for _, size in sizes), initial=0)

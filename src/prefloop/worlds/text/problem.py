@@ -1,4 +1,4 @@
-"""Text as a problem: rendered prompts, responses of a data file as token groups, scores by one scorer."""
+"""The text problem: rendered prompts, responses of a data file as token groups, scores from one scorer."""
 
 from __future__ import annotations
 
@@ -20,24 +20,24 @@ Scorer = Callable[[Batch], Float[Tensor, "P G"]]
 
 @dataclass(frozen=True)
 class Truncation:
-    """What the limit on response tokens did to the responses of a data file."""
+    """Effect of the length limit on the responses of a data file."""
 
     responses: int
-    cut: int  # longer than the limit: they lost their end and their EOS
-    empty: int  # nothing but EOS
-    identical: int  # groups with different scores for responses that have become, or always were, the same tokens
+    cut: int  # number of responses longer than the limit: their end and EOS are cut
+    empty: int  # number of responses that are only EOS
+    identical: int  # number of groups with different scores for identical token sequences
 
     def __str__(self) -> str:
         share = f"{self.cut / self.responses:.1%}" if self.responses else "none"
         return (
             f"{self.cut} of {self.responses} responses cut ({share}), {self.empty} empty,"
-            f" {self.identical} groups whose differently scored responses are the same tokens"
+            f" {self.identical} groups with different scores for identical responses"
         )
 
 
 @dataclass(frozen=True)
 class Known:
-    """What was rendered so far; copies of a problem that differ in scorer or offline collection share it."""
+    """Cache of rendered prompts; shared by copies of a problem with other scorers or offline collections."""
 
     ids: dict[tuple[str | None, tuple[Message, ...]], Tensor] = field(default_factory=dict)
     texts: dict[tuple[int, ...], str] = field(default_factory=dict)
@@ -49,12 +49,12 @@ class TextProblem:
 
     Args:
         train: prompts, with or without responses.
-        scorer: scores any batch; None leaves the scores that came with the data.
-        system: a system message before every prompt that has none of its own.
-        max_prompt_tokens: longer prompts are refused.
+        scorer: scores any batch; None keeps the scores of the data.
+        system: system message added to every prompt that has none.
+        max_prompt_tokens: longer prompts raise an error.
         max_new_tokens: longer responses are cut; a cut response has no EOS.
-        label_threshold: a label is positive where the score is above it; None: no labels.
-        offline: what `dataset` draws from instead of `train`: whole groups with their scores.
+        label_threshold: labels are positive if the score is above it; None: no labels.
+        offline: if given, `dataset` draws from it instead of `train`: whole groups with scores.
     """
 
     train: Sequence[Group]
@@ -78,10 +78,10 @@ class TextProblem:
         return self.render([self.train[i] for i in places(len(self.train), start, count, rng)])
 
     def dataset(self, start: int, count: int, responses: int, rng: Stream) -> Batch:
-        """Offline groups: of the data file, or of the collection that was drawn from the reference.
+        """Offline groups, from the data file or from a collection drawn from the reference.
 
         Raises:
-            UserError: there are no offline responses, or not as many per group as asked for.
+            UserError: there are no offline responses, or fewer per group than requested.
         """
         if self.offline is not None:
             rows = torch.tensor(places(self.offline.mask.shape[0], start, count, rng))
@@ -89,17 +89,17 @@ class TextProblem:
         largest = max(len(group.responses) for group in self.train)
         if 0 < largest < responses:
             raise UserError(
-                f"the method takes groups of {responses} responses, the data have at most {largest}",
+                f"the method needs groups of {responses} responses, but the data have at most {largest}",
                 where="method and data.train",
                 fix=f"override: {{responses: {largest}}}",
             )
         return self.batch_of([self.train[i] for i in places(len(self.train), start, count, rng)], responses)
 
     def score(self, batch: Batch) -> Batch:
-        """The batch with the scorer's scores, or with its own where there is no scorer, and the labels that follow.
+        """The batch with the scorer's scores (or its own if there is no scorer), and the labels derived from them.
 
         Raises:
-            DataError: a score that is not finite.
+            DataError: a score is not finite.
         """
         if self.scorer is not None:
             batch = replace(batch, scores=self.scorer(batch))
@@ -118,13 +118,13 @@ class TextProblem:
     # ------------------------------------------------------------------------------------------------ text to tokens
 
     def batch_of(self, groups: Sequence[Group], responses: int | None = None) -> Batch:
-        """Data groups as token groups of equal size; `valid` marks the empty places of groups that are smaller.
+        """Data groups as token groups of equal size; `valid` marks the empty slots of smaller groups.
 
         Args:
-            responses: places per group; those of the largest group where not given.
+            responses: slots per group; by default the size of the largest group.
 
         Raises:
-            UserError: a group has more responses than that, or none.
+            UserError: a group has more responses than slots, or none.
             DataError: prompts that are too long.
         """
         size = max(len(group.responses) for group in groups) if responses is None else responses
@@ -138,7 +138,7 @@ class TextProblem:
                 tokens[p, g, : len(ids)], mask[p, g, : len(ids)] = ids, True
             if group.scores is not None:
                 scores[p, : len(row)] = torch.tensor(group.scores)
-        valid = mask.any(-1)  # every response has a token, its EOS if nothing else
+        valid = mask.any(-1)  # every response has at least one token, the EOS
         return Batch(
             self.render(groups),
             tokens,
@@ -149,15 +149,15 @@ class TextProblem:
         )
 
     def encode(self, text: str) -> Int[Tensor, " T"]:
-        """A response as the policy would have written it: it ends with its first EOS, and is cut at the limit."""
+        """A response as the policy would have sampled it: it ends with its first EOS, and is cut at the limit."""
         return self._whole(text)[: self.max_new_tokens]
 
     def _whole(self, text: str) -> Int[Tensor, " T"]:
-        ids = encode_response(self.tokenizer, text)  # a text may itself contain the EOS, which would end it
+        ids = encode_response(self.tokenizer, text)  # a text may contain the EOS, which would end it
         return ids[: int((ids == self.tokenizer.eos_token_id).nonzero()[0]) + 1]
 
     def truncation(self, groups: Sequence[Group]) -> Truncation:
-        """What the limit does to the responses of these groups."""
+        """Effect of the length limit on the responses of these groups."""
         whole = [[self._whole(text) for text in group.responses] for group in groups]
         flat = [ids for row in whole for ids in row]
         return Truncation(
@@ -171,7 +171,7 @@ class TextProblem:
         """Prompt token ids, system message included; each prompt goes through the chat template once.
 
         Raises:
-            DataError: prompts that are too long, or that the template refuses.
+            DataError: prompts that are too long, or that the template rejects.
         """
         ids = [self._render(group) for group in groups]
         long = [(group.row, len(x)) for group, x in zip(groups, ids, strict=True) if len(x) > self.max_prompt_tokens]
@@ -180,7 +180,7 @@ class TextProblem:
             raise DataError(
                 f"{len(long)} of {len(ids)} prompts have more than {self.max_prompt_tokens} tokens",
                 where=f"first in row {long[0][0]} of the data; the longest has {longest}",
-                fix=f"data.max_prompt_tokens={longest}, or leave these prompts out",
+                fix=f"data.max_prompt_tokens={longest}, or remove these prompts",
             )
         return ids
 
@@ -195,7 +195,7 @@ class TextProblem:
         return self.known.ids[key]
 
     def remember(self, groups: Sequence[Group]) -> None:
-        """Render the training prompts and further ones now, so that prompts that are too long are found at once.
+        """Render the training prompts and these groups now, to detect prompts that are too long early.
 
         Raises:
             DataError: prompts that are too long.
@@ -205,26 +205,26 @@ class TextProblem:
     # ------------------------------------------------------------------------------------------------ tokens to text
 
     def decode(self, batch: Batch) -> list[list[str]]:
-        """Texts of the responses, without special tokens; an empty place of a ragged group is an empty text."""
+        """Texts of the responses, without special tokens; empty slots of ragged groups give empty texts."""
         return [
             [decode_response(self.tokenizer, ids[:n]) for ids, n in zip(group, lengths, strict=True)]
             for group, lengths in zip(batch.responses, batch.lengths.tolist(), strict=True)
         ]
 
     def decode_prompts(self, batch: Batch) -> list[str]:
-        """What the user said last, where the prompt is one of ours; else the decoded tokens."""
+        """The last user message if the prompt comes from the data, otherwise the decoded tokens."""
         texts = self.known.texts
         return [texts.get(tuple(p.tolist())) or decode_response(self.tokenizer, p) for p in batch.prompts]
 
 
 def places(n: int, start: int, count: int, rng: Stream) -> list[int]:
-    """Items number `start` to `start + count` of endless epochs over n items, each epoch in its own order."""
+    """Indices number `start` to `start + count` of endless epochs over n items, each epoch in its own order."""
     epochs = {e: rng.epoch(n, e).tolist() for e in range(start // n, (start + count - 1) // n + 1)}
     return [epochs[i // n][i % n] for i in range(start, start + count)]
 
 
 def label_threshold(groups: Sequence[Group]) -> float | None:
-    """0 where the scores of the data are labels already, +1 and −1, or 1 and 0 as those of a pair; None for ratings."""
+    """0 if the scores of the data are labels already (+1 and −1, or 1 and 0 for pairs); None for ratings."""
     values = {score for group in groups for score in group.scores or ()}
     return 0.0 if values and (values <= {1.0, -1.0} or values <= {1.0, 0.0}) else None
 
@@ -232,22 +232,22 @@ def label_threshold(groups: Sequence[Group]) -> float | None:
 def _check_size(group: Group, responses: int) -> None:
     n = len(group.responses)
     if n == 0:
-        fix = "set on_policy: 1, or give data with responses"
+        fix = "set on_policy: 1, or use data with responses"
         raise UserError("the data have no responses to this prompt", where=f"row {group.row}", fix=fix)
     if n > responses:
         raise UserError(
-            f"a group has {n} responses, the method takes {responses}",
+            f"a group has {n} responses, but the method needs {responses}",
             where=f"row {group.row}",
             fix=f"override: {{responses: {n}}}, or data.responses={responses} to use the first {responses}",
         )
 
 
 def _narrowed(batch: Batch, responses: int) -> Batch:
-    """The first `responses` of every group, written by no current policy."""
+    """The first `responses` responses of every group, without log-probs of the policy."""
     size = batch.mask.shape[:2]
     if size[1] < responses:
         raise UserError(
-            f"the offline groups have {size[1]} responses, the method takes {responses}",
+            f"the offline groups have {size[1]} responses, but the method needs {responses}",
             fix=f"override: {{responses: {size[1]}}}, or a collection of larger groups",
         )
     grouped = {f.name: x for f in fields(Batch) if isinstance(x := getattr(batch, f.name), Tensor)}
@@ -256,7 +256,7 @@ def _narrowed(batch: Batch, responses: int) -> Batch:
 
 
 def _indistinct(group: Group, whole: Sequence[Int[Tensor, " _"]], limit: int) -> bool:
-    """Two responses with different scores are the same tokens within the limit."""
+    """Whether two responses with different scores have the same tokens within the limit."""
     scores: dict[tuple[int, ...], float] = {}
     rated = zip(whole, group.scores or (), strict=False)
     return any(scores.setdefault(tuple(ids[:limit].tolist()), score) != score for ids, score in rated)

