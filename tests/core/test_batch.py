@@ -229,10 +229,10 @@ def test_prompts_of_any_kind_are_joined_and_never_padded() -> None:
 
 
 def test_batches_that_do_not_fit_are_refused() -> None:
-    with pytest.raises(ValueError, match="groups of different sizes"):
+    with pytest.raises(ValueError, match="sizes"):
         concatenate([full(responses=2), full(responses=4)])
     for first, second in ((full(), replace(full(), scores=None)), (replace(full(), scores=None), full())):
-        with pytest.raises(ValueError, match="`scores` is present in some"):
+        with pytest.raises(ValueError, match="`scores`"):
             concatenate([first, second])
     bare = concatenate([replace(full(), scores=None), replace(full(), scores=None)])
     assert bare.scores is None and bare.labels is not None

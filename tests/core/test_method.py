@@ -40,7 +40,7 @@ def test_reductions_and_baselines_that_make_no_sense_are_refused() -> None:
     for row in (DPO, METHODS["kto"]):
         with pytest.raises(UserError, match=r"averaged over (pairs|responses)"):
             row.override(reduction="token")
-    with pytest.raises(UserError, match=r"(?s)value head.*critic=True"):
+    with pytest.raises(UserError, match="critic=True"):
         METHODS["reinforce"].override(baseline="values")
     assert METHODS["reinforce"].override(baseline="values", critic=True).needs == {"scores", "behaviour", "values"}
     assert METHODS["reinforce"].override(reduction="token").reduction == "token"
@@ -65,7 +65,7 @@ def test_parts_are_named_by_their_home_and_must_say_what_they_read() -> None:
     for place, name in (("weight", "per_run"), ("pairs", "reads"), ("objective", "sequence"), ("pairs", "dpo")):
         with pytest.raises(UserError, match=f"unknown {place} `{name}`"):
             METHODS["rloo"].override(**{place: name})
-    with pytest.raises(UserError, match="does not say what it reads"):
+    with pytest.raises(UserError, match=r"@reads"):
         DPO.override(objective="math:hypot")
     assert RLOO.override(objective="prefloop.core.objectives:clipped").objective is objectives.clipped
 

@@ -12,14 +12,14 @@ from torch import Tensor
 from prefloop.core.batch import Batch, Signal
 from prefloop.core.methods import METHODS, Method
 from prefloop.core.protocols import Evaluation
-from prefloop.core.terms import beside, corrected, mean_over, on
+from prefloop.core.terms import corrected, is_active, mean_over, other_terms
 from toys import F64, make_batch, make_logp, tabular
 
 PLAIN = METHODS["rloo"]
 
 
 def test_a_switch_counts_where_it_is_above_0_or_one_per_run() -> None:
-    assert on(0.25) and on(torch.zeros(2)) and not on(0.0)
+    assert is_active(0.25) and is_active(torch.zeros(2)) and not is_active(0.0)
 
 
 # ------------------------------------------------------------------------------------------ correction for the sampler
@@ -80,7 +80,7 @@ def terms(method: Method, batch: Batch, signal: Signal | None = None, **seen: Te
     total = torch.tensor(2.0, dtype=F64)
     evaluation = Evaluation(**{"logp": make_logp(batch), **seen})
     signal = Signal() if signal is None else signal
-    return beside(method, evaluation, tabular(), batch, signal, total, torch.tensor(7))
+    return other_terms(method, evaluation, tabular(), batch, signal, total, torch.tensor(7))
 
 
 def present(batch: Batch) -> list[tuple[int, int]]:
