@@ -108,8 +108,8 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     },
     "table without a list": ({"policy": "tabular", "contexts": 0}, "fixed list of contexts.*\n.*contexts=10"),
     "one response for pairs": ({"method": "dpo", "responses": 1}, "compares responses.*\n.*responses >= 2"),
-    "one response for a baseline": ({"responses": 1}, "compares responses to one prompt.*\n.*responses >= 2"),
-    "one response for a scale": ({"method": "grpo", "responses": 1}, "compares responses to one prompt"),
+    "one response for a baseline": ({"responses": 1}, "compares responses to the same prompt.*\n.*responses >= 2"),
+    "one response for a scale": ({"method": "grpo", "responses": 1}, "compares responses to the same prompt"),
     "tokens of a loss per response": (
         {"method": "kto", "override": {"reduction": "token"}},
         "averaged over responses.*\n.*reduction=token",

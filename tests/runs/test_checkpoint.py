@@ -208,5 +208,5 @@ def test_nothing_to_go_on_from(tmp_path: Path) -> None:
 def test_a_lone_damaged_checkpoint_is_an_error_even_with_fallback(tmp_path: Path) -> None:
     file = checkpoint.save(tmp_path, 1, state(1)) / checkpoint.TREE
     file.write_bytes(file.read_bytes() + b" ")
-    with pytest.raises(DataError, match="have changed"):
+    with pytest.raises(DataError, match="has changed"):
         checkpoint.restore(tmp_path, fallback=True)

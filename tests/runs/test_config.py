@@ -106,7 +106,7 @@ MISTAKES = [
     ("training: {lr: ", "invalid YAML", ""),
     ("- 1\n- 2", "`key: value` lines", ""),
     ("extends: 3", "`extends` must be the name of a file", ""),
-    ("extends: absent.yaml", "cannot be read: No such file", ""),
+    ("extends: absent.yaml", "cannot read the configuration: No such file", ""),
 ]
 
 
@@ -141,7 +141,7 @@ def test_mistakes_in_flags(flags: list[str], what: str) -> None:
 
 def test_missing_file_and_folder_in_place_of_a_file(tmp_path: Path) -> None:
     for path in (tmp_path / "absent.yaml", tmp_path):
-        with pytest.raises(UserError, match="cannot be read"):
+        with pytest.raises(UserError, match="cannot read"):
             load(path)
 
 

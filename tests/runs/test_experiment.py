@@ -148,7 +148,7 @@ def test_a_finished_run_and_changed_data_are_not_resumed(model: Path, tmp_path: 
     with pytest.raises(experiment.Stopped) as stop:
         experiment.run(config, quiet=True, observers=[stop_at(2)])
     data.write_text('{"prompt": "a"}\n{"prompt": "no"}\n', encoding="utf-8")
-    with pytest.raises(DataError, match="is not what the run was started with"):
+    with pytest.raises(DataError, match="has changed since the run was started"):
         experiment.resume(str(stop.value).split()[-1], quiet=True)
 
 

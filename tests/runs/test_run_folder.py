@@ -125,7 +125,7 @@ def test_records_that_lost_bytes_are_not_rewound(tmp_path: Path) -> None:
         run.metrics({"step": 1})
         run.timing({"step": 1})
         offsets = {**run.offsets(), "metrics": 999}
-        with pytest.raises(DataError, match="988 bytes have gone"):
+        with pytest.raises(DataError, match="988 bytes are missing"):
             run.rewind({**offsets, "timing": 0})
         assert folder.read(run.path, "timing") == [{"step": 1}]
 
@@ -158,7 +158,7 @@ def test_what_is_no_run_is_said(tmp_path: Path) -> None:
         with pytest.raises(UserError, match="not a run folder"):
             action(tmp_path)
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="cannot be made: Not a directory"):
+    with pytest.raises(UserError, match="cannot create the run folder: Not a directory"):
         new(tmp_path / "file")
     (tmp_path / "link").symlink_to(tmp_path / "nothing")
     with pytest.raises(UserError, match="is not a folder"):

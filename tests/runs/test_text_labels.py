@@ -135,7 +135,7 @@ NEVER = {
 @pytest.mark.parametrize("case", NEVER)
 def test_data_without_a_positive_label_are_refused(model: Path, tmp_path: Path, case: str) -> None:
     rows, more = NEVER[case]
-    with pytest.raises(DataError, match="no response of the training data has a positive one"):
+    with pytest.raises(DataError, match="no training response has a positive label"):
         opened(config(model, tmp_path, "kto", file(tmp_path, rows), "--reward.name=labels", *more))
 
 

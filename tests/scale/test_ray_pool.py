@@ -98,14 +98,14 @@ class Deadly(Setting):
 
 def test_without_ray_the_message_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(UserError, match=r"pip install 'prefloop\[scale\]'"):
+    with pytest.raises(UserError, match=r"pip install 'prefloop\[ray\]'"):
         RayPool("local")
 
 
 def test_steps_are_told_once_and_never_taken_back() -> None:
     """A counter that was started again knows less than before."""
     told, counter = [0, 0], Counter()
-    counter.tell(0, 30)
+    counter.report(0, 30)
     assert _new(counter.steps(), told) == 30
     assert _new(Counter().steps(), told) == 0
     assert _new({0: 20, 1: 5}, told) == 5
@@ -257,7 +257,7 @@ def test_a_cluster_at_an_address(cluster: str, tmp_path: Path, monkeypatch: pyte
     monkeypatch.setenv("HOME", str(tmp_path))
     for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN"):
         monkeypatch.delenv(name, raising=False)
-    with pytest.raises(UserError, match="wants its token"):
+    with pytest.raises(UserError, match="requires its token"):
         RayPool(address)
     env = os.environ | {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token, "PYTHONPATH": str(Path(__file__).parent)}
     told = [sys.executable, "-c", DRIVER, address, str(tmp_path / "ray")]

@@ -63,7 +63,7 @@ class Made(Bench):
         assert told.keys() - {"gain", "fall"} <= set(COLUMNS)
         step = np.linspace(0, s.steps, self.budget.evaluations + 1)
         noise = 1e-3 * np.random.default_rng(s.seed).standard_normal()
-        ends = dict.fromkeys(COLUMNS, 0.0) | {"samples": s.steps * s.batch / s.row.reuse, **told}
+        ends = dict.fromkeys(COLUMNS, 0.0) | {"samples": s.steps * s.batch / s.resolved_method.reuse, **told}
         rise = step / s.steps
         curves = {name: rise * ends[name] for name in COLUMNS}
         start, room = START.get(s.problem, 0.2), 1.0 if s.problem == "lengths" else 0.8
@@ -173,7 +173,7 @@ def test_reuse(verdicts: Judge) -> None:
     """Passes up to four are free; from sixteen on best-of-N and a PPO without a clip pay, best-of-N from eight on."""
 
     def law(s: Any) -> dict[str, float]:
-        passes, supervised = s.row.reuse, s.method == "best_of_n"
+        passes, supervised = s.resolved_method.reuse, s.method == "best_of_n"
         bare = s.override.get("objective") == "policy_gradient"
         cost = (0.1 * (passes >= 8) + 0.2 * (passes >= 16)) * supervised * (1 if far(s) else 0.2) + 0.3 * bare
         fall = 1.5 * (passes >= 8) * supervised * (s.problem == "sequences")
@@ -185,7 +185,11 @@ def test_reuse(verdicts: Judge) -> None:
 def test_reuse_that_costs_ppo_and_not_best_of_n(verdicts: Judge) -> None:
     def law(s: Any) -> dict[str, float]:
         ppo = s.method != "best_of_n" and s.override.get("objective") != "policy_gradient"
-        return {"gain": 0.8 - 0.04 * (s.row.reuse - 1) * ppo - 0.04 * (not far(s)) * (s.row.reuse - 1) * (not ppo)}
+        return {
+            "gain": 0.8
+            - 0.04 * (s.resolved_method.reuse - 1) * ppo
+            - 0.04 * (not far(s)) * (s.resolved_method.reuse - 1) * (not ppo)
+        }
 
     found = verdicts(reuse.STUDY, law)
     moderate = {"reuse-saves-samples": "supported"}  # at equal samples even a slightly worse run is ahead
@@ -283,11 +287,11 @@ def test_length_on_policy(verdicts: Judge, sign: int, verdict: str) -> None:
 @pytest.mark.parametrize(("sign", "verdict"), [(1, "supported"), (-1, "contradicted")])
 def test_length_reuse(verdicts: Judge, sign: int, verdict: str) -> None:
     def law(s: Any) -> dict[str, float]:
-        much, supervised = s.row.reuse == 8, s.method == "best_of_n"
+        much, supervised = s.resolved_method.reuse == 8, s.method == "best_of_n"
         if sign > 0:
             return {"gain": 0.5 - 0.3 * much * supervised * (on(s) != "mode")}
         cost = -0.2 if supervised and on(s) != "mode" else 0.2
-        return {"gain": 0.5 - much * cost - (s.row.reuse == 2) * 0.45}
+        return {"gain": 0.5 - much * cost - (s.resolved_method.reuse == 2) * 0.45}
 
     all_of(verdicts(study("length-reuse"), law), verdict)
 

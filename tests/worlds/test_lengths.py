@@ -183,12 +183,12 @@ def test_every_rule_is_a_gold_reward_or_says_what_it_lacks() -> None:
         world = changed(ONE, gold=name).world
         if name == "length_mode":
             with pytest.raises(UserError, match="needs the option `target`"):
-                world.check(changed(ONE).row)
+                world.check(changed(ONE).resolved_method)
         elif name != "sentiment":
-            world.check(changed(ONE).row)
+            world.check(changed(ONE).resolved_method)
             assert world.ceiling == rule.ceiling
     with pytest.raises(UserError, match="did you mean `keyword`"):
-        changed(ONE, gold="keywrd").world.check(changed(ONE).row)
+        changed(ONE, gold="keywrd").world.check(changed(ONE).resolved_method)
 
 
 def test_a_function_of_the_user_is_a_gold_reward(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,8 +1,8 @@
 """One rule for "is it real?": paired differences, Student's t interval, one wording. Imports no torch.
 
 Two runs are compared on the same units, prompts or seeds: the mean of the differences has an interval by Student's t on
-n − 1 degrees of freedom, which is honest for a handful of seeds too. Over-optimisation along one run's curve is another
-question, with a rule of its own: see `overoptimisation`.
+n − 1 degrees of freedom, which is valid for a handful of seeds too. Over-optimisation along one run's curve has its own
+rule: see `overoptimisation`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from prefloop.analysis.statistics import Clusters, mean_se
 
 Verdict = Literal["better", "worse", "not significantly different"]
 LEVEL = 0.95
-ROUNDING = 1e-12  # of the largest difference: a spread up to it is none
+ROUNDING = 1e-12  # relative to the largest difference: a spread up to it counts as 0
 RULE = (
     "a difference is called better or worse if the 95 % interval of the mean paired difference (Student's t, over"
     " prompts or seeds) excludes 0"
@@ -34,11 +34,11 @@ class Difference:
 
     Args:
         value: the mean.
-        low, high: ends of its interval; nan where n units cannot give one.
-        level: of the interval.
-        n: independent units.
-        unit: what they are, in the plural: `prompts`, `seeds`.
-        higher_is_better: false for costs, such as a number of tokens.
+        low, high: ends of its interval; nan if there are too few units.
+        level: level of the interval.
+        n: number of independent units.
+        unit: name of the units, in the plural: `prompts`, `seeds`.
+        higher_is_better: False for costs, such as numbers of tokens.
     """
 
     value: float
@@ -56,7 +56,7 @@ class Difference:
 
     @property
     def verdict(self) -> Verdict:
-        """By RULE, of a against b."""
+        """Verdict on a against b, by RULE."""
         if not self.is_significant:
             return "not significantly different"
         return "better" if (self.value > 0) is self.higher_is_better else "worse"
@@ -81,8 +81,8 @@ def paired(
     """a − b over the units that both have.
 
     Args:
-        a, b: a number per prompt or seed.
-        unit: what the keys are, in the plural.
+        a, b: one number per prompt or seed.
+        unit: name of the keys, in the plural.
         higher_is_better: see `Difference`.
 
     Raises:
@@ -90,7 +90,7 @@ def paired(
     """
     shared = [key for key in a if key in b]
     if not shared:
-        raise ValueError(f"the two have no {unit} in common")
+        raise ValueError(f"no {unit} in common")
     return difference([a[key] - b[key] for key in shared], unit=unit, higher_is_better=higher_is_better, level=level)
 
 
@@ -102,33 +102,33 @@ def difference(
     higher_is_better: bool = True,
     level: float = LEVEL,
 ) -> Difference:
-    """The mean of differences that are paired already, with its t interval.
+    """The mean of paired differences, with its t interval.
 
-    mean ± t · se on K − 1 degrees of freedom, se robust to dependence inside K clusters (`statistics.mean_se`). Where
-    all K are the same number, they have no spread to go by: then the interval is that number if K equal signs are less
-    likely than 1 − level by chance (2^(1−K), the sign test), and not known otherwise.
+    mean ± t · se on K − 1 degrees of freedom, se robust to dependence within K clusters (`statistics.mean_se`). If
+    all K are equal, their spread is no estimate: then the interval is that number if K equal signs are less likely than
+    1 − level by chance (2^(1−K), the sign test), and otherwise unknown.
 
     Args:
         differences: [N].
-        unit: what the independent ones are, in the plural.
-        clusters: N labels; differences of one label are dependent, for instance several answers to one prompt.
+        unit: name of the independent units, in the plural.
+        clusters: N labels; differences with the same label are dependent, for example several answers to one prompt.
         higher_is_better: see `Difference`.
 
     Raises:
-        ValueError: no difference, one that is not finite, or a level outside (0, 1).
+        ValueError: no differences, one that is not finite, or a level outside (0, 1).
     """
     values = np.asarray(differences, dtype=np.float64)
     if values.ndim != 1 or not len(values) or not np.isfinite(values).all():
         raise ValueError("differences must be a list of one or more finite numbers")
     if not 0 < level < 1:
-        raise ValueError(f"a confidence level lies between 0 and 1, not {level}")
+        raise ValueError(f"a confidence level must be between 0 and 1, not {level}")
     seen = mean_se(values, clusters=clusters)
     half = _half_width(seen.se, seen.units, level, least=ROUNDING * float(np.abs(values).max()))
     return Difference(seen.value, seen.value - half, seen.value + half, level, seen.units, unit, higher_is_better)
 
 
 def _half_width(se: float, units: int, level: float, *, least: float) -> float:
-    """nan where nothing is known of the spread."""
+    """Half the width of the interval; nan if the spread is unknown."""
     if units > 1 and se > least:
         return float(student.isf((1 - level) / 2, units - 1)) * se
     return 0.0 if 2.0 ** (1 - units) < 1 - level or (units > 1 and least == 0) else math.nan

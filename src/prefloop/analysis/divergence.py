@@ -1,4 +1,4 @@
-"""Both KL divergences to the reference, estimated on sampled responses; each estimator is named."""
+"""Both KL divergences to the reference, estimated on sampled responses by named estimators."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Divergence:
 
     @property
     def estimator(self) -> str:
-        """What was computed, in words for tables and manifests."""
+        """A description of the estimator, for tables and manifests."""
         bias = "" if self.exact_sampler else "; biased: the sampler was tempered or truncated"
         return f"sequence log-ratio: k1 and k3 on samples of π, k1 on samples of π_ref; SE over prompts{bias}"
 
@@ -40,7 +40,7 @@ class Divergence:
 
 @runtime_checkable
 class Writer(Policy, Protocol):
-    """A policy that says whether its responses come from what it evaluates."""
+    """A policy that declares whether it samples from the distribution it evaluates."""
 
     @property
     def exact_sampler(self) -> bool:
@@ -54,14 +54,14 @@ def kl_estimates(
     batch_from_reference: Batch,
     poll: Callable[[], None] = no_op,
 ) -> Divergence:
-    """KL(π‖π_ref) on responses that the policy wrote and KL(π_ref‖π) on responses that the reference wrote.
+    """KL(π‖π_ref) on responses of the policy, and KL(π_ref‖π) on responses of the reference.
 
     Args:
         batch_from_policy: groups [P, G] sampled from π as it is now.
         batch_from_reference: groups sampled from π_ref, on any prompts.
         poll: called before every micro-batch.
 
-    The writer's log-probs are those that its sampler recorded, where it did: one forward pass less.
+    Log-probs recorded by the sampler are reused, which saves a forward pass.
     """
     own = _written(policy, batch_from_policy, poll) - sequence_logp(reference, batch_from_policy, poll)
     other = sequence_logp(policy, batch_from_reference, poll) - _written(reference, batch_from_reference, poll)

@@ -1,6 +1,6 @@
-"""Numbers in words: the one place that formats them for tables, pages and the screen. Imports nothing heavy.
+"""Number formatting for tables, pages and the screen. Imports nothing heavy.
 
-A minus sign is a true one (U+2212), `–` stands where there is no number.
+Minus signs are typographic (U+2212); `–` replaces missing numbers.
 """
 
 from __future__ import annotations
@@ -9,17 +9,17 @@ import math
 
 Real = float | int
 NONE = "–"
-DECIMALS = 7  # most that are printed
-TINY = 1e-3  # below it powers of ten are printed
+DECIMALS = 7  # maximum number of decimals
+TINY = 1e-3  # smaller numbers are printed in scientific notation
 
 
 def minus(text: str) -> str:
-    """With true minus signs and exponents without zeros in front: `1e-05` becomes `1e−5`."""
+    """With typographic minus signs and exponents without leading zeros: `1e-05` becomes `1e−5`."""
     return text.replace("e-0", "e-").replace("e+0", "e").replace("e+", "e").replace("-", "−")
 
 
 def number(x: Real | None, digits: int = 4) -> str:
-    """To so many significant digits, zeros at the end among them: `0.5000`; whole numbers in full: `12,345`."""
+    """Rounded to significant digits, with trailing zeros: `0.5000`; whole numbers in full: `12,345`."""
     if x is None or not math.isfinite(x):
         return NONE
     if float(x).is_integer() and abs(x) < 1e15:
@@ -30,7 +30,7 @@ def number(x: Real | None, digits: int = 4) -> str:
 
 
 def compact(x: Real | None, digits: int = 3) -> str:
-    """To so many significant digits without zeros at the end: `0.5`, `1,234`, `3e−5`."""
+    """Rounded to significant digits, without trailing zeros: `0.5`, `1,234`, `3e−5`."""
     if x is None or math.isnan(x):
         return NONE
     if 10 ** (digits - 1) <= abs(x) < 1e6:
@@ -39,7 +39,7 @@ def compact(x: Real | None, digits: int = 3) -> str:
 
 
 def fixed(x: Real | None, places: int = 3, *, sign: bool = False) -> str:
-    """To so many decimals, with a plus sign where wanted."""
+    """Rounded to decimals, optionally with a plus sign."""
     if x is None or not math.isfinite(x):
         return NONE
     return minus(f"{x:+.{places}f}" if sign else f"{x:.{places}f}")
@@ -60,7 +60,7 @@ def plus_minus(value: Real, se: Real | None, *, sign: bool = False) -> str:
 
 
 def interval(value: Real, low: Real, high: Real, *, places: int = 3, sign: bool = False) -> str:
-    """`0.613 [0.552, 0.674]`; ends that are not known are said to be so."""
+    """`0.613 [0.552, 0.674]`; unknown ends are marked."""
     if math.isnan(value):
         return NONE
     ends = "not known" if math.isnan(low) else f"{fixed(low, places, sign=sign)}, {fixed(high, places, sign=sign)}"
@@ -78,9 +78,9 @@ def decimals(low: Real, high: Real, threshold: Real = 0.0) -> int:
 
 
 def against(value: Real, low: Real, high: Real, threshold: Real) -> str:
-    """An effect beside its threshold, to the decimals that its interval is worth."""
+    """An effect with its interval, to the decimals that the interval supports."""
     digits = decimals(low, high, threshold)
-    sign = threshold <= 0  # a share, or another quantity that no zero divides, needs none
+    sign = threshold <= 0  # no sign for shares and other quantities with a threshold above 0
     if 0 < max(abs(value), abs(low), abs(high)) < TINY:
         texts = [minus(f"{x:+.1e}" if sign else f"{x:.1e}") if x else "0" for x in (value, low, high)]
         return f"{texts[0]} [{texts[1]}, {texts[2]}]"

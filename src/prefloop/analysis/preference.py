@@ -1,4 +1,4 @@
-"""Held-out preference accuracy: how often a policy's view of a pair agrees with the person who judged it."""
+"""Held-out preference accuracy: how often a policy's ranking of a pair agrees with the annotator's."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ NAMES = {
 class Preference:
     """Accuracies (shares in [0, 1], ties count ½) and implicit rewards, each with an interval clustered by question."""
 
-    implicit: Interval  # by β(log π − log π_ref): ½ before training, where all are ties
+    implicit: Interval  # by β(log π − log π_ref): ½ before training, when all pairs tie
     summed: Interval  # by log π(y|x)
     mean: Interval  # by log π(y|x) / |y|
-    longer: Interval  # "pick the longer": what needs no model
-    margin: Interval  # implicit reward of the winner less that of the loser
-    reward_winner: Interval  # β(log π − log π_ref), β in the record below
+    longer: Interval  # picking the longer response, a baseline without a model
+    margin: Interval  # implicit reward of the winner minus that of the loser
+    reward_winner: Interval  # β(log π − log π_ref), with β below
     reward_loser: Interval
     pairs: int
     questions: int
@@ -58,19 +58,19 @@ def preference_accuracy(
     seed: int = 0,
     n: int = 2000,
 ) -> Preference:
-    """Accuracies, margins and implicit rewards of pairs whose winner stands in column 0 (Rafailov et al. 2023, eq. 5).
+    """Accuracies, margins and implicit rewards of pairs with the winner in column 0 (Rafailov et al. 2023, eq. 5).
 
     Args:
         policy_logp: summed log π of each response.
         reference_logp: summed log π_ref.
         lengths: tokens of each response.
         keys: the question of each pair; whole questions are resampled.
-        beta: scale of the implicit reward; 1 leaves nats.
-        seed: of the bootstrap.
-        n: resamples.
+        beta: scale of the implicit reward; 1 means nats.
+        seed: seed of the bootstrap.
+        n: number of resamples.
 
     Raises:
-        ValueError: no pair, or not one key per pair.
+        ValueError: no pairs, or not one key per pair.
     """
     reward = beta * (policy_logp.double() - reference_logp.double())
     columns = {
@@ -98,7 +98,7 @@ def winner_first(batch: Batch) -> Batch:
     tied = (batch.scores[:, 0] == batch.scores[:, 1]) | ~batch.present.all(-1)
     if tied.any():
         first = int(tied.nonzero()[0, 0])
-        raise DataError(f"{int(tied.sum())} pairs have no winner", where=f"pair {first}", fix="leave ties out")
+        raise DataError(f"{int(tied.sum())} pairs have no winner", where=f"pair {first}", fix="remove ties")
     order = batch.scores.argsort(dim=-1, descending=True)
     names = ("responses", "mask", "scores", "logp_reference")
     fields = {k: _reorder(x, order) for k in names if (x := getattr(batch, k)) is not None}
@@ -110,5 +110,5 @@ def _reorder(x: Tensor, order: Int[Tensor, "P 2"]) -> Tensor:
 
 
 def wins(x: Tensor) -> Float[Tensor, " P"]:
-    """1 where column 0 is higher, ½ where both are equal, else 0."""
+    """1 if column 0 is higher, ½ if both are equal, otherwise 0."""
     return (torch.sign(x[:, 0] - x[:, 1]).double() + 1) / 2

@@ -16,16 +16,16 @@ from prefloop.analysis.numbers import fixed, interval
 Array = NDArray[np.float64]
 Statistic = Callable[[Array], float]
 Clusters = Sequence[Hashable] | NDArray[Any]
-UNDEFINED = 0.05  # largest share of resamples without a value; beyond it there is no interval
+UNDEFINED = 0.05  # with a larger share of undefined resamples there is no interval
 
 
 @dataclass(frozen=True)
 class Mean:
-    """A mean and its standard error (nan where it is not defined: fewer than two independent units)."""
+    """A mean and its standard error (nan if undefined: fewer than two independent units)."""
 
     value: float
     se: float
-    units: int  # independent ones: clusters, or rows without clusters
+    units: int  # number of independent units: clusters, or rows if there are none
 
     def __str__(self) -> str:
         return f"{fixed(self.value)} ± {fixed(self.se)}"
@@ -33,29 +33,29 @@ class Mean:
 
 @dataclass(frozen=True)
 class Interval:
-    """A statistic and its bootstrap interval, whose ends are nan where too few resamples have a value."""
+    """A statistic and its bootstrap interval; its ends are nan if too few resamples are defined."""
 
     value: float
     low: float
     high: float
     level: float
-    units: int  # that were resampled: clusters, or rows without clusters
+    units: int  # number of resampled units: clusters, or rows if there are none
 
     def __str__(self) -> str:
         return interval(self.value, self.low, self.high)
 
 
 def mean_se(x: ArrayLike, *, clusters: Clusters | None = None) -> Mean:
-    """Mean of all rows and its standard error, robust to dependence inside clusters.
+    """Mean of all rows and its standard error, robust to dependence within clusters.
 
     se² = K/(K−1) · Σ_k (Σ_{i∈k} (x_i − x̄))² / N² over K clusters (Liang & Zeger 1986); one row per cluster gives s/√N.
 
     Args:
         x: [N].
-        clusters: N labels; rows of one label are dependent.
+        clusters: N labels; rows with the same label are dependent.
 
     Raises:
-        ValueError: no value, or not one label per value.
+        ValueError: no values, or not one label per value.
     """
     values = _rows(x)
     label, count = _labels(clusters, len(values))
@@ -67,7 +67,7 @@ def mean_se(x: ArrayLike, *, clusters: Clusters | None = None) -> Mean:
 
 
 def iqm(x: ArrayLike) -> float:
-    """Interquartile mean: of what is left without the lowest and the highest ⌊N/4⌋ values (Agarwal et al. 2021)."""
+    """Interquartile mean: the mean without the ⌊N/4⌋ lowest and highest values (Agarwal et al. 2021)."""
     values = np.sort(np.asarray(x, dtype=np.float64), axis=None)
     cut = len(values) // 4
     return float(values[cut : len(values) - cut].mean())
@@ -91,12 +91,12 @@ def bootstrap(
     The same seed and the same clusters resample the same rows, so that intervals of several columns are paired.
 
     Args:
-        values: [N] or [N, ...]; `statistic` gets resampled rows of it.
-        clusters: N labels, for instance the question; each row alone by default.
-        n: resamples.
+        values: [N] or [N, ...]; `statistic` is applied to resampled rows.
+        clusters: N labels, for example questions; by default each row is its own cluster.
+        n: number of resamples.
 
     Raises:
-        ValueError: no value, not one label per value, or a level outside (0, 1).
+        ValueError: no values, not one label per value, or a level outside (0, 1).
     """
     rows, tail = _rows(values), _tail(level)
     label, count = _labels(clusters, len(rows))
@@ -110,17 +110,17 @@ def bootstrap(
 def proportion(
     x: ArrayLike, *, clusters: Clusters | None = None, seed: int, n: int = 2000, level: float = 0.95
 ) -> Interval:
-    """Mean of values in [0, 1], with an interval that keeps its width where all rows are alike.
+    """Mean of values in [0, 1], with an interval that does not collapse if all rows are equal.
 
-    The bootstrap's, widened to Wilson's (1927) on the effective number of rows x̄(1 − x̄)/se², or on the number of
-    clusters where se is 0 or not defined: then nothing is known of the dependence inside them.
+    The bootstrap interval, widened to Wilson's (1927) for the effective number of rows x̄(1 − x̄)/se², or for the number
+    of clusters if se is 0 or undefined: then the dependence within clusters is unknown.
 
     Args:
         x: [N].
         clusters: N labels; whole clusters are resampled.
 
     Raises:
-        ValueError: no value, not one label per value, or a level outside (0, 1).
+        ValueError: no values, not one label per value, or a level outside (0, 1).
     """
     interval, seen = bootstrap(x, clusters=clusters, seed=seed, n=n, level=level), mean_se(x, clusters=clusters)
     p, z = seen.value, float(ndtri(1 - _tail(level)))
@@ -133,17 +133,17 @@ def proportion(
 def difference(
     x: ArrayLike, *, clusters: Clusters | None = None, seed: int, n: int = 2000, level: float = 0.95
 ) -> Interval:
-    """Mean of paired differences in [−1, 1] of two shares, with an interval that few differing rows do not make short.
+    """Mean of paired differences in [−1, 1] of two shares, with an interval that stays wide if few rows differ.
 
-    The bootstrap's, widened to x̄ ± z √(se² + 1/K²): as if half a cluster more of K had gone either way (after Agresti &
-    Min 2005).
+    The bootstrap interval, widened to x̄ ± z √(se² + 1/K²): as if half a cluster more, of K, had gone each way (after
+    Agresti & Min 2005).
 
     Args:
-        x: [N], of each row what one gets less what the other gets.
+        x: [N], difference of each row.
         clusters: N labels; whole clusters are resampled.
 
     Raises:
-        ValueError: no value, not one label per value, or a level outside (0, 1).
+        ValueError: no values, not one label per value, or a level outside (0, 1).
     """
     interval, seen = bootstrap(x, clusters=clusters, seed=seed, n=n, level=level), mean_se(x, clusters=clusters)
     se = seen.se if seen.units > 1 else 0.0
@@ -154,13 +154,13 @@ def difference(
 def stratified_bootstrap(
     scores: ArrayLike, statistic: Statistic = iqm, *, seed: int, n: int = 2000, level: float = 0.95
 ) -> Interval:
-    """A statistic of runs × tasks with the runs of each task resampled by themselves (Agarwal et al. 2021).
+    """A statistic of runs × tasks, with the runs resampled separately for each task (Agarwal et al. 2021).
 
     Args:
         scores: [runs, tasks].
 
     Raises:
-        ValueError: not a matrix, no value, or a level outside (0, 1).
+        ValueError: not a matrix, no values, or a level outside (0, 1).
     """
     table, tail = _rows(scores), _tail(level)
     if table.ndim != 2:
@@ -171,7 +171,7 @@ def stratified_bootstrap(
 
 
 class _Members:
-    """Rows of a sequence of clusters, repeats included."""
+    """Rows of a sequence of clusters, with repeats."""
 
     def __init__(self, label: NDArray[np.intp], count: int) -> None:
         self.order = np.argsort(label, kind="stable")
@@ -198,7 +198,7 @@ def _widened(interval: Interval, low: float, high: float) -> Interval:
 
 def _tail(level: float) -> float:
     if not 0 < level < 1:
-        raise ValueError(f"a confidence level lies between 0 and 1, not {level}")
+        raise ValueError(f"a confidence level must be between 0 and 1, not {level}")
     return (1 - level) / 2
 
 

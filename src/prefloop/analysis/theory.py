@@ -45,7 +45,7 @@ def reverse_kl_form(log_pi: LogProbs, log_ref: LogProbs, reward: LogProbs, beta:
 
 
 def push_down_lifts_winner(log_p: LogProbs, winner: Int[Tensor, "*B"], loser: Int[Tensor, "*B"]) -> Bool[Tensor, "*B"]:
-    """p_w + p_l ≥ |p|²: the condition g_w·g_l ≤ 0 of Lemma 6.2, eq. 6.3; two rare responses beside a peak fail it.
+    """p_w + p_l ≥ |p|²: the condition g_w·g_l ≤ 0 of Lemma 6.2, eq. 6.3; two rare responses next to a peak violate it.
 
     g_w and g_l are the gradients of log π(y_w) and log π(y_l) ≠ y_w in z.
     """
@@ -65,7 +65,7 @@ def relative_change(
 
 def log_mean(a: Values, b: Values) -> Values:
     """Logarithmic mean (a − b)/log(a/b) of positive numbers, a where a = b; between geometric and arithmetic mean."""
-    excess = (a - b) / b  # exact to rounding for close numbers, as a/b − 1 is not
+    excess = (a - b) / b  # unlike a/b − 1, exact to rounding for close numbers
     return torch.where(excess == 0, a, (a - b) / torch.log1p(torch.where(excess == 0, 1.0, excess)))
 
 
@@ -87,7 +87,7 @@ def reverse_favours_likelier(p1: Values, p2: Values, q: Values, reverse_kl: Valu
 
     Theorem 6.5 (2) and (3) without their constants: Δ^reverse − Δ^forward =
     step · (p1 − p2) · (log q + KL(p‖q) − log identric_mean(p1, p2)). As p2 < identric mean < p1 and KL ≥ 0, q ≥ p1
-    is enough for (2), and q ≤ p2 · exp(−KL) for (3).
+    is sufficient for (2), and q ≤ p2 · exp(−KL) for (3).
     """
     return q.log() + reverse_kl > identric_mean(p1, p2).log()
 

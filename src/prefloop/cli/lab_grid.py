@@ -117,7 +117,7 @@ def _cell(options: Options, at: dict[str, Any], changes: Mapping[str, Any]) -> S
     one.check()
     steps = options.steps
     if steps is None:
-        steps = (options.iterations or ITERATIONS) * one.row.reuse * one.batch // one.minibatch
+        steps = (options.iterations or ITERATIONS) * one.resolved_method.reuse * one.batch // one.minibatch
     every = max(1, steps // 20) if options.evaluate is None else options.evaluate
     return changed(one, steps=steps, evaluate=every)
 

@@ -1,1 +1,1 @@
-"""The bandit lab: many runs of the loop stacked on one axis, sweeps that can be resumed, tables with intervals."""
+"""The bandit lab: many runs of the loop stacked on one axis, resumable sweeps, tables with intervals."""

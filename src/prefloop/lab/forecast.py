@@ -1,4 +1,4 @@
-"""What a sweep will take: a few steps of each kind of stack, timed in a worker like those that will run it."""
+"""Predicted time and memory of a sweep: a few steps of each kind of stack, timed in a worker."""
 
 from __future__ import annotations
 
@@ -16,28 +16,28 @@ import torch
 from prefloop.lab.setting import Setting
 from prefloop.lab.stack import Watch, build, run_stack
 
-STEPS = 3  # timed per probe, at least
+STEPS = 3  # minimum number of timed steps per probe
 SIZES = (1, 4, 8, 16, 32)  # stack sizes that `best_size` tries
 
 
 @dataclass(frozen=True)
 class Probe:
-    """Measured on one stack."""
+    """Measurements on one stack."""
 
     runs: int
     fit: float  # seconds to fit the reference, once per worker and set of seeds
-    build: float  # seconds that every stack takes before its first step and after its last
+    build: float  # seconds per stack outside its steps
     step: float  # seconds per step of the whole stack, its share of evaluations included
-    peak: int  # bytes of the worker process at its largest so far
+    peak: int  # peak memory of the worker process so far, in bytes
 
 
 def probe(settings: Sequence[Setting]) -> Probe:
-    """Time a stack on one thread: fit, preparation, an evaluation, and a few steps in whole collections."""
+    """Time a stack on one thread: fit, setup, an evaluation, and a few steps in whole collections."""
     torch.set_num_threads(1)
-    span = settings[0].row.reuse * settings[0].batch // settings[0].minibatch
-    steps = span * -(-STEPS // span)  # whole collections, so that sampling has its true share
+    span = settings[0].resolved_method.reuse * settings[0].batch // settings[0].minibatch
+    steps = span * -(-STEPS // span)  # whole collections, so that sampling has its proper share
     first, _ = timed(lambda: build(settings))
-    again, training = timed(lambda: build(settings))  # the fitted reference is in memory now
+    again, training = timed(lambda: build(settings))  # the fitted reference is now in memory
     evaluation, _ = timed(Watch(training, settings[0]).state)
     short = [replace(s, steps=steps, evaluate=steps) for s in settings]
     whole, _ = timed(lambda: run_stack(short))
@@ -47,7 +47,7 @@ def probe(settings: Sequence[Setting]) -> Probe:
 
 
 def timed(work: Callable[[], Any]) -> tuple[float, Any]:
-    """Seconds, and what came out."""
+    """Seconds and result of a call."""
     start = time.perf_counter()
     out = work()
     return time.perf_counter() - start, out
@@ -55,7 +55,7 @@ def timed(work: Callable[[], Any]) -> tuple[float, Any]:
 
 @dataclass(frozen=True)
 class Forecast:
-    """Of a whole sweep."""
+    """The prediction for a whole sweep."""
 
     runs: int
     stacks: int
@@ -86,7 +86,7 @@ def forecast(jobs: Sequence[Sequence[Setting]], workers: int) -> Forecast:
 
 
 def best_size(setting: Setting) -> tuple[int, dict[int, float]]:
-    """The stack size with the least time per run and step, and that time by size."""
+    """The stack size with the least time per run and step, and the times by size."""
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as worker:
         stacks = [[replace(setting, seed=i) for i in range(n)] for n in SIZES]
         cost = {p.runs: p.step / p.runs for p in worker.map(probe, stacks)}

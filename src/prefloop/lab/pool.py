@@ -1,4 +1,4 @@
-"""Jobs on other processes, one thread each: on this machine, or on a Ray cluster (see `scale.ray_pool`)."""
+"""Jobs in other processes, one thread each: on this machine, or on a Ray cluster (see `scale.ray_pool`)."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ from prefloop.lab.setting import Setting
 from prefloop.lab.stack import run_stack
 from prefloop.lab.store import to_bytes
 
-WORKER = {  # one thread; and keep freed memory, which saves a page fault for every fourth kilobyte of every update
+WORKER = {  # one thread; and keep freed memory, which saves a page fault for every 4 KiB of every update
     "OMP_NUM_THREADS": "1",
     "MALLOC_TRIM_THRESHOLD_": str(2**33),
     "MALLOC_MMAP_THRESHOLD_": str(2**30),
     "MALLOC_TOP_PAD_": str(2**26),
 }
-POLL = 0.5  # seconds between looks at the counter
+POLL = 0.5  # seconds between reads of the counter
 _counter: Any = None  # run-steps done by all workers, shared with them
 
 
 @contextmanager
 def environment(variables: Mapping[str, str]) -> Iterator[None]:
-    """Variables for processes that start inside; those that the user has set stay as they are."""
+    """Environment variables for processes that start inside; those set by the user are not changed."""
     added = {k: v for k, v in variables.items() if k not in os.environ}
     os.environ.update(added)
     try:
@@ -44,7 +44,7 @@ def environment(variables: Mapping[str, str]) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Done:
-    """What came back for a job: its table as Parquet bytes, or the message of a mistake."""
+    """The result of a job: its table as Parquet bytes, or an error message."""
 
     job: int
     table: bytes = b""
@@ -53,19 +53,19 @@ class Done:
 
 @runtime_checkable
 class Pool(Protocol):
-    """Runs stacks somewhere."""
+    """Workers that run stacks."""
 
     workers: int
 
     def run(self, jobs: Sequence[Sequence[Setting]], tick: Callable[[int], None]) -> Iterator[Done]:
-        """Results in the order of their completion; `tick` hears of run-steps done."""
+        """Results in order of completion; `tick` is called with the number of new run-steps."""
 
     def close(self) -> None:
         """End the workers."""
 
 
 def run_job(number: int, settings: Sequence[Setting], tick: Callable[[int], None]) -> Done:
-    """One stack in a worker; a mistake of the user becomes a message, a defect keeps its traceback."""
+    """Run one stack in a worker; user errors become messages, bugs keep their traceback."""
     torch.set_num_threads(1)
     try:
         return Done(number, to_bytes(run_stack(settings, lambda steps: tick(steps * len(settings)))))
@@ -74,11 +74,11 @@ def run_job(number: int, settings: Sequence[Setting], tick: Callable[[int], None
 
 
 class LocalPool:
-    """Worker processes of this machine, started when first used and reused by later sweeps."""
+    """Worker processes on this machine, started on first use and reused by later sweeps."""
 
     def __init__(self, workers: int = 2) -> None:
         if workers < 1:
-            raise UserError(f"`workers` must be at least 1, not {workers}", fix="--workers 1 or more")
+            raise UserError(f"`workers` must be at least 1, not {workers}", fix="use --workers 1 or more")
         self.workers = workers
         self._executor: ProcessPoolExecutor | None = None
         context = multiprocessing.get_context("spawn")
@@ -89,7 +89,7 @@ class LocalPool:
         if self._executor is None:
             self._executor = ProcessPoolExecutor(self.workers, self._context, _start, (self._done,))
         before, executor = self._steps(), self._executor
-        with environment(WORKER):  # what a worker finds when it starts
+        with environment(WORKER):  # inherited by the workers
             waiting: set[Future[Done]] = {executor.submit(_job, i, job) for i, job in enumerate(jobs)}
         try:
             while waiting:
@@ -101,27 +101,27 @@ class LocalPool:
         except BrokenProcessPool as error:
             self._executor = None
             raise UserError(
-                "a worker process died", fix="fewer --workers or a smaller --stack, if memory ran out"
+                "a worker process died", fix="use fewer --workers or a smaller --stack, if memory ran out"
             ) from error
         finally:
             for future in waiting:
                 future.cancel()
 
     def _steps(self) -> int:
-        """Read without the lock, which a worker that was killed may have taken with it."""
+        """Read without the lock, which a killed worker may still hold."""
         return int(self._done.get_obj().value)
 
     def close(self) -> None:
         if self._executor is not None:
             processes = list((self._executor._processes or {}).values())
             self._executor.shutdown(wait=False, cancel_futures=True)
-            for process in processes:  # a stack that is still running has nothing to save
+            for process in processes:  # running stacks have nothing to save
                 process.terminate()
             self._executor = None
 
 
 def _start(counter: Any) -> None:
-    """In every worker: Ctrl-C is the parent's business, and without a parent there is none."""
+    """Set up a worker: it ignores Ctrl-C, which the parent handles, and ends with its parent."""
     global _counter
     threading.Thread(target=_end_with_parent, daemon=True).start()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -129,7 +129,7 @@ def _start(counter: Any) -> None:
 
 
 def _end_with_parent() -> None:
-    """A worker whose parent was killed would continue, and then wait for jobs for ever."""
+    """End this worker if its parent is killed; otherwise it would wait for jobs forever."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()

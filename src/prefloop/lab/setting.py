@@ -1,4 +1,4 @@
-"""One run of the lab as a value: what is in it decides the result, and what may differ inside a stack."""
+"""One run of the lab as a value, which determines its result and its stack."""
 
 from __future__ import annotations
 
@@ -26,22 +26,22 @@ from prefloop.worlds.spec import (
     worlds,
 )
 
-VERSION = 7  # of what a setting means: a new one makes earlier runs unknown
+VERSION = 7  # version of the meaning of settings: a new one invalidates earlier runs
 
 
 @dataclass(frozen=True)
 class Setting:
-    """Everything that decides one run.
+    """Everything that determines one run.
 
     Args:
-        method: a name in METHODS, or `module:name` of a user's own file.
+        method: a name in METHODS, or `module:name` in a user's own file.
         world: the problem with its own fields, such as `Arms(centre=20.0)`.
-        override: switches and hyper-parameters that differ from the method's own, such as {"reuse": 4}.
-        responses: per prompt, C in the paper.
+        override: changed switches and hyper-parameters, such as {"reuse": 4}.
+        responses: responses per prompt, C in the paper.
         batch, minibatch: responses per collection and per optimiser step, B and M.
         steps: optimiser steps.
         evaluate: steps between evaluations.
-        evaluation: prompts in the fixed evaluation set.
+        evaluation: number of prompts in the fixed evaluation set.
     """
 
     method: str
@@ -65,7 +65,7 @@ class Setting:
         return name_of(type(self.world))
 
     @property
-    def row(self) -> Method:
+    def resolved_method(self) -> Method:
         """The method with this setting's switches and group size."""
         return method(self.method).override(**{"responses": self.responses, **self.override})
 
@@ -75,15 +75,15 @@ class Setting:
 
     @property
     def run(self) -> str:
-        """The run's name: a hash of everything in it, of what it starts from, and of the user's own files in it."""
+        """The run's name: a hash of the setting, the world's fingerprint, and the user's own files."""
         names = [self.method, self.problem, *map(str, self.override.values())]
         own = [user.digest(name) for name in names if ":" in name]
         return digest([VERSION, to_dict(self), self.world.fingerprint(), *own])
 
     @property
     def stack(self) -> str:
-        """Settings of one stack key differ only in what a stack holds per run."""
-        own = self.row.per_run
+        """The stack key: settings with the same key differ only in per-run values."""
+        own = self.resolved_method.per_run
         tree = to_dict(self)
         shared = {k: v for k, v in tree.items() if k not in per_run_fields(Setting)}
         shared["world"] = {k: v for k, v in tree["world"].items() if k not in per_run_fields(type(self.world))}
@@ -91,43 +91,43 @@ class Setting:
         return json.dumps(shared, sort_keys=True)
 
     def check(self) -> None:
-        """Refuse what could not run, before anything runs.
+        """Refuse invalid settings before anything runs.
 
         Raises:
-            UserError: an unknown name, a value out of range, or portions that do not divide.
+            UserError: an unknown name, a value out of range, or batch sizes that do not divide.
         """
         check_fields(self)
         check_fields(self.world)
-        self.world.check(self.row)
-        self.plan.check(self.row)
+        self.world.check(self.resolved_method)
+        self.plan.check(self.resolved_method)
 
 
 # ----------------------------------------------------------------------------------------------- from and to flat names
 
 
 def names(kind: type) -> list[str]:
-    """Fields of a setting (the world apart) or of a world."""
+    """Fields of a setting (except the world) or of a world."""
     return [f.name for f in fields(kind) if f.name != "world"]
 
 
 def make(method: str, problem: str, override: Mapping[str, Any] | None = None, **values: Any) -> Setting:
-    """A setting from fields of its own and of its world by their bare names.
+    """A setting from its own fields and those of its world, by name.
 
     Args:
         problem: name of a world, or `module:Class`.
 
     Raises:
-        UserError: an unknown problem or field; says which world has the field, or suggests the nearest.
+        UserError: an unknown problem or field; names the worlds that have the field, or the nearest name.
     """
     kind = world_class(problem)
     return changed(Setting(method, kind(), override or {}), **values)
 
 
 def changed(setting: Setting, **values: Any) -> Setting:
-    """The setting with other values for fields of its own or of its world.
+    """The setting with other values for its own fields or those of its world.
 
     Raises:
-        UserError: an unknown field; says which world has it, or suggests the nearest.
+        UserError: an unknown field; names the worlds that have it, or the nearest name.
     """
     own, inner = names(Setting), names(type(setting.world))
     for name in values:
@@ -138,13 +138,13 @@ def changed(setting: Setting, **values: Any) -> Setting:
 
 
 def whose(name: str, known: Iterable[str]) -> str:
-    """Which worlds have a field that this one lacks, or the nearest name."""
+    """The worlds that have a field that this one lacks, or the nearest name."""
     having = [problem for problem, kind in worlds().items() if name in names(kind)]
     return f"it is a field of {', '.join(having)}" if having else nearest(name, known)
 
 
 def to_dict(setting: Setting) -> dict[str, Any]:
-    """As JSON can say it, with the world's name."""
+    """The setting as a JSON value, with the world's name."""
     return {"problem": setting.problem, **asdict(setting)}
 
 
@@ -162,13 +162,13 @@ def from_dict(tree: Mapping[str, Any]) -> Setting:
 
 
 def _kind(name: str, value: Any) -> Any:
-    """What a per-run hyper-parameter must share with its stack: its type, and for `kl` whether it is on at all."""
+    """What a per-run hyper-parameter must share with its stack: its type and, for `kl`, whether it is 0."""
     number = isinstance(value, int | float) and not isinstance(value, bool)
     return ["number" if number else type(value).__name__, name == "kl" and value == 0]
 
 
 def stacks(settings: Iterable[Setting], size: int | None = None) -> list[list[Setting]]:
-    """Settings that can share a stack, in stacks of at most `size` (None: the world's own), in their order."""
+    """Settings grouped into stacks of at most `size` (None: the world's default), in order."""
     groups: dict[str, list[Setting]] = {}
     for setting in settings:
         groups.setdefault(setting.stack, []).append(setting)

@@ -1,4 +1,4 @@
-"""From the settings of one stack to the loop that runs them all at once, and each run's curves."""
+"""From the settings of a stack to the loop that runs them all at once, and the curves of each run."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from prefloop.worlds.spec import Stack
 
 Array = NDArray[np.float64]
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
-FROM_STEP = (  # of the step that an evaluation follows
+FROM_STEP = (  # metrics of the step before an evaluation
     "clip_ratio/region_mean",
     "staleness",
     "loss",
@@ -42,8 +42,8 @@ class Training:
         loop: over all runs of the stack.
         evaluate: (policy, reference, stream) -> metrics on the fixed evaluation set, [S] each.
         runs: S.
-        tokens: of the longest response.
-        offline: responses in the offline data, 0 where the method uses none.
+        tokens: length of the longest response.
+        offline: responses in the offline data, 0 if the method uses none.
     """
 
     loop: Loop
@@ -54,7 +54,7 @@ class Training:
 
 
 def build(settings: Sequence[Setting]) -> Training:
-    """The training of settings that share a stack key."""
+    """Build the training of settings that share a stack key."""
     stack, one = stack_of(settings), settings[0]
     built, plan = one.world.build(stack), stacked_plan(settings, stack.dtype)
     loop = Loop(
@@ -70,15 +70,15 @@ def build(settings: Sequence[Setting]) -> Training:
 
 
 def stack_of(settings: Sequence[Setting]) -> Stack:
-    """The runs of one stack key as their world sees them."""
+    """The runs of one stack, as passed to their world."""
     one, dtype = settings[0], DTYPES[settings[0].precision]
     worlds, numbers = [s.world for s in settings], [s.seed for s in settings]
     return Stack(worlds, numbers, stacked_method(settings, dtype), one.evaluation, dtype)
 
 
 def stacked_method(settings: Sequence[Setting], dtype: torch.dtype) -> Method:
-    """The method, with one value per run of what differs between the runs."""
-    method, many = settings[0].row, {}
+    """The method, with one value per run for everything that differs between runs."""
+    method, many = settings[0].resolved_method, {}
     for name in method.per_run & settings[0].override.keys():
         values = [s.override[name] for s in settings]
         if len(set(values)) > 1:
@@ -87,7 +87,7 @@ def stacked_method(settings: Sequence[Setting], dtype: torch.dtype) -> Method:
 
 
 def stacked_plan(settings: Sequence[Setting], dtype: torch.dtype) -> Plan:
-    """The plan, with one learning rate and one limit of the gradient norm per run."""
+    """The plan, with one learning rate and gradient norm limit per run."""
     lr, limit = (torch.tensor([getattr(s, n) for s in settings], dtype=dtype) for n in ("lr", "max_grad_norm"))
     return replace(settings[0].plan, lr=lr, max_grad_norm=limit)
 
@@ -103,7 +103,7 @@ class Run:
         return float(self.curves[column][-1])
 
     def mean(self, column: str) -> float:
-        """Over training: the area under the curve by steps, divided by their number (trapezoids)."""
+        """Mean over training: area under the curve against steps, divided by their number (trapezoids)."""
         step = self.curves["step"]
         return float(np.trapezoid(self.curves[column], step) / (step[-1] - step[0]))
 
@@ -112,7 +112,7 @@ def run_stack(settings: Sequence[Setting], tick: Callable[[int], None] = lambda 
     """Train every run of a stack.
 
     Args:
-        settings: of one stack key.
+        settings: settings with the same stack key.
         tick: called with the number of steps done since the last call.
     """
     training = build(settings)
@@ -121,18 +121,18 @@ def run_stack(settings: Sequence[Setting], tick: Callable[[int], None] = lambda 
     done = 0
     try:
         for record in training.loop:
-            watch.see(record)
+            watch.observe(record)
             if record.step % 10 == 0 or record.step == settings[0].steps:
                 tick(record.step - done)
                 done = record.step
     except Diverged:
-        watch.stand_still()
+        watch.freeze()
         tick(settings[0].steps - done)
     return [Run(s, {k: column[:, i] for k, column in watch.columns().items()}) for i, s in enumerate(settings)]
 
 
 class Watch:
-    """Observes a stack: its state at every evaluation, and the ledger of the steps between."""
+    """Observes a stack: evaluations, and the ledger of the steps in between."""
 
     def __init__(self, training: Training, one: Setting) -> None:
         self.training, self.one = training, one
@@ -143,31 +143,31 @@ class Watch:
         method = training.loop.method
         self.span = method.reuse * one.batch // one.minibatch  # steps per collection
 
-    def see(self, record: Record) -> None:
-        """The ledger of every step, the state of some."""
+    def observe(self, record: Record) -> None:
+        """Record the ledger of every step, and evaluate at some."""
         up, down = coefficient_mass(record.coefficient)
         self.up, self.down, self.since = self.up + up, self.down + down, self.since + 1
         due = record.step % self.one.evaluate == 0 or record.step == self.one.steps
         left = -record.step % self.one.evaluate  # steps to the next evaluation
         if record.step % self.span == 0 and left < self.span and record.batch.logp_proximal is not None:
-            with torch.no_grad():  # the last minibatch of a collection: as stale as its responses get
+            with torch.no_grad():  # the last minibatch of a collection, when its responses are stalest
                 moved = drift(self.training.loop.policy.evaluate(record.batch).logp, record.batch)
                 self.stale = dict(zip(DRIFT, moved, strict=True))
         if due:
             self.evaluate(record)
 
     def state(self) -> dict[str, Tensor]:
-        """What the policies do on the evaluation set."""
+        """Metrics of the policies on the evaluation set."""
         loop = self.training.loop
         return self.training.evaluate(loop.policy, loop.reference, loop.rng["evaluation"])
 
     def evaluate(self, record: Record | None) -> None:
-        """A row of numbers, [S] each; before the first step there is no record."""
+        """Append a row of metrics, [S] each; before the first step there is no record."""
         loop, state = self.training.loop, self.state()
         step = run_metrics(record, loop.method) if record is not None else {}
         count = {
             "step": loop.step,
-            "samples": loop.samples / self.training.runs,  # the loop counts those of all runs
+            "samples": loop.samples / self.training.runs,  # the loop counts over all runs
             "reward_queries": loop.queries / self.training.runs,
             "passes": self.passes(),
             "push/up": self.up / max(1, self.since),
@@ -180,8 +180,8 @@ class Watch:
         self.rows.append({k: self._each(v) for k, v in {**count, **state, **seen, **stale}.items()})
         self.up, self.down, self.since = torch.zeros_like(self.up), torch.zeros_like(self.down), 0
 
-    def stand_still(self) -> None:
-        """The rest of the curves where every run has diverged: what they were is what they are, at each evaluation."""
+    def freeze(self) -> None:
+        """If every run has diverged, repeat the last values for the remaining evaluations."""
         loop = self.training.loop
         loop.diverged = torch.ones(self.training.runs, dtype=torch.bool)
         self.evaluate(None)
@@ -191,7 +191,7 @@ class Watch:
                 self.rows.append({**now, "step": self._each(step)})
 
     def rest(self, record: Record) -> Any:
-        """Mean log of 1 − π(w) − π(l), the mass of all other responses, against the reference's; one token only."""
+        """Mean log of 1 − π(w) − π(l), the mass of all other responses, minus the reference's; one token only."""
         pairs, weight = record.signal.pairs, record.signal.pair_weight
         if pairs is None or weight is None or self.training.tokens > 1:
             return torch.nan

@@ -1,4 +1,4 @@
-"""Runs as Parquet files in a folder: a row per evaluation of a run, with the run's name and its whole setting."""
+"""Runs as Parquet files in a folder: one row per evaluation, with the run's name and full setting."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SUFFIX = ".parquet"
 
 
 def to_bytes(runs: Sequence[Run]) -> bytes:
-    """A Parquet file of some runs; the same runs give the same bytes."""
+    """A Parquet file of runs; the same runs give the same bytes."""
     columns: dict[str, list[pa.Array]] = {}
     for run in runs:
         rows = len(run.curves["step"])
@@ -37,7 +37,7 @@ def to_bytes(runs: Sequence[Run]) -> bytes:
 
 
 def read(path: Path) -> list[Run]:
-    """The runs of a file, but for those that another version of the package knew by another name.
+    """The runs of a file, except those whose name differs in this version of the package.
 
     Raises:
         DataError: not a Parquet file of runs.
@@ -50,7 +50,9 @@ def read(path: Path) -> list[Run]:
         names = table["run"].to_pylist()
         settings = table["setting"].to_pylist()
     except (OSError, pa.ArrowException, KeyError) as error:
-        raise DataError("not a table of runs", where=str(path), fix="delete it; its runs are computed again") from error
+        raise DataError(
+            "not a table of runs", where=str(path), fix="delete it; its runs will be computed again"
+        ) from error
     starts = [i for i, name in enumerate(names) if i == 0 or names[i - 1] != name]
     ends = [*starts[1:], len(names)]
     runs = []
@@ -62,17 +64,17 @@ def read(path: Path) -> list[Run]:
 
 
 def _known(name: str, text: str) -> Setting | None:
-    """The setting of a run, or None where this version of the package does not give it that name."""
+    """The setting of a run, or None if this version of the package gives it another name."""
     try:
         setting = from_dict(json.loads(text))
-    except (UserError, KeyError):  # another version's fields, or a world that is not installed here
+    except (UserError, KeyError):  # fields of another version, or a world that is not installed
         return None
     return setting if setting.run == name else None
 
 
 @dataclass
 class Store:
-    """A folder of Parquet files, one per stack; a file appears whole or not at all."""
+    """A folder of Parquet files, one per stack, written atomically."""
 
     path: Path
 
@@ -97,5 +99,5 @@ class Store:
 
 
 def missing(settings: Iterable[Setting], store: Store) -> list[Setting]:
-    """Each setting that the store lacks, once."""
+    """The settings that the store lacks, without duplicates."""
     return list({s.run: s for s in settings if s not in store}.values())

@@ -1,4 +1,4 @@
-"""From runs to numbers with intervals: cells of a grid, the learning rate of each, tables."""
+"""From runs to numbers with intervals: cells of a grid, their learning rates, tables."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from prefloop.lab.stack import Run
 Array = NDArray[np.float64]
 Sweep = Callable[[Sequence[Setting]], list[Run]]
 Middle = Callable[[Array], Array]
-RESAMPLES = 1000  # of a band
-TUNING = 1000  # tuning seeds start here, so that they are not those of the comparison
+RESAMPLES = 1000  # number of resamples for a band
+TUNING = 1000  # tuning seeds start here, so that they differ from the seeds of the comparison
 
 
 def over_training(run: Run) -> float:
@@ -26,7 +26,7 @@ def over_training(run: Run) -> float:
 
 
 def iqms(curves: Array) -> Array:
-    """Interquartile means over the units of [..., units, evaluations]; nan where a unit has no value."""
+    """Interquartile means over the units of [..., units, evaluations]; nan if a unit has no value."""
     cut = curves.shape[-2] // 4
     ordered = np.sort(curves, axis=-2)[..., cut : curves.shape[-2] - cut, :]
     return np.where(np.isnan(curves).any(-2), np.nan, ordered.mean(-2))
@@ -40,21 +40,21 @@ def means(curves: Array) -> Array:
 
 @dataclass(frozen=True)
 class Cell:
-    """One place of a grid: its runs over seeds, at the learning rate that was chosen for it on other seeds."""
+    """A cell of a grid: its runs over seeds, at the learning rate chosen for it on other seeds."""
 
-    setting: Setting  # with the chosen learning rate; its seed is of no meaning
+    setting: Setting  # with the chosen learning rate; its seed has no meaning
     runs: Sequence[Run]
-    tried: dict[float, float]  # learning rate -> mean score on the tuning seeds; empty where there was one rate only
+    tried: dict[float, float]  # learning rate -> mean score on the tuning seeds; empty if there was only one rate
 
     def values(self, score: Callable[[Run], float]) -> Array:
-        """The score of each seed, in the order of the seeds."""
+        """The score of each seed, in order."""
         return np.array([score(run) for run in self.runs])
 
     def last(self, column: str = "eval/gold") -> Array:
         return self.values(lambda run: run.last(column))
 
     def mean(self, column: str = "eval/gold") -> Array:
-        """Over training, per seed."""
+        """Mean over training, per seed."""
         return self.values(lambda run: run.mean(column))
 
     def curve(self, column: str) -> Array:
@@ -63,7 +63,7 @@ class Cell:
 
     @property
     def at_edge(self) -> bool:
-        """Whether the chosen learning rate is the lowest or highest that was tried."""
+        """Whether the chosen learning rate is the lowest or highest candidate."""
         return bool(self.tried) and self.setting.lr in (min(self.tried), max(self.tried))
 
 
@@ -75,12 +75,12 @@ def tuned(
     sweep: Sweep,
     score: Callable[[Run], float] = over_training,
 ) -> list[Cell]:
-    """Every cell at the learning rate that scores best on tuning seeds, all rates with equal budgets.
+    """Every cell at the learning rate that scores best on tuning seeds, with equal budgets for all rates.
 
     Args:
-        rates: tried; a single one is taken as it is.
-        seeds: of the comparison.
-        tuning: how many tuning seeds.
+        rates: candidates; a single one is used without tuning.
+        seeds: seeds of the comparison.
+        tuning: number of tuning seeds.
     """
     scores: list[dict[float, float]] = [{} for _ in cells]
     if len(rates) > 1:
@@ -103,14 +103,14 @@ def interval(values: Array, seed: int = 0) -> Interval:
 def band(curves: Array, middle: Middle = iqms, seed: int = 0) -> tuple[Array, Array, Array]:
     """The middle over independent units at each evaluation, and the ends of its 95 % bootstrap interval.
 
-    Whole units are resampled, so that the band of a quantity stays inside the quantity's range.
+    Whole units are resampled, so that the band stays inside the quantity's range.
 
     Args:
         curves: [units, evaluations]; units are seeds, or prompts.
-        middle: over the units, from [..., units, evaluations]; interquartile means by default.
+        middle: reduces [..., units, evaluations] over units; interquartile means by default.
 
     Returns:
-        middle, low end and high end, each [evaluations]; nan where a unit has no value.
+        middle, low end and high end, each [evaluations]; nan if a unit has no value.
     """
     units = len(curves)
     places = np.random.default_rng(seed).integers(units, size=(RESAMPLES, units))
@@ -121,7 +121,7 @@ def band(curves: Array, middle: Middle = iqms, seed: int = 0) -> tuple[Array, Ar
 def differences(
     settings: Sequence[Setting], *, ignore: Sequence[str] = ("seed", "lr", "steps")
 ) -> list[dict[str, Any]]:
-    """What tells the settings apart: for each, its values of the fields and overrides that are not the same in all."""
+    """The differences between settings: for each, the values of fields and overrides that are not equal in all."""
     flat = []
     for setting in settings:
         tree = to_dict(setting)

@@ -1,4 +1,4 @@
-"""A sweep: many settings, in stacks, on workers; runs that a store already holds are not computed again."""
+"""A sweep: many settings, in stacks, on workers; runs that are already in a store are not computed again."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from prefloop.runs.progress import Progress
 
 
 def jobs_of(settings: Sequence[Setting], size: int | None) -> list[list[Setting]]:
-    """Stacks, the longest first so that no worker is left waiting at the end."""
+    """Stacks, the longest first so that workers finish at about the same time."""
     return sorted(stacks(settings, size), key=lambda job: -len(job) * cost(job[0]))
 
 
@@ -33,22 +33,24 @@ def sweep(
     label: str = "",
     quiet: bool = False,
 ) -> list[Run]:
-    """All runs, in the order of their settings; those that the store has are read from it.
+    """All runs, in the order of their settings; those in the store are read from it.
 
     Args:
-        stack: runs per stack; the default of each world where None.
+        stack: runs per stack; None for each world's default.
 
     Raises:
-        UserError: a bad setting, before anything runs.
+        UserError: an invalid setting, before anything runs.
         DataError: some stacks failed; the runs of the others are stored.
     """
     for setting in settings:
         setting.check()
     if stack is not None and stack < 1:
-        raise UserError("`stack` must be at least 1", fix="--stack 1 or more")
+        raise UserError("`stack` must be at least 1", fix="use --stack 1 or more")
     jobs = jobs_of(missing(settings, store), stack)
     failed: list[str] = []
-    for problem in dict.fromkeys(s.problem for s in settings):  # in turn: the time left is predicted from like runs
+    for problem in dict.fromkeys(
+        s.problem for s in settings
+    ):  # one by one, so that the remaining time is predicted from similar runs
         own = [job for job in jobs if job[0].problem == problem]
         failed += _run(own, store, pool, " ".join(filter(None, (label, problem))), quiet) if own else []
     if failed:
@@ -58,7 +60,7 @@ def sweep(
 
 
 def _run(jobs: list[list[Setting]], store: Store, pool: Pool, label: str, quiet: bool) -> list[str]:
-    """Run the jobs; the messages of those that failed."""
+    """Run the jobs; returns the error messages of those that failed."""
     failed, start = [], time.monotonic()
     runs, total = sum(map(len, jobs)), sum(len(job) * job[0].steps for job in jobs)
     with Interrupt(quiet=quiet) as interrupt, Progress(total, label, quiet=quiet) as progress:

@@ -1,7 +1,7 @@
 """Checkpoints: a nested dict as safetensors and JSON, written atomically, verified by SHA-256. No pickle.
 
 A checkpoint `step-NNNNNNNN/` holds state.safetensors, state.json, SHA256SUMS and, written last, COMPLETE (the hash of
-SHA256SUMS). It is made under a temporary name and appears in one rename: a crash leaves the older ones untouched.
+SHA256SUMS). It is written under a temporary name and renamed at the end: a crash leaves older ones untouched.
 """
 
 from __future__ import annotations
@@ -23,35 +23,35 @@ from prefloop.core.errors import DataError, UserError
 from prefloop.core.files import TEMPORARY, published, remove_temporary, sha256, sync
 
 TENSORS, TREE, SUMS, COMPLETE = "state.safetensors", "state.json", "SHA256SUMS", "COMPLETE"
-TENSOR, FLOAT = "$tensor", "$float"  # JSON stand-ins for a tensor and for a float that JSON lacks
+TENSOR, FLOAT = "$tensor", "$float"  # JSON keys for tensors and for floats that JSON lacks
 
 Say = Callable[[str], None]
 
 
 def silent(text: str) -> None:
-    """Says nothing."""
+    """Default: prints nothing."""
 
 
 def save(root: str | Path, step: int, state: Mapping[str, Any], *, keep: int = 2) -> Path:
-    """Write a checkpoint and, once it is verified, delete all but the `keep` newest.
+    """Write and verify a checkpoint, then delete all but the `keep` newest.
 
     Args:
         root: folder of the run's checkpoints.
-        state: nested dicts with text keys; tensors, numbers, text, truth values, None and lists of these.
+        state: nested dicts with text keys; tensors, numbers, text, booleans, None and lists of these.
 
     Raises:
         DataError: the disk is full or fails; older checkpoints are untouched.
-        TypeError: the state holds something else.
+        TypeError: the state contains something else.
     """
     root, tensors = Path(root), dict[str, Tensor]()
     tree = _encoded(state, "state", tensors)
     try:
         root.mkdir(parents=True, exist_ok=True)
-        remove_temporary(root)  # the run folder's lock keeps other writers out
+        remove_temporary(root)  # safe because of the run folder's lock
         path = root / f"step-{step:08d}"
         with published(path) as temporary:
             _write(temporary, tree, tensors)
-            if path.exists():  # left behind by a fallback to an older one
+            if path.exists():  # left by a fallback to an older one
                 _remove(path)
         verify(path)
         for old in list(checkpoints(root))[keep:]:
@@ -61,12 +61,12 @@ def save(root: str | Path, step: int, state: Mapping[str, Any], *, keep: int = 2
         full = getattr(error, "errno", None) == errno.ENOSPC or "No space left" in str(error)
         reason = "the disk is full" if full else str(error)
         fix = "free some space; older checkpoints are untouched" if full else "check the disk"
-        raise DataError(f"the checkpoint could not be written: {reason}", where=str(root), fix=fix) from error
+        raise DataError(f"cannot write the checkpoint: {reason}", where=str(root), fix=fix) from error
     return path
 
 
 def load(path: str | Path) -> dict[str, Any]:
-    """The state of one checkpoint, after its hashes were verified.
+    """The state of one checkpoint, after verifying its hashes.
 
     Raises:
         DataError: a file is missing or its bytes have changed.
@@ -81,15 +81,15 @@ def restore(root: str | Path, *, fallback: bool = False, say: Say = silent) -> t
     """The newest complete checkpoint and its state.
 
     Args:
-        fallback: where it is damaged, say so and take the one before.
+        fallback: if it is damaged, report this and use the previous one.
 
     Raises:
         UserError: there is no complete checkpoint.
-        DataError: it is damaged, and no fallback was asked for or none is left.
+        DataError: it is damaged, and fallback is off or none is left.
     """
     complete = [path for path in checkpoints(root) if _is_complete(path, say)]
     if not complete:
-        raise UserError("there is no complete checkpoint to resume from", where=str(root), fix="start a new run")
+        raise UserError("no complete checkpoint to resume from", where=str(root), fix="start a new run")
     for path, older in zip(complete, [*complete[1:], None], strict=True):
         try:
             return path, load(path)
@@ -115,7 +115,7 @@ def verify(path: Path) -> None:
     """Compare every file with its recorded SHA-256.
 
     Raises:
-        DataError: names the file that is missing or has changed.
+        DataError: names the missing or changed file.
     """
     fix = "delete this checkpoint and resume from an older one"
     if not (path / COMPLETE).is_file():
@@ -128,9 +128,9 @@ def verify(path: Path) -> None:
     for name, digest in expected.items():
         file = path / name
         if not file.is_file():
-            raise DataError("a file of the checkpoint is missing", where=str(file), fix=fix)
+            raise DataError("a checkpoint file is missing", where=str(file), fix=fix)
         if sha256(file) != digest:
-            raise DataError("the bytes of a checkpoint have changed", where=str(file), fix=fix)
+            raise DataError("a checkpoint file has changed", where=str(file), fix=fix)
 
 
 def _is_complete(path: Path, say: Say) -> bool:
@@ -159,7 +159,7 @@ def _put(file: Path, data: bytes) -> None:
 
 
 def _remove(path: Path) -> None:
-    """Delete in one step: under a temporary name, a half-deleted folder is no checkpoint."""
+    """Rename, then delete: a half-deleted folder has a temporary name and is not a checkpoint."""
     doomed = path.with_name(f"{TEMPORARY}old-{path.name}-{os.getpid()}")
     os.replace(path, doomed)
     shutil.rmtree(doomed)
@@ -169,7 +169,7 @@ def _remove(path: Path) -> None:
 
 
 def _encoded(value: Any, key: str, tensors: dict[str, Tensor]) -> Any:
-    """The value as JSON, its tensors put into `tensors`."""
+    """The value as JSON, with its tensors moved to `tensors`."""
     if isinstance(value, Tensor):
         name = f"{len(tensors):06d}:{key}"
         tensors[name] = value.detach().cpu().contiguous()
@@ -180,15 +180,15 @@ def _encoded(value: Any, key: str, tensors: dict[str, Tensor]) -> Any:
         return value
     if isinstance(value, Mapping):
         if not all(isinstance(k, str) and not k.startswith("$") for k in value):
-            raise TypeError(f"{key}: keys must be text that does not begin with $")
+            raise TypeError(f"{key}: keys must be text that does not start with $")
         return {k: _encoded(v, f"{key}.{k}", tensors) for k, v in value.items()}
     if isinstance(value, list):
         return [_encoded(v, f"{key}.{i}", tensors) for i, v in enumerate(value)]
-    raise TypeError(f"{key}: a checkpoint cannot hold a {type(value).__name__}")
+    raise TypeError(f"{key}: a checkpoint cannot contain a {type(value).__name__}")
 
 
 def _separate(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors, none sharing memory with another one, as safetensors needs them; only sharers are copied."""
+    """The tensors without shared memory, as safetensors requires; only those that share it are copied."""
     seen, out = set[int](), dict[str, Tensor]()
     for name, tensor in tensors.items():
         place = tensor.untyped_storage().data_ptr()

@@ -1,4 +1,4 @@
-"""The configuration: frozen dataclasses are the schema, one YAML file holds values, dotted flags override them."""
+"""The configuration: frozen dataclasses are the schema, a YAML file has the values, dotted flags override them."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ from prefloop.worlds.text.spec import (
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """The optimiser and its portions; batch and minibatch count responses."""
+    """The optimiser and batch sizes; batch and minibatch count responses."""
 
     steps: int = 100
-    """Optimiser steps in all."""
+    """Total optimiser steps."""
     batch: int = 64
     """Responses in one collection (B); a multiple of `minibatch`."""
     minibatch: int = 64
@@ -36,15 +36,15 @@ class TrainingConfig:
     warmup: int = 0
     """Steps over which the learning rate rises linearly from 0."""
     max_grad_norm: float = 1.0
-    """Gradients are scaled down to this norm."""
+    """Gradients with a larger norm are scaled down to it."""
     weight_decay: float = 0.0
     """AdamW's decoupled weight decay."""
     micro_tokens: int = 8192
-    """Token budget of one forward and backward pass; bounds memory and changes no gradient."""
+    """Token budget of one forward and backward pass; limits memory without changing gradients."""
 
     def __post_init__(self) -> None:
         require_positive("training", self, ("steps", "batch", "minibatch", "lr", "max_grad_norm", "micro_tokens"))
-        require(self.warmup >= 0, "training.warmup", self.warmup, "use 0 or more steps")
+        require(self.warmup >= 0, "training.warmup", self.warmup, "use 0 or more")
         require(self.weight_decay >= 0, "training.weight_decay", self.weight_decay, "use 0 or more")
 
 
@@ -57,27 +57,29 @@ class EvaluationConfig:
     samples: int = 1
     """Answers per prompt."""
     pairs: int = 400
-    """Held-out pairs whose order is judged, where the held-out set has pairs."""
+    """Held-out pairs for preference accuracy, if the held-out set has pairs."""
     every: int = 0
-    """Evaluate every so many steps; 0 only before and after."""
+    """Steps between evaluations; 0 evaluates only before and after training."""
     greedy: bool = False
-    """Answer the held-out prompts at temperature 0 too, before and after: for reading, not for the metrics."""
+    """Also answer the held-out prompts at temperature 0, before and after: for reading, not for metrics."""
     max_cut: float = 0.2
-    """Largest share of the untrained model's answers that the length limit may cut."""
+    """Maximum share of the untrained model's answers that the length limit may cut."""
 
     def __post_init__(self) -> None:
         require_positive("evaluation", self, ("samples", "pairs"))
-        require(self.prompts >= 2, "evaluation.prompts", self.prompts, "use 2 or more: one has no standard error")
-        require(0 <= self.max_cut <= 1, "evaluation.max_cut", self.max_cut, "use a share from 0 to 1")
+        require(
+            self.prompts >= 2, "evaluation.prompts", self.prompts, "use 2 or more: a single one has no standard error"
+        )
+        require(0 <= self.max_cut <= 1, "evaluation.max_cut", self.max_cut, "use a share between 0 and 1")
         require(self.every >= 0, "evaluation.every", self.every, "use 0 (before and after only) or more")
 
 
 @dataclass(frozen=True)
 class SaveConfig:
-    """What is kept on disk besides the records."""
+    """What is saved on disk besides the records."""
 
     every: int = 0
-    """Checkpoint every so many steps; 0 only on interruption."""
+    """Steps between checkpoints; 0 saves one only on interruption."""
     final: bool = True
     """Write the trained model in Hugging Face layout."""
 
@@ -87,12 +89,12 @@ class SaveConfig:
 
 @dataclass(frozen=True)
 class Config:
-    """Everything that decides a run."""
+    """Everything that determines a run."""
 
     method: str = "dpo"
-    """A name of `prefloop methods`, or `module:name` of a file of yours that adds the method to METHODS."""
+    """A name from `prefloop methods`, or `module:name` of your own file that adds the method to METHODS."""
     override: dict[str, Any] = field(default_factory=dict)
-    """Switches (on_policy, reuse, negative) and hyper-parameters of that row to change."""
+    """Changes to the method's switches (on_policy, reuse, negative) and hyper-parameters."""
     model: ModelOptions = field(default_factory=ModelOptions)
     data: DataOptions = field(default_factory=DataOptions)
     reward: RewardOptions = field(default_factory=RewardOptions)
@@ -101,30 +103,30 @@ class Config:
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     save: SaveConfig = field(default_factory=SaveConfig)
     seed: int = 0
-    """Of every random stream of the run."""
+    """Seed of all random numbers of the run."""
     output: str = "runs"
-    """Folder in which the run folder is made."""
+    """Folder in which the run folder is created."""
 
     def __post_init__(self) -> None:
-        require(self.method != "", "method", self.method, "name a method: see `prefloop methods`")
+        require(self.method != "", "method", self.method, "give a method: see `prefloop methods`")
         require(0 <= self.seed < 2**63, "seed", self.seed, "use a whole number from 0 to 2^63 - 1")
-        require(self.output != "", "output", self.output, "name a folder")
+        require(self.output != "", "output", self.output, "give a folder")
 
 
 def load(path: str | Path | None, words: Sequence[str] = ()) -> Config:
-    """The configuration of a YAML file (None: all defaults) under dotted flags such as `--training.steps 20`.
+    """The configuration of a YAML file (None: all defaults), overridden by dotted flags such as `--training.steps 20`.
 
-    A file may name another one that it changes (`extends: base.yaml`, relative to itself, one level deep). Paths inside
-    a configuration are relative to the working directory.
+    A file may extend another one (`extends: base.yaml`, relative to itself, one level deep). Paths inside a
+    configuration are relative to the working directory.
 
     Raises:
-        UserError: a missing or unreadable file, an unknown key, a value of a wrong type or out of range.
+        UserError: a missing or unreadable file, an unknown key, a value of the wrong type or out of range.
     """
     return changed(path, flags.given([Config], words)[0])
 
 
 def changed(path: str | Path | None, tree: Mapping[str, Any]) -> Config:
-    """The configuration of a YAML file under the values of a checked tree; see `load`."""
+    """The configuration of a YAML file, overridden by the values of a checked tree; see `load`."""
     whole: dict[str, Any] = {}
     for layer in [*(_files(Path(path)) if path else []), tree]:
         whole = schema.merged(whole, layer)
@@ -136,7 +138,7 @@ def changed(path: str | Path | None, tree: Mapping[str, Any]) -> Config:
 
 
 def _files(path: Path) -> list[dict[str, Any]]:
-    """The checked trees of a file and, before it, of the file that it extends."""
+    """The checked trees of the file that it extends, if any, and of the file itself."""
     tree = yaml12.read(path)
     base = tree.pop("extends", None)
     layers = [schema.checked(tree, Config, str(path))]
@@ -146,16 +148,16 @@ def _files(path: Path) -> list[dict[str, Any]]:
         raise UserError("`extends` must be the name of a file", where=str(path))
     lower = yaml12.read(path.parent / base)
     if "extends" in lower:
-        fix = "a file may extend one that extends nothing: name that one, or copy the values"
+        fix = "only one level is supported: extend that file's base, or copy its values"
         raise UserError(f"`{base}` itself extends a file", where=str(path), fix=fix)
     return [schema.checked(lower, Config, str(path.parent / base)), *layers]
 
 
 def to_yaml(config: Config) -> str:
-    """The whole configuration as YAML that `load` reads back unchanged."""
+    """The full configuration as YAML that `load` reads back unchanged."""
     return yaml.safe_dump(asdict(config), sort_keys=False)
 
 
 def options() -> list[tuple[str, Any, str]]:
-    """Every dotted key with its default and what it means, in the order of the file."""
+    """Every dotted key with its default and meaning, in the order of the file."""
     return [(key.name, key.default, key.note) for key in schema.keys(Config)]

@@ -1,4 +1,4 @@
-"""Measurements on held-out prompts and pairs; the reference's own are made once, before training."""
+"""Measurements on held-out prompts and pairs; the reference is evaluated once, before training."""
 
 from __future__ import annotations
 
@@ -34,19 +34,19 @@ class Pairs:
 
 @dataclass(frozen=True)
 class Baseline:
-    """The evaluation of the reference, which every later one is compared with."""
+    """The evaluation of the reference, which later ones are compared with."""
 
     metrics: Metrics
-    answers: Batch | None  # None: no reward scores fresh answers
-    pairs: Pairs | None  # None: the held-out set has no pairs with a winner
-    greedy: Batch | None = None  # answers at temperature 0; None: not asked for, or no reward scores them
+    answers: Batch | None  # None if no reward scores fresh answers
+    pairs: Pairs | None  # None if the held-out set has no pairs with a winner
+    greedy: Batch | None = None  # answers at temperature 0; None if not requested, or if no reward scores them
 
 
 def evaluate_reference(config: Config, world: World, poll: Poll) -> Baseline:
-    """Reward and lengths of the reference's answers; its KL is 0 and its implicit rewards tie by definition.
+    """Reward and lengths of the reference's answers; its KL and implicit rewards are 0 by definition.
 
     Raises:
-        DataError: more of its answers than `evaluation.max_cut` are cut, so that the reward would be about the limit.
+        DataError: more than `evaluation.max_cut` of its answers are cut, so that the reward would depend on the limit.
     """
     reference = world.model.reference
     pairs, answers = _pairs(config, world, poll), _answers(config, world, reference, poll)
@@ -63,14 +63,14 @@ def evaluate_reference(config: Config, world: World, poll: Poll) -> Baseline:
 def evaluate(
     config: Config, world: World, baseline: Baseline, policy: CausalLM, *, beta: float, poll: Poll
 ) -> tuple[Metrics, Batch | None]:
-    """Rewards, lengths and both KLs on held-out prompts, preference accuracy on held-out pairs; and the answers.
+    """Rewards, lengths and both KLs on held-out prompts, preference accuracy on held-out pairs, and the answers.
 
     Args:
         beta: scale of the implicit rewards.
 
     Returns:
-        Metrics whose keys begin with `eval/`, means with standard errors over prompts (`_se`), accuracies with the ends
-        of their intervals (`_low`, `_high`); the answers of the policy, None where no reward scores them.
+        Metrics whose keys start with `eval/`, means with standard errors over prompts (`_se`), accuracies with the ends
+        of their intervals (`_low`, `_high`); and the policy's answers, None if no reward scores them.
     """
     metrics: Metrics = {}
     answers = _answers(config, world, policy, poll)
@@ -83,7 +83,7 @@ def evaluate(
 
 
 def greedy_answers(config: Config, world: World, policy: CausalLM, poll: Poll) -> Batch | None:
-    """One scored answer at temperature 0 to each held-out prompt, where `evaluation.greedy` asks for them."""
+    """One scored answer at temperature 0 to each held-out prompt, if `evaluation.greedy` is set."""
     return _answers(config, world, policy.greedy(), poll, samples=1) if config.evaluation.greedy else None
 
 
@@ -113,12 +113,12 @@ def _mean(name: str, x: Tensor) -> Metrics:
 
 
 def _preference(logp: Tensor, pairs: Pairs, beta: float = 1.0) -> Metrics:
-    found = preference_accuracy(logp, pairs.reference, pairs.batch.lengths, pairs.keys, beta=beta)
-    return {k: float(v) for k, v in found.metrics().items()}
+    accuracy = preference_accuracy(logp, pairs.reference, pairs.batch.lengths, pairs.keys, beta=beta)
+    return {k: float(v) for k, v in accuracy.metrics().items()}
 
 
 def _pairs(config: Config, world: World, poll: Poll) -> Pairs | None:
-    """The first held-out pairs with a winner, of as many questions as there are."""
+    """The first held-out pairs with a winner, from as many questions as possible."""
     strict = [g for g in world.data.held_out if len(g.responses) == 2 and g.scores and g.scores[0] != g.scores[1]]
     chosen = spread(strict)[: config.evaluation.pairs]
     if not chosen:
@@ -131,7 +131,7 @@ def _check_cut(share: float, config: Config) -> None:
     if share > config.evaluation.max_cut:
         raise DataError(
             f"{share:.0%} of the reference's answers are cut at {config.sampling.max_new_tokens} tokens;"
-            f" at most {config.evaluation.max_cut:.0%} may be",
+            f" at most {config.evaluation.max_cut:.0%} are allowed",
             where="sampling.max_new_tokens",
-            fix="raise it, or choose prompts with shorter answers (data.system can ask for them)",
+            fix="raise it, or use prompts with shorter answers (data.system can ask for them)",
         )

@@ -38,7 +38,7 @@ Observer = Callable[[Record, Loop], None]
 
 @dataclass(frozen=True)
 class Start:
-    """What the runs of a comparison have in common, made once: see `prepare`."""
+    """Everything that the runs of a comparison share: see `prepare`."""
 
     world: World
     baseline: Baseline
@@ -52,13 +52,13 @@ class Start:
 
 @dataclass(frozen=True)
 class Result:
-    """What a run left behind."""
+    """The results of a run."""
 
     folder: Path
     before: Metrics
     after: Metrics
     seconds: float
-    note: str  # what must be said beside every number: the held-out accuracy of a learned scorer
+    note: str  # printed with all results: the held-out accuracy of a learned scorer
 
 
 class Stopped(Exception):
@@ -80,17 +80,17 @@ def run(
     start: Start | None = None,
     observers: Sequence[Observer] = (),
 ) -> Result:
-    """Train as configured in a fresh run folder.
+    """Train as configured, in a new run folder.
 
     Args:
-        label: what progress calls this run.
-        start: what `prepare` made for this configuration and others; made here where not given.
+        label: name of the run in the progress display.
+        start: result of `prepare` for this configuration and others; prepared here by default.
         observers: called after every step; they cannot change a result.
 
     Raises:
         UserError, DataError: before anything is trained.
-        Interrupted: before the run folder is made.
-        Stopped: during training; everything so far is on disk, and the message names the command that continues.
+        Interrupted: before the run folder is created.
+        Stopped: during training; everything so far is on disk, and the message gives the command to continue.
     """
     with Interrupt(quiet=quiet) as interrupt:
         start = start or prepare([config], poll=interrupt.poll, say=speaker(quiet))
@@ -108,16 +108,16 @@ def resume(
     start: Start | None = None,
     observers: Sequence[Observer] = (),
 ) -> Result:
-    """Continue an interrupted run from its newest checkpoint; its records read as if it had never stopped.
+    """Continue an interrupted run from its newest checkpoint; its records are the same as without the interruption.
 
     Raises:
         UserError: no such run, no checkpoint, or the run is finished.
-        DataError: the data or the model are not those that the run was started with.
+        DataError: the data or the model have changed since the run was started.
     """
     home = existing(path)
     config = load(home / CONFIG)
     if is_finished(home, config):
-        raise UserError("this run is finished", where=str(home), fix="start a new one with another configuration")
+        raise UserError("this run is finished", where=str(home), fix="start a new run with another configuration")
     with Interrupt(quiet=quiet) as interrupt, RunFolder.open(home) as folder:
         start = start or prepare([config], poll=interrupt.poll, say=speaker(quiet))
         _check_unchanged(home, start.world)
@@ -127,15 +127,15 @@ def resume(
         folder.rewind(state["offsets"])
         folder.event("resume", {"step": this.loop.step, "checkpoint": newest.name})
         if this.evaluation_is_due(this.loop.step) and this.loop.step not in evaluated_steps(home):
-            this.evaluate(folder)  # the interruption came before it was written
+            this.evaluate(folder)  # it was interrupted before it was written
         return _train(this, folder, label or config.method, quiet, observers)
 
 
 def prepare(configs: Sequence[Config], *, poll: Poll = no_op, say: Say = print) -> Start:
-    """Open what configurations of one comparison share, evaluate the reference, draw its offline responses.
+    """Open what the configurations of a comparison share, evaluate the reference, and draw its offline responses.
 
     Args:
-        configs: they may differ in method, override and training; the rest is taken from the first.
+        configs: may differ in method, override and training; the rest is taken from the first.
 
     Raises:
         UserError, DataError: what is wrong, where, and how to fix it.
@@ -157,17 +157,17 @@ def prepare(configs: Sequence[Config], *, poll: Poll = no_op, say: Say = print) 
 
 
 def is_finished(folder: Path, config: Config) -> bool:
-    """Whether a run came to its end: its last step is evaluated."""
+    """Whether a run is finished: its last step has been evaluated."""
     return config.training.steps in evaluated_steps(folder)
 
 
 def evaluated_steps(folder: Path) -> list[int]:
-    """Steps at which a run was evaluated, in their order."""
+    """Steps at which a run was evaluated, in order."""
     return [line["step"] for line in read(folder, "metrics") if line["kind"] == "evaluation"]
 
 
 def speaker(quiet: bool) -> Say:
-    """Prints a line at once, or nothing."""
+    """A function that prints a line immediately, or nothing if quiet."""
     return (lambda text: None) if quiet else (lambda text: print(text, flush=True))
 
 
@@ -176,7 +176,7 @@ def speaker(quiet: bool) -> Say:
 
 @dataclass(frozen=True)
 class _Run:
-    """A run under way."""
+    """A run in progress."""
 
     config: Config
     start: Start
@@ -189,14 +189,14 @@ class _Run:
         return manifest_of(self.config, self.method, self.start.world, self.problem.offline)
 
     def record(self, folder: RunFolder, metrics: Metrics, answers: Batch | None, greedy: Batch | None) -> None:
-        """Write an evaluation and its answers; those at temperature 0 are for reading, no metric is made of them."""
+        """Write an evaluation and its answers; those at temperature 0 are for reading and give no metrics."""
         folder.metrics({"kind": "evaluation", "step": self.loop.step, **metrics})
         lines = samples(self.problem, self.policy, greedy, self.loop.step)
         folder.samples([{**line, "greedy": True} for line in lines])
         folder.samples(samples(self.problem, self.policy, answers, self.loop.step))
 
     def evaluate(self, folder: RunFolder, *, last: bool = False) -> Metrics:
-        """The policy as it is now; nothing is written before everything is measured, for an interruption's sake."""
+        """Evaluate the current policy; everything is measured before anything is written, in case of interruption."""
         config, world, poll = self.config, self.start.world, self.loop.poll
         beta = float(self.method.defaults.get("beta", 1.0))
         metrics, answers = evaluate(config, world, self.start.baseline, self.policy, beta=beta, poll=poll)
@@ -204,7 +204,7 @@ class _Run:
         return metrics
 
     def evaluation_is_due(self, step: int) -> bool:
-        """On the way; the last evaluation is made in any case."""
+        """Whether to evaluate during training; the final evaluation always happens."""
         return _due(step, self.config.evaluation.every, self.config.training.steps)
 
     def checkpoint_is_due(self, step: int) -> bool:
@@ -237,7 +237,7 @@ def _begin(config: Config, start: Start, poll: Poll) -> _Run:
 
 
 def _train(this: _Run, folder: RunFolder, label: str, quiet: bool, observers: Sequence[Observer]) -> Result:
-    """The steps that are left, under observers; an interruption saves the loop at the last step boundary."""
+    """Train the remaining steps with observers; an interruption saves the loop at the last step boundary."""
     clock = time.monotonic()
     watchers = [_recorder(this, folder), _saver(this, folder), *observers]
     try:
@@ -248,7 +248,7 @@ def _train(this: _Run, folder: RunFolder, label: str, quiet: bool, observers: Se
                     observe(record, this.loop)
                 bar.advance(note=_note(record))
         after = this.evaluate(folder, last=True)
-    except Interrupted as stop:  # a second Ctrl-C is no safe point: then the last checkpoint stays the newest
+    except Interrupted as stop:  # not on a second Ctrl-C: then the last checkpoint remains the newest
         save(folder, this.loop)
         folder.event("interrupted", {"step": this.loop.step})
         raise Stopped(folder.path, this.loop.step, stop.exit_code) from None
@@ -260,12 +260,12 @@ def _train(this: _Run, folder: RunFolder, label: str, quiet: bool, observers: Se
 
 
 def save(folder: RunFolder, loop: Loop) -> Path:
-    """A checkpoint of the loop, and how long the records were at that moment."""
+    """Save a checkpoint of the loop, with the current lengths of the records."""
     return checkpoint.save(folder.checkpoints, loop.step, {"loop": loop.state(), "offsets": folder.offsets()})
 
 
 def _recorder(this: _Run, folder: RunFolder) -> Observer:
-    """One line of metrics and one of times per step, and the evaluations on the way."""
+    """An observer that writes metrics and times of every step, and evaluates during training."""
     clock = time.monotonic()
 
     def observe(record: Record, loop: Loop) -> None:
@@ -280,7 +280,7 @@ def _recorder(this: _Run, folder: RunFolder) -> Observer:
 
 
 def _saver(this: _Run, folder: RunFolder) -> Observer:
-    """Checkpoints at their own cadence."""
+    """An observer that saves periodic checkpoints."""
 
     def observe(record: Record, loop: Loop) -> None:
         if this.checkpoint_is_due(record.step):
@@ -295,7 +295,7 @@ def _note(record: Record) -> str:
 
 
 def _check_unchanged(home: Path, world: World) -> None:
-    """Refuse to continue with other data or another model; files may have moved.
+    """Refuse to continue with different data or another model; files may have moved.
 
     Raises:
         DataError: a hash is not in the manifest.
@@ -304,4 +304,4 @@ def _check_unchanged(home: Path, world: World) -> None:
     known = {*recorded["data"].values(), recorded["model"]["sha256"]}
     for name, digest in {**world.data.hashes, "model": world.model.sha256}.items():
         if digest not in known:
-            raise DataError(f"`{name}` is not what the run was started with", where=str(home), fix="restore it")
+            raise DataError(f"`{name}` has changed since the run was started", where=str(home), fix="restore it")

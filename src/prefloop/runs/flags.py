@@ -17,10 +17,10 @@ COMMAND_LINE = "command line"
 
 
 def read(schema: type[Schema], words: Sequence[str], prog: str) -> Schema:
-    """The options that the words of a command line give; `--help` prints the help and exits.
+    """Parse the words of a command line into options; `--help` prints the help and exits.
 
     Raises:
-        UserError: an unknown flag (the nearest is suggested), a missing or wrong value.
+        UserError: an unknown flag (the nearest is suggested), a missing or invalid value.
     """
     inner = [key for key in keys(schema) if key.flag.of]
     tree, *trees = given([schema, *(_schema(key.flag.of, words) for key in inner)], words, prog)
@@ -32,25 +32,25 @@ def read(schema: type[Schema], words: Sequence[str], prog: str) -> Schema:
 
 
 def _schema(of: Any, words: Sequence[str]) -> type:
-    found: type = of if isinstance(of, type) else of(words)
-    return found
+    schema: type = of if isinstance(of, type) else of(words)
+    return schema
 
 
 def given(schemas: Sequence[type], words: Sequence[str], prog: str = "prefloop") -> list[dict[str, Any]]:
-    """For each schema, the checked tree of those of its keys that the command line gives; the last value wins.
+    """For each schema, the checked tree of its keys given on the command line; the last value wins.
 
-    The help lists the first schema, and of the others the keys with a note of their own.
+    The help lists the first schema, and those keys of the others that have a note.
 
     Raises:
-        UserError: an unknown flag (the nearest is suggested), a missing or wrong value.
+        UserError: an unknown flag (the nearest is suggested), a missing or invalid value.
     """
     listed = [[key for key in keys(schema) if not key.flag.of] for schema in schemas]
     every = [key for some in listed for key in some]
     parser = _parser(schemas, listed, prog)
-    found, odd = parser.parse_known_intermixed_args(list(_normal(words, every)))
+    parsed, odd = parser.parse_known_intermixed_args(list(_normal(words, every)))
     if odd:
         raise _unknown(next((item for item in odd if item.startswith("-")), odd[0]), every)
-    values = {name: value for name, value in vars(found).items() if value not in (None, [])}
+    values = {name: value for name, value in vars(parsed).items() if value not in (None, [])}
     return [checked(_tree(some, values), schema, COMMAND_LINE) for some, schema in zip(listed, schemas, strict=True)]
 
 
@@ -66,9 +66,9 @@ def _tree(listed: Sequence[Key], values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _normal(words: Sequence[str], every: Sequence[Key]) -> Iterator[str]:
-    """Flags with hyphens; of a mapping, each pair of `--columns a=b c=d` or `--columns.a b` as a flag of its own."""
+    """Normalise flags: hyphens, and for mappings one flag per pair of `--columns a=b c=d` or `--columns.a b`."""
     mappings = [key.name for key in every if _is(key, dict)]
-    rest, last = iter(words), ""  # last: the mapping that further `name=value` words go to
+    rest, last = iter(words), ""  # last: the mapping that following `name=value` words belong to
     for item in takewhile(lambda w: w != "--", rest):
         name, equals, value = item.partition("=")
         if not item.startswith("--"):
@@ -94,7 +94,7 @@ def _nested(dotted: str, value: Any) -> dict[str, Any]:
 
 
 def _raw(key: Key, value: Any) -> Any:
-    """What argparse has found, as a tree of text whose types the schema decides."""
+    """A value from argparse as a tree of text; the schema decides the types."""
     if isinstance(value, bool):
         return value
     if _is(key, dict):
@@ -108,7 +108,7 @@ def _raw(key: Key, value: Any) -> Any:
 
 
 def _pairs(key: Key, items: Sequence[str]) -> Any:
-    """`a=b c=d` as a mapping; one item in braces is a mapping in YAML."""
+    """`a=b c=d` as a mapping; a single item in braces is parsed as YAML."""
     tree: dict[str, Any] = {}
     for item in items:
         name, equals, value = item.partition("=")
@@ -127,7 +127,7 @@ def _pairs(key: Key, items: Sequence[str]) -> Any:
 
 
 class _Parser(argparse.ArgumentParser):
-    """Its errors become those of Prefloop."""
+    """A parser whose errors are Prefloop's."""
 
     def error(self, message: str) -> NoReturn:
         name, _, what = message.removeprefix("argument ").partition(": ")
@@ -162,7 +162,7 @@ def _add(parser: argparse._ActionsContainer, key: Key, note: str) -> None:
         parser.add_argument(key.name, metavar=_metavar(key), help=note, **(many or {"nargs": "?"}))  # type: ignore[arg-type]
         return
     names = [f"-{key.flag.short}"] * bool(key.flag.short) + [_flag(key.name)]
-    if key.hint in (bool, bool | None) and "." not in key.name:  # a switch; those of sections take true or false
+    if key.hint in (bool, bool | None) and "." not in key.name:  # a switch; booleans in sections take true or false
         switch = "store_true" if key.default is False else argparse.BooleanOptionalAction
         parser.add_argument(*names, dest=key.name, action=switch, help=note)
         return
@@ -188,7 +188,7 @@ def _metavar(key: Key) -> str:
 
 
 def _place(key: Key) -> str:
-    """A positional argument in the line of usage."""
+    """A positional argument in the usage line."""
     name = _metavar(key) + " ..." * _is(key, tuple)
     return name if key.default is MISSING else f"[{name}]"
 
@@ -198,7 +198,7 @@ def _is(key: Key, *kinds: Any) -> bool:
 
 
 def _flag(name: str) -> str:
-    """As it is typed."""
+    """The flag as typed."""
     return "--" + name.replace("_", "-")
 
 

@@ -1,7 +1,7 @@
-"""The run folder: written once, appended to, never overwritten; and the functions that read it. Imports no torch.
+"""The run folder, which is only appended to and never overwritten, and functions that read it. Imports no torch.
 
-`metrics.jsonl` and `samples.jsonl` hold what the seed decides, so that the same seed gives the same bytes; times go to
-`timing.jsonl`, what happened to the process (start, resume, interruption) to `events.jsonl`.
+`metrics.jsonl` and `samples.jsonl` depend only on the seed, so that the same seed gives the same bytes; times are in
+`timing.jsonl`, events of the process (start, resume, interruption) in `events.jsonl`.
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ from typing import Any, BinaryIO
 from prefloop.core.errors import DataError, UserError
 from prefloop.core.files import refuse, to_json, write
 
-RECORDS = ("metrics", "samples", "timing")  # cut back to the checkpoint on resume
+RECORDS = ("metrics", "samples", "timing")  # truncated to the checkpoint on resume
 LOGS = (*RECORDS, "events")
 CONFIG, MANIFEST, LOCK = "config.yaml", "manifest.json", ".lock"
 
 
 class RunFolder:
-    """One run on disk, held by one process at a time; use it as a context manager.
+    """One run on disk, locked by one process at a time; use it as a context manager.
 
     Layout: config.yaml · manifest.json · metrics.jsonl · samples.jsonl · timing.jsonl · events.jsonl ·
     checkpoints/step-NNNNNNNN/ · final/
     """
 
     def __init__(self, path: Path) -> None:
-        """Hold an existing folder; see `create` and `open`."""
+        """Lock an existing folder; see `create` and `open`."""
         self.path = path
         self._lock = _locked(path / LOCK)
         for name in LOGS:
@@ -41,11 +41,11 @@ class RunFolder:
 
     @classmethod
     def create(cls, output: str | Path, method: str, *, config: str, manifest: Mapping[str, Any]) -> RunFolder:
-        """A new folder `output/<date>-<method>-<id>` with its configuration (YAML) and manifest.
+        """Create a folder `output/<date>-<method>-<id>` with its configuration (YAML) and manifest.
 
         Raises:
-            UserError: the folder cannot be made.
-            DataError: the manifest holds a value that is not a finite number, text or a list or mapping of such.
+            UserError: the folder cannot be created.
+            DataError: the manifest contains something other than finite numbers, text, lists and mappings.
         """
         record = to_json(manifest, refuse, place="manifest", indent=2) + "\n"
         path = _fresh(Path(output), method)
@@ -55,10 +55,10 @@ class RunFolder:
 
     @classmethod
     def open(cls, path: str | Path) -> RunFolder:
-        """An existing folder, to continue its run; a last line that a crash cut off is removed.
+        """Open an existing folder to continue its run; an incomplete last line left by a crash is removed.
 
         Raises:
-            UserError: there is no run, or another process holds it.
+            UserError: there is no run, or another process is using it.
         """
         return cls(existing(path))
 
@@ -77,10 +77,10 @@ class RunFolder:
         return self.path / "final"
 
     def metrics(self, record: Mapping[str, Any]) -> None:
-        """Append one line of results that the seed decides, such as `{"step": 1, "loss": 0.69}`.
+        """Append one line of results that depend only on the seed, such as `{"step": 1, "loss": 0.69}`.
 
         Raises:
-            DataError: a value is NaN or infinite, or no number, text, list or mapping.
+            DataError: a value is NaN, infinite, or not a number, text, list or mapping.
         """
         self._append("metrics", [record])
 
@@ -93,7 +93,7 @@ class RunFolder:
         self._append("samples", records)
 
     def event(self, kind: str, detail: Mapping[str, Any] | None = None) -> None:
-        """Append what happened to the process, with the time in UTC."""
+        """Append an event of the process, with the time in UTC."""
         now = datetime.now(UTC).isoformat(timespec="milliseconds")
         self._append("events", [{"time": now, "event": kind, **(detail or {})}])
 
@@ -103,27 +103,27 @@ class RunFolder:
         self._files[name].flush()
 
     def offsets(self) -> dict[str, int]:
-        """Bytes on disk of every record, for a checkpoint."""
+        """Sizes of the records in bytes, for a checkpoint."""
         for file in self._files.values():
             os.fsync(file.fileno())
         return {name: _log(self.path, name).stat().st_size for name in RECORDS}
 
     def rewind(self, offsets: Mapping[str, int]) -> None:
-        """Cut the records back to a checkpoint's offsets, so that resumed steps are not written twice.
+        """Truncate the records to a checkpoint's offsets, so that resumed steps are not written twice.
 
         Raises:
-            DataError: a record is shorter than it was at the checkpoint.
+            DataError: a record is shorter than at the checkpoint.
         """
         sizes = self.offsets()
         for name in RECORDS:
             if sizes[name] < offsets[name]:
                 where = str(_log(self.path, name))
-                raise DataError(f"{offsets[name] - sizes[name]} bytes have gone since the checkpoint", where=where)
+                raise DataError(f"{offsets[name] - sizes[name]} bytes are missing since the checkpoint", where=where)
         for name in RECORDS:
             os.truncate(_log(self.path, name), offsets[name])
 
     def close(self) -> None:
-        """Let go of the folder."""
+        """Release the folder."""
         for file in self._files.values():
             file.close()
         self._lock.close()
@@ -133,23 +133,23 @@ class RunFolder:
 
 
 def _fresh(output: Path, method: str) -> Path:
-    """A folder that did not exist."""
+    """Create a new folder."""
     word = re.sub(r"[^A-Za-z0-9_.-]+", "-", method)
     while True:
         path = output / f"{date.today().isoformat()}-{word}-{secrets.token_hex(3)}"
         try:
             path.mkdir(parents=True)
         except FileExistsError as error:
-            if not path.exists():  # `output` is a link to nothing
+            if not path.exists():  # `output` is a broken link
                 raise UserError("the output folder is not a folder", where=str(output)) from error
         except OSError as error:
-            raise UserError(f"the run folder cannot be made: {error.strerror}", where=str(path)) from error
+            raise UserError(f"cannot create the run folder: {error.strerror}", where=str(path)) from error
         else:
             return path
 
 
 def _locked(path: Path) -> BinaryIO:
-    """An exclusive lock that the system lifts when the process ends, however it ends."""
+    """An exclusive lock that the system releases when the process ends in any way."""
     file = path.open("a+b")
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -157,7 +157,9 @@ def _locked(path: Path) -> BinaryIO:
         file.seek(0)
         owner = file.read().decode(errors="replace").strip() or "another process"
         file.close()
-        raise UserError(f"{owner} is using this run", where=str(path.parent), fix="wait for it, or end it") from None
+        raise UserError(
+            f"{owner} is using this run", where=str(path.parent), fix="wait until it finishes, or stop it"
+        ) from None
     file.truncate(0)
     file.write(f"process {os.getpid()} on {os.uname().nodename}\n".encode())
     file.flush()
@@ -165,7 +167,7 @@ def _locked(path: Path) -> BinaryIO:
 
 
 def _repair(path: Path) -> None:
-    """Cut off a last line that was not written to its end."""
+    """Remove an incomplete last line."""
     data = path.read_bytes() if path.exists() else b""
     end = data.rfind(b"\n") + 1
     if end < len(data):
@@ -183,12 +185,12 @@ def existing(path: str | Path) -> Path:
     """The path of a run folder.
 
     Raises:
-        UserError: there is no run at this place.
+        UserError: not a run folder.
     """
     path = Path(path)
     if not (path / CONFIG).is_file() or not (path / MANIFEST).is_file():
-        fix = f"name a folder that holds {CONFIG} and {MANIFEST}"
-        raise UserError("this is not a run folder", where=str(path), fix=fix)
+        fix = f"give a folder that contains {CONFIG} and {MANIFEST}"
+        raise UserError("not a run folder", where=str(path), fix=fix)
     return path
 
 
@@ -213,7 +215,7 @@ def read_manifest(path: str | Path) -> dict[str, Any]:
 
 
 def read(path: str | Path, name: str) -> list[dict[str, Any]]:
-    """The lines of `metrics`, `samples`, `timing` or `events`; a last line still being written is left out.
+    """The lines of `metrics`, `samples`, `timing` or `events`; an incomplete last line is ignored.
 
     Raises:
         UserError: there is no run at this place.
@@ -228,7 +230,7 @@ def _parsed(line: bytes, where: str) -> dict[str, Any]:
     try:
         return dict(json.loads(line))
     except (ValueError, TypeError):
-        raise DataError("this line is not a JSON record", where=where) from None
+        raise DataError("the line is not a JSON record", where=where) from None
 
 
 def _log(path: Path, name: str) -> Path:

@@ -1,4 +1,4 @@
-"""Several runs as one comparison: what is finished is reused, what was interrupted continues, the rest is trained."""
+"""Several runs as one comparison: finished runs are reused, interrupted ones continue, the rest are trained."""
 
 from __future__ import annotations
 
@@ -19,25 +19,25 @@ from prefloop.worlds.text.open_data import SPLIT, data_hashes
 
 @dataclass(frozen=True)
 class Identity:
-    """What decides the bytes of a run, wherever its files and folders are."""
+    """Everything that determines the bytes of a run, independent of paths."""
 
     config: Config  # without paths
     data: tuple[str, ...]  # SHA-256 of the files of training and held-out data
-    model: str  # SHA-256 of its weights
+    model: str  # SHA-256 of the weights
     sources: tuple[tuple[str, str], ...]  # the user's own code and saved reward models, with their SHA-256
 
 
 def grid(
     configs: Mapping[str, Config], *, quiet: bool = False, observers: Sequence[experiment.Observer] = ()
 ) -> dict[str, Path]:
-    """The run folders of several configurations, by their labels and in their order.
+    """The run folders of several configurations, by label and in order.
 
     A finished run of the same configuration, data, model, own code and reward models in the output folder is reused; an
     interrupted one continues. Runs that differ in method, override or training steps only share model, data, reward,
     the evaluation of the reference and its offline responses.
 
     Args:
-        configs: by what progress calls them.
+        configs: configurations by label.
         observers: called after every step of every run.
 
     Raises:
@@ -69,7 +69,7 @@ def _finished(configs: Mapping[str, Config], before: Mapping[str, Sequence[Path]
 
 
 def comparisons(configs: Mapping[str, Config]) -> Iterator[dict[str, Config]]:
-    """The configurations that can share a start, in the order of the first of each."""
+    """Groups of configurations that can share a start, in the order of their first members."""
     left = dict(configs)
     while left:
         shared = _shared(next(iter(left.values())))
@@ -79,7 +79,7 @@ def comparisons(configs: Mapping[str, Config]) -> Iterator[dict[str, Config]]:
 
 
 def _shared(config: Config) -> Config:
-    """A configuration without what runs of one comparison may differ in."""
+    """A configuration without the settings that may differ within a comparison."""
     training = replace(Config().training, micro_tokens=config.training.micro_tokens)
     evaluation = replace(config.evaluation, every=0)
     return replace(
@@ -88,7 +88,7 @@ def _shared(config: Config) -> Config:
 
 
 def _existing(configs: Mapping[str, Config]) -> dict[str, list[Path]]:
-    """The runs of each configuration in its output folder, the newest first."""
+    """The runs of each configuration in its output folder, newest first."""
     models = {path: model_hash(path) for path in {config.model.path for config in configs.values()}}
     folders = {output: runs(output)[::-1] for output in {config.output for config in configs.values()}}
     known = {folder: _identity(folder) for inside in folders.values() for folder in inside}
@@ -104,7 +104,7 @@ def _wanted(config: Config, model: str) -> Identity:
 
 
 def _identity(folder: Path) -> Identity | None:
-    """None where the configuration is of another version."""
+    """None if the configuration is from another version."""
     try:
         config = load(folder / CONFIG)
     except UserError:
@@ -123,7 +123,7 @@ def _sides(config: Config, hashes: Mapping[str, str]) -> tuple[str, ...]:
 
 
 def _placeless(config: Config) -> Config:
-    """With the paths left out that hashes stand for."""
+    """The configuration without paths, which hashes replace."""
     held_out = config.data.held_out if config.data.held_out == SPLIT else "-"
     data = replace(config.data, train="-", held_out=held_out)
     return replace(config, output="-", model=replace(config.model, path="-"), data=data)

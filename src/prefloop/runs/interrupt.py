@@ -1,4 +1,4 @@
-"""Ctrl-C without loss: the first signal asks for a stop at the next safe point, the second stops at once."""
+"""Ctrl-C without loss: the first signal requests a stop at the next safe point, the second stops immediately."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Interrupted(BaseException):
-    """Raised at a safe point after a signal; no `except Exception` of a reward function can swallow it."""
+    """Raised at a safe point after a signal; an `except Exception` in a reward function cannot catch it."""
 
     def __init__(self, number: int) -> None:
         self.signal = signal.Signals(number)
-        self.exit_code = 128 + number  # 130 after Ctrl-C, 143 after SIGTERM, as shells have it
+        self.exit_code = 128 + number  # 130 after Ctrl-C, 143 after SIGTERM, as in shells
         super().__init__(f"stopped by {self.signal.name}")
 
 
 class Interrupt:
     """A context in which SIGINT and SIGTERM set a flag that `poll` reads.
 
-    Outside the main thread, where Python takes no signals, it changes nothing.
+    Outside the main thread, where Python handles no signals, it has no effect.
     """
 
     def __init__(self, *, quiet: bool = False) -> None:
-        self.requested: int | None = None  # number of the signal that came
+        self.requested: int | None = None  # number of the received signal
         self._quiet = quiet
         self._before: dict[int, object] = {}
 
@@ -41,10 +41,10 @@ class Interrupt:
         self._before = {}
 
     def poll(self) -> None:
-        """A safe point.
+        """Mark a safe point.
 
         Raises:
-            Interrupted: a signal has come.
+            Interrupted: a signal was received.
         """
         if self.requested is not None:
             raise Interrupted(self.requested)
@@ -53,5 +53,5 @@ class Interrupt:
         if self.requested is not None:
             raise KeyboardInterrupt
         self.requested = number
-        if not self._quiet:  # print() may be interrupted inside itself; write() may not
-            os.write(2, b"\nstopping at the next safe point; once more to stop at once\n")
+        if not self._quiet:  # unlike print(), write() is safe in a signal handler
+            os.write(2, b"\nstopping at the next safe point; press again to stop immediately\n")

@@ -1,4 +1,4 @@
-"""What a run was made with: versions, hardware, hashes. Imports no torch, so that reports can use it."""
+"""The manifest of a run: versions, hardware, hashes. Imports no torch, so that reports can use it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,15 @@ from types import MappingProxyType
 from typing import Any
 
 PACKAGES = ("prefloop", "torch", "transformers", "tokenizers", "safetensors", "numpy", "peft", "gguf")
-FEATURES = ("amx_bf16", "amx_tile", "avx512_bf16", "avx512f", "avx2", "bf16", "sve")  # what matters for matmul speed
+FEATURES = (
+    "amx_bf16",
+    "amx_tile",
+    "avx512_bf16",
+    "avx512f",
+    "avx2",
+    "bf16",
+    "sve",
+)  # CPU features that matter for matmul speed
 
 
 def manifest(
@@ -29,13 +37,13 @@ def manifest(
     """The contents of `manifest.json`.
 
     Args:
-        seeds: of the run and of whatever draws on its own.
-        objective: the row as it is optimised: formula, switches, hyper-parameters.
+        seeds: seeds of the run and of its parts.
+        objective: the method as optimised: formula, switches, hyper-parameters.
         data: SHA-256 of each data file, by name.
-        model: name or path, SHA-256 of the weights, and the like.
-        threads: of torch; results repeat byte for byte only at the same number.
+        model: name or path, SHA-256 of the weights, and so on.
+        threads: number of torch threads; results are reproducible byte for byte only with the same number.
         sources: SHA-256 of the user's own code and of saved reward models, by the names in the configuration.
-        notes: what a reader must know, such as a stand-in for a behaviour log-prob.
+        notes: information for readers, such as a substitute for behaviour log-probs.
     """
     return {
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -52,12 +60,12 @@ def manifest(
 
 
 def command() -> list[str]:
-    """The command line, with the program's name in place of its path."""
+    """The command line, with the program's name instead of its path."""
     return [Path(sys.argv[0]).name, *sys.argv[1:]]
 
 
 def versions() -> dict[str, str | None]:
-    """Versions of Python and of the packages that can change a result; None where one is not installed."""
+    """Versions of Python and of the packages that can change a result; None if not installed."""
     return {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}}
 
 
@@ -65,7 +73,7 @@ def _version(package: str) -> str | None:
     try:
         return version(package)
     except PackageNotFoundError:
-        if package == "prefloop":  # run from its source without an installation
+        if package == "prefloop":  # run from source, not installed
             from prefloop import __version__
 
             return __version__
@@ -87,7 +95,7 @@ def hardware() -> dict[str, Any]:
 
 
 def _cpuinfo() -> dict[str, str]:
-    """The first processor of /proc/cpuinfo; empty where there is none."""
+    """The first processor in /proc/cpuinfo; empty if the file does not exist."""
     file = Path("/proc/cpuinfo")
     if not file.is_file():
         return {}

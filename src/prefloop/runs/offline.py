@@ -1,4 +1,4 @@
-"""Offline data for prompt-only sets: responses that the reference wrote, scored, drawn once before training."""
+"""Offline data for prompt-only datasets: scored responses of the reference, drawn once before training."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from prefloop.worlds.text.problem import TextProblem
 
 
 def offline_groups(method: Method, plan: Plan, prompts: int) -> int:
-    """Offline groups that a run will train on, at most one per training prompt.
+    """Number of offline groups that a run trains on, at most one per training prompt.
 
     Args:
-        prompts: training prompts.
+        prompts: number of training prompts.
     """
     per_collection = plan.batch // method.responses
     offline = per_collection - round(method.on_policy * per_collection)
@@ -37,7 +37,7 @@ def collect_offline(
     seed: int,
     poll: Callable[[], None] = no_op,
 ) -> Batch:
-    """`groups` groups of the reference's responses to the first training prompts of the seed's order, scored."""
+    """Scored groups of reference responses to the first `groups` training prompts in the seed's order."""
     prompts = problem.prompts(0, groups, streams(seed)["prompts"])
     with torch.no_grad():
         drawn = reference.draw(prompts, responses, streams(seed)["dataset"], poll)

@@ -1,4 +1,4 @@
-"""Progress with remaining time: a bar on a terminal, plain lines elsewhere, nothing when quiet."""
+"""Progress with remaining time: a bar on a terminal, plain lines elsewhere, nothing if quiet."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from rich.progress import Progress as Bar
 
 from prefloop.analysis import numbers
 
-SECONDS = 15.0  # most silence between two plain lines
-SHARE = 10  # a plain line at every tenth, at most one a second
+SECONDS = 15.0  # maximum time between two plain lines
+SHARE = 10  # a plain line at every tenth of the work, at most one per second
 
 
 class Progress:
@@ -23,8 +23,8 @@ class Progress:
         total: units of work.
         label: what is being done.
         quiet: show nothing.
-        console: where to; standard error by default.
-        clock: seconds, for tests.
+        console: output; standard error by default.
+        clock: returns seconds, for tests.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class Progress:
             self._bar.stop()
 
     def advance(self, units: int = 1, note: str = "") -> None:
-        """`units` more are done; `note` says what was seen last, such as a loss."""
+        """Record `units` more units; `note` shows a recent value, such as a loss."""
         self.done, self.note = self.done + units, note
         if self._bar:
             shown = f"{self.remaining()} left  {note}"
@@ -68,7 +68,7 @@ class Progress:
             self._console.print(self.line(), markup=False, highlight=False)
 
     def seconds_left(self) -> float | None:
-        """At the mean rate so far; None before the first unit."""
+        """Remaining time at the mean rate so far; None before the first unit."""
         if self.done == 0:
             return None
         return (self._clock() - self._start) / self.done * max(0, self.total - self.done)

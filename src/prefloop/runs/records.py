@@ -1,4 +1,4 @@
-"""What a run leaves beside its metrics: answers, the manifest of what was optimised, the model card."""
+"""Records of a run besides its metrics: answers, manifest, model card."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from prefloop.worlds.text.problem import TextProblem
 
 
 def samples(problem: TextProblem, policy: CausalLM, batch: Batch | None, step: int) -> list[dict[str, Any]]:
-    """The first answer to each held-out prompt; none where no reward scores answers."""
+    """The first answer to each held-out prompt; empty if no reward scores answers."""
     if batch is None or batch.scores is None:
         return []
     texts, cut = problem.decode(batch), policy.is_cut(batch)
@@ -32,10 +32,10 @@ def samples(problem: TextProblem, policy: CausalLM, batch: Batch | None, step: i
 
 
 def manifest_of(config: Config, method: Method, world: World, offline: Batch | None) -> dict[str, Any]:
-    """What the run is made with and what it really optimises.
+    """The manifest of a run, including the objective it really optimises.
 
     Args:
-        offline: responses of the reference that the method trains on, where there are any.
+        offline: responses of the reference that the method trains on, if any.
     """
     row = describe(config.method, method)
     objective = {
@@ -56,9 +56,9 @@ def manifest_of(config: Config, method: Method, world: World, offline: Batch | N
     }
     notes = [world.reward.note] if world.reward.note else []
     if method.on_policy < 1 and "behaviour" in method.needs:
-        notes.append("dataset responses have no behaviour log-prob: the policy at collection stands in")
+        notes.append("dataset responses have no behaviour log-probs: those of the policy at collection are used")
     if offline is not None:
-        notes.append(f"offline data: {len(offline.mask)} groups that the reference wrote, gold-scored")
+        notes.append(f"offline data: {len(offline.mask)} groups sampled from the reference, scored by the reward")
     return manifest(
         seeds={"run": config.seed},
         objective=objective,
@@ -71,10 +71,10 @@ def manifest_of(config: Config, method: Method, world: World, offline: Batch | N
 
 
 def card(config: Config, method: Method, note: str, before: Mapping[str, float], after: Mapping[str, float]) -> str:
-    """The model card, with the front matter that model hubs read.
+    """The model card, with front matter for model hubs.
 
     Args:
-        note: what must be said of a learned reward.
+        note: accuracy of a learned reward.
     """
     rows = [f"| {k.removeprefix('eval/')} | {before[k]:.4g} | {after[k]:.4g} |" for k in after if k in before]
     return "\n".join(

@@ -1,4 +1,4 @@
-"""Frozen dataclasses as schemas: which keys there are, of which types, with which notes. Knows no particular one."""
+"""Frozen dataclasses as schemas: their keys, types and notes. Independent of any particular schema."""
 
 from __future__ import annotations
 
@@ -18,25 +18,25 @@ from prefloop.core.errors import UserError, nearest
 from prefloop.runs import yaml12
 
 Schema = TypeVar("Schema")
-UNIONS = (Union, UnionType)  # the first where one side is no class
+UNIONS = (Union, UnionType)  # Union if one side is not a class
 
 
 class Raw(str):
-    """Text from the command line, whose type the schema decides."""
+    """Text from the command line; the schema decides its type."""
 
 
 @dataclass(frozen=True)
 class Flag:
-    """How a field is written on the command line, as `Annotated[hint, Flag(...)]`; files are not concerned.
+    """How a field is written on the command line, as `Annotated[hint, Flag(...)]`; files are not affected.
 
     Args:
-        positional: without a flag's name.
-        short: a second name of one letter.
-        metavar: what stands for the value in the help.
-        commas: a tuple is written as one list with commas, `1,2,3`.
-        of: a schema whose every key is a flag, or a function from the words of the command line to one; the field holds
-            the checked tree of the keys that are given.
-        note: what the help says, for a class without source.
+        positional: whether it is a positional argument.
+        short: an additional one-letter name.
+        metavar: name of the value in the help.
+        commas: whether a tuple is written as one list with commas, `1,2,3`.
+        of: a schema whose keys all become flags, or a function from the words of the command line to one; the field
+            gets the checked tree of the given keys.
+        note: help text, for a class without source.
     """
 
     positional: bool = False
@@ -49,7 +49,7 @@ class Flag:
 
 @dataclass(frozen=True)
 class Key:
-    """One field of a schema: its dotted name, type, default (MISSING where required), note and flag."""
+    """One field of a schema: its dotted name, type, default (MISSING if required), note and flag."""
 
     name: str
     hint: Any
@@ -59,7 +59,7 @@ class Key:
 
 
 def keys(schema: type, prefix: str = "") -> Iterator[Key]:
-    """Every key of a schema and its sections in order, fields of a subclass before those that it inherits."""
+    """Every key of a schema and its sections in order, fields of a subclass before inherited ones."""
     hints, noted = get_type_hints(schema, include_extras=True), notes(schema)
     for field in sorted(fields(schema), key=lambda f: _depth(schema, f.name)):
         hint = hints[field.name]
@@ -79,18 +79,18 @@ def _default(field: Field[Any]) -> Any:
 
 
 def notes(schema: type) -> dict[str, str]:
-    """The docstring under each field, read from the source of the class and of those that it extends."""
-    found: dict[str, str] = {}
+    """The docstring under each field, read from the source of the class and its bases."""
+    result: dict[str, str] = {}
     for base in reversed(schema.__mro__):
         if is_dataclass(base):
-            found |= _notes_of(base)
-    return found
+            result |= _notes_of(base)
+    return result
 
 
 def _notes_of(schema: type) -> dict[str, str]:
     try:
         tree = ast.parse(textwrap.dedent(inspect.getsource(schema))).body[0]
-    except (OSError, TypeError):  # a class made by a function has no source
+    except (OSError, TypeError):  # a class created by a function has no source
         return {}
     assert isinstance(tree, ast.ClassDef)
     return {
@@ -114,20 +114,20 @@ def merged(base: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def build(schema: type[Schema], tree: Mapping[str, Any]) -> Schema:
-    """The dataclass from a tree that `checked` has returned."""
+    """The dataclass from a tree returned by `checked`."""
     hints = get_type_hints(schema)
     return schema(**{k: build(hints[k], v) if is_dataclass(hints[k]) else v for k, v in tree.items()})
 
 
 def checked(tree: Any, schema: type, where: str, at: str = "", root: type | None = None) -> dict[str, Any]:
-    """The tree with every key known and every value of its declared type.
+    """Check that every key is known, and convert every value to its declared type.
 
     Args:
-        where: the file or command line that the tree is from, for messages.
-        at: dotted key of the section; `root` is the schema that holds it.
+        where: the source of the tree (file or command line), for messages.
+        at: dotted key of the section; `root` is the schema that contains it.
 
     Raises:
-        UserError: an unknown key (the nearest is suggested) or a value of a wrong type.
+        UserError: an unknown key (the nearest is suggested) or a value of the wrong type.
     """
     root = root or schema
     hints = get_type_hints(schema)
@@ -172,7 +172,7 @@ def _value(value: Any, hint: Any, where: str, key: str, root: type) -> Any:
 def _mapping(value: Any, where: str, key: str) -> dict[str, Any]:
     if isinstance(value, Raw):
         value = yaml12.parse(value, f"{where}, --{key}")
-    if value is None:  # a section whose every line is commented out
+    if value is None:  # a section in which every line is commented out
         return {}
     if not isinstance(value, Mapping) or not all(isinstance(k, str) for k in value):
         raise UserError(f"`{key}` must be a section of `name: value`, not {value!r}", where=where)
@@ -186,7 +186,7 @@ def _sequence(value: Any, where: str, key: str) -> list[Any]:
 
 
 def _leaf(value: Any, where: str, key: str) -> Any:
-    """A value whose type no schema declares."""
+    """A value without a declared type."""
     if isinstance(value, Raw):
         value = yaml12.parse(value, f"{where}, --{key}")
     if isinstance(value, float) and not math.isfinite(value):
@@ -205,7 +205,7 @@ def _choice(value: Any, choices: tuple[Any, ...], where: str, key: str) -> Any:
 
 
 def word(value: Any) -> str:
-    """A value as it is typed in a file or on the command line."""
+    """A value as typed in a file or on the command line."""
     return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
@@ -215,7 +215,7 @@ def _scalar(value: Any, hint: type, where: str, key: str) -> Any:
         if isinstance(value, bool) is (hint is bool):
             return convert(value)
     except (TypeError, ValueError, OverflowError):
-        pass  # every wrong value ends in the one message below
+        pass  # all invalid values get the message below
     raise UserError(f"`{key}` must be {kind}, not {value!r}", where=where)
 
 
@@ -241,6 +241,6 @@ _SCALARS: dict[type, tuple[str, Callable[[Any], Any]]] = {
     bool: ("true or false", bool),
     int: ("a whole number", _whole),
     float: ("a number", _finite),
-    str: ("text (in quotes, if need be)", _text),
+    str: ("text (in quotes if necessary)", _text),
     Path: ("a path", lambda value: Path(_text(value))),
 }

@@ -1,4 +1,4 @@
-"""SHA-256 of what a configuration names outside the package: files of the user's own code, saved reward models."""
+"""SHA-256 of external files named in a configuration: the user's own code, saved reward models."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ PARTS = ("objective", "weight", "pairs")
 
 
 def sources(config: Config) -> dict[str, str]:
-    """Hashes by the names in the configuration; modules that a user's file imports itself are not followed.
+    """Hashes by the names in the configuration; imports of the user's files are not followed.
 
     Raises:
-        UserError: a module that is named cannot be imported.
+        UserError: a named module cannot be imported.
     """
     code = {name: user.digest(name) for name in _named(config) if ":" in name}
     paths = config.reward.options.get("path", [])
@@ -29,6 +29,6 @@ def _named(config: Config) -> Iterator[str]:
 
 
 def _folder(folder: Path) -> str:
-    """One hash of the weights and settings of a saved model."""
+    """A hash of the weights and settings of a saved model."""
     files = sorted(file for pattern in ("*.safetensors", "*.json") for file in folder.glob(pattern))
     return digest([[file.name, sha256(file)] for file in files])

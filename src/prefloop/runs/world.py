@@ -1,4 +1,4 @@
-"""From a configuration to what it names: the method and its plan, and model, data and reward, opened."""
+"""From a configuration to its objects: method and plan; opened model, data and reward."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from prefloop.worlds.text.problem import TextProblem
 
 @dataclass(frozen=True)
 class World:
-    """Model, data and reward of a configuration, opened; no run changes them."""
+    """The opened model, data and reward of a configuration; runs do not change them."""
 
     data: TextData
     model: OpenModel
@@ -40,7 +40,7 @@ def method_of(config: Config) -> Method:
 
 
 def plan_of(config: Config, method: Method) -> Plan:
-    """Steps and portions, checked against the method.
+    """Steps and batch sizes, checked against the method.
 
     Raises:
         UserError: see `Plan.check`.
@@ -52,17 +52,17 @@ def plan_of(config: Config, method: Method) -> Plan:
 
 
 def check_reward(config: Config, method: Method, data: TextData) -> None:
-    """Refuse a method that the reward cannot serve, before a model is loaded.
+    """Refuse a method that is incompatible with the reward, before a model is loaded.
 
     Raises:
-        UserError: fresh responses that nothing scores, or labels that nothing gives.
-        DataError: labels of which none is positive.
+        UserError: fresh responses without a scorer, or a method without the labels it needs.
+        DataError: no label is positive.
     """
     if method.on_policy > 0 and config.reward.name == LABELS:
         raise UserError(
-            "the labels of the data cannot score fresh responses, which on_policy > 0 draws",
+            "the labels of the data cannot score fresh responses, which on_policy > 0 requires",
             where="reward.name",
-            fix="name a reward (length_min, bradley_terry, module:function, …) or set on_policy: 0",
+            fix="use a reward (length_min, bradley_terry, module:function, …) or set on_policy: 0",
         )
     if "labels" in method.needs:
         _check_labels(config, threshold_of(config.reward, data), data)
@@ -75,23 +75,23 @@ def _check_labels(config: Config, threshold: float | None, data: TextData) -> No
         raise UserError(
             f"the method `{config.method}` reads labels (+1 good, -1 not), but {source}",
             where=f"method={config.method}, reward.name={config.reward.name}",
-            fix="reward.label_threshold=NUMBER: a response scored above it gets the label +1",
+            fix="set reward.label_threshold=NUMBER: responses that score above it get the label +1",
         )
     if of_data and not any(score > threshold for group in data.train for score in group.scores or ()):
         raise DataError(
-            f"the method `{config.method}` reads labels, but no response of the training data has a positive one",
+            f"the method `{config.method}` reads labels, but no training response has a positive label",
             where="data.train",
-            fix="data with both kinds, or another reward.label_threshold",
+            fix="use data with both kinds of labels, or another reward.label_threshold",
         )
 
 
 def open_world(
     config: Config, data: TextData, *, poll: Callable[[], None] = no_op, say: Callable[[str], None] = print
 ) -> World:
-    """Load the model and make the reward.
+    """Load the model and create the reward.
 
     Args:
-        say: is given what the length limit does to the data, and how good a learned reward is.
+        say: called with notes on truncated data and on the accuracy of a learned reward.
 
     Raises:
         UserError, DataError: what is wrong, where, and how to fix it.

@@ -1,4 +1,4 @@
-"""YAML files with the numbers and truth values of version 1.2, and no duplicate keys."""
+"""YAML files with the numbers and booleans of YAML 1.2, and without duplicate keys."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from prefloop.core.errors import UserError
 
 
 class _Loader(yaml.SafeLoader):
-    """`1e-6` is a number, `no` and `2026-11-23` are words."""
+    """`1e-6` is a number; `no` and `2026-11-23` are text."""
 
-    yaml_implicit_resolvers = {  # noqa: RUF012 (the attribute of the base class)
+    yaml_implicit_resolvers = {  # noqa: RUF012 (attribute of the base class)
         first: [(tag, rule) for tag, rule in rules if tag.rpartition(":")[2] in ("null", "int", "merge")]
         for first, rules in yaml.SafeLoader.yaml_implicit_resolvers.items()
     }
@@ -34,10 +34,10 @@ _Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(f"^(?:{_NUMB
 
 
 def parse(text: str, where: str) -> Any:
-    """The value that a YAML text stands for.
+    """The value of a YAML text.
 
     Raises:
-        UserError: text that is not YAML, or a duplicate key, with its line.
+        UserError: invalid YAML or a duplicate key, with its line.
     """
     try:
         return yaml.load(text, Loader=_Loader)
@@ -48,17 +48,17 @@ def parse(text: str, where: str) -> Any:
 
 
 def read(path: Path) -> dict[str, Any]:
-    """The mapping that a YAML file holds; empty for a file of comments.
+    """The mapping in a YAML file; empty for a file of comments.
 
     Raises:
-        UserError: a file that cannot be read, or that holds something else.
+        UserError: the file cannot be read, or does not contain a mapping.
     """
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
-        raise UserError(f"the configuration cannot be read: {reason}", where=str(path)) from None
+        raise UserError(f"cannot read the configuration: {reason}", where=str(path)) from None
     tree = parse(text, str(path))
     if tree is not None and not isinstance(tree, dict):
-        raise UserError("a configuration is a list of `key: value` lines", where=str(path))
+        raise UserError("a configuration must consist of `key: value` lines", where=str(path))
     return tree or {}

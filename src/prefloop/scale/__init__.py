@@ -1,1 +1,1 @@
-"""Adapters to clusters; what they adapt is imported when it is used."""
+"""Adapters to clusters; their dependencies are imported on use."""

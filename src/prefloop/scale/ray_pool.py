@@ -1,4 +1,4 @@
-"""The lab's stacks as tasks of a Ray cluster, or of a local Ray of two workers; see `lab.pool` for what a pool is."""
+"""The lab's stacks as tasks of a Ray cluster, or of a local Ray of two workers; see `lab.pool` for the interface."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from urllib.parse import urlsplit
 
 from prefloop.core.errors import UserError
 
-if TYPE_CHECKING:  # the counter's process loads this module and needs no torch
+if TYPE_CHECKING:  # the counter's process imports this module without torch
     from prefloop.lab.pool import Done
     from prefloop.lab.setting import Setting
 
-LOCAL = "local"  # the address of a Ray that starts and ends with the pool
-POLL = 0.5  # seconds between looks at the counter
-REACH = 5.0  # seconds until something must listen at an address
-ANSWER = 30.0  # seconds until it must turn out to be a cluster
+LOCAL = "local"  # address of a Ray instance that starts and ends with the pool
+POLL = 0.5  # seconds between reads of the counter
+REACH = 5.0  # timeout for a connection to an address, in seconds
+ANSWER = 30.0  # timeout for an answer from a cluster, in seconds
 QUIET: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.WARNING}
 TRIAL = """
 import logging, sys, ray
@@ -35,10 +35,10 @@ except Exception as error:
 
 
 class RayPool:
-    """Runs each stack as a task of one CPU; every node of the cluster needs the driver's Python and packages.
+    """Runs each stack as a task on one CPU; every node of the cluster needs the driver's Python and packages.
 
     Args:
-        address: HOST:PORT of a cluster that this machine belongs to, `auto` to look for it here, or LOCAL.
+        address: HOST:PORT of a cluster that this machine belongs to, `auto` to detect it, or LOCAL.
 
     Raises:
         UserError: Ray is not installed, or there is no cluster at the address.
@@ -49,41 +49,41 @@ class RayPool:
         self.workers = max(1, int(self._ray.cluster_resources().get("CPU", 0)))
 
     def run(self, jobs: Sequence[Sequence[Setting]], tick: Callable[[int], None]) -> Iterator[Done]:
-        """Results in the order of their completion; a stack whose worker died counts as one that failed."""
+        """Results in order of completion; a stack whose worker died counts as failed."""
         ray = self._ray
         counter = ray.remote(num_cpus=0, max_restarts=-1)(Counter).remote()
-        task = ray.remote(num_cpus=1, max_retries=0)(_task)  # a sweep that is started again does what is missing
+        task = ray.remote(num_cpus=1, max_retries=0)(_task)  # a restarted sweep runs only what is missing
         here = _versions()
         numbers = {task.remote(i, job, counter, here): i for i, job in enumerate(jobs)}
-        told, asked, waiting = [0] * len(jobs), counter.steps.remote(), list(numbers)
+        reported, asked, waiting = [0] * len(jobs), counter.steps.remote(), list(numbers)
         try:
             while waiting:
                 ready, waiting = ray.wait(waiting, timeout=POLL)
-                results = [_result(ray, ref, numbers[ref], told) for ref in ready]
+                results = [_result(ray, ref, numbers[ref], reported) for ref in ready]
                 seen = {done.job: steps for done, steps in results}
                 if ray.wait([asked], timeout=0)[0]:
-                    seen = _told(ray, asked) | seen
+                    seen = _counted(ray, asked) | seen
                     asked = counter.steps.remote()
-                tick(_new(seen, told))
+                tick(_new(seen, reported))
                 yield from (done for done, _ in results)
         finally:
             if ray.is_initialized():
-                for ref in waiting:  # a stack that is still running has nothing to save
+                for ref in waiting:  # running stacks have nothing to save
                     ray.cancel(ref, force=True)
                 ray.kill(counter)
 
     def close(self) -> None:
-        """Leave the cluster, which ends what still runs for this process; a local Ray ends."""
+        """Disconnect from the cluster, which ends this process's tasks; a local Ray is stopped."""
         self._ray.shutdown()
 
 
 class Counter:
-    """Run-steps done by each stack that runs, told by its worker."""
+    """Run-steps done by each running stack, reported by its worker."""
 
     def __init__(self) -> None:
         self._steps: dict[int, int] = {}
 
-    def tell(self, job: int, steps: int) -> None:
+    def report(self, job: int, steps: int) -> None:
         self._steps[job] = steps
 
     def steps(self) -> dict[int, int]:
@@ -91,25 +91,25 @@ class Counter:
 
 
 def _task(number: int, settings: Sequence[Setting], counter: Any, versions: str) -> tuple[Done, int]:
-    """In a worker: the result of a stack, and the run-steps that were done for it."""
+    """Run a stack in a worker; returns its result and the number of run-steps."""
     from prefloop.lab.pool import Done, run_job
 
     if _versions() != versions:
         return Done(number, error=f"a worker on {socket.gethostname()} has {_versions()}, not {versions}"), 0
-    done, spoken = 0, time.monotonic()
+    done, last = 0, time.monotonic()
 
     def tick(steps: int) -> None:
-        nonlocal done, spoken
+        nonlocal done, last
         done += steps
-        if time.monotonic() - spoken > POLL:
-            counter.tell.remote(number, done)
-            spoken = time.monotonic()
+        if time.monotonic() - last > POLL:
+            counter.report.remote(number, done)
+            last = time.monotonic()
 
     return run_job(number, settings, tick), done
 
 
-def _result(ray: Any, ref: Any, number: int, told: Sequence[int]) -> tuple[Done, int]:
-    """What a finished task gave; a defect in it is raised here, with its traceback."""
+def _result(ray: Any, ref: Any, number: int, reported: Sequence[int]) -> tuple[Done, int]:
+    """The result of a finished task; bugs in it are raised here, with their traceback."""
     from prefloop.lab.pool import Done
 
     try:
@@ -119,19 +119,19 @@ def _result(ray: Any, ref: Any, number: int, told: Sequence[int]) -> tuple[Done,
         if "failed to import on the worker" not in str(error):
             raise
         raise UserError(
-            "a worker of the Ray cluster cannot import Prefloop", fix=f"install there what is here: {_versions()}"
+            "a worker of the Ray cluster cannot import Prefloop", fix=f"install the same versions there: {_versions()}"
         ) from error
-    except ray.exceptions.RayError as error:  # the process or its node is gone
+    except ray.exceptions.RayError as error:  # the process or its node died
         lost = UserError(
             "a worker of the Ray cluster died",
             where=" ".join(str(error).split())[:300],
-            fix="a smaller --stack, if memory ran out; started again, the sweep does only what is missing",
+            fix="use a smaller --stack, if memory ran out; a restarted sweep runs only what is missing",
         )
-        return Done(number, error=str(lost)), told[number]
+        return Done(number, error=str(lost)), reported[number]
 
 
-def _told(ray: Any, asked: Any) -> dict[int, int]:
-    """The counter's numbers; none while it is started again, since progress decides nothing."""
+def _counted(ray: Any, asked: Any) -> dict[int, int]:
+    """The counter's numbers; empty while it restarts, because they are for display only."""
     try:
         steps: dict[int, int] = ray.get(asked)
         return steps
@@ -139,17 +139,17 @@ def _told(ray: Any, asked: Any) -> dict[int, int]:
         return {}
 
 
-def _new(seen: dict[int, int], told: list[int]) -> int:
-    """Run-steps that were not told before; notes them."""
+def _new(seen: dict[int, int], reported: list[int]) -> int:
+    """Number of newly reported run-steps; updates `reported`."""
     new = 0
     for job, steps in seen.items():
-        new += max(0, steps - told[job])
-        told[job] = max(steps, told[job])
+        new += max(0, steps - reported[job])
+        reported[job] = max(steps, reported[job])
     return new
 
 
 def _versions() -> str:
-    """What must be the same everywhere for the same bytes."""
+    """Versions that must be the same everywhere for identical results."""
     from prefloop.runs.manifest import versions
 
     own = versions()
@@ -160,12 +160,12 @@ def _versions() -> str:
 
 
 def _connect(address: str) -> Any:
-    """Ray, connected."""
+    """The connected Ray module."""
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     try:
         ray = import_module("ray")
     except ImportError as error:
-        raise UserError("Ray is not installed", where="--ray", fix="pip install 'prefloop[scale]'") from error
+        raise UserError("Ray is not installed", where="--ray", fix="pip install 'prefloop[ray]'") from error
     if address == LOCAL:
         _start(ray)
         return ray
@@ -178,12 +178,12 @@ def _connect(address: str) -> Any:
 
 
 def _start(ray: Any) -> None:
-    """A Ray of two workers that listens on the loopback interface only; Ray's own token guards it even there."""
+    """Start a local Ray with two workers on the loopback interface only, protected by Ray's token."""
     constants: Any = import_module("ray._private.ray_constants")
     announcer = logging.getLogger("ray._private.authentication.authentication_token_setup")
-    announcer.setLevel(logging.ERROR)  # that the token is asked for, Ray's default, is no warning here
+    announcer.setLevel(logging.ERROR)  # suppress Ray's warning that a token is required
     before = constants.ENABLE_RAY_CLUSTER
-    constants.ENABLE_RAY_CLUSTER = False  # what Ray does by itself on macOS and Windows: no other machine can join
+    constants.ENABLE_RAY_CLUSTER = False  # Ray's default on macOS and Windows: no other machine can join
     try:
         ray.init(address=LOCAL, num_cpus=2, include_dashboard=False, **QUIET)
     finally:
@@ -191,7 +191,7 @@ def _start(ray: Any) -> None:
 
 
 def _probe(address: str) -> None:
-    """Refuse an address without a cluster soon: Ray itself tries for minutes and cannot be stopped meanwhile."""
+    """Refuse an address without a cluster early: Ray itself retries for minutes and cannot be interrupted."""
     if address != "auto":
         try:
             parts = urlsplit(address if "://" in address else f"//{address}")
@@ -203,11 +203,11 @@ def _probe(address: str) -> None:
             [sys.executable, "-c", TRIAL, address], capture_output=True, text=True, timeout=ANSWER, check=False
         )
     except subprocess.TimeoutExpired as error:
-        raise _nothing(address, f"no answer of a cluster within {ANSWER:.0f} s") from error
-    if "InvalidAuthToken" in trial.stderr:  # Ray gives an address that was named no token by itself, nor does this
+        raise _nothing(address, f"no answer from a cluster within {ANSWER:.0f} s") from error
+    if "InvalidAuthToken" in trial.stderr:  # Ray sends no token to an explicit address by default
         raise UserError(
-            f"the Ray cluster at `{address}` wants its token",
-            fix="RAY_AUTH_MODE=token in the environment, and the cluster's token where Ray looks for it",
+            f"the Ray cluster at `{address}` requires its token",
+            fix="set RAY_AUTH_MODE=token, and put the cluster's token where Ray looks for it",
         )
     if trial.returncode:
         raise _nothing(address, trial.stdout or trial.stderr)
@@ -215,7 +215,7 @@ def _probe(address: str) -> None:
 
 def _nothing(address: str, why: str) -> UserError:
     return UserError(
-        f"there is no Ray cluster at `{address}`, or this process cannot use it",
+        f"no Ray cluster at `{address}`, or this process cannot use it",
         where=" ".join(why.split())[:300],
         fix="start one with `ray start --head` and give its HOST:PORT, or use --ray local",
     )

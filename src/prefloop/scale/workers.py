@@ -1,4 +1,4 @@
-"""Which workers run a sweep."""
+"""The choice of workers for a sweep."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from prefloop.lab.pool import LocalPool, Pool
 
 
 def pool_for(workers: int, ray: str = "") -> Pool:
-    """Processes on this machine, or the tasks of a Ray cluster where its address is given.
+    """Processes on this machine, or tasks on a Ray cluster if its address is given.
 
     Raises:
-        UserError: no worker, no Ray, or no cluster at the address.
+        UserError: fewer than one worker, no Ray, or no cluster at the address.
     """
     if not ray:
         return LocalPool(workers)
