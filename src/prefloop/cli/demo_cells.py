@@ -25,7 +25,7 @@ PREDICTIONS = (  # (better, worse, what the paper says of a reward that the refe
     ("online_dpo", "online_positive", "the negative gradient helps, on-policy"),
     ("offline_dpo", "offline_positive", "the negative gradient helps, offline"),
 )
-BUDGET = 8.0  # nats per response that a cell may move from the reference: KL(π‖π_ref)
+BUDGET = 6.0  # nats per response that a cell may move from the reference: KL(π‖π_ref)
 PROMPTS = 6  # held-out prompts for each step, where fewer steps than usual are asked for
 
 

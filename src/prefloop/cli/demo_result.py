@@ -66,8 +66,8 @@ def unit(cell: Cell) -> str:
 
 
 def answers(run: Run, *, last: bool = True, greedy: bool = False) -> dict[str, str]:
-    """The answer to each held-out prompt at the last evaluation, or at the first."""
-    return {line["prompt"]: line["response"] for line in _lines(run, last, greedy)}
+    """The answer to each held-out prompt at the last evaluation, or at the first; `…` where the limit cut it."""
+    return {line["prompt"]: line["response"] + " …" * line["cut"] for line in _lines(run, last, greedy)}
 
 
 def scores(run: Run, *, last: bool = True, greedy: bool = False) -> dict[str, float]:
