@@ -1,4 +1,4 @@
-"""The grid behind the demo's learning rate: cells and rates, on a seed and on prompts that the demo never uses.
+"""The grid behind the demo's learning rate: cells and rates, on a seed and prompts that the demo does not use.
 
     python benchmarks/demo_grid.py [--steps 4] [--rates 2e-4 3e-4] [--cells online_dpo ...] [--out demo_grid.json]
 

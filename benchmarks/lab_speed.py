@@ -1,9 +1,8 @@
-"""Speed of the bandit lab beside the published code, a bare loop and the matmul rate, all in one run.
+"""Speed of the bandit lab compared with the published code, a bare loop and the matmul rate, all in one run.
 
 python benchmarks/lab_speed.py [--quick] writes benchmarks/lab_speed.json and docs/images/lab-scaling.svg. Two workers
-of one thread each, 16 runs in each; what is timed is updates with their sampling and an evaluation every 50, after a
-warm-up and without the one-off fit of the reference. "Bare" is a stacked GPT's sampling, forward, backward and Adam
-and nothing else.
+of one thread each, with 16 runs each; timed are updates with sampling and an evaluation every 50, after a warm-up and
+without the one-off fit of the reference. "Bare" is only sampling, forward, backward and Adam of a stacked GPT.
 """
 
 from __future__ import annotations
@@ -61,22 +60,22 @@ CASES: dict[str, tuple[Setting, str, str]] = {  # setting, published seconds per
 }
 SIZES = (1, 2, 4, 8, 16, 32)
 CURVES = ("arms, best-of-N", "sequences, best-of-N", "sequences, PPO")
-MLP_WEIGHTS = 100 * 50 + 50 * 256 + 256 * 256 + 256 * 100  # in matrix products, per context
+MLP_WEIGHTS = 100 * 50 + 50 * 256 + 256 * 256 + 256 * 100  # number of weights in matrix products, per context
 GPT_WEIGHTS = 3 * (48 * 144 + 48 * 48 + 2 * 48 * 192) + 48 * 100  # per token
 ATTENTION = 3 * 2 * 9 * 48  # multiply-adds per token: both products over nine places in three layers
 
 
 def flops(setting: Setting) -> float:
-    """Of matrix products in one update of one run: 2 per weight forward, 4 backward, evaluations left out."""
+    """FLOPs of matrix products in one update of one run: 2 per weight forward, 4 backward, without evaluations."""
     row, prompts, drawn = setting.row, setting.batch // setting.responses, setting.batch
     if setting.problem == "arms":
         return 2 * MLP_WEIGHTS * prompts * (3 + 1 / row.reuse)
-    trained = prompts if setting.method == "best_of_n" else drawn  # only the best are looked at
+    trained = prompts if setting.method == "best_of_n" else drawn  # only the best are evaluated
     return 2 * (GPT_WEIGHTS + ATTENTION) * 9 * (3 * trained + drawn / row.reuse)
 
 
 def stack_seconds(settings: Sequence[Setting], warm: int) -> float:
-    """Seconds per update of a stack, all that the lab does in a run included."""
+    """Seconds per update of a stack, including everything that the lab does in a run."""
     torch.set_num_threads(1)
     world = build(settings)
     watch, steps = Watch(world, settings[0]), iter(world.loop)
@@ -163,7 +162,7 @@ def scaling(pool: ProcessPoolExecutor, steps: dict[str, int], repeats: int) -> d
 def main() -> None:
     """Measure, print, write."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="few updates, no figure: whether it runs")
+    parser.add_argument("--quick", action="store_true", help="few updates, no figure: check that it runs")
     parser.add_argument("--draw", action="store_true", help="only draw the figure from lab_speed.json")
     args = parser.parse_args()
     if args.draw:
@@ -183,9 +182,9 @@ def main() -> None:
     print(f"{'case':28} {'s/1000':>8} {'share':>6} {'× bare':>7}  published, target")
     for row in table[1:]:
         ratio = f"{row['over_bare']:.2f}" if row.get("over_bare") else "–"
-        beside = f"{row['published']}, {row['target']}"
-        print(f"{row['case']:28} {row['seconds']:8.2f} {row['share']:6.0%} {ratio:>7}  {beside}")
-    print(f"matmul {table[0]['flops'] / 1e9:.0f} GFLOP/s on both workers; other processes took {foreign:.2f} cores")
+        comparison = f"{row['published']}, {row['target']}"
+        print(f"{row['case']:28} {row['seconds']:8.2f} {row['share']:6.0%} {ratio:>7}  {comparison}")
+    print(f"matmul {table[0]['flops'] / 1e9:.0f} GFLOP/s on both workers; other processes used {foreign:.2f} cores")
     for name, times in curve.items():
         worst = max(times[s] for s in SIZES if s > RUNS)
         print(f"{name}: S=16 costs {times[16] / times[1]:.2f} of S=1 per run; beyond it {worst / times[16] - 1:+.0%}")
@@ -196,7 +195,7 @@ def main() -> None:
 
 
 def figure() -> None:
-    """docs/images/lab-scaling.svg from what the last run wrote."""
+    """Draw docs/images/lab-scaling.svg from the last results."""
     curves = json.loads((HERE / "lab_speed.json").read_text(encoding="utf-8"))["scaling"]
     lines = [Line(name, [int(size) for size in times], list(times.values())) for name, times in curves.items()]
     words = "Cost of a run in a stack", "runs in the stack, S", "ms per run and update"
@@ -205,7 +204,7 @@ def figure() -> None:
 
 
 def time_of_worker(seconds: float) -> float:
-    """CPU seconds of a worker so far; it waits so that the other one gets a task too."""
+    """CPU seconds of a worker so far; it waits so that the other worker gets a task too."""
     time.sleep(seconds)
     return time.process_time()
 

@@ -1,4 +1,4 @@
-"""Speed of the problem of lengths: 600 on-policy steps of the small GPT, eight seeds, beside the matmul rate.
+"""Speed of the lengths problem: 600 on-policy steps of the small GPT, eight seeds, compared with the matmul rate.
 
 python benchmarks/lengths_speed.py [--steps 600] prints wall time, tokens per second and the share of the rate that
 float32 matrix products reach in the same run. Two workers of one thread with four seeds each; sampling, scoring by the
@@ -31,14 +31,14 @@ LR = 3e-4
 
 
 def trained(settings: Sequence[Setting]) -> tuple[float, int, int, int]:
-    """Seconds, tokens sampled, tokens trained on, tokens that went forward only; of a stack."""
+    """Seconds, tokens sampled, tokens trained on, and tokens with a forward pass only, of a stack."""
     torch.set_num_threads(1)
     world = build(settings)
     watch = Watch(world, settings[0])
     start, loop = time.perf_counter(), world.loop
     for record in loop:
         watch.see(record)
-    frozen = loop.sampled_tokens * (1 + int("reference" in loop.method.needs))  # proxy, and the reference where needed
+    frozen = loop.sampled_tokens * (1 + int("reference" in loop.method.needs))  # proxy, and the reference if needed
     return time.perf_counter() - start, loop.sampled_tokens, loop.trained_tokens, frozen
 
 
@@ -61,8 +61,8 @@ def main() -> None:
             wall = max(f[0] for f in found)
             sampled, learned, frozen = (sum(f[i] for f in found) for i in (1, 2, 3))
             flops = 2 * weights * (sampled + frozen + 3 * learned)
-            told = f"{sampled / wall:10.0f} {learned / wall:10.0f} {flops / wall / rate:6.0%}"
-            print(f"{name:28} {wall:8.1f} {told}", flush=True)
+            rates = f"{sampled / wall:10.0f} {learned / wall:10.0f} {flops / wall / rate:6.0%}"
+            print(f"{name:28} {wall:8.1f} {rates}", flush=True)
     print(f"matmul {rate / 1e9:.0f} GFLOP/s on both workers; {weights:,} weights in products")
 
 

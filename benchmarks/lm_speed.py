@@ -1,9 +1,9 @@
-"""Tokens per second of the language-model policy beside the matrix-product rate of the same process.
+"""Tokens per second of the language-model policy, compared with the matrix-product rate of the same process.
 
     python benchmarks/lm_speed.py [--rows 16] [--tokens 48]
 
-FLOPs: 2 per weight and token forward (the embedding is no product, the tied head is one), twice that again backward;
-attention over a hundred positions is left out (under 2 %). Training counts all tokens through the backbone and
+FLOPs: 2 per weight and token forward (the embedding is not a product, the tied head is), twice that again backward;
+attention over a hundred positions is ignored (under 2 %). Training counts all tokens through the backbone and
 response tokens through the head.
 """
 

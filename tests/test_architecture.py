@@ -1,4 +1,4 @@
-"""The rooms and their doors: who may import whom, what the core may know, and how large it may be."""
+"""Packages and layers: which imports are allowed, what the core may depend on, and how large it may be."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import prefloop
 ROOT = Path(prefloop.__file__).parent
 CORE = ("batch", "streams", "protocols", "objectives", "weights", "pairs", "kl", "optim", "method", "terms", "loop")
 PURE = ("objectives", "weights", "pairs", "kl", "optim")  # tensor functions
-RANK = {  # rooms: imports point down, or stay in one room
+RANK = {  # packages: imports point down, or stay in one package
     "core": 0,
     **dict.fromkeys(("analysis", "policies", "data"), 1),
     "rewards": 2,
@@ -26,7 +26,7 @@ RANK = {  # rooms: imports point down, or stay in one room
     "studies": 7,
     "cli": 8,
 }
-FLOOR = {  # inside the core
+LAYER = {  # inside the core
     **dict.fromkeys(("errors", "metric_table"), 0),
     **dict.fromkeys(("files", "streams", "ranges", "user"), 1),
     "batch": 2,
@@ -50,8 +50,8 @@ def modules() -> dict[str, Path]:
 MODULES = modules()
 
 
-def room(module: str) -> str:
-    """`prefloop.runs.folder` lives in `runs`; the package itself and its entry point in no room."""
+def package(module: str) -> str:
+    """`prefloop.runs.folder` is in `runs`; Prefloop itself and its entry point are in none."""
     return [*module.split("."), ""][1]
 
 
@@ -72,38 +72,38 @@ def inner(module: str) -> set[str]:
     return {name for name, _ in imports(module) if name.split(".")[0] == "prefloop"}
 
 
-ROOMED = [name for name in MODULES if room(name) not in ("", "__main__")]
+PACKAGED = [name for name in MODULES if package(name) not in ("", "__main__")]
 
 
-def test_every_module_has_a_room() -> None:
-    assert {room(name) for name in ROOMED} <= set(RANK)
+def test_every_module_has_a_package() -> None:
+    assert {package(name) for name in PACKAGED} <= set(RANK)
 
 
-@pytest.mark.parametrize("module", ROOMED)
+@pytest.mark.parametrize("module", PACKAGED)
 def test_imports_point_down(module: str) -> None:
-    here = room(module)
-    assert {n for n in inner(module) if room(n) and room(n) != here and RANK[room(n)] > RANK[here]} == set()
+    here = package(module)
+    assert {n for n in inner(module) if package(n) and package(n) != here and RANK[package(n)] > RANK[here]} == set()
 
 
-@pytest.mark.parametrize("name", FLOOR)
+@pytest.mark.parametrize("name", LAYER)
 def test_imports_inside_the_core_point_down(name: str) -> None:
-    floors = [FLOOR[n.removeprefix("prefloop.core.")] for n in inner(f"prefloop.core.{name}") if room(n) == "core"]
-    assert all(floor <= FLOOR[name] for floor in floors)
+    layers = [LAYER[n.removeprefix("prefloop.core.")] for n in inner(f"prefloop.core.{name}") if package(n) == "core"]
+    assert all(layer <= LAYER[name] for layer in layers)
 
 
-def test_every_file_of_the_core_has_a_floor() -> None:
-    assert {p.stem for p in (ROOT / "core").glob("*.py")} - {"__init__"} == set(FLOOR)
+def test_every_file_of_the_core_has_a_layer() -> None:
+    assert {p.stem for p in (ROOT / "core").glob("*.py")} - {"__init__"} == set(LAYER)
 
 
-def test_there_is_no_circle() -> None:
-    graph = {name: {n for n in inner(name) if n != name and n != "prefloop"} for name in ROOMED}
+def test_there_is_no_cycle() -> None:
+    graph = {name: {n for n in inner(name) if n != name and n != "prefloop"} for name in PACKAGED}
     while leaves := [name for name, needs in graph.items() if not needs & graph.keys()]:
         for name in leaves:
             del graph[name]
     assert graph == {}
 
 
-@pytest.mark.parametrize("module", [name for name in ROOMED if room(name) in WORLDS])
+@pytest.mark.parametrize("module", [name for name in PACKAGED if package(name) in WORLDS])
 def test_worlds_know_neither_the_methods_nor_the_loop(module: str) -> None:
     assert inner(module) & {f"prefloop.core.{name}" for name in ("method", "methods", "loop")} == set()
 
@@ -131,7 +131,7 @@ def heavy(module: str, seen: set[str]) -> set[str]:
 
 
 @pytest.mark.parametrize(
-    "module", [*(n for n in ROOMED if room(n) == "report"), "prefloop.runs.folder", "prefloop.runs.config"]
+    "module", [*(n for n in PACKAGED if package(n) == "report"), "prefloop.runs.folder", "prefloop.runs.config"]
 )
 def test_what_reads_runs_needs_no_torch(module: str) -> None:
     assert heavy(module, {"prefloop"}) & {"torch", "transformers", "jaxtyping"} == set()

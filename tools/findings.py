@@ -9,13 +9,13 @@ from prefloop.studies import page
 DOCS = Path(__file__).parents[1] / "docs"
 EXCEPT = (
     ", but for `gap-narrows-near`, `gap-narrows-in-mode` and `less-apart-in-mode`, which were reworded afterwards, and"
-    " `negligible-in-mode` and those on the fall of gold in `overoptimisation`, whose measure was mended"
+    " `negligible-in-mode` and those on the fall of gold in `overoptimisation`, whose measure was corrected"
     " ([why](lengths.md))"
 )
 
 
 def main() -> None:
-    """Draw and write everything anew, without a run."""
+    """Redraw everything, without running a study."""
     page.redraw(DOCS / "studies")
     text = page.findings(page.load(DOCS / "studies"), at="studies/", except_for=EXCEPT)
     (DOCS / "findings.md").write_text(text, encoding="utf-8")

@@ -1,8 +1,7 @@
 """Make src/prefloop/data/answers.jsonl: one-sentence answers of SmolLM2-135M-Instruct to the package's instructions.
 
-python tools/make_answers.py --out answers [--part 0/2] writes one file per instruction, and does not draw again what is
-there already; python tools/make_answers.py --out answers --pack joins them and learns the vocabulary. Half an hour on
-two cores.
+python tools/make_answers.py --out answers [--part 0/2] writes one file per instruction and skips existing ones;
+python tools/make_answers.py --out answers --pack joins them and learns the vocabulary. Takes half an hour on two cores.
 """
 
 from __future__ import annotations
@@ -26,11 +25,11 @@ SHOTS = (  # so that the small model answers in one sentence
     ("Thank my neighbour for watering the plants.", "Thank you for looking after my plants!"),
 )
 STOPS = (".", "!", "?")
-VOCABULARY = 768  # byte pairs, the end of a response included
+VOCABULARY = 768  # size of the vocabulary, including the end of a response
 
 
 def ends(model: pretrained.Model, tokenizer: pretrained.Tokenizer) -> list[int]:
-    """Tokens that end a sentence or a line, beside the model's own."""
+    """Tokens that end a sentence or a line, in addition to the model's own."""
     out = set(pretrained.end_ids(model, tokenizer))
     for token, number in tokenizer.get_vocab().items():
         text = tokenizer.convert_tokens_to_string([token])
@@ -42,7 +41,7 @@ def ends(model: pretrained.Model, tokenizer: pretrained.Tokenizer) -> list[int]:
 def answers(
     model: pretrained.Model, tokenizer: pretrained.Tokenizer, stop: list[int], row: dict[str, str], seed: int
 ) -> dict[str, object]:
-    """One instruction with its answers, and the places of those that the limit cut."""
+    """One instruction with its answers, and the indices of those that the limit cut."""
     talk = [{"role": r, "content": c} for q, a in SHOTS for r, c in (("user", q), ("assistant", a))]
     prompt = pretrained.render(tokenizer, [*talk, {"role": "user", "content": row["prompt"]}])
     plan = Sampling(max_new_tokens=LIMIT, temperature=TEMPERATURE, rows=SAMPLES)
@@ -64,7 +63,7 @@ def learned(texts: list[str]) -> Tokenizer:
 
 
 def pack(out: Path, rows: list[dict[str, str]]) -> None:
-    """The package's own two files, from those of all instructions."""
+    """Write the package's two files from those of all instructions."""
     data = builtin().parent
     lines = [(out / f"{row['id']}.json").read_text(encoding="utf-8") for row in rows]
     (data / "answers.jsonl").write_text("".join(lines), encoding="utf-8")
@@ -73,7 +72,7 @@ def pack(out: Path, rows: list[dict[str, str]]) -> None:
 
 
 def main() -> None:
-    """Draw a part of the instructions, or join what was drawn."""
+    """Sample answers to a part of the instructions, or join the files."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="folder of the files per instruction")
     parser.add_argument("--part", default="0/1", help="i/n: every n-th instruction from the i-th on")

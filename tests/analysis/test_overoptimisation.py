@@ -112,6 +112,6 @@ def test_the_page_says_from_which_step_gold_fell(tmp_path: Path) -> None:
     assert "B: gold 0.00" in said[3] and said[3].endswith("no over-optimisation beyond noise.")
     assert "3 evaluations are too few" in said[5]
     page = write([turned], tmp_path / "page.html", title="T", verdict=said[:2]).read_text(encoding="utf-8")
-    assert "Gold beside the learned reward" in page and "Gold beside a learned reward" in page
+    assert "Gold next to the learned reward" in page and "Gold next to a learned reward" in page
     plain = findings(load([make(tmp_path, "d")]))
     assert len(plain) == 1 and "gold reward on held-out prompts" in plain[0]

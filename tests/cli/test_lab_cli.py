@@ -277,7 +277,7 @@ def test_a_plan_knows_what_is_there(done: Result, idle: None) -> None:
     assert json.loads(say(*done.words, "--plan", "--json").out) == {
         "runs": 8, "to_compute": 0, "stacks": 0, "seconds": 0.0, "bytes": 0,
     }  # fmt: skip
-    assert say(*done.words, "--plan").out.startswith("8 runs, 0 still to be computed")
+    assert say(*done.words, "--plan").out.startswith("8 runs, 0 not computed yet")
 
 
 # ------------------------------------------------------------------------------------------------------------ the plan
@@ -300,7 +300,7 @@ def test_a_plan_says_runs_time_and_memory_and_stops(planned: list[list[list[Sett
     said = say(*ASKED, *TUNED, "--plan", "--stack", "3", "--out", str(tmp_path))
     assert said.code == 0
     assert said.out == (
-        "8 runs, 8 still to be computed, in 4 stacks on 1 workers\n"
+        "8 runs, 8 not computed yet, in 4 stacks on 1 workers\n"
         "predicted from a few steps of each: 1 min 15 s and 3.0 GiB\n"
     )
     assert [len(job) for job in planned[0]] == [3, 3, 1, 1]
@@ -345,7 +345,7 @@ REFUSED = {
     "override is no value": ("--override.beta [1", "invalid YAML"),
     "override without value": ("--override.beta", "`--override.beta` has no value"),
     "override twice": ("--override.beta 1 --override.beta 2", "`--override.beta` is given twice"),
-    "override of a flag": ("--override.reward 3", "`reward` has a flag of its own\n  where: --override.reward"),
+    "override of a flag": ("--override.reward 3", "`reward` has its own flag\n  where: --override.reward"),
     "override of a flag: the fix": ("--override.on_policy 1 --on-policy 0", "fix:   --on-policy 1"),
     "override of responses": ("--override.responses 5", "fix:   --responses 5"),
     "override of an option": ("--override.problem arms", "fix:   --problem arms"),
@@ -359,7 +359,7 @@ REFUSED = {
     "no runs in a stack": ("--stack 0", "`stack` cannot be 0\n  where: --stack"),
     "stack is no number": ("--stack large", "`stack` cannot be large\n  where: --stack"),
     "no seed": ("--seeds 0", "`seeds` cannot be 0\n  where: --seeds"),
-    "too many seeds": ("--seeds 1001", "would run into those of the tuning"),
+    "too many seeds": ("--seeds 1001", "would overlap with the tuning seeds"),
     "no tuning seed": ("--lr 1e-3,1e-2 --tuning-seeds 0", "`tuning_seeds` cannot be 0\n  where: --tuning-seeds"),
     "negative": ("--negative 1.5", "`negative` must be a share between 0 and 1, not 1.5"),
     "negative nan": ("--negative nan", "`negative` must be a number, not 'nan'"),
@@ -445,7 +445,7 @@ def test_no_heading_and_no_number_is_cut(
         assert all(number in shown for number in ("12.3", "1.2e−7", "1.28e6", "12.5", "0.0123", "100,000"))
         assert "more columns" not in shown
     else:
-        assert "more columns: a wider screen, or summary.json" in shown
+        assert "more columns: use a wider screen, or see summary.json" in shown
 
 
 def test_a_switch_is_not_taken_for_what_is_measured() -> None:

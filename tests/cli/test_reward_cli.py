@@ -116,7 +116,7 @@ def test_held_out_questions_that_are_trained_on_are_left_out(home: Path, capsys:
     assert run("train", *files, "--out", home / "apart", *base(home), "--json") == 0
     assert told(capsys)["facts"]["held_out_pairs"] == 20
     assert run("train", files[0], "--held-out", files[0], "--out", home / "same", *base(home)) == 3
-    assert "on a question that is not trained on" in capsys.readouterr().err
+    assert "on questions outside the training data" in capsys.readouterr().err
 
 
 def test_one_question_in_other_words_is_not_held_out(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -127,7 +127,7 @@ def test_one_question_in_other_words_is_not_held_out(home: Path, capsys: pytest.
     files = (home / "named.jsonl", "--held-out", home / "reworded.jsonl", "--group-by", "qid")
     capsys.readouterr()
     assert run("train", *files, "--out", home / "by-key", *base(home)) == 0
-    assert "10 of 20 held-out rows are left out: their questions are trained on" in capsys.readouterr().out
+    assert "10 of 20 held-out rows are excluded: their questions are in the training data" in capsys.readouterr().out
     assert saved.load(home / "by-key").facts["held_out_pairs"] == 10
     assert run("card", home / "by-key", files[2], "--group-by", "qid", "--out", home / "key-card", "--json") == 0
     assert told(capsys)["pairs"] == 10
@@ -138,13 +138,13 @@ def test_a_member_of_unknown_training_questions_is_remarked(home: Path) -> None:
     groups = load_usable(home / "pairs.jsonl").groups
     mixed = Ensemble((known, replace(known, trained_on=frozenset())))
     remarks = card._unseen(mixed, groups, home / "pairs.jsonl")[1]
-    assert [("left out" in text, "not known" in text) for text in remarks] == [(True, False), (False, True)]
+    assert [("excluded" in text, "unknown" in text) for text in remarks] == [(True, False), (False, True)]
 
 
 def test_a_card_leaves_out_the_questions_that_were_fitted_to(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("card", home / "rm", home / "pairs.jsonl", "--out", home / "card", "--gold", "length_min") == 0
     shown = capsys.readouterr().out
-    assert "rows are left out: the model was fitted to their questions" in shown and "README.md" in shown
+    assert "rows are excluded: the model was fitted to their questions" in shown and "README.md" in shown
     record = json.loads((home / "card" / "card.json").read_text(encoding="utf-8"))
     assert record["questions"] + len(saved.load(home / "rm").trained_on) == 64
     assert record["accuracy"]["value"] == 1.0 and record["about"]["gold"] == "length_min"
@@ -214,30 +214,38 @@ MISTAKES: dict[str, tuple[str, int, str]] = {
     "share": ("train pairs.jsonl --out x --held-out-share 1", 2, "`held_out_share` cannot be 1"),
     "smoothing": ("train pairs.jsonl --out x --label-smoothing 0.7", 2, "`label_smoothing` cannot be 0.7"),
     "column map": ("train pairs.jsonl --out x --columns chosen", 2, "`columns` must be a section"),
-    "too few": ("train pairs.jsonl --out x --limit 1", 3, "there is no"),
-    "only ties": ("train ties.jsonl --out x --ties half", 3, "there is no training preference"),
+    "too few": ("train pairs.jsonl --out x --limit 1", 3, "no held-out preferences"),
+    "only ties": ("train ties.jsonl --out x --ties half", 3, "no training preferences"),
     "bad row": ("train bad.jsonl --out x", 3, "row 2"),
     "prompts only": ("score rm prompts.jsonl --out x.jsonl", 3, "no responses to score"),
     "no reward model": ("score nowhere rated.jsonl --out x.jsonl", 2, "prefloop reward train"),
     "a base model": ("score tiny rated.jsonl --out x.jsonl", 3, "not a reward model"),
     "file exists": ("score rm rated.jsonl --out pairs.jsonl", 2, "the file already exists"),
-    "no combination": ("score rm,rm rated.jsonl --out x.jsonl", 2, "say how several"),
+    "no combination": ("score rm,rm rated.jsonl --out x.jsonl", 2, "several reward models need --combine"),
     "one of one": ("score rm rated.jsonl --out x.jsonl --combine min", 2, "nothing to combine"),
     "all seen": ("card rm seen.jsonl --out x", 3, "was fitted to every question"),
     "no preference": ("card rm unpaired.jsonl --out x", 3, "no preferences"),
     "foreign folder": ("card rm pairs.jsonl --out tiny", 2, "the folder already exists"),
     "no such gold": ("card rm rated.jsonl --out x --gold lenght_min", 2, "did you mean `length_min`"),
     "gold option": ("card rm rated.jsonl --out x --gold length_mode --gold-option target=few", 2, "must be a number"),
-    "option without gold": ("card rm pairs.jsonl --out x --gold-option target=20", 2, "no gold reward takes"),
-    "option of ratings": ("card rm rated.jsonl --out x --gold ratings --gold-option a=1", 2, "no gold reward takes"),
+    "option without gold": (
+        "card rm pairs.jsonl --out x --gold-option target=20",
+        2,
+        "needs a gold reward with options",
+    ),
+    "option of ratings": (
+        "card rm rated.jsonl --out x --gold ratings --gold-option a=1",
+        2,
+        "needs a gold reward with options",
+    ),
     "ratings of pairs": ("card rm pairs.jsonl --out x --gold ratings", 3, "the data have no ratings"),
     "rate": ("train pairs.jsonl --out x --lr nan", 2, "`lr` must be a number, not 'nan'"),
     "seed": ("train pairs.jsonl --out x --freeze-backbone --seed -1", 2, "`seed` cannot be -1"),
     "seed of a card": ("card rm pairs.jsonl --out x --seed -1", 2, "`seed` cannot be -1"),
     "limit": ("train pairs.jsonl --out x --limit -1", 2, "`limit` cannot be -1"),
     "limit of scores": ("score rm rated.jsonl --out x.jsonl --limit -1", 2, "`limit` cannot be -1"),
-    "scores in a file": ("score rm rated.jsonl --out pairs.jsonl/s.jsonl", 2, "is a file, so nothing can be put"),
-    "model in a file": ("train pairs.jsonl --out pairs.jsonl/a/rm", 2, "is a file, so nothing can be put"),
+    "scores in a file": ("score rm rated.jsonl --out pairs.jsonl/s.jsonl", 2, "is a file, not a folder"),
+    "model in a file": ("train pairs.jsonl --out pairs.jsonl/a/rm", 2, "is a file, not a folder"),
     "gold of pairs": ("card rm rated.jsonl --out x --gold length_mode", 2, "needs the option `target`"),
 }
 

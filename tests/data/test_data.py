@@ -390,7 +390,7 @@ def test_check_and_show_for_people(tmp_path: Path, capsys: pytest.CaptureFixture
     path = str(written(tmp_path, {"prompt": "[b]q[/b]", "good": "much longer", "rejected": "no"}))
     assert execute(["data", "check", path, "--columns", "chosen=good"]) == 0
     shown = capsys.readouterr().out
-    assert "the longer response wins 100.0%" in shown and "preference" in shown
+    assert "the longer response is preferred in 100.0%" in shown and "preference" in shown
     assert execute(["data", "show", path, "--rows", "1", "--columns", "chosen=good"]) == 0
     shown = capsys.readouterr().out
     assert "[b]q[/b]" in shown and "1.0 much longer" in shown and "0.0 no" in shown  # data are no markup

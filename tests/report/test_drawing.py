@@ -123,7 +123,7 @@ def test_names_are_escaped() -> None:
 
 @pytest.mark.parametrize("name", ["../x", "a/b", "", ".hidden"])
 def test_figures_stay_in_their_folder(name: str, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="cannot name a figure"):
+    with pytest.raises(ValueError, match="invalid figure name"):
         svg.draw({name: charts()}, tmp_path)
     assert list(tmp_path.iterdir()) == []
 

@@ -178,7 +178,7 @@ def test_runs_without_evaluations_or_samples(tmp_path: Path) -> None:
     assert "Gold reward on held-out prompts" not in text and "Training reward" in text and "Answers before" not in text
     (run / "metrics.jsonl").write_text("")
     assert "<figure>" not in page([run])
-    assert findings(load([run])) == ["A (dpo) has no evaluation before and after."]
+    assert findings(load([run])) == ["A (dpo) has no evaluation before and after training."]
 
 
 def test_findings_judge_by_the_one_rule(tmp_path: Path) -> None:
@@ -186,9 +186,9 @@ def test_findings_judge_by_the_one_rule(tmp_path: Path) -> None:
     runs = load([make(tmp_path, "flat", gain=0.0), make(tmp_path, "up", gain=1.0)], ["flat", "up"])
     flat, up, between = findings(runs)
     assert flat.endswith("3 prompts): not significantly different.") and up.endswith("3 prompts): better.")
-    assert between.startswith("B less A at the end: +3") and between.endswith("3 prompts): better.")
+    assert between.startswith("B minus A at the end: +3") and between.endswith("3 prompts): better.")
     assert str(runs[1].against(runs[0])) in between and str(runs[1].change()) in up
-    (back,) = [said for said in findings(runs[::-1]) if " less " in said]
+    (back,) = [said for said in findings(runs[::-1]) if " minus " in said]
     assert back.endswith("3 prompts): worse.")
 
 
@@ -197,7 +197,7 @@ def test_runs_on_different_rewards_are_not_compared(tmp_path: Path) -> None:
     manifest = json.loads((two / "manifest.json").read_text())
     manifest["objective"]["reward"] = {"name": "sentiment"}
     (two / "manifest.json").write_text(json.dumps(manifest))
-    assert not any(" less " in said for said in findings(load([one, two])))
+    assert not any(" minus " in said for said in findings(load([one, two])))
 
 
 def test_a_run_without_scored_answers_is_not_judged(tmp_path: Path) -> None:

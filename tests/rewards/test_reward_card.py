@@ -183,4 +183,4 @@ def test_the_lead_over_length_is_paired_and_few_questions_show_nothing() -> None
     paired = judged(margin, longer, list(range(300)))
     assert "better than picking the longer response" in paired and "a lead of 0.040 [0.0" in paired
     few = judged(np.ones(2), np.ones(2), [0, 0])
-    assert "fewer than 20 questions do not show" in few and "1.000 [0.207, 1.000]" in few
+    assert "with fewer than 20 questions this is not shown" in few and "1.000 [0.207, 1.000]" in few

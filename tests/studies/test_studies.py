@@ -201,7 +201,7 @@ def test_negative(verdicts: Judge, sign: int, verdict: str) -> None:
     """Whatever pushes down gains by it on R1, and not on R2; or loses by it."""
 
     def law(s: Any) -> dict[str, float]:
-        pushes = s.method in negative.ROWS
+        pushes = s.method in negative.DOSED
         dose = s.override.get("negative", 1.0) * pushes
         gain = 0.5 + sign * 0.3 * dose * far(s)
         return {"gain": gain, "push/down": dose if sign > 0 else 1 - dose}

@@ -28,7 +28,7 @@ TOLD: dict[str, Any] = {
     "command": "prefloop study run toy --size small",
     "versions": {"python": "3.11", "peft": None},
 }
-TOOK = "1 min 15 s for 1,200 runs of the lab, 12 of which were there already"
+TOOK = "1 min 15 s for 1,200 runs of the lab, 12 of which were reused"
 CLAIM = Claim("a", "Fresh samples help.", "fresh less stale", 0.1, "reward")
 
 
@@ -218,10 +218,10 @@ def test_findings_count_and_say_what_was_not_confirmed(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("low", "high", "words"),
     [
-        (0.02, 0.05, "0.050]: less than 0.1, which was asked."),
+        (0.02, 0.05, "0.050]: less than the threshold 0.1."),
         (-0.2, -0.1, "]: the opposite."),
-        (-0.1, 0.05, "]: less than 0.1, which was asked."),
-        (0.05, 0.2, "]: the interval contains 0.1, though it lies above 0."),
+        (-0.1, 0.05, "]: less than the threshold 0.1."),
+        (0.05, 0.2, "]: the interval contains 0.1, but lies above 0."),
         (-0.05, 0.2, "]: the interval contains 0.1."),
         (0.15, 0.2, "0.200]."),
     ],
@@ -428,7 +428,7 @@ def test_an_interruption_leaves_finished_pages(toys: Toys, tmp_path: Path, stop:
         (["toy-one", "--size", "papper"], "did you mean `paper`?"),
         (["toy-one", "--workers", "0"], "use 1 or more"),
         (["toy-one", "--stack", "-1"], "use 1 or more"),
-        (["toy-one", "--out", "{file}"], "name a folder"),
+        (["toy-one", "--out", "{file}"], "give a folder"),
     ],
 )
 def test_mistakes_are_found_before_anything_runs(

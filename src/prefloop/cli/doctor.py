@@ -1,4 +1,4 @@
-"""`prefloop doctor`: what this installation and this machine can do."""
+"""`prefloop doctor`: versions, hardware and measured speed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from prefloop.cli.options import Output
 if TYPE_CHECKING:
     import torch
 
-SIZE, TRIALS = 1024, 8  # of the measured matrix products
+SIZE, TRIALS = 1024, 8  # size and number of the measured matrix products
 DTYPES = ("float32", "bfloat16")
 
 
@@ -31,7 +31,7 @@ def run(options: Options) -> int:
 
 
 def examine() -> dict[str, Any]:
-    """Everything that `prefloop doctor` shows; sizes in bytes, rates in GFLOP/s."""
+    """All facts that `prefloop doctor` shows; sizes in bytes, rates in GFLOP/s."""
     import torch
 
     from prefloop.runs.manifest import hardware, versions
@@ -47,7 +47,7 @@ def examine() -> dict[str, Any]:
 
 
 def demo_model() -> str:
-    """Whether the demo's model and its reader are installed, else how to install them."""
+    """Whether the demo's model and its reader are installed, or how to install them."""
     from prefloop.policies.pretrained import SMOLLM2
     from prefloop.policies.smollm2 import INSTALL
 
@@ -56,7 +56,7 @@ def demo_model() -> str:
 
 
 def gflops(dtype: torch.dtype) -> float:
-    """Best rate of a square matrix product over a few trials, 10⁹ multiplications and additions a second."""
+    """Best rate of a square matrix product over a few trials, in 10⁹ multiplications and additions per second."""
     import torch
 
     a, b = torch.ones(SIZE, SIZE, dtype=dtype), torch.ones(SIZE, SIZE, dtype=dtype)
@@ -74,7 +74,7 @@ def text(facts: dict[str, Any]) -> str:
     machine = facts["hardware"]
     rates = ", ".join(f"{name} {rate:g}" for name, rate in facts["matmul_gflops"].items())
     rows = [
-        *((name, found or "not installed") for name, found in facts["versions"].items()),
+        *((name, version or "not installed") for name, version in facts["versions"].items()),
         ("system", machine["system"]),
         ("processor", machine["processor"]),
         ("features", " ".join(machine["features"]) or "none known"),

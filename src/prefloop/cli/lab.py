@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from prefloop.cli.lab_grid import Options, grid
 from prefloop.cli.lab_result import records, show, write
 
-if TYPE_CHECKING:  # torch comes in only when there is something to run, so that --help is quick
+if TYPE_CHECKING:  # torch is imported only to run something, so that --help is fast
     from prefloop.lab.setting import Setting
     from prefloop.lab.summary import Cell
 
@@ -17,10 +17,10 @@ __all__ = ["Options", "run"]
 
 
 def run(options: Options) -> int:
-    """Run the grid, or say what it would take.
+    """Run the grid, or predict its cost.
 
     Raises:
-        UserError: a bad grid, before any run starts.
+        UserError: an invalid grid, before any run starts.
     """
     from prefloop.lab.store import Store, missing
     from prefloop.lab.sweep import jobs_of
@@ -33,9 +33,9 @@ def run(options: Options) -> int:
     if options.plan:
         wanted = _wanted(options, cells, store)
         return _plan(options, jobs_of(missing(wanted, store), size), len(wanted))
-    found = _run(options, cells, store, size)
-    rows = records(found)
-    write(found, rows, options.out)
+    results = _run(options, cells, store, size)
+    rows = records(results)
+    write(results, rows, options.out)
     options.show(
         lambda: {"out": str(options.out), "cells": rows}, lambda: _print(options, rows, cells[0].world.about())
     )
@@ -43,7 +43,7 @@ def run(options: Options) -> int:
 
 
 def _wanted(options: Options, cells: Sequence[Setting], store: Any) -> list[Setting]:
-    """All runs of the grid; which learning rates the comparison takes is known when the tuning runs are there."""
+    """All runs of the grid; the learning rates of the comparison are known once the tuning runs are done."""
     from prefloop.lab.store import missing
     from prefloop.lab.summary import TUNING, tuned
 
@@ -61,7 +61,7 @@ def _with(cells: Sequence[Setting], rates: Sequence[float], seeds: Sequence[int]
 
 
 def _stack(options: Options, first: Setting) -> int | None:
-    """Runs per stack: a number, the problem's own, or what a probe finds fastest."""
+    """Runs per stack: a number, the problem's default, or the fastest size in a probe."""
     if options.stack != "auto":
         return int(options.stack) if options.stack else None
     from prefloop.lab.forecast import best_size
@@ -73,7 +73,7 @@ def _stack(options: Options, first: Setting) -> int | None:
 
 
 def _plan(options: Options, jobs: list[list[Setting]], wanted: int) -> int:
-    """Say what the grid would take, and stop."""
+    """Print the predicted cost of the grid."""
     from prefloop.analysis.numbers import duration, gibibytes
     from prefloop.lab.forecast import forecast
 
@@ -85,7 +85,7 @@ def _plan(options: Options, jobs: list[list[Setting]], wanted: int) -> int:
         "seconds": seen.seconds,
         "bytes": seen.bytes,
     }
-    size = f"{seen.runs} still to be computed, in {seen.stacks} stacks on {options.workers} workers"
+    size = f"{seen.runs} not computed yet, in {seen.stacks} stacks on {options.workers} workers"
     time = f"predicted from a few steps of each: {duration(seen.seconds)} and {gibibytes(seen.bytes)}"
     options.show(lambda: record, lambda: print(f"{wanted} runs, {size}\n{time}"))
     return 0

@@ -15,13 +15,13 @@ from prefloop.runs import yaml12
 from prefloop.runs.schema import Flag
 from prefloop.worlds.spec import world_class
 
-if TYPE_CHECKING:  # torch comes in only when there is something to run, so that --help is quick
+if TYPE_CHECKING:  # torch is imported only to run something, so that --help is fast
     from prefloop.lab.setting import Setting
 
-SWITCHES = ("reuse", "negative", "on_policy", "kl")  # flags of their own that override the method
+SWITCHES = ("reuse", "negative", "on_policy", "kl")  # switches with their own flags
 PORTIONS = ("responses", "batch", "minibatch")
 ITERATIONS = 100
-MOST_SEEDS = 1000  # from there on seeds are for tuning: see lab.summary
+MOST_SEEDS = 1000  # higher seeds are for tuning: see lab.summary
 LIST = Flag(commas=True)
 
 
@@ -29,53 +29,53 @@ LIST = Flag(commas=True)
 class Options(Output):
     """Run a grid of stacked runs on problems with a known reward. Every LIST, such as 64,256, is an axis of the grid.
 
-    Hyper-parameters of a method: --override.NAME LIST, for instance --override.beta 0.05,0.1.
+    Hyper-parameters of a method: --override.NAME LIST, for example --override.beta 0.05,0.1.
     """
 
     problem: Annotated[str, Flag(metavar="NAME")] = PROBLEM
-    """arms, sequences, categorical, lengths, or `module:Class` of yours."""
+    """arms, sequences, categorical, lengths, or your own `module:Class`."""
     method: Annotated[tuple[str, ...], LIST] = ("best_of_n", "online_dpo")
-    """Names of `prefloop methods`, or `module:name` of yours."""
+    """Names from `prefloop methods`, or your own `module:name`."""
     override: Annotated[dict[str, str], Flag(metavar="NAME=LIST")] = field(default_factory=dict)
     """Hyper-parameters and parts of the method."""
     responses: Annotated[tuple[int, ...], LIST] = (10,)
     """Responses per prompt (C)."""
     batch: Annotated[tuple[int, ...], LIST] = ()
-    """Responses per collection (B; default: those of 10 prompts)."""
+    """Responses per collection (B; default: 10 prompts)."""
     minibatch: Annotated[tuple[int, ...], LIST] = ()
     """Responses per optimiser step (M; default: the batch)."""
     reuse: Annotated[tuple[int, ...], LIST] = ()
     """Passes over a collection (T)."""
     negative: Annotated[tuple[float, ...], LIST] = ()
-    """Share of the push-down gradient that remains."""
+    """Share of the push-down gradient that is kept."""
     on_policy: Annotated[tuple[float, ...], LIST] = ()
     """Share of the prompt groups that the policy answers."""
     kl: Annotated[tuple[float, ...], LIST] = ()
     """Weight of the KL penalty."""
     lr: Annotated[tuple[float, ...], LIST] = (1e-3,)
-    """Learning rate; of several, the best per cell on other seeds."""
+    """Learning rate; from several, the best per cell is chosen on other seeds."""
     steps: int | None = None
     """Optimiser steps."""
     iterations: int | None = None
-    """Collections, in place of steps (default: 100)."""
+    """Collections, instead of steps (default: 100)."""
     seeds: int = 10
     """Runs per cell."""
     tuning_seeds: int = 3
-    """Runs per learning rate that is tried."""
+    """Tuning runs per learning rate."""
     precision: Literal["float32", "float64"] | None = None
-    """Of weights and gradients."""
+    """Data type of weights and gradients."""
     evaluate: int | None = None
     """Steps between evaluations."""
     out: Annotated[Path, Flag(metavar="DIR")] = Path("lab")
-    """Runs, tables, figures; existing runs are reused."""
+    """Folder for runs, tables and figures; existing runs are reused."""
     workers: int = 2
-    """Processes, one thread each."""
+    """Worker processes, one thread each."""
     stack: Annotated[str, Flag(metavar="N|auto")] = ""
     """Runs per stack; auto measures which size is fastest."""
     ray: Annotated[str, Flag(metavar="ADDRESS")] = ""
     """Run on this Ray cluster; `local` starts one."""
     plan: bool = False
-    """Say what the grid would take, and stop."""
+    """Predict time and memory of the grid without running it."""
     world: Annotated[dict[str, Any], Flag(of=world_schema)] = field(default_factory=dict)
     """Fields of the problem."""
 
@@ -83,10 +83,10 @@ class Options(Output):
         tuning = ["tuning_seeds"] if len(self.lr) > 1 else []
         require_positive(self, "workers", "seeds", "iterations", *tuning)
         if self.seeds > MOST_SEEDS:
-            what = f"{self.seeds} seeds would run into those of the tuning"
+            what = f"{self.seeds} seeds would overlap with the tuning seeds"
             raise UserError(what, where="--seeds", fix=f"use {MOST_SEEDS} or fewer")
         if self.steps is not None and self.iterations is not None:
-            raise UserError("--steps and --iterations exclude each other", fix="give one of them")
+            raise UserError("--steps and --iterations exclude each other", fix="use one of them")
         if self.stack not in ("", "auto"):
             size = int(self.stack) if self.stack.isdecimal() else 0
             require(size > 0, "stack", self.stack, "use 1 or more, or auto")
@@ -94,7 +94,7 @@ class Options(Output):
 
 
 def grid(options: Options) -> list[Setting]:
-    """One setting per cell of the grid, seeds and learning rates apart.
+    """One setting per cell of the grid, without seeds and learning rates.
 
     Raises:
         UserError: an invalid value, or a flag of another problem.
@@ -103,7 +103,7 @@ def grid(options: Options) -> list[Setting]:
     axes = {"method": options.method, **{k: v for k in (*PORTIONS, *SWITCHES) if (v := getattr(options, k))}}
     axes |= world_values(options.problem, options.world) | changes
     cells = [_cell(options, dict(zip(axes, place, strict=True)), changes) for place in product(*axes.values())]
-    return list({cell.run: cell for cell in cells}.values())  # `far,70` is one cell
+    return list({cell.run: cell for cell in cells}.values())  # `far,70` gives one cell
 
 
 def _cell(options: Options, at: dict[str, Any], changes: Mapping[str, Any]) -> Setting:
@@ -126,15 +126,15 @@ def overrides(options: Options) -> dict[str, list[Any]]:
     """The lists of `--override.NAME LIST`.
 
     Raises:
-        UserError: an invalid value, or a name that has a flag of its own.
+        UserError: an invalid value, or a name that has its own flag.
     """
     taken = {"lr", "problem", "precision", "evaluate", "method", *PORTIONS, *flags_of(world_class(options.problem))}
-    taken |= {name for name in SWITCHES if getattr(options, name)}  # a switch may be turned either way, but once
+    taken |= {name for name in SWITCHES if getattr(options, name)}  # a switch may be set either way, but only once
     out: dict[str, list[Any]] = {}
     for name, text in options.override.items():
         flag = f"--override.{name}"
         if name in taken:
-            raise UserError(f"`{name}` has a flag of its own", where=flag, fix=f"--{name.replace('_', '-')} {text}")
+            raise UserError(f"`{name}` has its own flag", where=flag, fix=f"--{name.replace('_', '-')} {text}")
         words = [word.strip() for word in text.split(",")]
         if not all(words):
             raise UserError("empty value in the list", where=f"{flag} {text}", fix="write 1,2,3")
@@ -145,5 +145,5 @@ def overrides(options: Options) -> dict[str, list[Any]]:
 def _scalar(flag: str, word: str) -> Any:
     value = yaml12.parse(word, flag)
     if isinstance(value, list | dict):
-        raise UserError(f"`{word}` is not a number, word or truth value", where=flag)
+        raise UserError(f"`{word}` is not a number, word or boolean", where=flag)
     return value

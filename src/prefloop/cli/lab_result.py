@@ -1,4 +1,4 @@
-"""What `prefloop lab` found: records, a table on the screen, Parquet, JSON and SVG."""
+"""The results of `prefloop lab`: records, a table on the screen, Parquet, JSON and SVG."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from prefloop.analysis.numbers import compact, fixed, interval, number
 from prefloop.core import files
 from prefloop.core.metric_table import METRICS
 
-if TYPE_CHECKING:  # torch comes in only when there is something to run, so that --help is quick
+if TYPE_CHECKING:  # torch is imported only to run something, so that --help is fast
     from rich.console import Console
     from rich.table import Table
 
@@ -19,14 +19,14 @@ if TYPE_CHECKING:  # torch comes in only when there is something to run, so that
 
 
 def records(cells: Sequence[Cell]) -> list[dict[str, Any]]:
-    """One record per cell: what tells it apart (`differs`), the learning rate, and its numbers with intervals."""
+    """One record per cell: its differences from the others (`differs`), learning rate, and numbers with intervals."""
     from prefloop.lab.summary import differences, interval
 
     out, settings = [], [c.setting for c in cells]
     same = all(one.minibatch == one.batch for one in settings)
     ignore = ("method", "seed", "lr", "steps", "evaluate", *(["minibatch"] if same else []))
-    told = differences(settings, ignore=ignore)
-    for cell, differs in zip(cells, told, strict=True):
+    differing = differences(settings, ignore=ignore)
+    for cell, differs in zip(cells, differing, strict=True):
         one, end = cell.setting, interval(cell.last())
         known = cell.runs[0].curves
         numbers = {k: float(cell.last(k).mean()) if k in known else math.nan for k in (*COLUMNS, *UNSHOWN)}
@@ -39,7 +39,7 @@ def records(cells: Sequence[Cell]) -> list[dict[str, Any]]:
     return out
 
 
-COLUMNS = (  # of the table: at the end of training, mean over seeds
+COLUMNS = (  # columns of the table: at the end of training, mean over seeds
     "eval/length",
     "eval/cut",
     "eval/reward",
@@ -82,17 +82,17 @@ def write(cells: Sequence[Cell], rows: Sequence[Mapping[str, Any]], out: Path) -
     draw({"reward": charts}, out)
 
 
-LINES = 8  # of a panel, at most
+LINES = 8  # maximum number of lines in a panel
 AXES = {"step": "gradient steps", "samples": "responses sampled", "reward_queries": "reward queries"}
 
 
 def label(row: Mapping[str, Any]) -> str:
-    """A cell in a few words: the method, and what else differs."""
+    """A short name of a cell: the method and what else differs."""
     return " ".join([row["method"], *(f"{k}={short(v)}" for k, v in row["differs"].items())])
 
 
 def show(rows: Sequence[Mapping[str, Any]]) -> None:
-    """As many columns as the screen holds, so that no number is cut; on a narrow one, a cell's names share a column."""
+    """Print as many columns as fit without cutting numbers; on a narrow screen, a cell's names share a column."""
     from rich.console import Console
 
     from prefloop.cli.methods import PIPE
@@ -109,16 +109,16 @@ def show(rows: Sequence[Mapping[str, Any]]) -> None:
         names = {"cell": [label(row) for row in rows]}
     console.print(_laid_out(names, numbers))
     if any(row["lr_at_edge"] for row in rows):
-        console.print("* the lowest or highest learning rate that was tried: try further ones", style="dim")
+        console.print("* the lowest or highest learning rate: try a wider range", style="dim")
     if len(numbers) < whole:
-        console.print(f"{whole - len(numbers)} more columns: a wider screen, or summary.json", style="dim")
+        console.print(f"{whole - len(numbers)} more columns: use a wider screen, or see summary.json", style="dim")
 
 
-ALWAYS = 3  # columns of numbers that every screen gets
+ALWAYS = 3  # minimum number of number columns
 
 
 def _columns(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
-    """The table's numbers by heading, the most wanted first."""
+    """The table's numbers by heading, the most important first."""
     lost = [f" ({row['diverged']} diverged)" if row["diverged"] else "" for row in rows]
     out = {
         "lr": [compact(row["lr"]) + ("*" if row["lr_at_edge"] else "") for row in rows],
@@ -133,7 +133,7 @@ def _columns(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
 
 
 def short(value: Any) -> str:
-    """A value of a setting or a number, in three digits."""
+    """A value of a setting, or a number with three digits."""
     return compact(value) if isinstance(value, float) else str(value)
 
 

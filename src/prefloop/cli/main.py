@@ -1,6 +1,6 @@
-"""`prefloop VERB ...`: finds the verb's module, and turns mistakes into messages and exit codes.
+"""`prefloop VERB ...`: calls the verb's module, and turns errors into messages and exit codes.
 
-Exit codes: 0 done · 1 a defect of Prefloop, with its traceback · 2 a mistake in command or configuration · 3 unusable
+Exit codes: 0 done · 1 a bug in Prefloop, with its traceback · 2 an error in command or configuration · 3 unusable
 data, model or reward · 4 the training diverged · 130 or 143 interrupted.
 """
 
@@ -15,37 +15,37 @@ from importlib import import_module
 from prefloop import __version__
 from prefloop.core.errors import UserError, nearest
 
-VERBS = {  # each is a module of its own below this folder, imported when it is called
+VERBS = {  # each is a module in this folder, imported when called
     "demo": "fine-tune a small language model in four ways and compare them (under five minutes on two cores)",
     "train": "fine-tune a model from a configuration file, or resume an interrupted run",
     "methods": "list the methods, or explain one",
     "lab": "run a grid on small problems, hundreds of runs at once, with intervals",
     "study list": "list the paper's questions",
-    "study run": "answer them: verdicts, figures, pages",
-    "study draw": "draw figures and pages anew from results that exist",
+    "study run": "answer them: verdicts, figures and pages",
+    "study draw": "redraw figures and pages from existing results",
     "reward train": "fit a reward model to preferences and measure it on held-out ones",
-    "reward card": "measure a reward model on preferences it was not fitted to",
+    "reward card": "measure a reward model on unseen preferences",
     "reward score": "score responses with a reward model",
     "data check": "check a file of preferences, labels or prompts",
     "data show": "show the first rows of a file as Prefloop reads them",
-    "report": "make one HTML page from run folders",
+    "report": "write an HTML page that compares run folders",
     "doctor": "show versions, hardware and measured speed",
 }
 HELP = ("-h", "--help", "help")
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run a command line and return its exit code; errors of the user are printed without a traceback."""
+    """Run a command line and return its exit code; user errors are printed without a traceback."""
     words = sys.argv[1:] if argv is None else argv
     try:
         return execute(words)
     except KeyboardInterrupt:
         return 130
-    except BrokenPipeError:  # the reader, such as `head`, has seen enough
+    except BrokenPipeError:  # the reader, such as `head`, has closed the pipe
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except BaseException as error:
-        code = getattr(error, "exit_code", None)  # only errors that are messages to the user have one
+        code = getattr(error, "exit_code", None)  # only user errors have one
         if not isinstance(code, int):
             raise
         _complain(str(error))
@@ -53,10 +53,10 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def execute(words: list[str]) -> int:
-    """Run a command line and return its exit code; mistakes are raised.
+    """Run a command line and return its exit code; errors are raised.
 
     Raises:
-        UserError: an unknown verb or flag, or what the verb refuses.
+        UserError: an unknown verb or flag, or an error of the verb.
     """
     if not words or words[0] in HELP:
         print(usage(VERBS))
@@ -90,7 +90,7 @@ def _call(verb: str, words: list[str]) -> int:
 
 
 def usage(verbs: Mapping[str, str]) -> str:
-    """The help page of some verbs, at most 80 columns wide."""
+    """The help page of verbs, at most 80 columns wide."""
     width = max(map(len, verbs))
     indent = " " * (width + 4)
     lines = (
@@ -105,7 +105,7 @@ def usage(verbs: Mapping[str, str]) -> str:
 
 
 def _complain(text: str) -> None:
-    """The message on standard error; its first line stands out on a terminal."""
+    """Print a message to standard error, with a red `error:` on a terminal."""
     first, _, rest = text.partition("\n")
     red, plain = ("\033[1;31m", "\033[0m") if sys.stderr.isatty() and "NO_COLOR" not in os.environ else ("", "")
     print(f"{red}error:{plain} {first}" + (f"\n{rest}" if rest else ""), file=sys.stderr)

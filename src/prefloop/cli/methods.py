@@ -1,4 +1,4 @@
-"""`prefloop methods`: the study's Table 1, computed from the rows, and one row in full."""
+"""`prefloop methods`: the paper's Table 1, computed from the methods, and one method in full."""
 
 from __future__ import annotations
 
@@ -9,25 +9,25 @@ from typing import TYPE_CHECKING, Annotated, Any
 from prefloop.cli.options import Output
 from prefloop.runs.schema import Flag
 
-if TYPE_CHECKING:  # torch comes in only when there is something to compute, so that --help is quick
+if TYPE_CHECKING:  # torch is imported only to compute something, so that --help is fast
     from prefloop.core.describe import Description
 
 
-WIDE = 124  # columns from which on papers are printed with their identifiers
-PIPE = 140  # columns where the output is no terminal
+WIDE = 124  # minimum width at which papers are printed with identifiers
+PIPE = 140  # width if the output is not a terminal
 NOTES = (
-    "reuse: passes over one collection; N/A where the responses come from a dataset",
-    "negative: probed; yes where some coefficient of the row is below 0",
-    "One row in full: prefloop methods NAME. Every switch works on every row: --override.on_policy, .reuse, .negative",
+    "reuse: passes over one collection; N/A if the responses come from a dataset",
+    "negative: probed; yes if some coefficient of the method is below 0",
+    "One method in full: prefloop methods NAME. Switches work on every method: --override.on_policy, .reuse, .negative",
 )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options(Output):
-    """Every method in parts: on-policy sampling, sample reuse, negative gradient, needs."""
+    """List every method: on-policy sampling, sample reuse, negative gradient, needs."""
 
     name: Annotated[str | None, Flag(positional=True, metavar="NAME")] = None
-    """Explain this method, one of the list or `module:name` of yours: formula, defaults, switches."""
+    """Explain this method (from the list, or your own `module:name`): formula, defaults, switches."""
     names: bool = False
     """Print names only."""
 
@@ -39,16 +39,16 @@ def run(options: Options) -> int:
         UserError: an unknown method; the nearest one is suggested.
     """
     rows = _descriptions([options.name] if options.name else None)
-    records = [as_record(row) for row in rows]
+    records = [as_record(method) for method in rows]
     options.show(lambda: records[0] if options.name else records, lambda: _print(options, rows))
     return 0
 
 
 def _print(options: Options, rows: Sequence[Description]) -> None:
     if options.names:
-        print("\n".join(row.name for row in rows))
+        print("\n".join(method.name for method in rows))
     elif options.name:
-        _print_row(rows[0])
+        _print_method(rows[0])
     else:
         _print_table(rows)
 
@@ -58,37 +58,41 @@ def _descriptions(names: Iterable[str] | None) -> list[Description]:
     from prefloop.core.methods import METHODS, method
 
     rows = [describe(name, method(name)) for name in names or METHODS]
-    return sorted(rows, key=lambda row: FAMILIES.index(row.family))  # stable: the order of METHODS inside a family
+    return sorted(
+        rows, key=lambda method: FAMILIES.index(method.family)
+    )  # stable: the order of METHODS inside a family
 
 
-def as_record(row: Description) -> dict[str, Any]:
-    """A row for JSON; `reuse` is null where the data are offline."""
-    return {key: value for key, value in asdict(row).items() if value not in ("", ())} | {"needs": list(row.needs)}
+def as_record(method: Description) -> dict[str, Any]:
+    """A method for JSON; `reuse` is null if the data are offline."""
+    return {key: value for key, value in asdict(method).items() if value not in ("", ())} | {
+        "needs": list(method.needs)
+    }
 
 
-def on_policy_word(row: Description) -> str:
-    return {0.0: "no", 1.0: "yes"}.get(float(row.on_policy), f"{row.on_policy:.0%}")
+def on_policy_word(method: Description) -> str:
+    return {0.0: "no", 1.0: "yes"}.get(float(method.on_policy), f"{method.on_policy:.0%}")
 
 
-def reuse_word(row: Description) -> str:
-    """How often a collection is passed over, as the study's table says it."""
-    return "N/A" if row.reuse is None else f"{row.reuse}×"
+def reuse_word(method: Description) -> str:
+    """The number of passes over a collection, as in the paper's table."""
+    return "N/A" if method.reuse is None else f"{method.reuse}×"
 
 
-def negative_word(row: Description) -> str:
-    return "yes" if row.negative else "no"
+def negative_word(method: Description) -> str:
+    return "yes" if method.negative else "no"
 
 
 def number(value: Any) -> str:
-    """A hyper-parameter as it is typed on the command line."""
+    """A hyper-parameter as typed on the command line."""
     if value is None or isinstance(value, bool):
         return str(value).lower().replace("none", "null")
     return f"{value:g}" if isinstance(value, int | float) else str(value)
 
 
-def run_command(row: Description) -> str:
-    """A command line that trains this row, with the switch that changes it."""
-    return f"prefloop train CONFIG.yaml --method {row.name}" + (" --override.negative 0" if row.negative else "")
+def run_command(method: Description) -> str:
+    """A command that trains this method, with a switch that changes it."""
+    return f"prefloop train CONFIG.yaml --method {method.name}" + (" --override.negative 0" if method.negative else "")
 
 
 def _print_table(rows: Sequence[Description]) -> None:
@@ -105,39 +109,41 @@ def _print_table(rows: Sequence[Description]) -> None:
     table.add_column("needs")
     table.add_column("paper", style="dim")
     family = ""
-    for row in rows:
-        if row.family != family:
-            family = row.family
+    for method in rows:
+        if method.family != family:
+            family = method.family
             table.add_row(f"[bold]{family}[/]")
-        cells = (on_policy_word(row), reuse_word(row), negative_word(row), ", ".join(row.needs) or "–")
-        table.add_row(f"  {row.name}", *cells, row.paper if console.width >= WIDE else row.paper.partition(",")[0])
+        cells = (on_policy_word(method), reuse_word(method), negative_word(method), ", ".join(method.needs) or "–")
+        table.add_row(
+            f"  {method.name}", *cells, method.paper if console.width >= WIDE else method.paper.partition(",")[0]
+        )
     console.print(table)
     for note in NOTES:
         console.print(note, style="dim")
 
 
-def _print_row(row: Description) -> None:
+def _print_method(method: Description) -> None:
     from rich.console import Console
     from rich.text import Text
 
     from prefloop.core.describe import PATTERNS
 
     console = Console(highlight=False)
-    console.print(Text(row.name, style="bold"), Text(f"  {row.family}; {PATTERNS[row.family]}", style="dim"))
-    if row.summary:
-        console.print(Text(row.summary))
-    _block(console, "Loss", [("", row.formula)])
-    _block(console, "Signal", [(k, v) for k, v in (("weight", row.weight), ("pairs", row.pairs)) if v])
-    _block(console, "Switches", list(row.switches.items()))
-    _block(console, "Hyper-parameters", [(k, number(v)) for k, v in row.options.items()])
-    _block(console, "Loop", [(k, number(v)) for k, v in row.fields.items()])
-    _block(console, "Needs", [("", ", ".join(row.needs) or "nothing but the responses")])
-    _block(console, "Paper", [("", row.paper)])
-    _block(console, "Run it", [("", run_command(row))])
+    console.print(Text(method.name, style="bold"), Text(f"  {method.family}; {PATTERNS[method.family]}", style="dim"))
+    if method.summary:
+        console.print(Text(method.summary))
+    _block(console, "Loss", [("", method.formula)])
+    _block(console, "Signal", [(k, v) for k, v in (("weight", method.weight), ("pairs", method.pairs)) if v])
+    _block(console, "Switches", list(method.switches.items()))
+    _block(console, "Hyper-parameters", [(k, number(v)) for k, v in method.options.items()])
+    _block(console, "Loop", [(k, number(v)) for k, v in method.fields.items()])
+    _block(console, "Needs", [("", ", ".join(method.needs) or "nothing but the responses")])
+    _block(console, "Paper", [("", method.paper)])
+    _block(console, "Run it", [("", run_command(method))])
 
 
 def _block(console: Any, title: str, lines: Sequence[tuple[str, str]]) -> None:
-    """A heading over `key  text` lines whose text is wrapped under itself."""
+    """A heading above `key  text` lines with hanging indentation."""
     from rich.padding import Padding
     from rich.table import Table
     from rich.text import Text

@@ -1,5 +1,5 @@
-"""What the verbs share. Each verb is a module with a frozen dataclass `Options` and a `run(options)`; its flags and its
-help are made from the dataclass by `prefloop.runs.flags`."""
+"""Shared options. Each verb is a module with a frozen dataclass `Options` and a `run(options)`; `prefloop.runs.flags`
+makes its flags and help from the dataclass."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ from prefloop.runs.schema import Flag
 
 @dataclass(frozen=True, kw_only=True)
 class Output:
-    """How every verb speaks."""
+    """Output options of every verb."""
 
     json: bool = False
     """Print one JSON value and nothing else."""
     quiet: Annotated[bool, Flag(short="q")] = False
-    """Print nothing; the exit code tells."""
+    """Print nothing; see the exit code."""
 
     @property
     def silent(self) -> bool:
-        """No text for a reader."""
+        """Whether to print no text."""
         return self.json or self.quiet
 
     def say(self, text: str) -> None:
-        """A line for a reader, at once."""
+        """Print a line immediately, unless silent."""
         if not self.silent:
             print(text, flush=True)
 
     def show(self, record: Callable[[], Any], text: Callable[[], None]) -> None:
-        """The result, as JSON or as text."""
+        """Print the result, as JSON or as text."""
         if self.json:
             from prefloop.core.files import to_json
 
@@ -44,23 +44,23 @@ class Output:
 
 @dataclass(frozen=True, kw_only=True)
 class Rows(Output):
-    """How a data file is read."""
+    """Options for reading a data file."""
 
     format: str = "auto"
     """auto (by the columns), preference, unpaired, rated, implicit_prompt or prompt_only."""
     group_by: Annotated[str, Flag(metavar="COLUMN")] = "prompt"
-    """Column whose equal values are one question: training and held-out data never share one."""
+    """Column whose equal values are one question, which is never in both training and held-out data."""
     columns: Annotated[dict[str, str], Flag(metavar="OURS=THEIRS")] = field(default_factory=dict)
-    """What the file calls our columns, such as chosen=response."""
+    """Our column names and those of the file, such as chosen=response."""
     limit: int | None = None
-    """Read only this many rows."""
+    """Read at most this many rows."""
 
 
 def require(holds: bool, flag: str, value: Any, fix: str) -> None:
     """Refuse the value of a flag.
 
     Raises:
-        UserError: where `holds` is false.
+        UserError: `holds` is false.
     """
     if not holds:
         shown = f"{value:g}" if isinstance(value, float) else value
@@ -68,10 +68,10 @@ def require(holds: bool, flag: str, value: Any, fix: str) -> None:
 
 
 def require_positive(options: Any, *names: str) -> None:
-    """Refuse options that are given and not finite numbers above 0.
+    """Refuse options that are given but not finite numbers above 0.
 
     Raises:
-        UserError: the first of these.
+        UserError: for the first such option.
     """
     for name in names:
         value = getattr(options, name)
@@ -80,28 +80,28 @@ def require_positive(options: Any, *names: str) -> None:
 
 
 def require_seed(seed: int) -> None:
-    """Refuse what no random stream can start from."""
+    """Refuse an invalid seed."""
     require(0 <= seed < 2**63, "seed", seed, "use a whole number from 0 to 2^63 - 1")
 
 
 def require_folder(out: Path) -> None:
-    """Refuse an output folder that is a file, or that lies below one.
+    """Refuse an output folder that is a file or lies below one.
 
     Raises:
         UserError: with the file's name.
     """
     if out.exists() and not out.is_dir():
-        raise UserError("the output folder is a file", where=str(out), fix="name a folder")
+        raise UserError("the output folder is a file", where=str(out), fix="give a folder")
     require_place(out)
 
 
 def require_place(out: Path) -> None:
-    """Refuse a place that nothing can be written to, because a file is in the way.
+    """Refuse an output path below a file.
 
     Raises:
         UserError: with the file's name.
     """
     above = next(folder for folder in out.absolute().parents if folder.exists())
     if not above.is_dir():
-        what = f"`{above}` is a file, so nothing can be put into it"
+        what = f"`{above}` is a file, not a folder"
         raise UserError(what, where=f"--out {out}", fix="choose another folder")

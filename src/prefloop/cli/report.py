@@ -20,20 +20,20 @@ class Options(Output):
     runs: Annotated[tuple[Path, ...], Flag(positional=True, metavar="RUN")]
     """Run folders."""
     out: Annotated[Path | None, Flag(metavar="FILE")] = None
-    """Where the page goes (default: report.html in the run, or next to the runs)."""
+    """File of the page (default: report.html in the run, or next to the runs)."""
     title: str | None = None
-    """Headline of the page."""
+    """Title of the page."""
     label: Annotated[tuple[str, ...], Flag(metavar="TEXT")] = ()
-    """Names of the runs, one for each, in their order."""
+    """Names of the runs, one for each, in order."""
 
     def __post_init__(self) -> None:
         if self.label and len(self.label) != len(self.runs):
             what = f"{len(self.label)} labels for {len(self.runs)} runs"
-            raise UserError(what, where="--label", fix="give each run a label, in their order")
+            raise UserError(what, where="--label", fix="give one label per run, in order")
 
 
 def run(options: Options) -> int:
-    """Write the page and say where it is.
+    """Write the page and print its path.
 
     Raises:
         UserError: a folder that is not a run, or labels that do not match the runs.
@@ -53,7 +53,7 @@ def run(options: Options) -> int:
 
 
 def default_place(runs: Sequence[Path]) -> Path:
-    """Inside a single run; for several, in the folder that holds them all."""
+    """Inside a single run; for several, in the folder that contains them all."""
     if len(runs) == 1:
         return runs[0] / "report.html"
     return Path(os.path.commonpath([run.resolve().parent for run in runs])) / "report.html"

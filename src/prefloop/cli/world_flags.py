@@ -11,12 +11,12 @@ from prefloop.core.errors import UserError
 from prefloop.runs import schema
 from prefloop.worlds.spec import Flag, hints, name_of, world_class, worlds
 
-PROBLEM = "arms"  # where none is named
+PROBLEM = "arms"  # the default
 
 
 @dataclass(frozen=True)
 class Field:
-    """A field of a world: its type, words that stand for some of its values, and what it means."""
+    """A field of a world: its type, words for some of its values, and its meaning."""
 
     name: str
     kind: type
@@ -25,7 +25,7 @@ class Field:
 
 
 def flags_of(world: Any) -> dict[str, Field]:
-    """The fields of a world by the name of their flag."""
+    """The fields of a world by flag name."""
     out, noted = {}, schema.notes(world)
     for name, (plain, more) in hints(world).items():
         flag = next((m for m in more if isinstance(m, Flag)), Flag(name, {}))
@@ -35,7 +35,7 @@ def flags_of(world: Any) -> dict[str, Field]:
 
 
 def world_schema(words: Sequence[str]) -> type:
-    """A flag, which takes a list, for every field of every world: of the package, and of the one in `--problem`.
+    """A list flag for every field of every world: the built-in ones, and the one given by `--problem`.
 
     Raises:
         UserError: an unknown problem.
@@ -54,17 +54,17 @@ def world_schema(words: Sequence[str]) -> type:
 
 
 def _problem(words: Sequence[str]) -> str:
-    """What `--problem` says, before the other flags are known."""
+    """The value of `--problem`, before the other flags are parsed."""
     joined = [w.partition("=")[2] for w in words if w.startswith("--problem=")]
     spaced = [value for flag, value in pairwise(words) if flag == "--problem"]
     return (*spaced, *joined, PROBLEM)[0]
 
 
 def world_values(problem: str, given: Mapping[str, Sequence[Any]]) -> dict[str, list[Any]]:
-    """The values given for the fields of a problem, by the name of the field.
+    """The values given for the fields of a problem, by field name.
 
     Raises:
-        UserError: a flag of another problem, or a word that does not stand for a value.
+        UserError: a flag of another problem, or an unknown word.
     """
     own = flags_of(world_class(problem))
     for flag in given:

@@ -1,1 +1,1 @@
-"""One page from run folders. Nothing here imports torch."""
+"""One HTML page from run folders. Imports no torch."""

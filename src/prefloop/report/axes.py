@@ -1,4 +1,4 @@
-"""Axes of a panel: round ticks, their labels, and where a value stands."""
+"""Axes of a panel: round ticks, their labels, and positions of values."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from prefloop.report.chart import ANY, Range
 from prefloop.report.marks import Real
 
-TICKS = 30  # characters of tick labels that fit below a panel
+TICKS = 30  # number of characters of tick labels that fit below a panel
 POWERS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
 @dataclass(frozen=True)
 class Axis:
-    """Ticks with their labels between two ends."""
+    """Ticks and labels between two ends."""
 
     ticks: tuple[Real, ...]
     labels: tuple[str, ...]
@@ -24,7 +24,7 @@ class Axis:
     log: bool = False
 
     def share(self, value: Real) -> float:
-        """How far along the axis a value stands, from 0 to 1."""
+        """Position of a value along the axis, from 0 to 1."""
         low, high, at = self.low, self.high, value
         if self.log:
             low, high, at = (math.log10(x) for x in (low, high, value))
@@ -32,7 +32,7 @@ class Axis:
 
 
 def ticks(low: Real, high: Real, count: int = 5) -> list[float]:
-    """Round numbers that cover the interval, but for a tenth of a step at either end."""
+    """Round numbers that cover the interval, up to a tenth of a step at either end."""
     if high <= low:
         pad = abs(low) * 0.1 or 1.0
         low, high = low - pad, high + pad
@@ -55,7 +55,7 @@ def tick_label(value: Real, of: Sequence[Real]) -> str:
 
 
 def upright(values: Sequence[Real], range: Range = ANY, *, mirrored: bool = False) -> Axis:
-    """The y axis: from tick to tick, inside the range of the quantity."""
+    """The y axis: from tick to tick, within the range of the quantity."""
     low, high = min(values), max(values)
     known = [t for t in ticks(low, high) if _within(t, range)]
     texts = tuple(tick_label(abs(t) if mirrored else t, known) for t in known)
@@ -63,7 +63,7 @@ def upright(values: Sequence[Real], range: Range = ANY, *, mirrored: bool = Fals
 
 
 def along(values: Sequence[Real], *, log: bool = False) -> Axis:
-    """The x axis: from the first to the last value with a little room, ticks where they are inside."""
+    """The x axis: from the first to the last value with a small margin, and ticks inside it."""
     low, high = min(values), max(values)
     if log:
         known = few(sorted(set(values)))
@@ -81,7 +81,7 @@ def named(names: Sequence[str]) -> Axis:
 
 
 def few(values: Sequence[Real]) -> list[Real]:
-    """The values themselves where they fit below a panel, else 1, 2, 5, … over a short range, else powers of ten."""
+    """The values themselves if they fit below a panel, otherwise 1, 2, 5, … over a short range, or powers of ten."""
     if sum(len(f"{x:g}") + 2 for x in values) <= TICKS:
         return list(values)
     first, last = math.floor(math.log10(values[0])), math.ceil(math.log10(values[-1]))
@@ -91,7 +91,7 @@ def few(values: Sequence[Real]) -> list[Real]:
 
 
 def power(x: Real) -> str:
-    """Of a logarithmic tick: plain up to four zeros, else a power of ten."""
+    """Label of a logarithmic tick: plain up to four zeros, otherwise a power of ten."""
     at = round(math.log10(x))
     plain = 1e-3 <= x < 1e5 or not math.isclose(x, 10.0**at)
     return f"{x:g}" if plain else "10" + str(at).translate(POWERS)

@@ -1,4 +1,4 @@
-"""What a figure shows: frozen records of panels, lines and tables, and how each label is drawn. No drawing here."""
+"""Contents of figures: frozen records of panels, lines and tables, and the style of each label. No drawing here."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ SHARE: Range = (0.0, 1.0)  # shares and probabilities
 COUNT: Range = (0.0, None)  # lengths, counts, divergences
 ANY: Range = (None, None)
 
-# Okabe & Ito (2008) without yellow, which white swallows: told apart with deuteranopia and protanopia too
+# Okabe & Ito (2008) without yellow, which is invisible on white: distinct with deuteranopia and protanopia too
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#333333", "#e69f00", "#56b4e9")
-MARKERS = 8  # another number than that of the colours, so that 56 labels differ
+MARKERS = 8  # coprime to the number of colours, so that 56 labels differ
 DARK_TO_LIGHT = ((68, 1, 84), (59, 82, 139), (33, 145, 140), (94, 201, 98))  # the lower part of viridis
 
 
@@ -31,12 +31,12 @@ class Line:
     """A curve, a path, the points of a scatter, or bars.
 
     Args:
-        label: its name in the legend; lines of one label share a colour and a marker over all panels.
+        label: name in the legend; lines with the same label share colour and marker in all panels.
         x: numbers, or names of bars.
-        y: as many numbers; nan leaves a gap.
+        y: numbers of the same length; nan leaves a gap.
         low, high: ends of intervals around y.
         left, right: ends of intervals around x; drawn for paths and points.
-        dashed: the second of two quantities; among points, a curve that they are compared with.
+        dashed: the second of two quantities; among points, a curve for comparison.
         faint: drawn pale and without a marker, such as the values behind a smoothed curve.
         tag: short text at the line's end.
     """
@@ -58,12 +58,12 @@ class Chart:
     """One panel of a figure.
 
     Args:
-        x, y: axis labels, with the unit.
-        kind: `path` joins the points in their order and marks each, as for reward against KL over evaluations.
+        x, y: axis labels with units.
+        kind: `path` joins the points in order and marks each, as for reward against KL over evaluations.
         guides: horizontal lines by name, such as a ceiling.
-        range: values that y can have; intervals and ticks end there.
-        interval: what middle and intervals are, such as `mean over 10 seeds; band: ±1.96 standard errors`.
-        mirrored: values below zero are sizes that point down.
+        range: possible values of y; intervals and ticks end there.
+        interval: meaning of middle and intervals, such as `mean over 10 seeds; band: ±1.96 standard errors`.
+        mirrored: values below zero are magnitudes that point down.
     """
 
     title: str
@@ -98,7 +98,7 @@ class Table:
 
 
 def frontier(title: str, lines: Sequence[Line], *, y: str = "gold reward", interval: str = "") -> Chart:
-    """Reward against KL(π‖π_ref): a path over the evaluations of each line, from the start on."""
+    """Reward against KL(π‖π_ref): a path over the evaluations of each line, starting before training."""
     return Chart(title, "KL(π‖π_ref), nats", y, lines, kind="path", interval=interval)
 
 
@@ -107,7 +107,7 @@ def frontier(title: str, lines: Sequence[Line], *, y: str = "gold reward", inter
 
 @dataclass(frozen=True)
 class Numbers:
-    """A line as arrays of one length; ends are nan where there is no interval."""
+    """A line as arrays of equal length; ends are nan if there is no interval."""
 
     x: Array
     y: Array
@@ -118,10 +118,10 @@ class Numbers:
 
 
 def numbers(line: Line, range: Range = ANY, names: Sequence[str] | None = None) -> Numbers:
-    """The line's numbers, the intervals of y cut at the range; names of bars stand at 0, 1, ….
+    """The line's numbers, with intervals of y cut at the range; names of bars are at 0, 1, ….
 
     Raises:
-        ValueError: lengths that differ, or an interval with one end.
+        ValueError: different lengths, or an interval with only one end.
     """
     x = floats([names.index(name(v)) for v in line.x] if names is not None else line.x)
     y = floats(line.y)
@@ -146,7 +146,7 @@ def _ends(label: str, axis: str, low: ArrayLike | None, high: ArrayLike | None, 
 
 
 def floats(values: ArrayLike) -> Array:
-    """An array of floats; what cannot be drawn, None and words for the infinite among it, becomes nan."""
+    """An array of floats; anything that cannot be drawn, such as None or words for infinity, becomes nan."""
     if isinstance(values, list | tuple):
         values = [math.nan if v is None or isinstance(v, str) else v for v in values]
     array = np.asarray(values, dtype=np.float64)
@@ -154,22 +154,22 @@ def floats(values: ArrayLike) -> Array:
 
 
 def names(chart: Chart) -> list[str] | None:
-    """Names on the x axis in their first order, or None where x is a number."""
-    found = list(dict.fromkeys(x for line in chart.lines for x in line.x))
-    named = chart.kind == "bars" or any(isinstance(x, str) for x in found)
-    return [name(x) for x in found] if named else None
+    """Names on the x axis in order of appearance, or None if x is a number."""
+    values = list(dict.fromkeys(x for line in chart.lines for x in line.x))
+    named = chart.kind == "bars" or any(isinstance(x, str) for x in values)
+    return [name(x) for x in values] if named else None
 
 
 def name(x: Any) -> str:
     return x if isinstance(x, str) else f"{x:g}"
 
 
-# ---- how labels look -----------------------------------------------------------------------------------------------
+# ---- styles of labels ----------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Look:
-    """How a label is drawn wherever it occurs: its place among the labels, colour and marker."""
+    """The style of a label: its index among the labels, colour and marker."""
 
     place: int
     colour: str
@@ -177,12 +177,12 @@ class Look:
 
 
 def labels(charts: Sequence[Chart]) -> list[str]:
-    """Labels of all lines in their first order."""
+    """Labels of all lines in order of appearance."""
     return list(dict.fromkeys(line.label for chart in charts for line in chart.lines))
 
 
 def looks(labels: Sequence[str]) -> dict[str, Look]:
-    """Colours that differ in hue; where the labels are one quantity in rising steps, from dark to light."""
+    """Colours that differ in hue; if the labels are rising values of one quantity, from dark to light."""
     colours = [COLOURS[i % len(COLOURS)] for i in range(len(labels))]
     if rising(labels):
         colours = [_ramp(i / (len(labels) - 1)) for i in range(len(labels))]
@@ -190,7 +190,7 @@ def looks(labels: Sequence[str]) -> dict[str, Look]:
 
 
 def rising(labels: Sequence[str]) -> bool:
-    """Whether the labels are `T = 1`, `T = 2`, …: at least three, the words the same, the numbers sorted."""
+    """Whether the labels are `T = 1`, `T = 2`, …: at least three, with equal words and increasing numbers."""
     parts = [re.fullmatch(r"(.*?)(-?\d+(?:\.\d+)?)(\D*)", label) for label in labels]
     if len(labels) < 3 or not all(parts):
         return False
@@ -212,7 +212,7 @@ def _ramp(share: float | int) -> str:
 
 
 def as_record(chart: Chart) -> dict[str, Any]:
-    """The chart as JSON has it, at full precision: `from_record` gives it back."""
+    """The chart as a JSON value, at full precision; `from_record` is the inverse."""
     plain: dict[str, Any] = as_json({**asdict(chart), "lines": [_line(line) for line in chart.lines]})
     return plain
 
@@ -229,7 +229,7 @@ def from_record(record: Mapping[str, Any]) -> Chart:
     """The chart of a record.
 
     Raises:
-        TypeError: a key that no chart or line has.
+        TypeError: an unknown key.
     """
     lines = [Line(**line) for line in record["lines"]]
     low, high = record.get("range", ANY)
@@ -237,7 +237,7 @@ def from_record(record: Mapping[str, Any]) -> Chart:
 
 
 def as_json(value: Any) -> Any:
-    """The value as JSON has it: null where a number is not defined, words for the infinite."""
+    """The value as JSON: null for undefined numbers, words for infinity."""
     return files.plain(value, _in_words)
 
 

@@ -1,4 +1,4 @@
-"""What a page reads of a run folder, and the numbers of its table."""
+"""Data that a page reads from run folders, and the numbers of its table."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Points = list[tuple[float, float]]
 
 @dataclass(frozen=True)
 class Value:
-    """A number and, where there is one, its standard error."""
+    """A number and, if known, its standard error."""
 
     value: Real
     se: Real | None = None
@@ -31,10 +31,10 @@ class Value:
 
 @dataclass(frozen=True)
 class Run:
-    """One run, read once."""
+    """The records of one run."""
 
     path: Path
-    letter: str  # A, B, …: how plots name it
+    letter: str  # A, B, …: its name in plots
     label: str
     config: dict[str, Any]
     config_text: str
@@ -58,7 +58,7 @@ class Run:
         return [(float(line["step"]), float(line[key])) for line in lines if line.get(key) is not None]
 
     def errors(self, key: str) -> list[Real | None]:
-        """Standard errors beside `points(key)`."""
+        """Standard errors of `points(key)`."""
         return [line.get(f"{key}_se") for line in self.evaluations if line.get(key) is not None]
 
     def before(self, key: str) -> Value | None:
@@ -68,7 +68,7 @@ class Run:
         return self._evaluated(key, -1)
 
     def scores(self, end: Callable[[Iterable[int]], int]) -> dict[Hashable, float]:
-        """The reward of the drawn answer to each held-out prompt, at the earliest (`min`) or latest (`max`) step."""
+        """The reward of the sampled answer to each held-out prompt, at the earliest (`min`) or latest (`max`) step."""
         lines = [line for line in self.samples if line.get("score") is not None and not line.get("greedy")]
         if not lines:
             return {}
@@ -77,23 +77,23 @@ class Run:
         return {line["prompt"]: float(line["score"]) for line in reversed(answers)}
 
     def change(self) -> Difference | None:
-        """Of the reward from the first to the last evaluation, prompt by prompt; None where the answers lack scores."""
+        """Change of the reward from the first to the last evaluation, paired by prompt; None if answers lack scores."""
         steps = {line["step"] for line in self.samples}
         before, after = self.scores(min), self.scores(max)
         return paired(after, before, unit="prompts") if len(steps) > 1 and before.keys() & after.keys() else None
 
     def against(self, other: Run) -> Difference | None:
-        """The reward at the end less that of another run, prompt by prompt; None where they share no prompt."""
+        """Final reward minus that of another run, paired by prompt; None if they have no prompts in common."""
         own, theirs = self.scores(max), other.scores(max)
         return paired(own, theirs, unit="prompts") if own.keys() & theirs.keys() else None
 
     def last(self, key: str) -> float | None:
-        found = [line[key] for line in self.steps if line.get(key) is not None]
-        return float(found[-1]) if found else None
+        values = [line[key] for line in self.steps if line.get(key) is not None]
+        return float(values[-1]) if values else None
 
     def mean(self, key: str) -> float | None:
-        found = [float(line[key]) for line in self.steps if line.get(key) is not None]
-        return sum(found) / len(found) if found else None
+        values = [float(line[key]) for line in self.steps if line.get(key) is not None]
+        return sum(values) / len(values) if values else None
 
     def most(self, key: str) -> float | None:
         return max((float(line[key]) for line in self.steps if line.get(key) is not None), default=None)
@@ -101,8 +101,8 @@ class Run:
     @property
     def seconds(self) -> float | None:
         """Sum of `seconds` over timing.jsonl."""
-        found = [float(line["seconds"]) for line in self.timing if line.get("seconds") is not None]
-        return sum(found) if found else None
+        values = [float(line["seconds"]) for line in self.timing if line.get("seconds") is not None]
+        return sum(values) if values else None
 
     def _evaluated(self, key: str, place: int) -> Value | None:
         lines = [line for line in self.evaluations if line.get(key) is not None]
@@ -113,11 +113,11 @@ class Run:
 
 
 def load(folders: Sequence[Path], labels: Sequence[str] | None = None) -> list[Run]:
-    """The runs of the folders in that order, named by what differs between them unless labels are given.
+    """The runs in the folders, in order, named by their differences unless labels are given.
 
     Raises:
-        UserError: a folder that is no run.
-        DataError: a record that is broken.
+        UserError: not a run folder.
+        DataError: a broken record.
     """
     runs = [_load(Path(folder), _letter(i)) for i, folder in enumerate(folders)]
     names = list(labels) if labels is not None else _labels(runs)
@@ -134,7 +134,7 @@ def _load(folder: Path, letter: str) -> Run:
     try:
         config = dict(yaml.safe_load(text) or {})
     except (yaml.YAMLError, TypeError, ValueError):
-        raise DataError("the configuration of this run is broken", where=str(path / CONFIG)) from None
+        raise DataError("the configuration of this run is invalid", where=str(path / CONFIG)) from None
     metrics = read(path, "metrics")
     return Run(
         path=path,
@@ -161,7 +161,7 @@ WORDS = {
 
 
 def _labels(runs: Sequence[Run]) -> list[str]:
-    """The method where it differs, and what differs between the runs of one method, in words."""
+    """The method if it differs, and the differences between runs of the same method, in words."""
     settings = [flat(run.config) | flat({"override": _switches(run)}) for run in runs]
     several = len({run.method for run in runs}) > 1 or len(runs) == 1
     names = []
@@ -174,9 +174,9 @@ def _labels(runs: Sequence[Run]) -> list[str]:
 
 
 def _switches(run: Run) -> dict[str, Any]:
-    """The three switches as they were optimised, so that a default and its value written out are the same."""
-    found = flat(run.objective)
-    names = {key.rpartition(".")[2]: value for key, value in found.items()}
+    """The three switches as used, so that a default equals its explicit value."""
+    result = flat(run.objective)
+    names = {key.rpartition(".")[2]: value for key, value in result.items()}
     return {k: names[k] for k in ("on_policy", "reuse", "negative") if k in names}
 
 
@@ -196,7 +196,7 @@ def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def measured(x: Value | None, *, sign: bool = False) -> str:
-    """Value ± standard error; – where there is none."""
+    """Value ± standard error; – if missing."""
     return NONE if x is None else plus_minus(x.value, x.se, sign=sign)
 
 
@@ -205,7 +205,7 @@ def measured(x: Value | None, *, sign: bool = False) -> str:
 
 @dataclass(frozen=True)
 class Comparison:
-    """One prompt, what was answered before, and what each run answers after; None where a run has no answer."""
+    """One prompt with each run's answers before and after training; None if a run has no answer."""
 
     prompt: str
     before: list[Line | None]
@@ -213,13 +213,13 @@ class Comparison:
 
     @property
     def shared(self) -> Line | None:
-        """The answer before training, where all runs have the same."""
+        """The answer before training, if it is the same in all runs."""
         texts = {line["response"] for line in self.before if line}
         return self.before[0] if len(texts) == 1 and all(self.before) else None
 
 
 def comparisons(runs: Sequence[Run], limit: int) -> list[Comparison]:
-    """The first prompts that every run with samples answered, in the order of the record: none is picked by hand."""
+    """The first prompts answered by every run with samples, in recorded order: none is picked by hand."""
     ends = [(_at(run.samples, min), _at(run.samples, max)) for run in runs if run.samples]
     if not ends:
         return []
@@ -232,23 +232,23 @@ def comparisons(runs: Sequence[Run], limit: int) -> list[Comparison]:
 
 
 def _at(samples: Sequence[Line], end: Any) -> dict[str, Line]:
-    """The first response to each prompt at the earliest or latest step; at temperature 0, where there are such."""
+    """The first response to each prompt at the earliest or latest step; at temperature 0 if recorded."""
     if not samples:
         return {}
     samples = [line for line in samples if line.get("greedy")] or samples
     step = end(line["step"] for line in samples)
-    found: dict[str, Line] = {}
+    result: dict[str, Line] = {}
     for line in samples:
         if line["step"] == step:
-            found.setdefault(str(line["prompt"]), line)
-    return found
+            result.setdefault(str(line["prompt"]), line)
+    return result
 
 
 CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 
 
 def clean(text: str) -> str:
-    """Text without characters that a page or UTF-8 cannot hold."""
+    """Text without characters that are invalid in a page or in UTF-8."""
     return CONTROL.sub("\ufffd", text).encode("utf-8", "replace").decode("utf-8")
 
 

@@ -1,4 +1,4 @@
-"""Which plots a page has, with what they show, and the table under each."""
+"""The plots of a page, with descriptions and a table below each."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from prefloop.report.layout import changes, figure
 from prefloop.report.panel import thin
 from prefloop.report.svg import inline
 
-POINTS = 1600  # per plot, over all its curves: keeps a page of many runs below a megabyte
-MARKERS = 240  # per plot, over all its curves
-WIDTH = 330.0  # points of one plot: letters of twelve pixels on a page
-ROWS = 24  # of the table under a plot of training steps
-EVALUATIONS = 60  # rows of the table under a plot of evaluations
+POINTS = 1600  # points per plot, over all its curves: keeps a page of many runs below a megabyte
+MARKERS = 240  # markers per plot, over all its curves
+WIDTH = 330.0  # width of a plot in points: letters of twelve pixels on a page
+ROWS = 24  # rows of the table below a plot of training steps
+EVALUATIONS = 60  # rows of the table below a plot of evaluations
 
 
 @dataclass(frozen=True)
 class Plot:
-    """One plot: keys of `metrics.jsonl` over the step, all runs together."""
+    """One plot: keys of `metrics.jsonl` against steps, for all runs."""
 
     title: str
-    note: str  # what to look for
+    note: str  # what the plot shows
     keys: tuple[str, ...]  # a second key is drawn dashed
     y: str
     range: Range = ANY
@@ -48,23 +48,23 @@ class Drawn:
 
 
 PLOTS = (
-    Plot("Gold reward on held-out prompts", "Fresh answers to prompts never trained on; the band is ±1 standard "
+    Plot("Gold reward on held-out prompts", "Fresh answers to prompts not used in training; the band is ±1 standard "
            "error.", ("eval/reward",), "gold reward"),
-    Plot("Gold beside the learned reward", "What the learned reward stands for, on the same answers; it is never "
-           "trained on. Falling while the plot above rises is over-optimisation.", ("eval/gold",), "gold reward"),
+    Plot("Gold next to the learned reward", "What the learned reward stands for, on the same answers; not used for "
+           "training. Falling while the plot above rises is over-optimisation.", ("eval/gold",), "gold reward"),
     Plot("Distance from the reference", "KL(π‖π_ref) on the policy's own held-out answers, ±1 standard error.",
            ("eval/kl_reverse",), "KL(π‖π_ref), nats", COUNT),
-    Plot("Training reward", "Score of what each step was trained on: the policy's own answers when on-policy, the "
+    Plot("Training reward", "Score of the responses in each step: the policy's own answers when on-policy, the "
            "dataset's when offline.", ("reward",), "reward"),
-    Plot("Push up and push down", "Coefficient mass of each step: above the axis what is pulled up, below it "
-           "(dashed) what is pushed down.", ("push/up", "push/down"), "Σ|c| up, down", mirrored=True),
+    Plot("Push up and push down", "Coefficient mass of each step: pulled up above the axis, pushed down below "
+           "it (dashed).", ("push/up", "push/down"), "Σ|c| up, down", mirrored=True),
     Plot("Implicit rewards", "Preferred responses solid, the others dashed. Both falling together is likelihood "
            "displacement.", ("rewards/chosen", "rewards/rejected"), "β log π/π_ref"),
-    Plot("Margin", "Implicit reward of the preferred response less that of the other.", ("rewards/margins",),
+    Plot("Margin", "Implicit reward of the preferred response minus that of the other.", ("rewards/margins",),
            "margin"),
     Plot("Response length", "Mean length of held-out answers, ±1 standard error.", ("eval/length",), "tokens", COUNT),
     Plot("Gradient norm", "Before clipping.", ("grad_norm",), "norm", COUNT),
-    Plot("Effective sample size", "1 while the policy is the one that wrote the responses; low means a stale "
+    Plot("Effective sample size", "1 while the policy equals the one that wrote the responses; low means a stale "
            "collection.", ("ess",), "ESS / n", SHARE),
     Plot("Ratio tail", "99th percentile of π/π_collection per token.", ("ratio/p99",), "ratio", COUNT),
     Plot("Preference accuracy on held-out pairs", "By the implicit reward; ties count ½.",
@@ -73,14 +73,14 @@ PLOTS = (
 
 
 def draw(runs: Sequence[Run]) -> list[Drawn]:
-    """Every figure that at least one run has numbers for; what was gained at which distance comes first."""
+    """Every figure for which some run has numbers, with the reward–KL frontier first."""
     path = _frontier(runs)
     curves = [_drawn(plot, runs) for plot in PLOTS if any(run.points(plot.keys[0]) for run in runs)]
     return [*([path] if path else []), *curves]
 
 
 def name(run: Run) -> str:
-    """How tooltips call a run."""
+    """Name of a run in tooltips."""
     return f"{run.letter}, {run.label}"
 
 
@@ -108,12 +108,12 @@ def _drawn(plot: Plot, runs: Sequence[Run]) -> Drawn:
     window = max((_window(len(run.points(plot.keys[0]))) for run in runs), default=1)
     note = plot.note
     if not plot.keys[0].startswith("eval/") and window > 1:
-        note += f" Bold: mean of {window} steps around each; faint: every step."
+        note += f" Bold: moving average over {window} steps; faint: every step."
     return Drawn(plot.title, note, _picture(chart, runs), *_table(plot, runs), missing)
 
 
 def _lines(plot: Plot, run: Run, count: int) -> list[Line]:
-    """The plot's keys of one run; training metrics smoothed, with every step behind them."""
+    """The plot's keys of one run; training metrics are smoothed, with every step shown faintly."""
     out = []
     for second, key in enumerate(plot.keys):
         raw = run.points(key)
@@ -137,7 +137,7 @@ def _columns(points: Sequence[tuple[Real, Real]]) -> tuple[list[Real], list[Real
 
 
 def _ends(points: Points, errors: Sequence[Real | None]) -> tuple[list[float], list[float]]:
-    """One standard error to both sides; nan where it is not known."""
+    """One standard error to each side; nan if unknown."""
     known = [math.nan if error is None else error for error in errors]
     pairs = list(zip([y for _, y in points], known, strict=True))
     return [y - e for y, e in pairs], [y + e for y, e in pairs]
@@ -147,7 +147,7 @@ KL, REWARD = "eval/kl_reverse", "eval/reward"
 
 
 def _frontier(runs: Sequence[Run]) -> Drawn | None:
-    """Reward against distance: what each run pays in KL for what it gains."""
+    """Reward against KL: the cost of each run's gain."""
     lines, rows = [], []
     for run in runs:
         both = [e for e in run.evaluations if e.get(REWARD) is not None and e.get(KL) is not None]
@@ -159,14 +159,14 @@ def _frontier(runs: Sequence[Run]) -> Drawn | None:
             rows.append([run.letter, number(e["step"]), *map(measured, values)])
     if not lines:
         return None
-    note = "Each marker is an evaluation, from the start on, ±1 standard error. Higher at the same KL is better."
+    note = "Each marker is an evaluation, ±1 standard error, starting before training. Higher at the same KL is better."
     missing = [run.letter for run in runs if run.letter not in {line.tag for line in lines}]
     head = ["run", "step", "KL(π‖π_ref)", "gold reward"]
     return Drawn("Reward–KL frontier", note, _picture(frontier("Reward–KL frontier", lines), runs), head, rows, missing)
 
 
 def path(label: str, tag: str, evaluations: Sequence[dict[str, Any]]) -> Line:
-    """Evaluations with reward and KL as the path of one run, ±1 standard error both ways."""
+    """Evaluations of one run as a path of reward against KL, ±1 standard error each way."""
     kl, reward = ([(0.0, float(e[key])) for e in evaluations] for key in (KL, REWARD))
     across, up = (
         _ends(points, [e.get(f"{key}_se") for e in evaluations]) for points, key in ((kl, KL), (reward, REWARD))
@@ -175,7 +175,7 @@ def path(label: str, tag: str, evaluations: Sequence[dict[str, Any]]) -> Line:
 
 
 def _table(plot: Plot, runs: Sequence[Run]) -> tuple[list[str], list[list[str]]]:
-    """The recorded numbers by step; of long runs evenly spaced steps, the first and the last among them."""
+    """The recorded numbers by step; for long runs evenly spaced steps, including the first and the last."""
     columns = [(run, key) for run in runs for key in plot.keys if run.points(key)]
     head = ["step"] + [f"{run.letter} {key}" if len(plot.keys) > 1 else run.letter for run, key in columns]
     cells = [_cells(run, key) for run, key in columns]
@@ -191,7 +191,7 @@ def _cells(run: Run, key: str) -> dict[float, str]:
 
 
 def _window(n: int) -> int:
-    """Width of the moving average: odd, about a twenty-fifth of the run, none for short ones."""
+    """Width of the moving average: odd, about 1/25 of the run, none for short runs."""
     return 1 if n < 50 else 2 * (n // 50) + 1
 
 

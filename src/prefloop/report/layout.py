@@ -1,6 +1,6 @@
-"""From charts to a drawing: panels in rows, one legend, and the note that names the intervals.
+"""From charts to a drawing: panels in rows, one legend, and a note on the intervals.
 
-A figure is as wide as a column (one panel) or a page (more) of a paper, and its letters have 7 and 8 points there.
+A figure is as wide as a column (one panel) or a page (more) of a paper, with letters of 7 and 8 points.
 """
 
 from __future__ import annotations
@@ -32,17 +32,17 @@ from prefloop.report.marks import (
 from prefloop.report.panel import GUIDES, Box, Frame, Panel, Shared, frame, groups, shared
 
 COLUMN, PAGE = 252.0, 504.0  # points: 3.5 and 7 inches
-ACROSS = 3  # most panels in one row
-HEIGHTS = {1: 140.0, 2: 128.0, 3: 106.0}  # of one panel's axes, by panels in a row
+ACROSS = 3  # maximum number of panels in a row
+HEIGHTS = {1: 140.0, 2: 128.0, 3: 106.0}  # height of a panel's axes, by number of panels in a row
 GAP, PAD = 14.0, 5.0  # between panels; around the figure
-SAMPLE, APART = 20.0, 14.0  # a legend's sample; between its entries
-ROW = 12.0  # of the legend
+SAMPLE, APART = 20.0, 14.0  # width of a legend's sample; space between its entries
+ROW = 12.0  # height of a legend row
 SLANT = 40.0  # degrees
 
 
 @dataclass(frozen=True)
 class Around:
-    """Room that a panel needs on the four sides of its axes."""
+    """Space that a panel needs on the four sides of its axes."""
 
     left: Real
     right: Real
@@ -61,13 +61,13 @@ def figure(
     """The charts as one drawing.
 
     Args:
-        known: labels whose places fix the colours; those of the charts by default.
-        alone: with titles, legend and the note on intervals; a page may have its own.
-        tips: numbers for a reader who points at a line.
+        known: labels whose order determines the colours; those of the charts by default.
+        alone: whether to draw titles, legend and the note on intervals; a page may have its own.
+        tips: whether to add tooltips with numbers.
         whole: width in points; a column for one panel and a page for more by default.
 
     Raises:
-        ValueError: no chart, or a line whose numbers do not fit together or its range.
+        ValueError: no chart, or a line with inconsistent numbers or numbers out of range.
     """
     if not charts:
         raise ValueError("a figure needs at least one chart")
@@ -95,9 +95,9 @@ def figure(
 def _panels(
     charts: Sequence[Chart], frames: Sequence[Frame], across: int, whole: Real, height: Real
 ) -> tuple[list[Box], Real, list[Words]]:
-    """Where the axes stand, how far down the panels reach, and the words around them."""
+    """Positions of the axes, bottom of the panels, and the words around them."""
     down = math.ceil(len(charts) / across)
-    rough = (whole - 2 * PAD - (across - 1) * GAP) / across - 34  # until the margins are known
+    rough = (whole - 2 * PAD - (across - 1) * GAP) / across - 34  # estimate until the margins are known
     around = [_around(charts, frames, i, across, rough, height) for i in range(len(charts))]
     lefts = [max(a.left for a in around[c::across]) for c in range(across)]
     rights = [max(a.right for a in around[c::across]) for c in range(across)]
@@ -132,13 +132,13 @@ def _around(charts: Sequence[Chart], frames: Sequence[Frame], i: int, across: in
 
 
 def _says_y(charts: Sequence[Chart], i: int, across: int) -> bool:
-    """Panels of a row that measure the same share the label of the first."""
+    """Whether a panel shows its y label; panels in a row with the same label share the first."""
     first = i - i % across
     return i == first or charts[i].y != charts[i - 1].y
 
 
 def _says_x(charts: Sequence[Chart], i: int, across: int) -> bool:
-    """A panel with the same axis below it leaves the label to that one."""
+    """Whether a panel shows its x label; it does not if the panel below has the same axis."""
     return i + across >= len(charts) or charts[i + across].x != charts[i].x
 
 
@@ -169,7 +169,7 @@ def _y_ticks(axis: Axis, box: Box) -> list[Words]:
 
 
 def _x_ticks(axes: Frame, box: Box) -> list[Words]:
-    """Numbers, or names: wrapped where the words fit side by side, else slanted, else upright."""
+    """Numbers or names: wrapped if the words fit side by side, otherwise slanted or upright."""
     out: list[Words] = []
     lines, turn = _wrapped(axes, box.width), _turn(axes, box.width)
     for tick, text in zip(axes.x.ticks, axes.x.labels, strict=True):
@@ -183,7 +183,7 @@ def _x_ticks(axes: Frame, box: Box) -> list[Words]:
 
 
 def _ticks_below(axes: Frame, room: Real) -> Real:
-    """How far tick labels reach below the axes."""
+    """Height of the tick labels below the axes."""
     if lines := _wrapped(axes, room):
         return 3 + lines * _line("tick")
     down = math.sin(math.radians(_turn(axes, room)))
@@ -191,13 +191,13 @@ def _ticks_below(axes: Frame, room: Real) -> Real:
 
 
 def _turn(axes: Frame, room: Real) -> Real:
-    """Degrees by which names are turned, so that neighbours do not touch."""
+    """Rotation of names in degrees, so that adjacent ones do not touch."""
     apart = room / max(1, len(axes.x.labels)) * math.sin(math.radians(SLANT))
     return SLANT if apart > _line("tick") else 90.0
 
 
 def _wrapped(axes: Frame, room: Real) -> int:
-    """Lines that the labels below the x axis take; 0 where they do not fit side by side."""
+    """Number of lines of the labels below the x axis; 0 if they do not fit side by side."""
     if not axes.named:
         return 1
     each = _each(axes, room)
@@ -217,7 +217,7 @@ def _line(style: str) -> Real:
 
 
 def _legend(charts: Sequence[Chart], common: Shared, whole: Real, top: Real) -> tuple[list[Group], Real]:
-    """One legend below the panels, and where it ends; none for a label that stands alone."""
+    """One legend below the panels, and its end; none for a single label."""
     first = {line.label: (chart, line) for chart in reversed(charts) for line in reversed(chart.lines)}
     shown = [label for label in labels(charts) if not first[label][1].faint]
     shown = shown if len(shown) > 1 else []
@@ -236,7 +236,7 @@ def _legend(charts: Sequence[Chart], common: Shared, whole: Real, top: Real) -> 
 
 
 def _places(count: int, each: Real, whole: Real, top: Real) -> tuple[list[Point], Real]:
-    """Where the entries of a legend stand, in rows of about one length, and where they end."""
+    """Positions of the legend's entries, in rows of similar length, and its end."""
     columns = max(1, int((whole - 2 * PAD + APART) / each))
     columns = math.ceil(count / math.ceil(count / columns))
     start = max(PAD, (whole - columns * each + APART) / 2)
@@ -249,7 +249,7 @@ def _entry(text: str, x: Real, y: Real) -> Words:
 
 
 def _sample(chart: Chart, line: Line, look: Look, x: Real, y: Real) -> list[Mark]:
-    """A line, a marker or a piece of a bar, as the panel has it."""
+    """A line, a marker or a piece of a bar, as in the panel."""
     middle = (x + SAMPLE / 2, y)
     if chart.kind == "bars":
         a, b = x + SAMPLE / 2 - 5, x + SAMPLE / 2 + 5
@@ -261,7 +261,7 @@ def _sample(chart: Chart, line: Line, look: Look, x: Real, y: Real) -> list[Mark
 
 
 def _note(charts: Sequence[Chart], whole: Real, top: Real) -> tuple[list[Words], Real]:
-    """What middle and intervals are, in words: once for all panels that say the same."""
+    """The meaning of middle and intervals: once for all panels with the same note."""
     said = list(dict.fromkeys(chart.interval for chart in charts if chart.interval))
     text = "; ".join(said)
     lines = wrap(text[:1].upper() + text[1:], whole - 2 * PAD, "tick")
@@ -279,7 +279,7 @@ def changes(rows: Sequence[Change], title: str, x: str, known: Sequence[str]) ->
     """Before and after of each row on one axis, with standard errors.
 
     Args:
-        known: labels whose places fix the colours.
+        known: labels whose order determines the colours.
     """
     spread = [v + side * se for row in rows for v, se in (row.before, row.after) for side in (-1, 1)]
     axis, styles = along(spread), looks(known)

@@ -1,4 +1,4 @@
-"""Markdown: tables, cells and text in which `a<b` stays text."""
+"""Markdown: tables, cells and text with escaped `<`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from prefloop.report.chart import Chart
 
 
 def grid(head: Sequence[Any], rows: Sequence[Sequence[Any]]) -> str:
-    """A Markdown table; columns of numbers are aligned to the right."""
+    """A Markdown table; columns of numbers are right-aligned."""
     right = [bool(rows) and all(_is_number(row[i]) for row in rows) for i in range(len(head))]
     body = [[cell(x) for x in row] for row in rows]
     lines = [[cell(x) for x in head], ["--:" if numbers else "---" for numbers in right], *body]
@@ -34,17 +34,17 @@ def cell(value: Any) -> str:
 
 
 def prose(text: str) -> str:
-    """One line of Markdown in which `a<b` is no HTML."""
+    """One line of Markdown in which `<` does not start HTML."""
     return re.sub(r"<(?=[A-Za-z/!?])", r"\\<", " ".join(text.split()))
 
 
 def sentence(text: str) -> str:
-    """With a capital letter and a full stop."""
+    """The text with a capital letter and a full stop."""
     return text[:1].upper() + text[1:].rstrip(".") + "."
 
 
 def picture(charts: Sequence[Chart], file: str) -> str:
-    """A figure; its titles and what its intervals are for those who do not see it."""
+    """A figure, with titles and intervals as alternative text."""
     titles = "; ".join(dict.fromkeys(chart.title for chart in charts))
     said = "; ".join(dict.fromkeys(chart.interval for chart in charts if chart.interval))
     words = f"{titles} ({said})" if said else titles

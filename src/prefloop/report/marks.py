@@ -1,4 +1,4 @@
-"""What a drawing is made of: strokes, areas, markers and words at places, and the one sheet of styles for them."""
+"""Elements of a drawing: strokes, areas, markers and words at positions, and their styles."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Area:
 
 @dataclass(frozen=True)
 class Marks:
-    """One marker, a place of SHAPES, at many points."""
+    """One marker, an index into SHAPES, at many points."""
 
     points: tuple[Point, ...]
     shape: int
@@ -48,7 +48,7 @@ class Words:
 
 @dataclass(frozen=True)
 class Tip:
-    """What a reader who points at this place is told."""
+    """A tooltip at a position."""
 
     at: Point
     text: str
@@ -63,7 +63,7 @@ class Group:
 
     marks: tuple[Mark, ...]
     colour: str = ""
-    place: int = 0  # of the label: a page's own style sheet colours by it
+    place: int = 0  # index of the label: a page's style sheet colours by it
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ class Drawing:
 
 class Pen(NamedTuple):
     width: Real
-    ink: str = ""  # of INKS; the group's colour where empty
+    ink: str = ""  # a name in INKS; the group's colour if empty
     opacity: Real = 1.0
     cap: str = "butt"
 
@@ -129,13 +129,13 @@ SHAPES: tuple[tuple[Point, ...], ...] = (
 )
 
 
-# ---- how wide words are --------------------------------------------------------------------------------------------
+# ---- width of text -------------------------------------------------------------------------------------------------
 
 NARROW, SLIM, WIDE = set("iljI.,:;'|!‖"), set("ftr()[]-/ "), set("mwMW%@—…")
 
 
 def width(text: str, style: str) -> float:
-    """About how wide a line of text is, in points: widths of Helvetica by classes of letters."""
+    """Approximate width of a line of text in points: Helvetica, by classes of letters."""
     size, _, bold = TYPES[style]
     ems = sum(
         0.26 if c in NARROW else 0.34 if c in SLIM else 0.86 if c in WIDE else 0.68 if c.isupper() else 0.56
@@ -145,7 +145,7 @@ def width(text: str, style: str) -> float:
 
 
 def wrap(text: str, room: Real, style: str) -> list[str]:
-    """Lines of text that fit the room, broken at spaces; a word that is too long stands alone."""
+    """Lines of text that fit the width, broken at spaces; a word that is too long gets its own line."""
     lines: list[str] = []
     for word in text.split():
         if lines and width(f"{lines[-1]} {word}", style) <= room:

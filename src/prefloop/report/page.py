@@ -1,4 +1,4 @@
-"""One self-contained page from run folders: it loads nothing, runs nothing, and takes model output as hostile."""
+"""One self-contained page from run folders: it loads nothing, runs nothing, and treats model output as untrusted."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ from prefloop.report.panel import thin
 from prefloop.report.svg import page_sheet
 
 MEGABYTE = 1_000_000
-PROMPTS = 12  # in the sample browser
-EVALUATIONS = 50  # of a run, in the embedded record
-TEXT = 160_000  # characters of samples on a page
+PROMPTS = 12  # number of prompts in the sample browser
+EVALUATIONS = 50  # evaluations per run in the embedded record
+TEXT = 160_000  # maximum number of characters of samples on a page
 TEMPLATES = Path(__file__).parent / "templates"
 
 
@@ -48,12 +48,12 @@ def write(
 
     Args:
         folders: run folders, in the order of the page.
-        out: the file; an earlier page at this place is replaced.
-        verdict: what happened, in sentences.
-        labels: names of the runs; made of what differs between them where not given.
+        out: the file; an existing page is replaced.
+        verdict: sentences about the results.
+        labels: names of the runs; by default made from their differences.
 
     Raises:
-        UserError: no run folder, or so many runs that the page would be over a megabyte.
+        UserError: not a run folder, or so many runs that the page would exceed a megabyte.
         DataError: a broken record.
     """
     page = render(load(folders, labels), title=title, verdict=verdict)
@@ -98,7 +98,7 @@ def render(runs: Sequence[Run], *, title: str, verdict: Sequence[str]) -> str:
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table: what, and a cell for each run."""
+    """One row of the table: a quantity, and a cell for each run."""
 
     name: str
     note: str
@@ -150,10 +150,10 @@ TABLE: dict[str, list[tuple[str, str, Read]]] = {
         ("Gold reward before", "held-out prompts, ± SE", lambda run: measured(run.before("eval/reward"))),
         ("Gold reward after", "", _after("eval/reward")),
         ("Change", "the same prompts, 95 % interval", _change),
-        ("Gold beside a learned reward", "before → after", _ends("eval/gold")),
+        ("Gold next to a learned reward", "before → after", _ends("eval/gold")),
         ("Preference accuracy before", "held-out pairs, 95 % interval", _bounds("eval/rewards/accuracies", 0)),
-        ("Preference accuracy after", "by the implicit reward; ties ½", _bounds("eval/rewards/accuracies", -1)),
-        ("Accuracy of “the longer one”", "needs no model", _bounds("eval/accuracy/longer", -1)),
+        ("Preference accuracy after", "by the implicit reward; ties count ½", _bounds("eval/rewards/accuracies", -1)),
+        ("Accuracy of “pick the longer”", "baseline without a model", _bounds("eval/accuracy/longer", -1)),
         ("Margin after", "implicit rewards, held-out pairs", _bounds("eval/rewards/margins", -1)),
     ],
     "Distance from the reference": [
@@ -164,12 +164,12 @@ TABLE: dict[str, list[tuple[str, str, Read]]] = {
     ],
     "Switches, as measured": [
         ("On-policy share", "of the groups trained on", lambda run: share(run.mean("on_policy"))),
-        ("Passes", "over one collection", lambda run: number(run.most("pass"))),
+        ("Passes", "over each collection", lambda run: number(run.most("pass"))),
         ("Push-down mass", "mean per step", lambda run: number(run.mean("push/down"))),
         ("Push-up mass", "mean per step", lambda run: number(run.mean("push/up"))),
     ],
     "Cost": [
-        ("Steps", "of the optimiser", _last("step")),
+        ("Steps", "optimiser steps", _last("step")),
         ("Samples drawn", "responses", _last("samples")),
         ("Tokens sampled", "", _last("tokens/sampled")),
         ("Tokens trained", "repeats counted", _last("tokens/trained")),
@@ -179,22 +179,22 @@ TABLE: dict[str, list[tuple[str, str, Read]]] = {
 
 
 def table(runs: Sequence[Run]) -> dict[str, list[Row]]:
-    """Quantities by group, a cell for each run; a quantity that no run has is left out."""
+    """Quantities by group, with a cell for each run; quantities that no run has are left out."""
     out = {}
     for group, lines in TABLE.items():
         rows = [Row(name, note, [read(run) for run in runs]) for name, note, read in lines]
-        kept = [row for row in rows if any(cell.strip("– →") for cell in row.cells)]
-        if kept:
-            out[group] = kept
+        shown = [row for row in rows if any(cell.strip("– →") for cell in row.cells)]
+        if shown:
+            out[group] = shown
     return out
 
 
 def _estimators(runs: Sequence[Run]) -> list[str]:
-    """How the KLs were estimated, as the runs say it."""
+    """The KL estimators recorded by the runs."""
     said = [flat(run.manifest) for run in runs]
-    found = [value for each in said for key, value in each.items() if key.rpartition(".")[2] == "kl_estimates"]
-    found += [line["eval/kl_estimator"] for run in runs for line in run.evaluations[-1:] if "eval/kl_estimator" in line]
-    return list(dict.fromkeys(map(str, found)))
+    names = [value for each in said for key, value in each.items() if key.rpartition(".")[2] == "kl_estimates"]
+    names += [line["eval/kl_estimator"] for run in runs for line in run.evaluations[-1:] if "eval/kl_estimator" in line]
+    return list(dict.fromkeys(map(str, names)))
 
 
 # ---- each run -----------------------------------------------------------------------------------------------------
@@ -203,7 +203,7 @@ SHOWN_ALONE = ("formula", "paper")
 
 
 def details(run: Run) -> dict[str, Any]:
-    """What was optimised, how to do it again, and in which environment."""
+    """The objective, how to reproduce the run, and its environment."""
     objective = flat(run.objective)
     command = run.manifest.get("command")
     environment = {k: v for k, v in run.manifest.items() if k in ("created", "versions", "hardware", "seeds", "seed")}
@@ -234,10 +234,10 @@ ARXIV, DOI = re.compile(r"arXiv:(\d{4}\.\d{4,5})"), re.compile(r"doi:(10\.\d{4,9
 def paper_link(paper: str) -> Markup:
     """A citation with its identifier as a link; everything else is escaped."""
     for pattern, host in ((ARXIV, "https://arxiv.org/abs/"), (DOI, "https://doi.org/")):
-        found = pattern.search(str(paper))
-        if found:
-            before, after = paper[: found.start()], paper[found.end() :]
-            link = Markup('<a href="{}{}" rel="noreferrer">{}</a>').format(host, found[1], found[0])
+        match = pattern.search(str(paper))
+        if match:
+            before, after = paper[: match.start()], paper[match.end() :]
+            link = Markup('<a href="{}{}" rel="noreferrer">{}</a>').format(host, match[1], match[0])
             return Markup("{}{}{}").format(before, link, after)
     return Markup("{}").format(paper)
 
@@ -273,20 +273,20 @@ def _plain(value: Value | None) -> dict[str, Real | None] | None:
 
 
 def findings(runs: Sequence[Run]) -> list[str]:
-    """What the numbers say; whether a difference is real by the rule of `analysis.compare`."""
+    """The results in sentences; differences are judged by the rule of `analysis.compare`."""
     own = [sentence for run in runs for sentence in (*_outcome(run), *_turn(run), *_warnings(run))]
     return own + _against_first(runs)
 
 
 def _outcome(run: Run) -> list[str]:
-    """Whether the reward on held-out prompts changed, and at what distance."""
+    """Whether the reward on held-out prompts changed, and at what KL."""
     before, after, change = run.before("eval/reward"), run.after("eval/reward"), run.change()
     if not (before and after and len({line["step"] for line in run.evaluations}) > 1):
-        return [f"{run.letter} ({run.label}) has no evaluation before and after."]
+        return [f"{run.letter} ({run.label}) has no evaluation before and after training."]
     kl = run.after("eval/kl_reverse")
     cost = f", at KL(π‖π_ref) = {measured(kl)} nats" if kl else ""
     judged = (
-        f". Change: {change}" if change else "; not judged, for the run holds no scored answers to the same prompts"
+        f". Change: {change}" if change else "; not judged, because the run has no scored answers to the same prompts"
     )
     return [
         f"{run.letter} ({run.label}): {_rewarded(run)} on held-out prompts {measured(before)} → {measured(after)} in"
@@ -295,32 +295,36 @@ def _outcome(run: Run) -> list[str]:
 
 
 def _against_first(runs: Sequence[Run]) -> list[str]:
-    """Each later run against the first, where both are trained on the same reward and answered the same prompts."""
+    """Each later run against the first, if both are trained on the same reward and answered the same prompts."""
     first, *others = runs
     reward = _shared_reward(first)
     pairs = [(run, run.against(first)) for run in others if _shared_reward(run) == reward and reward is not None]
-    return [f"{run.letter} less {first.letter} at the end: {found}." for run, found in pairs if found is not None]
+    return [
+        f"{run.letter} minus {first.letter} at the end: {difference}."
+        for run, difference in pairs
+        if difference is not None
+    ]
 
 
 def _shared_reward(run: Run) -> Any:
-    """The reward and its options, by which alone scores compare; None where each run fitted a model of its own."""
+    """The reward and its options, without which scores do not compare; None if each run fitted its own model."""
     reward = run.objective.get("reward", {})
     return None if reward.get("name") == "bradley_terry" and "path" not in reward else reward
 
 
 def _warnings(run: Run) -> list[str]:
-    """Which metrics show their red flag."""
-    found = (warning(key, [value for _, value in run.points(key)]) for key in METRICS)
-    return [f"{run.letter}: {said}" for said in found if said is not None]
+    """Metrics that show their red flag."""
+    texts = (warning(key, [value for _, value in run.points(key)]) for key in METRICS)
+    return [f"{run.letter}: {text}" for text in texts if text is not None]
 
 
 def _rewarded(run: Run) -> str:
-    """What a run is trained on: the gold reward itself, or a learned one beside which gold was measured."""
+    """Name of the training reward: the gold reward itself, or a learned one if gold was measured separately."""
     return "the learned reward" if run.points("eval/gold") else "gold reward"
 
 
 def _turn(run: Run) -> list[str]:
-    """Whether the gold reward fell while the learned one rose, where both were measured."""
+    """Whether the gold reward fell while the learned one rose, if both were measured."""
     gold = dict(run.points("eval/gold"))
     both = [(step, proxy, gold[step]) for step, proxy in run.points("eval/reward") if step in gold]
     if not both:
@@ -328,7 +332,9 @@ def _turn(run: Run) -> list[str]:
     turn = overoptimisation(*map(list, zip(*both, strict=True)))
     change = f"gold {measured(run.before('eval/gold'))} → {measured(run.after('eval/gold'))}"
     if turn is None:
-        few = f"{len(both)} evaluations are too few to look for over-optimisation (at least {LEAST}: evaluation.every)"
+        few = (
+            f"{len(both)} evaluations are too few to test for over-optimisation (need {LEAST}: lower evaluation.every)"
+        )
         return [f"{run.letter}: {change}; {few}."]
     if not turn.overoptimised:
         return [f"{run.letter}: {change}; no over-optimisation beyond noise."]

@@ -1,4 +1,4 @@
-"""One panel: its axes, and the marks of its lines inside them."""
+"""One panel: its axes, and the marks of its lines."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from prefloop.report.chart import Array, Chart, Line, Look, Numbers, labels, loo
 from prefloop.report.marks import DASHES, Area, Group, Mark, Marks, Point, Real, Stroke, Tip, Words
 
 Item = TypeVar("Item")
-MARKED = 6  # most markers on one curve
-TIPS = 24  # most places of one curve that say their numbers
-MANY = 60  # points of a scatter from which on they are dots
-CURVE, FIGURE = 64, 2000  # most points of one curve, and of all curves of a figure: more are thinned
+MARKED = 6  # maximum number of markers on a curve
+TIPS = 24  # maximum number of tooltips on a curve
+MANY = 60  # scatters with more points use dots
+CURVE, FIGURE = 64, 2000  # maximum number of points of a curve, and of all curves of a figure: more are thinned
 GUIDES = (DASHES["dot"], DASHES["dash"], DASHES["dashdot"])
-SHARE = 0.78  # of the room between two names that bars take
+SHARE = 0.78  # share of the space between two names that bars take
 
 
 @dataclass(frozen=True)
 class Box:
-    """Where the axes stand on the drawing."""
+    """Position of the axes on the drawing."""
 
     left: Real
     top: Real
@@ -65,17 +65,17 @@ class Frame:
 
 
 def frame(chart: Chart) -> Frame:
-    """Axes that hold every line, interval and guide.
+    """Axes that contain every line, interval and guide.
 
     Raises:
-        ValueError: a line without a number, or whose numbers do not fit together or the range.
+        ValueError: no number to draw, inconsistent numbers, or numbers out of range.
     """
     words = names(chart)
     lines = tuple(numbers(line, chart.range, words) for line in chart.lines)
     xs = _finite([part for line in lines for part in (line.x, line.left, line.right)])
     ys = _finite([part for line in lines for part in (line.y, line.low, line.high)])
     if not xs or not ys:
-        raise ValueError(f"{chart.title}: no number to draw")
+        raise ValueError(f"{chart.title}: no numbers to draw")
     ys += [*chart.guides.values(), *([0.0] if chart.kind == "bars" else [])]
     x = named(words) if words is not None else along(xs, log=chart.log_x)
     return Frame(x, upright(ys, chart.range, mirrored=chart.mirrored), lines, words is not None)
@@ -87,7 +87,7 @@ def _finite(parts: Sequence[Array]) -> list[float]:
 
 @dataclass(frozen=True)
 class Panel:
-    """A chart whose axes stand somewhere."""
+    """A chart with positioned axes."""
 
     chart: Chart
     axes: Frame
@@ -99,7 +99,7 @@ class Panel:
 
 @dataclass(frozen=True)
 class Shared:
-    """What the panels of a figure share: looks by label, names of guides, most points of one curve."""
+    """What the panels of a figure share: looks by label, names of guides, maximum number of points of a curve."""
 
     looks: Mapping[str, Look]
     guides: Sequence[str]
@@ -107,14 +107,14 @@ class Shared:
 
 
 def shared(charts: Sequence[Chart], known: Sequence[str]) -> Shared:
-    """Looks and dashes by the places of labels and guides; the more curves, the fewer points each."""
+    """Looks and dashes by the order of labels and guides; with more curves, each has fewer points."""
     curves = sum(len(chart.lines) for chart in charts)
     guides = list(dict.fromkeys(name for chart in charts for name in chart.guides))
     return Shared(looks(known or labels(charts)), guides, max(16, min(CURVE, FIGURE // max(1, curves))))
 
 
 def groups(panel: Panel, common: Shared, *, tips: bool = False) -> list[Group]:
-    """Grid and guides, then each line in its colour: bands below, curves above, tips on top."""
+    """Grid and guides, then each line in its colour: bands below, curves above, tooltips on top."""
     out = [Group(tuple(_grid(panel, common.guides)))]
     pairs = list(zip(panel.chart.lines, panel.axes.lines, strict=True))
     for layer in (_under, _over):
@@ -184,12 +184,12 @@ def _over(panel: Panel, line: Line, v: Numbers, number: int, look: Look, most: i
 
 
 def _scatter(at: Sequence[Point], look: Look) -> list[Mark]:
-    """Markers, or dots where there are many."""
+    """Markers, or dots if there are many."""
     return [Marks(tuple(at), -1, "dots") if len(at) > MANY else Marks(tuple(at), look.marker)] if at else []
 
 
 def _whiskers(panel: Panel, v: Numbers, places: Sequence[int]) -> list[Mark]:
-    """Error bars both ways, where there are intervals."""
+    """Error bars both ways, if there are intervals."""
     up = [((i, v.low[i]), (i, v.high[i])) for i in places if np.isfinite(v.low[i]) and np.isfinite(v.high[i])]
     out: list[Mark] = [Stroke((panel.at(v.x[i], low), panel.at(v.x[i], high)), "whisker") for (i, low), (_, high) in up]
     across = [i for i in places if np.isfinite(v.left[i]) and np.isfinite(v.right[i])]
@@ -198,7 +198,7 @@ def _whiskers(panel: Panel, v: Numbers, places: Sequence[int]) -> list[Mark]:
 
 
 def _bars(panel: Panel, v: Numbers, number: int) -> list[Mark]:
-    """Bars of one label beside those of the others."""
+    """Bars of one label, next to those of the others."""
     each = SHARE / len(panel.chart.lines)
     out: list[Mark] = []
     for x, y, low, high in zip(v.x, v.y, v.low, v.high, strict=True):
@@ -213,7 +213,7 @@ def _bars(panel: Panel, v: Numbers, number: int) -> list[Mark]:
 
 
 def _runs(known: np.ndarray) -> list[list[int]]:
-    """Places of neighbouring points that are known: a gap breaks a curve."""
+    """Indices of consecutive known points: a gap breaks a curve."""
     out: list[list[int]] = []
     for i in map(int, np.flatnonzero(known)):
         if out and out[-1][-1] == i - 1:
@@ -227,7 +227,7 @@ def _runs(known: np.ndarray) -> list[list[int]]:
 
 
 def _tags(panel: Panel) -> list[Words]:
-    """Each line's tag beside its end, moved down where two would overlap."""
+    """Each line's tag at its end, moved down if two would overlap."""
     ends = []
     for line, v in zip(panel.chart.lines, panel.axes.lines, strict=True):
         known = np.flatnonzero(np.isfinite(v.x) & np.isfinite(v.y))
@@ -243,7 +243,7 @@ def _tags(panel: Panel) -> list[Words]:
 
 
 def _tips(panel: Panel, line: Line, v: Numbers) -> list[Tip]:
-    """Numbers for a reader who points at a line."""
+    """Tooltips with the numbers of a line."""
     if line.faint:
         return []
     known = thin([int(i) for i in np.flatnonzero(np.isfinite(v.x) & np.isfinite(v.y))], TIPS)
@@ -258,7 +258,7 @@ def _tips(panel: Panel, line: Line, v: Numbers) -> list[Tip]:
 
 
 def thin(items: Sequence[Item], limit: int) -> Sequence[Item]:
-    """At most `limit` evenly spaced items, first and last among them."""
+    """At most `limit` evenly spaced items, including the first and the last."""
     if len(items) <= limit:
         return items
     return [items[round(i * (len(items) - 1) / (limit - 1))] for i in range(limit)]

@@ -1,4 +1,4 @@
-"""Drawings as PDF, for a paper: the same marks at the same places, put there by matplotlib (extra `figures`)."""
+"""Drawings as PDF, for a paper: the same marks at the same positions, drawn by matplotlib (extra `figures`)."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from prefloop.report.marks import (
     Words,
 )
 
-SHRINK = 0.9  # DejaVu Sans, which comes with matplotlib, is wider than Helvetica
+SHRINK = 0.9  # matplotlib's DejaVu Sans is wider than Helvetica
 SETTINGS: dict[str, Any] = {
     "pdf.fonttype": 42,
     "font.family": "DejaVu Sans",
@@ -31,7 +31,7 @@ SETTINGS: dict[str, Any] = {
 
 
 def to_pdf(drawing: Drawing) -> bytes:
-    """One page of the drawing's size; the same drawing gives the same bytes.
+    """One page with the drawing's size; the same drawing gives the same bytes.
 
     Raises:
         UserError: matplotlib is not installed.
@@ -42,7 +42,7 @@ def to_pdf(drawing: Drawing) -> bytes:
     except ImportError:
         raise UserError("PDF figures need matplotlib", fix="pip install 'prefloop[figures]'") from None
     file = BytesIO()
-    settings: Any = {**matplotlib.rcParamsDefault, **SETTINGS}  # whatever the user's own settings are
+    settings: Any = {**matplotlib.rcParamsDefault, **SETTINGS}  # independent of the user's settings
     with matplotlib.rc_context(settings):
         page = Figure(figsize=(drawing.width / 72, drawing.height / 72))
         axes = page.add_axes((0, 0, 1, 1), xlim=(0, drawing.width), ylim=(drawing.height, 0))
@@ -80,7 +80,7 @@ def _pen(style: str, own: str) -> dict[str, Any]:
 
 
 def _dashes(dash: str, width: Real) -> tuple[float | None, ...]:
-    """matplotlib counts dashes in widths of the line."""
+    """Dashes in units of the line width, as in matplotlib."""
     return tuple(float(x) / width for x in dash.split()) or (None, None)
 
 
@@ -97,7 +97,7 @@ def _markers(axes: Any, mark: Marks, own: str, order: int) -> None:
 
 
 def _reach(shape: int) -> Real:
-    """matplotlib scales a polygon so that its farthest coordinate is half the size."""
+    """The scale of a marker: matplotlib scales a polygon so that its farthest coordinate is half the size."""
     return max(abs(v) for point in SHAPES[shape] for v in point)
 
 

@@ -1,4 +1,4 @@
-"""The card of a reward model as a folder: card.json, figures, and a Markdown page that says how to read them."""
+"""The card of a reward model as a folder: card.json, figures, and a Markdown page that explains them."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from prefloop.report.markdown import cell, grid, picture, prose
 from prefloop.rewards.bradley_terry.card import Bin, Card, Correlation, as_record
 
 RECORD, PAGE = "card.json", "README.md"
-CHANCE = math.log(2)  # mean NLL of a model that knows nothing
+CHANCE = math.log(2)  # mean NLL of random guessing
 INTERVAL = "mean over pairs with its 95 % interval over questions"
-LEAST = 20  # questions below which the verdict claims nothing: intervals of so few are too short
+LEAST = 20  # minimum number of questions for a verdict: with fewer, intervals are too short
 
 
 def write(card: Card, folder: Path, *, title: str, about: Mapping[str, Any], remarks: Sequence[str] = ()) -> Path:
-    """Write the card's folder and return its page; a card that stands there is replaced.
+    """Write the card's folder and return its page; an existing card is replaced.
 
     Args:
-        title: of the page.
-        about: model, data and the like, for page and record; plain values only.
-        remarks: what a reader must know, one sentence each.
+        title: title of the page.
+        about: model, data and so on, for page and record; plain values only.
+        remarks: remarks for readers, one sentence each.
     """
     charts = figures(card)
     record = {"about": dict(about), "remarks": list(remarks), **as_record(card)}
@@ -49,7 +49,7 @@ def figures(card: Card) -> dict[str, list[Chart]]:
     calibration = Chart(
         "Calibration",
         "predicted: mean σ(gap)",
-        "share of pairs ordered right",
+        "share of pairs ordered correctly",
         [Line("observed", predicted, seen, **ends), Line("predicted = observed", span, span, dashed=True)],
         kind="points",
         range=SHARE,
@@ -58,7 +58,7 @@ def figures(card: Card) -> dict[str, list[Chart]]:
     by_gap = Chart(
         "Accuracy by score gap",
         "gap between the two scores",
-        "share of pairs ordered right",
+        "share of pairs ordered correctly",
         [Line("accuracy", gaps, seen, **ends)],
         guides={"chance": 0.5},
         range=SHARE,
@@ -68,7 +68,7 @@ def figures(card: Card) -> dict[str, list[Chart]]:
     middles = [(a + b) / 2 for a, b in pairwise(edges)]
     margins = Chart(
         "Margins",
-        "score of the preferred response less that of the other",
+        "score of the preferred response minus that of the other",
         "pairs",
         [Line("pairs", [float(f"{x:.6g}") for x in middles], list(counts))],
         kind="bars",
@@ -92,8 +92,8 @@ def page(
         verdict(card),
         "\n".join(f"- {prose(remark)}" for remark in remarks),
         "## Numbers",
-        grid(("quantity", "value [95 % interval]", "read it as"), [*_rows(card)]),
-        f"Intervals resample whole questions ({card.questions}); those of shares are never shorter than Wilson's. "
+        grid(("quantity", "value [95 % interval]", "meaning"), [*_rows(card)]),
+        f"Intervals resample whole questions ({card.questions}); those of shares are at least as wide as Wilson's. "
         f"All numbers: [{RECORD}]({RECORD}).",
         "## Figures",
         *images,
@@ -104,33 +104,33 @@ def page(
 
 
 def verdict(card: Card) -> str:
-    """What the numbers say, in two sentences."""
+    """The results in two sentences."""
     size = f"{number(card.pairs)} held-out pairs of {number(card.questions)} questions"
     if card.questions < LEAST:
-        few = f"fewer than {LEAST} questions do not show whether that is better than chance"
-        return f"It orders {card.accuracy!s} of {size} as the data do: {few} or than picking the longer response."
+        few = f"with fewer than {LEAST} questions this is not shown to be better than chance"
+        return f"It orders {card.accuracy!s} of {size} correctly; {few} or than picking the longer response."
     above = "better than chance" if card.accuracy.low > 0.5 else "not shown to be better than chance"
-    first = f"It orders {card.accuracy!s} of {size} as the data do: {above}."
+    first = f"It orders {card.accuracy!s} of {size} correctly: {above}."
     if card.lead.low > 0:
         second = "better than picking the longer response"
     elif card.lead.high < 0:
         second = "worse than picking the longer response"
     else:
         second = "not significantly different from picking the longer response"
-    return f"{first} That is {second}, which is right in {card.longer!s}: a lead of {card.lead!s}."
+    return f"{first} That is {second}, which is correct for {card.longer!s}: a lead of {card.lead!s}."
 
 
 def _rows(card: Card) -> list[tuple[str, str, str]]:
     spread = fixed(card.spread)
     rows = [
-        ("accuracy", str(card.accuracy), "share of pairs ordered right; ties count ½; chance is 0.5"),
-        ("“the longer one”", str(card.longer), "the same without any model; an accuracy near it is about length"),
-        ("lead", str(card.lead), "accuracy less “the longer one” on the same pairs; significant if 0 is outside"),
-        ("NLL", str(card.nll), f"−log σ(margin) in nats; chance is {fixed(CHANCE)}, above it is overconfident"),
-        ("margin", str(card.margin), "score of the preferred response less that of the other"),
-        ("calibration error", fixed(card.calibration_error), "mean |predicted − observed|; noise alone is above 0"),
-        ("the same by chance", str(card.chance_error), "of a calibrated model; an error above the range is no noise"),
-        ("spread", spread, "standard deviation of scores inside a prompt; near 0 teaches little"),
+        ("accuracy", str(card.accuracy), "share of pairs ordered correctly; ties count ½; chance is 0.5"),
+        ("“pick the longer”", str(card.longer), "the same without a model; a similar accuracy may reflect length only"),
+        ("lead", str(card.lead), "accuracy minus “pick the longer” on the same pairs; significant if 0 is outside"),
+        ("NLL", str(card.nll), f"−log σ(margin) in nats; chance is {fixed(CHANCE)}, more is overconfident"),
+        ("margin", str(card.margin), "score of the preferred response minus that of the other"),
+        ("calibration error", fixed(card.calibration_error), "mean |predicted − observed|; above 0 by noise alone"),
+        ("the same by chance", str(card.chance_error), "for a calibrated model; an error above the range is not noise"),
+        ("spread", spread, "standard deviation of scores within a prompt; near 0 there is little signal"),
         *_correlations("length", card.length, "rank correlation with tokens; far from 0: length is rewarded"),
     ]
     if card.gold is not None:

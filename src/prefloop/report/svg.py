@@ -1,4 +1,4 @@
-"""Drawings as SVG with real text: a file that stands alone, or a picture inside a page whose style sheet colours it.
+"""Drawings as SVG with real text: a standalone file, or a picture inside a page whose style sheet colours it.
 
 The same drawing gives the same bytes.
 """
@@ -35,12 +35,12 @@ from prefloop.report.marks import (
 )
 
 FONT = "Helvetica,Arial,'Liberation Sans',sans-serif"
-SHOWN = 1.5  # pixels per point: a file is shown larger than it is printed
-UNIT = 10  # a coordinate is a tenth of a point, so that all are whole numbers
+SHOWN = 1.5  # pixels per point: files are shown larger than printed
+UNIT = 10  # coordinates are in tenths of a point, so that they are integers
 
 
 def draw(figures: Mapping[str, Sequence[Chart]], folder: Path, *, pdf: bool = False) -> list[Path]:
-    """Write one SVG file per figure, and one of PDF where wanted, and return their paths.
+    """Write one SVG file per figure, optionally also a PDF, and return their paths.
 
     Raises:
         ValueError: a figure without charts, a name that is not a file name, or a line that cannot be drawn.
@@ -64,12 +64,12 @@ def file_name(name: str) -> str:
         ValueError: not a file name.
     """
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name):
-        raise ValueError(f"{name!r} cannot name a figure: letters, digits, `_`, `.` and `-` only")
+        raise ValueError(f"invalid figure name {name!r}: use letters, digits, `_`, `.` and `-` only")
     return name if name.endswith(".svg") else f"{name}.svg"
 
 
 def standalone(drawing: Drawing) -> bytes:
-    """A file that needs nothing else: its colours and its white ground are its own."""
+    """A standalone file with its own colours and a white background."""
     w, h = drawing.width, drawing.height
     used = {getattr(mark, "style", "") for group in drawing.groups for mark in group.marks}
     return (
@@ -92,7 +92,7 @@ def inline(drawing: Drawing) -> Markup:
 
 
 def sheet(inks: Mapping[str, str], scope: str = "", used: Collection[str] = ()) -> str:
-    """The rules of the styles that are used, all by default; groups give the colour."""
+    """CSS rules of the used styles (all by default); groups give the colour."""
     rules = {"text": f"font-family:{FONT}"}
     for name, pen in PENS.items():
         ink = inks[pen.ink] if pen.ink else "currentColor"
@@ -109,7 +109,7 @@ def sheet(inks: Mapping[str, str], scope: str = "", used: Collection[str] = ()) 
 
 
 def page_sheet() -> str:
-    """The same rules with the variables of a page for inks, and its colours `--c0`, … by the places of labels."""
+    """The same rules with a page's CSS variables for inks, and colours `--c0`, … by the order of labels."""
     inks = {"ink": "var(--ink)", "soft": "var(--soft)", "grid": "var(--grid)", "paper": "var(--card)"}
     colours = "".join(f"svg .k{i}{{color:var(--c{i})}}" for i in range(len(COLOURS)))
     return sheet(inks, "svg ") + "svg .tip{fill:transparent}" + colours
@@ -123,7 +123,7 @@ def _rule(name: str, value: object, default: object) -> str:
 
 
 def _group(group: Group, colour: str) -> str:
-    """Neighbours of one look share an element."""
+    """Adjacent marks with the same style share an element."""
     body = "".join(_element(look, list(marks)) for look, marks in groupby(group.marks, _look))
     return f"<g {colour}>{body}</g>" if group.colour else body
 
@@ -164,24 +164,24 @@ def _words(words: Words) -> str:
 
 
 def _path(points: Sequence[Point]) -> str:
-    """`M` to the first point and steps from each to the next: of rounded places, so that errors do not add up."""
+    """`M` to the first point and steps from each to the next: of rounded positions, so that errors do not add up."""
     places = [(_n(x), _n(y)) for x, y in points]
     steps = [(b[0] - a[0], b[1] - a[1]) for a, b in pairwise(places)]
     return f"M{_joined(places[:1])}" + (f"l{_joined(steps)}" if steps else "")
 
 
 def _shape(shape: int, at: Point) -> str:
-    """A dot, a circle, or a polygon around the place."""
+    """A dot, a circle, or a polygon around the position."""
     x, y, r = _n(at[0]), _n(at[1]), _n(RADIUS)
     if shape < 0:
         return f"M{x} {y}h0"
     if shape == 0:
-        return f"M{x} {y - r}a{r} {r} 0 1 1-1 0z"  # all but a tenth of a point around
+        return f"M{x} {y - r}a{r} {r} 0 1 1-1 0z"  # a full circle except for a tenth of a point
     return _path([(at[0] + dx, at[1] + dy) for dx, dy in SHAPES[shape]]) + "z"
 
 
 def _joined(pairs: Sequence[tuple[int, int]]) -> str:
-    """Numbers with as little between them as can be: a minus sign is space enough."""
+    """Numbers separated as briefly as possible: no space before a minus sign."""
     return " ".join(f"{x} {y}" for x, y in pairs).replace(" -", "-")
 
 

@@ -204,7 +204,7 @@ def read_manifest(path: str | Path) -> dict[str, Any]:
     """A run's manifest.
 
     Raises:
-        UserError: there is no run at this place.
+        UserError: not a run folder.
         DataError: the manifest is not JSON.
     """
     file = existing(path) / MANIFEST
@@ -218,7 +218,7 @@ def read(path: str | Path, name: str) -> list[dict[str, Any]]:
     """The lines of `metrics`, `samples`, `timing` or `events`; an incomplete last line is ignored.
 
     Raises:
-        UserError: there is no run at this place.
+        UserError: not a run folder.
         DataError: a line is not JSON.
     """
     file = _log(existing(path), name)

@@ -1,1 +1,1 @@
-"""The study's questions: each file one grid, its scores and plots, and verdict rules stated before the run."""
+"""The paper's questions: each file has one grid, its scores and plots, and verdict rules stated before the run."""

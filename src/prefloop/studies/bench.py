@@ -1,4 +1,4 @@
-"""What a study works with: the size dial, the store of finished runs, and the workers."""
+"""The environment of a study: its size, the store of finished runs, and the workers."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from prefloop.scale.workers import pool_for
 
 @dataclass(frozen=True)
 class Budget:
-    """What the one dial turns: seeds of the comparison and of tuning, updates, learning rates that are tried."""
+    """The settings of a size: seeds of the comparison and of tuning, updates, candidate learning rates."""
 
     seeds: int
     tuning: int
     arms: int  # updates of a run on arms
     sequences: int  # updates of a run on sequences
     lengths: int  # updates of a run on lengths
-    rates: int  # of the study's list, from its middle
+    rates: int  # number of learning rates, from the middle of the study's list
     evaluations: int  # per run
 
 
@@ -38,12 +38,12 @@ BUDGETS = {
 
 
 class Bench:
-    """A place to run studies; a context manager that ends its workers.
+    """The environment in which studies run; a context manager that ends its workers.
 
     Args:
-        size: of BUDGETS.
-        out: folder of the studies; runs are kept in `out/runs` and shared between studies.
-        workers: processes on this machine.
+        size: a key of BUDGETS.
+        out: folder of the studies; runs are stored in `out/runs` and shared between studies.
+        workers: number of processes on this machine.
         stack: runs per stack.
         ray: address of a Ray cluster to use instead.
     """
@@ -52,12 +52,12 @@ class Bench:
         self, size: str, out: Path, *, workers: int = 2, stack: int | None = None, ray: str = "", quiet: bool = False
     ) -> None:
         if size not in BUDGETS:
-            raise UserError(f"there is no size `{size}`", fix=nearest(size, BUDGETS))
+            raise UserError(f"unknown size `{size}`", fix=nearest(size, BUDGETS))
         self.size, self.budget, self.stack, self.quiet = size, BUDGETS[size], stack, quiet
         self.out = out
         self.store = Store(out / "runs")
         self.pool: Pool = pool_for(workers, ray)
-        self.runs = self.computed = 0  # used so far, and those of them that were not in the store
+        self.runs = self.computed = 0  # runs used so far, and how many of them were not in the store
 
     def __enter__(self) -> Bench:
         return self
@@ -89,7 +89,7 @@ class Bench:
         score: Callable[[Run], float] = over_training,
         seeds: Sequence[int] | None = None,
     ) -> list[Cell]:
-        """Each cell over the bench's seeds or those given, at the best of the middle rates on tuning seeds."""
+        """Each cell over the given seeds (default: the bench's), at the best of the middle rates on tuning seeds."""
         skip = max(0, len(rates) - self.budget.rates)
         tried = rates[skip // 2 : len(rates) - (skip + 1) // 2]
         return tuned(cells, tried, self.seeds if seeds is None else seeds, self.budget.tuning, self.sweep, score)

@@ -18,7 +18,7 @@ from prefloop.studies.lengths import SEEDS, SETTING, UNIT, about, panels, rates,
 from prefloop.studies.study import Claim, Outcome, Study, judged
 from prefloop.worlds.lengths.spec import Lengths
 
-FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {  # label: row and overrides; the switch on_policy does the rest
+FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {  # label: method and overrides; the switch on_policy does the rest
     "supervised (best-of-N)": ("best_of_n", {}),
     "contrastive (DPO)": ("dpo", {}),
     "policy gradient (PPO, no critic)": ("ppo_critic_free", {"reuse": 1}),
@@ -33,12 +33,12 @@ Cells = Mapping[Key, Cell]  # problem, family, source, centre
 
 
 def lead(cells: Cells, problem: str, family: str, source: str) -> Array:
-    """Score of on-policy contrastive training less that of another cell on R1, paired by seed."""
+    """Score of on-policy contrastive training minus that of another cell on R1, paired by seed."""
     return gains([cells[problem, CONTRASTIVE, "on-policy", FAR]]) - gains([cells[problem, family, source, FAR]])
 
 
 def apart(cells: Cells, problem: str) -> Array:
-    """Spread between the best and the worst of the six cells on R1 less that on R2."""
+    """Spread between the best and the worst of the six cells on R1 minus that on R2."""
 
     def spread(centre: float) -> Array:
         every = np.stack([gains([cells[problem, f, s, centre]]) for f in FAMILIES for s in SOURCES])
@@ -132,17 +132,17 @@ PUBLISHED = (
 
 
 def ahead(cells: LengthCells, name: str, problem: str) -> Array:
-    """Score of on-policy DPO less that of another method, paired by seed."""
+    """Score of on-policy DPO minus that of another method, paired by seed."""
     return versus(cells, [(BEST, problem)], [(name, problem)])
 
 
 def above(cells: LengthCells) -> Array:
-    """Tokens at the end of offline DPO less those of on-policy DPO, Skew Length."""
+    """Final tokens of offline DPO minus those of on-policy DPO, Skew Length."""
     return cells["offline DPO", "skew"].last("eval/length") - cells[BEST, "skew"].last("eval/length")
 
 
 def length_apart(cells: LengthCells) -> Array:
-    """Spread between the best and the worst method on Min Length less that on Mode Length."""
+    """Spread between the best and the worst method on Min Length minus that on Mode Length."""
 
     def spread(problem: str) -> Array:
         every = np.stack([gains([cells[name, problem]]) for name in lengths.METHODS])
@@ -205,7 +205,7 @@ def _tokens(cells: LengthCells) -> Table:
 
 
 def _elsewhere(bench: Bench, cells: LengthCells) -> list[Table]:
-    """Where each learning rate that was tried leads on the seeds of the comparison: what the choice of one decides."""
+    """The result of each candidate learning rate on the seeds of the comparison: the effect of choosing one."""
     tried = sorted({lr for cell in cells.values() for lr in cell.tried})
     seeds = bench.seeds[: SEEDS[bench.size]]
     at = [by(bench.tuned([c.setting for c in cells.values()], (lr,), seeds=seeds), list(cells)) for lr in tried]
@@ -218,7 +218,7 @@ def _elsewhere(bench: Bench, cells: LengthCells) -> list[Table]:
 
 
 def _cost(cell: Cell, problem: str) -> Array:
-    """Tokens per response, or from the mode: [seeds, evaluations]."""
+    """Tokens per response, or distance from the mode: [seeds, evaluations]."""
     world = cell.setting.world
     assert isinstance(world, Lengths)
     return abs(cell.curve("eval/gold")) * world.width if problem == "mode" else cell.curve("eval/length")

@@ -16,7 +16,7 @@ from prefloop.studies.study import Claim, Outcome, Study, judged
 
 PROMPTS = (5, 20, 100, 500)
 WIDTHS = (8, 32, 256)
-SHARED = (0, 4, 8)  # of nine tokens that winner and loser have in common
+SHARED = (0, 4, 8)  # number of tokens, of nine, that winner and loser share
 FEW, MANY = PROMPTS[0], PROMPTS[-1]
 IPO = {"tau": 0.05}  # the published target margin of 10
 LR = 1e-3
@@ -24,7 +24,7 @@ NATS = "nats"
 MASSES = {"winner": "rewards/chosen", "loser": "rewards/rejected", "all others": "rest/log_ratio"}
 COLUMNS = ("rewards/chosen", "rewards/rejected", "rewards/margins", "rest/log_ratio", "eval/gold")
 LOG_RATIO = "log π/π_ref, nats"
-Key = tuple[str, int]  # what is varied, and its value
+Key = tuple[str, int]  # the varied quantity and its value
 
 
 def winner(cells: Mapping[Key, Cell], varied: str, value: int) -> Array:
@@ -101,7 +101,7 @@ CLAIMS = (
 
 
 def run(bench: Bench) -> Outcome:
-    """Offline IPO on pairs of the reference: prompts, width of the net, similarity of the pair."""
+    """Offline IPO on pairs of the reference, varying prompts, network width and similarity of the pair."""
     made: dict[Key, Any] = {}
     for n in PROMPTS:
         made["prompts", n] = _pairs(bench, n)

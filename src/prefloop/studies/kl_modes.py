@@ -1,6 +1,6 @@
 """How do the two KL divergences move probability mass on the way to a target that the policy can represent?
 
-forward = KL(q‖p), maximum likelihood on samples of the target q; reverse = KL(p‖q), what KL-regularised RL descends.
+forward = KL(q‖p), maximum likelihood on samples of the target q; reverse = KL(p‖q), minimised by KL-regularised RL.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ from prefloop.studies.study import Claim, Outcome, Study, judged
 
 FIGURE_P, FIGURE_Q = (0.3, 0.3, 0.1, 0.3), (0.2, 0.1, 0.6, 0.1)  # the paper's case study
 PRINTED = ((0.33, 0.225, 0.22, 0.225), (0.25, 0.20, 0.35, 0.20))  # its forward and reverse, read off to ± 0.003
-INSTANCES = {"smoke": 20, "small": 200, "paper": 1000}  # of random targets, and as many of targets with two modes
+INSTANCES = {"smoke": 20, "small": 200, "paper": 1000}  # number of random targets, and of targets with two modes
 STEPS = {"smoke": 120, "small": 400, "paper": 400}
-EARLY, SHOWN = 30, (10, 30, 100)  # the step of the claims, and those of the table
-CATEGORIES, CONCENTRATIONS = 10, (0.5, 1.0, 3.0)  # of random instances; concentrations in turn
-MODE, MODE_START = 0.4, 0.3  # mass of each of the two modes in the target, and the most that one has at the start
-CONTEXTS, FEATURES, HIDDEN, FIGURE_NETWORKS = 4, 8, (16,), 8  # of the shared network; networks in the figure
+EARLY, SHOWN = 30, (10, 30, 100)  # the step used in claims, and those in the table
+CATEGORIES, CONCENTRATIONS = 10, (0.5, 1.0, 3.0)  # of random instances; concentrations are used in turn
+MODE, MODE_START = 0.4, 0.3  # mass of each of the two modes in the target, and maximum initial mass of one
+CONTEXTS, FEATURES, HIDDEN, FIGURE_NETWORKS = 4, 8, (16,), 8  # of the shared network; number of networks in the figure
 RATES = {  # learning rates of both parametrisations; momentum is 0.9
     "logits": {"sgd": 0.1, "momentum": 0.01, "adam": 0.01},
     "network": {"sgd": 0.03, "momentum": 0.003, "adam": 0.003},
 }
-FACTORS = (0.3, 1.0, 3.0)  # times the learning rate, in the search for the printed values
+FACTORS = (0.3, 1.0, 3.0)  # factors of the learning rate, in the search for the printed values
 OBJECTIVES = ("forward", "reverse")
 Key = tuple[str, str]  # parametrisation and optimiser
 Fit = tuple[float, float, int]  # largest error over both printed distributions, of the best factor and step
@@ -84,7 +84,7 @@ def random_targets(rng: np.random.Generator, n: int, contexts: int) -> Instances
 def two_modes(rng: np.random.Generator, n: int, contexts: int) -> tuple[Instances, Tensor]:
     """Targets with MODE on each of two random categories, the rest spread evenly; modes [N, P, 2], likelier first."""
     start = rng.dirichlet(np.ones(CATEGORIES), size=10 * n)
-    start = start[start.max(-1) <= MODE_START][:n]  # both modes have room to grow
+    start = start[start.max(-1) <= MODE_START][:n]  # both modes can grow
     modes = np.argsort(rng.random((n, contexts, CATEGORIES)), -1)[..., :2]
     mass = np.take_along_axis(np.broadcast_to(start[:, None], (n, contexts, CATEGORIES)), modes, -1)
     modes = np.take_along_axis(modes, np.argsort(-mass, -1), -1)
@@ -128,7 +128,7 @@ MODELS = {"logits": logits, "network": network}
 
 
 def direction(optimiser: str, grad: Tensor, state: tuple[Tensor, Tensor], t: int) -> Tensor:
-    """What the optimiser subtracts at step t = 1, 2, …, per unit of learning rate; `state` is updated in place."""
+    """The optimiser's update direction at step t = 1, 2, …, per unit of learning rate; updates `state` in place."""
     first, second = state
     if optimiser == "adam":
         first.lerp_(grad, 1 - 0.9)
@@ -138,10 +138,10 @@ def direction(optimiser: str, grad: Tensor, state: tuple[Tensor, Tensor], t: int
 
 
 def descend(key: Key, at: Instances, steps: int, factors: Tensor | None = None) -> Paths:
-    """Forward (first) and reverse from the same parameters. Rows are stacked, yet each descends by itself.
+    """Forward (first) and reverse from the same parameters. Instances are stacked but independent.
 
     Args:
-        factors: [N], what the learning rate of each instance is multiplied with.
+        factors: [N], factors of the learning rate per instance.
     """
     n, target = len(at.start), at.target.log().repeat(2, 1, 1)
     parameters, log_probs = MODELS[key[0]](at.start)
@@ -171,20 +171,20 @@ def heaviest(paths: Paths, at: Instances) -> Array:
 
 
 def left(paths: Paths, at: Instances) -> Array:
-    """KL(q‖p) + KL(p‖q), which prefers neither objective, as a share of its start."""
+    """KL(q‖p) + KL(p‖q), which favours neither objective, as a share of its initial value."""
     target = at.target.log().expand_as(paths.logp)
     both = (exact(paths.logp, target) + exact(target, paths.logp)).mean(-1)
     return (both / both[:, :1]).numpy()
 
 
 def at_path(measure: Array, length: Array) -> Array:
-    """[2, N] at the length of path that the shorter one has at step EARLY: as if gradients had been normalised."""
+    """[2, N] at the path length of the shorter one at step EARLY: as if gradients were normalised."""
     common = length[:, EARLY].min(0)
     return np.stack([[np.interp(s, length[o, :, i], measure[o, :, i]) for i, s in enumerate(common)] for o in range(2)])
 
 
 def at_progress(measure: Array, remains: Array, level: float) -> Array:
-    """[2, N] where `remains` first reaches `level`, between steps by interpolation; nan where it never does."""
+    """[2, N] where `remains` first reaches `level`, interpolated between steps; nan if it never does."""
     below = remains <= level
     t = below.argmax(1)[:, None]
     before = np.maximum(t - 1, 0)
@@ -195,7 +195,7 @@ def at_progress(measure: Array, remains: Array, level: float) -> Array:
 
 
 def lead(pair: Array) -> Array:
-    """Reverse − forward of the instances that have both."""
+    """Reverse − forward, for instances that have both."""
     return (pair[1] - pair[0])[np.isfinite(pair).all(0)]
 
 
@@ -334,7 +334,7 @@ def case_chart(key: Key, p: Array) -> Chart:
 
 
 def mean_line(name: str, x: Sequence[int | float], rows: Array, dashed: bool) -> Line:
-    """Means of [x, N] ± 1.96 standard errors, without what is not there."""
+    """Means of [x, N] ± 1.96 standard errors, without missing values."""
     found = {place: mean_se(r[np.isfinite(r)]) for place, r in zip(x, rows, strict=True) if np.isfinite(r).sum() > 1}
     value, spread = (np.array([getattr(m, part) for m in found.values()]) for part in ("value", "se"))
     return Line(name, list(found), value, value - 1.96 * spread, value + 1.96 * spread, dashed=dashed)
@@ -369,7 +369,7 @@ NOTES = (
 )
 
 
-def run(bench: Any) -> Outcome:  # of a Bench only the size is read
+def run(bench: Any) -> Outcome:  # uses only the size of a Bench
     n, steps = INSTANCES[bench.size], STEPS[bench.size]
     keys = [(where, name) for where, rates in RATES.items() for name in rates]
     seen = {key: measure(key, n, steps) for key in keys}

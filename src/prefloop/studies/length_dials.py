@@ -1,4 +1,4 @@
-"""Where does which method win? A map over the two dials: where the reward peaks and what the data cover."""
+"""Which method wins where? A map over two dials: the reward's peak and the coverage of the data."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def _coverages(cells: Cells) -> list[float]:
 
 
 def sampled(cells: Cells) -> Array:
-    """Score of on-policy DPO less offline DPO at peak 0, less the same near the mode, mean over coverages."""
+    """Score of on-policy DPO minus offline DPO at peak 0, minus the same near the mode, mean over coverages."""
     near = NEAR if NEAR in _peaks(cells) else _peaks(cells)[-1]
 
     def gap(peak: float) -> Array:
@@ -43,14 +43,14 @@ def sampled(cells: Cells) -> Array:
 
 
 def covered(cells: Cells, methods: Sequence[str]) -> Array:
-    """Mean score at the highest peak with the most coverage less that with the least."""
+    """Mean score at the highest peak with the most coverage minus that with the least."""
     peak, coverages = _peaks(cells)[-1], _coverages(cells)
     whole, skewed = ([(m, peak, c) for m in methods] for c in (coverages[0], coverages[-1]))
     return versus(cells, whole, skewed)
 
 
 def pushed(cells: Cells) -> Array:
-    """Score of offline DPO less Pref-FT at peak 0 with the least coverage, less the same with the most."""
+    """Score of offline DPO minus Pref-FT at peak 0 with the least coverage, minus the same with the most."""
     most, *_, least = _coverages(cells)
     skewed, whole = (versus(cells, [("offline DPO", 0.0, c)], [("Pref-FT", 0.0, c)]) for c in (least, most))
     return skewed - whole
@@ -93,7 +93,7 @@ CLAIMS = (
 
 
 def run(bench: Bench) -> Outcome:
-    """Every method at every place of the map."""
+    """Every method at every point of the map."""
     peaks, coverages = PEAKS[bench.size], COVERAGES[bench.size]
     keys = [(name, peak, coverage) for name in NAMES for peak in peaks for coverage in coverages]
     settings = [setting(bench, "min", *METHODS[n], peak=peak, coverage=coverage) for n, peak, coverage in keys]
@@ -103,7 +103,7 @@ def run(bench: Bench) -> Outcome:
 
 
 def winners(cells: Cells) -> Table:
-    """Which method wins where, and by how much over the next one."""
+    """The best method at every point, and its lead over the next one."""
     rows: list[list[Any]] = []
     for place in sorted({k[1:] for k in cells}, key=lambda at: (at[0], -at[1])):
         scores = {name: gains([cells[(name, *place)]]) for name in NAMES}

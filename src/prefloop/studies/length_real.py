@@ -42,10 +42,10 @@ from prefloop.studies.real_model import config as cell_config
 from prefloop.studies.study import Claim, Outcome, Study, judged
 
 NAME = "length-real"
-DRAWN, TIME = "reference.jsonl", "time.json"  # beside the preferences of each problem
+DRAWN, TIME = "reference.jsonl", "time.json"  # stored next to the preferences of each problem
 ON, OFF, SUPERVISED, BEST, RLOO = "on-policy DPO", "offline DPO", "Pref-FT", "best-of-N", "RLOO"
 METHODS = {
-    ON: Recipe("dpo", {"on_policy": 1.0}),  # the row of offline DPO, one switch turned
+    ON: Recipe("dpo", {"on_policy": 1.0}),  # offline DPO with one switch changed
     OFF: Recipe("dpo"),
     SUPERVISED: Recipe("pref_ft"),
     BEST: Recipe("best_of_n"),
@@ -96,11 +96,11 @@ Costs = Mapping[tuple[str, str], Array]
 
 
 def run(bench: Bench) -> Outcome:
-    """Predict the time, draw the offline data, train what is not trained yet, judge.
+    """Predict the time, draw the offline data, train what is missing, and judge.
 
     Raises:
-        UserError, DataError: no model, or answers that the length limit cuts.
-        Stopped: interrupted; the same command goes on.
+        UserError, DataError: no model, or too many answers cut by the length limit.
+        Stopped: interrupted; the same command continues.
     """
     size, home = SIZES[bench.size], bench.out / NAME
     data, clock = place(home, bench.size, size), time.monotonic()
@@ -108,8 +108,8 @@ def run(bench: Bench) -> Outcome:
     left = _left(cells, size, bench.out, data)
     predicted = _predict(left, size, bench.out, data) if left else 0.0
     if left and not bench.quiet:
-        told = f"about {duration(predicted)} for {len(left)} of {len(cells)} runs, if answers keep their length"
-        print(told, flush=True)
+        prediction = f"about {duration(predicted)} for {len(left)} of {len(cells)} runs, if answers keep their length"
+        print(prediction, flush=True)
     folders = _train(cells, size, bench.out, data, bench.quiet)
     if left:
         spent = {"predicted": predicted, "measured": time.monotonic() - clock, "runs": len(left)}
@@ -121,7 +121,7 @@ def run(bench: Bench) -> Outcome:
 
 
 def cost(problem: str, peak: int, tokens: Any) -> Any:
-    """What is to be small: tokens, or in Mode Length the tokens from the peak."""
+    """The cost: tokens or, in Mode Length, the distance from the peak in tokens."""
     return abs(tokens - peak) if problem == "mode" else tokens
 
 
@@ -132,7 +132,7 @@ def _reward(problem: str, peak: int) -> RewardOptions:
 
 
 def _configs(cells: Sequence[Cell], size: Size, out: Path, data: Path) -> dict[str, Config]:
-    """The configuration of every cell by its name; files of preferences are made of the reference's answers first."""
+    """The configuration of every cell by name; first makes preference files from the reference's answers."""
     drawn = stored(data / DRAWN, partial(draw, size))
     peak = median(drawn)
     files = {problem: data / f"{problem}.jsonl" for problem in size.problems}
@@ -148,7 +148,7 @@ def _configs(cells: Sequence[Cell], size: Size, out: Path, data: Path) -> dict[s
 
 
 def _left(cells: Sequence[Cell], size: Size, out: Path, data: Path) -> list[Cell]:
-    """Those that are not finished: all, where not even the data are there."""
+    """The unfinished cells: all, if the data do not exist yet."""
     if not (data / DRAWN).is_file():
         return list(cells)
     done = finished(_configs(cells, size, out, data))
@@ -175,20 +175,20 @@ def _train(cells: Sequence[Cell], size: Size, out: Path, data: Path, quiet: bool
 
 
 def _name(cell: Cell, size: Size) -> str:
-    """What tells a run from the others of the same size."""
+    """A name that is unique within a size."""
     problem = f"{PROBLEMS[cell.problem]}: " if len(size.problems) > 1 else ""
     return f"{problem}{cell.label}" + (f", seed {cell.seed}" if size.seeds > 1 else "")
 
 
 def _pages(folders: Mapping[Cell, Path], size: Size, home: Path) -> list[str]:
-    """The page of `prefloop report` for each problem, beside the study's own."""
+    """The page of `prefloop report` for each problem, next to the study's own."""
     names = []
     for problem in size.problems:
         chosen = {cell: folder for cell, folder in folders.items() if cell.problem == problem}
         labels, places = [_name(cell, size) for cell in chosen], list(chosen.values())
         name = f"report-{problem}.html"
-        told = page.findings(load(places, labels))
-        page.write(places, home / name, title=f"{PROBLEMS[problem]}: five methods", verdict=told, labels=labels)
+        sentences = page.findings(load(places, labels))
+        page.write(places, home / name, title=f"{PROBLEMS[problem]}: five methods", verdict=sentences, labels=labels)
         names.append(name)
     return names
 
@@ -197,7 +197,7 @@ def _pages(folders: Mapping[Cell, Path], size: Size, home: Path) -> list[str]:
 
 
 def measure(costs: Costs) -> dict[str, Array]:
-    """One effect per held-out prompt for every claim whose problems were run, positive if it holds."""
+    """One effect per held-out prompt for every claim whose problems were run; positive if the claim holds."""
 
     def gap(problem: str, name: str) -> Array:
         shorter, longer, _ = VERSUS[name]
@@ -210,13 +210,13 @@ def measure(costs: Costs) -> dict[str, Array]:
 
 
 def _over_training(cost: Array) -> Array:
-    """[S, E, N] to [N]: the mean over seeds and over the evaluations after the first, which all methods share."""
+    """[S, E, N] to [N]: the mean over seeds and over evaluations, except the first, which all methods share."""
     over: Array = cost[:, 1:].mean((0, 1))
     return over
 
 
 def answers(folder: Path) -> tuple[list[int], Array]:
-    """Steps of the evaluations of a run, and tokens of the answers [E, N] in the order of the held-out prompts."""
+    """Evaluation steps of a run, and answer lengths in tokens [E, N] in the order of the held-out prompts."""
     rows = read(folder, "samples")
     steps = sorted({row["step"] for row in rows})
     return steps, np.array([[row["tokens"] for row in rows if row["step"] == step] for step in steps], dtype=float)
@@ -264,14 +264,16 @@ def _line(label: str, steps: Sequence[int], values: Array) -> Line:
 
 
 def _law(tokens: Costs, problem: str) -> Chart:
-    """Share of answers of at most so many tokens: of the reference, and of each method at the end."""
+    """Cumulative distribution of answer lengths: of the reference, and of each method at the end."""
     grid = list(range(int(max(x.max() for x in tokens.values())) + 1))
 
     def share(x: Array) -> list[float]:
         return [float((x <= n).mean()) for n in grid]
 
     lines = [Line(label, grid, share(tokens[problem, label][:, -1])) for label in METHODS]
-    lines.append(Line("reference", grid, share(tokens[problem, ON][:, 0]), dashed=True))  # last: colours stay the same
+    lines.append(
+        Line("reference", grid, share(tokens[problem, ON][:, 0]), dashed=True)
+    )  # last, so that colours stay the same
     return Chart(
         f"{PROBLEMS[problem]}: answers after training", "tokens", "share of answers no longer", lines, range=SHARE
     )
@@ -283,15 +285,15 @@ def _table(folders: Mapping[Cell, Path], costs: Costs) -> Table:
     for cell, one in zip(folders, load(list(folders.values())), strict=True):
         ends = [measured(found) for found in (one.before("eval/length"), one.after("eval/length"))]
         mean = float(costs[cell.problem, cell.label][cell.seed, 1:].mean())
-        told = [*ends, mean, measured(one.after("eval/kl_reverse"))]
+        numbers = [*ends, mean, measured(one.after("eval/kl_reverse"))]
         spent = [one.last("samples"), round((one.seconds or 0.0) / 60, 1)]
-        rows.append([PROBLEMS[cell.problem], cell.label, cell.seed, *told, *spent])
+        rows.append([PROBLEMS[cell.problem], cell.label, cell.seed, *numbers, *spent])
     title = "Cells (cost: tokens, or tokens from the target; ± standard error over prompts)"
     return Table(title, [*head, "responses sampled", "minutes"], rows)
 
 
 def _notes(size: Size, peak: int, pages: Sequence[str]) -> list[str]:
-    """What the numbers do and do not say."""
+    """Notes on the numbers and their limits."""
     one = "one seed of training: differences between seeds are not in them"
     several = f"the mean of {size.seeds} seeds: differences between seeds are in the table, not in the intervals"
     links = ", ".join(f"[{name}]({name})" for name in pages)
@@ -309,13 +311,13 @@ def _notes(size: Size, peak: int, pages: Sequence[str]) -> list[str]:
 
 
 def _time(path: Path) -> list[str]:
-    """Predicted and measured, of the call that trained last; nothing where none came to its end."""
+    """Predicted and measured time of the last call that trained; empty if none finished."""
     if not path.is_file():
         return []
     spent = json.loads(path.read_text(encoding="utf-8"))
     predicted, taken = duration(spent["predicted"]), duration(spent["measured"])
-    told = f"Time of {spent['runs']} runs: {predicted} predicted before the start, as if answers kept their length"
-    return [f"{told}; {taken} measured."]
+    time = f"Time of {spent['runs']} runs: {predicted} predicted before the start, as if answers kept their length"
+    return [f"{time}; {taken} measured."]
 
 
 STUDY = Study(

@@ -1,4 +1,4 @@
-"""What the studies of lengths share: the three problems, settings, rates, and the score of cells."""
+"""Shared code of the length studies: the three problems, settings, rates, and the score of cells."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ MINIBATCH, GROUP = 32, 4  # responses per step: 8 prompts × 4
 DATA = {"smoke": 32, "small": 500, "paper": 2000}  # groups of four responses of the reference
 PROBLEMS = {"min": "Min Length", "mode": "Mode Length", "skew": "Skew Length"}
 UNIT = "share of the attainable gain"
-METHODS: dict[str, tuple[str, dict[str, Any]]] = {  # label: row and overrides
+METHODS: dict[str, tuple[str, dict[str, Any]]] = {  # label: method and overrides
     "on-policy DPO": ("online_dpo", {}),
     "offline DPO": ("dpo", {}),
     "PPO": ("ppo_critic_free", {"reuse": 1}),
@@ -47,10 +47,10 @@ SCORE = (
 
 
 def setting(bench: Bench, problem: str, method: str, override: Mapping[str, Any], **changes: Any) -> Setting:
-    """A run on one of the named problems; responses of the policy are scored by the proxy.
+    """A setting on one of the named problems; the proxy scores the policy's responses.
 
     Args:
-        changes: fields of the setting, `peak` and `coverage` among them.
+        changes: fields of the setting, including `peak` and `coverage`.
     """
     (peak, coverage), steps = NAMED[problem], bench.budget.lengths
     fields: dict[str, Any] = {
@@ -66,12 +66,12 @@ def setting(bench: Bench, problem: str, method: str, override: Mapping[str, Any]
 
 
 def tuned(bench: Bench, settings: Sequence[Setting]) -> list[Cell]:
-    """Every cell over the seeds of these studies."""
+    """Every cell over the seeds of the length studies."""
     return bench.tuned(settings, RATES, seeds=bench.seeds[: SEEDS[bench.size]])
 
 
 def about(bench: Bench) -> str:
-    """The reference in figures, for the remarks of a page."""
+    """Statistics of the reference, for the remarks of a page."""
     return f"{str(reference(bench.size)).capitalize()}."
 
 
@@ -81,7 +81,7 @@ def lengths_of(title: str, cells: Sequence[Cell], labels: Sequence[str]) -> Char
 
 
 def law(title: str, cells: Sequence[Cell], labels: Sequence[str]) -> Chart:
-    """Share of responses with each number of tokens: reference, preference data, and each cell when training ends."""
+    """Distribution of response lengths: reference, preference data, and each cell at the end of training."""
     tokens = sorted(int(k.rpartition("/")[2]) for k in cells[0].runs[0].curves if k.startswith("eval/length/"))
     shares = [np.stack([c.curve(f"eval/length/{n}") for n in tokens]).mean(1) for c in cells]  # [tokens, evaluations]
     lines = [Line("reference", tokens, shares[0][:, 0], dashed=True)]
@@ -94,7 +94,7 @@ def law(title: str, cells: Sequence[Cell], labels: Sequence[str]) -> Chart:
 
 
 def panels(cells: Mapping[tuple[str, str], Cell], names: Sequence[str]) -> dict[str, list[Chart]]:
-    """Length and gold reward against steps, and the laws of lengths: a panel per problem, a line per method."""
+    """Length and gold reward against steps, and length distributions: a panel per problem, a line per method."""
     each = {title: [cells[name, p] for name in names] for p, title in PROBLEMS.items()}
     return {
         "length": [lengths_of(title, own, names) for title, own in each.items()],
@@ -104,7 +104,7 @@ def panels(cells: Mapping[tuple[str, str], Cell], names: Sequence[str]) -> dict[
 
 
 def rates(cells: Mapping[tuple[str, str], Cell]) -> Table:
-    """What each learning rate got on the tuning seeds; the best was taken."""
+    """Scores of each learning rate on the tuning seeds, of which the best was used."""
     tried = sorted({lr for cell in cells.values() for lr in cell.tried})
     rows = [[*key, *(f"{cell.tried[lr]:.3f}" for lr in tried)] for key, cell in cells.items() if cell.tried]
     head = ("method", "problem", *(f"{lr:g}" for lr in tried))
@@ -112,5 +112,5 @@ def rates(cells: Mapping[tuple[str, str], Cell]) -> Table:
 
 
 def versus(cells: Mapping[Any, Cell], better: Sequence[Any], worse: Sequence[Any]) -> Array:
-    """Mean score of some cells less that of others, paired by seed."""
+    """Mean score of some cells minus that of others, paired by seed."""
     return gains([cells[k] for k in better]) - gains([cells[k] for k in worse])

@@ -1,4 +1,4 @@
-"""§5.2.1: does a gradient that pushes responses down help? Offline methods, and the switch as a dose on eight rows."""
+"""§5.2.1: does a gradient that pushes responses down help? Offline methods, and doses of the switch on eight."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ from prefloop.studies.cells import (
 from prefloop.studies.lengths import PROBLEMS, SETTING, UNIT, about, lengths_of, panels, rates, setting, tuned, versus
 from prefloop.studies.study import Claim, Outcome, Study, judged
 
-PAIRED: dict[str, Any] = {"responses": 2, "data": 500}  # as many responses as 100 groups of ten
-OFFLINE: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {  # label: row, overrides, fields
+PAIRED: dict[str, Any] = {"responses": 2, "data": 500}  # as many responses as in 100 groups of ten
+OFFLINE: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {  # label: method, overrides, fields
     "dpo": ("dpo", {}, PAIRED),
     "ipo": ("ipo", {"tau": 0.05}, PAIRED),
     "pref_ft": ("pref_ft", {}, PAIRED),
@@ -44,7 +44,7 @@ OFFLINE: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {  # label: row
 }
 CONTRASTIVE, SUPERVISED = ("dpo", "ipo"), ("pref_ft", "best_of_n", "rwr")
 DOSES = (0.0, 0.25, 0.5, 1.0)
-ROWS = ("reinforce", "rloo", "grpo", "ppo_critic_free", "dpo", "ipo", "online_dpo", "best_of_n_negative")
+DOSED = ("reinforce", "rloo", "grpo", "ppo_critic_free", "dpo", "ipo", "online_dpo", "best_of_n_negative")
 
 
 @dataclass(frozen=True)
@@ -56,22 +56,22 @@ class Evidence:
 
 
 def gap(e: Evidence, centre: float) -> Array:
-    """Mean score of the contrastive methods less that of the supervised ones, paired by seed."""
+    """Mean score of the contrastive methods minus that of the supervised ones, paired by seed."""
     return gains([e.offline[m, centre] for m in CONTRASTIVE]) - gains([e.offline[m, centre] for m in SUPERVISED])
 
 
 def lead(e: Evidence, better: str, worse: str) -> Array:
-    """Score of one offline method less that of another on R1."""
+    """Score of one offline method minus that of another on R1."""
     return gains([e.offline[better, FAR]]) - gains([e.offline[worse, FAR]])
 
 
 def pushed(e: Evidence, dose: float) -> Array:
     """Coefficient mass pushed down per step, [methods, seeds]."""
-    return np.stack([e.doses[row, dose].curve("push/down")[:, 1:].mean(1) for row in ROWS])
+    return np.stack([e.doses[method, dose].curve("push/down")[:, 1:].mean(1) for method in DOSED])
 
 
 def dose_effect(e: Evidence, method: str) -> Array:
-    """Score with the negative gradient less that without it."""
+    """Score with the negative gradient minus that without it."""
     return gains([e.doses[method, 1.0]]) - gains([e.doses[method, 0.0]])
 
 
@@ -118,22 +118,22 @@ CLAIMS = (
     ),
     *(
         Claim(
-            f"dose-{row}",
-            f"{row} does better with its negative gradient than without it",
+            f"dose-{method}",
+            f"{method} does better with its negative gradient than without it",
             "score at negative = 1 less that at negative = 0, R1",
             0.02,
             UNIT,
-            of=partial(dose_effect, method=row),
+            of=partial(dose_effect, method=method),
         )
-        for row in ROWS
+        for method in DOSED
     ),
 )
 
 
 def run(bench: Bench) -> Outcome:
-    """Six offline methods on both rewards; eight rows at four doses on R1."""
+    """Six offline methods on both rewards; eight methods at four doses on R1."""
     offline = [(label, c) for label in OFFLINE for c in (FAR, NEAR)]
-    doses = [(row, dose) for row in ROWS for dose in DOSES]
+    doses = [(method, dose) for method in DOSED for dose in DOSES]
     settings = [_offline(bench, *key) for key in offline] + [_dosed(bench, *key) for key in doses]
     found = bench.tuned(settings, RATES)
     cells, dosed = by(found[: len(offline)], offline), by(found[len(offline) :], doses)
@@ -145,7 +145,7 @@ def run(bench: Bench) -> Outcome:
         summary(
             "Offline", list(cells.values()), ("method", "reward"), [[m, "R1" if c == FAR else "R2"] for m, c in offline]
         ),
-        summary("The switch as a dose (R1)", list(dosed.values()), ("row", "negative"), doses),
+        summary("The switch as a dose (R1)", list(dosed.values()), ("method", "negative"), doses),
     ]
     return Outcome(judged(CLAIMS, Evidence(cells, dosed)), figures, tables)
 
@@ -155,22 +155,22 @@ def _offline(bench: Bench, label: str, centre: float) -> Setting:
     return arms(method, override=override, centre=centre, **fields, **bench.steps("arms"))
 
 
-def _dosed(bench: Bench, row: str, dose: float) -> Setting:
-    return arms(row, override={"negative": dose}, centre=FAR, **bench.steps("arms"))
+def _dosed(bench: Bench, method: str, dose: float) -> Setting:
+    return arms(method, override={"negative": dose}, centre=FAR, **bench.steps("arms"))
 
 
 def _dose_chart(dosed: dict[tuple[str, float], Cell]) -> Chart:
     lines = []
-    for row in ROWS:
-        scores = np.stack([gains([dosed[row, dose]]) for dose in DOSES])
-        lines.append(middles(row, DOSES, scores))
+    for method in DOSED:
+        scores = np.stack([gains([dosed[method, dose]]) for dose in DOSES])
+        lines.append(middles(method, DOSES, scores))
     return Chart(
         f"Dose, {place(FAR)}",
         "negative: share of the push-down gradient",
         SCORE_AXIS,
         lines,
         range=SCORED,
-        interval=over_seeds(dosed[ROWS[0], DOSES[0]]),
+        interval=over_seeds(dosed[DOSED[0], DOSES[0]]),
     )
 
 
@@ -180,7 +180,7 @@ STUDY = Study(
     source="Tajwar et al. 2024, §5.2.1, Fig. 12 to 14",
     method=(
         "Offline data: 1,000 responses that the reference wrote (500 pairs for DPO, IPO and Pref-FT, 100 groups of ten"
-        " for the others), gold scores, passed over again and again. The doses run each row as it is by default"
+        " for the others), gold scores, passed over again and again. The doses run each method with its defaults"
         f" (offline for dpo and ipo, with the best and the worst of ten), on R1. {SCORE}"
     ),
     claims=CLAIMS,
@@ -190,7 +190,7 @@ STUDY = Study(
 
 # ----------------------------------------------------------------------------------------- on text-like responses
 
-LENGTH_OFFLINE: dict[str, tuple[str, dict[str, Any]]] = {  # label: row and overrides
+LENGTH_OFFLINE: dict[str, tuple[str, dict[str, Any]]] = {  # label: method and overrides
     "offline DPO": ("dpo", {}),
     "offline IPO": ("ipo", {}),
     "Pref-FT": ("pref_ft", {}),
@@ -205,7 +205,7 @@ PUSHED: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 def length_gap(cells: Mapping[tuple[str, str], Cell], problem: str) -> Array:
-    """Mean score of the contrastive methods less that of the supervised ones, paired by seed."""
+    """Mean score of the contrastive methods minus that of the supervised ones, paired by seed."""
     return versus(cells, *([(m, problem) for m in group] for group in (LENGTH_CONTRASTIVE, LENGTH_SUPERVISED)))
 
 

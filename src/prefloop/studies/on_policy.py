@@ -28,13 +28,13 @@ Cells = Mapping[tuple[str, int, float], Cell]  # method, B / M, centre
 
 
 def loss(cells: Cells, methods: Sequence[str], centre: float) -> Array:
-    """Mean score with fresh collections less that with the stalest ones, paired by seed."""
+    """Mean score with fresh collections minus that with the stalest ones, paired by seed."""
     fresh, stale = ([cells[m, r, centre] for m in methods] for r in (RATIOS[0], RATIOS[-1]))
     return gains(fresh) - gains(stale)
 
 
 def staleness(cells: Mapping[tuple[str, int, Any], Cell], methods: Sequence[str], where: Any) -> Array:
-    """KL(collection‖current) with the stalest collections less that with fresh ones, mean over methods and training."""
+    """KL(collection‖current) with the stalest collections minus that with fresh ones, mean over methods and steps."""
     stale, fresh = (
         np.stack([np.nanmean(cells[m, r, where].curve("kl/collection"), axis=1) for m in methods]).mean(0)
         for r in (RATIOS[-1], RATIOS[0])
@@ -123,7 +123,7 @@ NAMES = ("PPO", "best-of-N")
 
 
 def length_loss(cells: Mapping[tuple[str, int, str], Cell], problem: str) -> Array:
-    """Mean score of both methods with fresh collections less that with the stalest ones, paired by seed."""
+    """Mean score of both methods with fresh collections minus that with the stalest ones, paired by seed."""
     return versus(cells, *([(name, r, problem) for name in NAMES] for r in (RATIOS[0], RATIOS[-1])))
 
 

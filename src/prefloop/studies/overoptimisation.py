@@ -1,4 +1,4 @@
-"""Gold and proxy against KL: when does training against a learned reward lose what it was learned for?"""
+"""Gold and proxy against KL: when does training against a learned reward lose gold reward?"""
 
 from __future__ import annotations
 
@@ -15,17 +15,21 @@ from prefloop.studies.cells import by, over_seeds, summary
 from prefloop.studies.lengths import METHODS, PROBLEMS, SEEDS, SETTING, about, setting
 from prefloop.studies.study import Claim, Outcome, Study, judged
 
-DATA = {"smoke": (16, 32), "small": (16, 64, 500), "paper": (16, 64, 250, 2000)}  # groups the reward model saw
+DATA = {
+    "smoke": (16, 32),
+    "small": (16, 64, 500),
+    "paper": (16, 64, 250, 2000),
+}  # number of groups for training the reward model
 STEPS = {"smoke": 10, "small": 200, "paper": 600}
 EVALUATIONS = 20
 NAMES = ("PPO", "on-policy DPO")
 ON = ("min", "mode")
-LR = 1e-3  # one for all, so that they travel as far
+LR = 1e-3  # the same for all, so that they move equally far
 Cells = Mapping[tuple[str, int, str], Cell]  # method, groups, problem
 
 
 def fall(cell: Cell, column: str = "eval/gold") -> Array:
-    """From where gold is best to the end, per seed; the best is found on the other seeds, whose noise is another."""
+    """From the best gold to the end, per seed; the best step is chosen on the other seeds, with independent noise."""
     gold, seeds = cell.curve("eval/gold"), np.arange(len(cell.runs))
     best = (gold.sum(0) - gold).argmax(1)
     return cell.curve(column)[seeds, best] - cell.curve(column)[:, -1]
@@ -93,13 +97,13 @@ def run(bench: Bench) -> Outcome:
 
 
 def turns(cells: Cells) -> Table:
-    """In how many runs over-optimisation was detected, and from which step on."""
+    """The number of runs with over-optimisation, and the step from which it is detected."""
     rows = []
     for (name, n, problem), cell in cells.items():
         seen = [overoptimisation(*(r.curves[c] for c in ("step", "eval/reward", "eval/gold"))) for r in cell.runs]
-        found = [turn.step for turn in seen if turn is not None and turn.overoptimised]
-        when = f"{np.median(found):.0f}" if found else "–"
-        rows.append([problem, name, n, f"{len(found)} of {len(seen)}", when])
+        steps = [turn.step for turn in seen if turn is not None and turn.overoptimised]
+        when = f"{np.median(steps):.0f}" if steps else "–"
+        rows.append([problem, name, n, f"{len(steps)} of {len(seen)}", when])
     return Table("Over-optimisation detected", ("problem", "method", "groups", "runs", "from step, median"), rows)
 
 

@@ -1,4 +1,4 @@
-"""A study's page: numbers as JSON, figures, and a README that says what was asked, measured and found."""
+"""A study's page: numbers as JSON, figures, and a README with question, method and results."""
 
 from __future__ import annotations
 
@@ -22,11 +22,21 @@ from prefloop.studies.study import RULE, Effort, Finding, Outcome, Study
 RESULT, PAGE, FINDINGS = "result.json", "README.md", "findings.md"
 MARK = "<!-- written by `prefloop study run`: do not edit -->\n\n"
 INTERVAL = "Intervals are 95 % bootstrap intervals over independent units: paired seeds or prompts, random instances."
-SMOKE = "Runs of size `smoke` prove that the code runs; their verdicts are no evidence."
-HEAD = ("study", "claim", "prediction", "effect [95 % interval]", "must exceed", "verdict")  # over all studies
+SMOKE = "Runs of size `smoke` only show that the code works; their verdicts are not evidence."
+HEAD = ("study", "claim", "prediction", "effect [95 % interval]", "must exceed", "verdict")  # table over all studies
 GROUPS = {"supported": "Confirmed", "contradicted": "Not confirmed: contradicted", "inconclusive": "Not decided"}
 
-KEYS = {"study", "question", "source", "size", "command", "effort", "claims", "figures", "notes"}  # what pages read
+KEYS = {
+    "study",
+    "question",
+    "source",
+    "size",
+    "command",
+    "effort",
+    "claims",
+    "figures",
+    "notes",
+}  # keys that pages read
 
 Result = dict[str, Any]
 
@@ -41,19 +51,19 @@ def write(
     command: str,
     versions: Mapping[str, str | None],
 ) -> Result:
-    """Write `folder/NAME/` with result.json, README.md and the figures; what an earlier run left there is replaced.
+    """Write `folder/NAME/` with result.json, README.md and the figures; results of an earlier run are replaced.
 
     Args:
-        folder: that holds the pages of all studies.
-        effort: what the study took.
-        command: that repeats it.
-        versions: of what can change a number; None where a package is not installed.
+        folder: folder with the pages of all studies.
+        effort: time and runs of the study.
+        command: command that reproduces it.
+        versions: versions of packages that can change a number; None if not installed.
 
     Returns:
-        What stands in result.json.
+        The contents of result.json.
 
     Raises:
-        ValueError: findings of other claims than the study's, or a number of a finding that is not finite.
+        ValueError: findings that do not match the study's claims, or a number that is not finite.
     """
     result = record(study, outcome, size=size, effort=effort, command=command, versions=versions)
     home = folder / study.name
@@ -67,10 +77,10 @@ def write(
 
 
 def redraw(folder: Path, *, pdf: bool = False) -> list[Path]:
-    """Figures and pages of every study below a folder anew from its result.json, without a run; the paths of figures.
+    """Redraw figures and pages of every study below a folder from its result.json; returns the paths of figures.
 
     Raises:
-        DataError: a file that is no result, or one of another version of Prefloop.
+        DataError: a file that is not a result, or is from another version of Prefloop.
         UserError: PDF without its extra.
     """
     drawn: list[Path] = []
@@ -86,7 +96,7 @@ def load(folder: Path) -> list[Result]:
     """Every result.json below a folder, in the order of the registry.
 
     Raises:
-        DataError: a file that is no result, or one of another version of Prefloop.
+        DataError: a file that is not a result, or is from another version of Prefloop.
     """
     found, wrong = readable(folder.glob(f"*/{RESULT}"))
     if wrong:
@@ -95,7 +105,7 @@ def load(folder: Path) -> list[Result]:
 
 
 def readable(paths: Iterable[Path]) -> tuple[list[Result], list[DataError]]:
-    """What stands in files of results, in the order of the registry, and what is wrong with those that hold none."""
+    """The contents of result files, in the order of the registry, and errors for those that cannot be read."""
     found, wrong = [], []
     for path in sorted(paths):
         try:
@@ -107,18 +117,18 @@ def readable(paths: Iterable[Path]) -> tuple[list[Result], list[DataError]]:
 
 
 def load_one(path: Path) -> Result:
-    """One result.json.
+    """Read one result.json.
 
     Raises:
-        DataError: it is none, or one of another version of Prefloop.
+        DataError: not a result, or from another version of Prefloop.
     """
     try:
         result = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise DataError(f"the result is broken: {error}", where=str(path), fix="run the study again") from None
+        raise DataError(f"invalid result: {error}", where=str(path), fix="run the study again") from None
     if not (isinstance(result, dict) and result.keys() >= KEYS):
         raise DataError(
-            "this is no result of a study, or one of another version",
+            "not a result of a study, or from another version",
             where=str(path),
             fix="run the study again, or move the file",
         )
@@ -131,16 +141,16 @@ def load_one(path: Path) -> Result:
 def record(
     study: Study, outcome: Outcome, *, size: str, effort: Effort, command: str, versions: Mapping[str, str | None]
 ) -> Result:
-    """Everything that is known, as JSON has it.
+    """The complete record of a study as a JSON value.
 
     Raises:
-        ValueError: findings of other claims than the study's, or a number of a finding that is not finite.
+        ValueError: findings that do not match the study's claims, or a number that is not finite.
     """
     claims = [finding.claim for finding in outcome.findings]
     due = [claim for claim in study.claims if claim.name not in outcome.left_out]
     if claims != due:
         judged, stated = [claim.name for claim in claims], [claim.name for claim in due]
-        raise ValueError(f"{study.name}: judged {judged}, but stated {stated}; the claims stand before the run")
+        raise ValueError(f"{study.name}: judged {judged}, but stated {stated}; claims are fixed before the run")
     return {
         "study": study.name,
         "question": study.question,
@@ -162,7 +172,7 @@ def _claim(finding: Finding) -> Result:
     claim, effect = finding.claim, finding.effect
     numbers = {"value": effect.value, "low": effect.low, "high": effect.high, "threshold": claim.threshold}
     if not all(math.isfinite(number) for number in numbers.values()):
-        raise ValueError(f"{claim.name}: {numbers}; a finding must be finite")
+        raise ValueError(f"{claim.name}: {numbers}; findings must be finite")
     words = {k: v for k, v in asdict(claim).items() if k != "of"}
     return {**words, **numbers, "level": effect.level, "units": effect.units, "verdict": finding.verdict}
 
@@ -184,7 +194,7 @@ def page(result: Result) -> str:
         f"## Verdicts\n\n{tally([result])} at size `{result['size']}`.{caution([result['size']])}",
         _verdicts(result["claims"]),
         f"{sentence(result['rule'])} {INTERVAL}",
-        f"## How it is measured\n\n{result['method']}",
+        f"## Method\n\n{result['method']}",
         *(["## Figures"] if result["figures"] else []),
         *_pictures(result),
         *(["## Tables"] if result["tables"] else []),
@@ -197,13 +207,13 @@ def page(result: Result) -> str:
 
 def _remarks(result: Result, title: str, home: str = "") -> str:
     """The notes; `home` goes before links that are relative to the study's own folder."""
-    told = [re.sub(r"\]\((?!\w+:)", f"]({home}", prose(note)) for note in result["notes"]]
-    notes = "\n".join(f"- {note}" for note in told)
+    lines = [re.sub(r"\]\((?!\w+:)", f"]({home}", prose(note)) for note in result["notes"]]
+    notes = "\n".join(f"- {note}" for note in lines)
     return f"{title}\n\n{notes}" if notes else ""
 
 
 def _verdicts(claims: Sequence[Result]) -> str:
-    head = ("claim", "prediction", "effect, positive if it holds", "measured", "must exceed", "units", "verdict")
+    head = ("claim", "prediction", "effect (positive if it holds)", "measured", "must exceed", "units", "verdict")
     rows = [
         (f"`{c['name']}`", c["prediction"], c["effect"], measured(c), threshold(c), c["units"], f"**{c['verdict']}**")
         for c in claims
@@ -214,7 +224,7 @@ def _verdicts(claims: Sequence[Result]) -> str:
 def _again(result: Result) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in result["versions"].items())
     return (
-        f"## Run it again\n\n```\n{result['command']}\n```\n\n"
+        f"## Reproduce\n\n```\n{result['command']}\n```\n\n"
         f"It took {took(result['effort'])}. Versions: {versions}. All numbers: [{RESULT}]({RESULT})."
     )
 
@@ -231,14 +241,14 @@ def measured(claim: Result) -> str:
 
 
 def threshold(claim: Result) -> str:
-    """In the unit of the effect, which stands beside it."""
+    """The threshold, in the unit of the effect."""
     return compact(claim["threshold"])
 
 
 def took(effort: Result) -> str:
-    """The time of a study; a short one may only have read what other studies had computed."""
+    """The time of a study; a short one may have reused runs of other studies."""
     runs, reused = effort["runs"], effort["runs"] - effort["computed"]
-    there = f", {number(reused)} of which were there already" if reused else ""
+    there = f", {number(reused)} of which were reused" if reused else ""
     return duration(effort["seconds"]) + (f" for {number(runs)} runs of the lab{there}" if runs else "")
 
 
@@ -247,9 +257,9 @@ def caution(sizes: Sequence[str]) -> str:
 
 
 def counts(results: Sequence[Result]) -> dict[str, int]:
-    """How many verdicts of each kind."""
-    found = [claim["verdict"] for result in results for claim in result["claims"]]
-    return {verdict: found.count(verdict) for verdict in GROUPS}
+    """The number of verdicts of each kind."""
+    verdicts = [claim["verdict"] for result in results for claim in result["claims"]]
+    return {verdict: verdicts.count(verdict) for verdict in GROUPS}
 
 
 def tally(results: Sequence[Result]) -> str:
@@ -261,7 +271,7 @@ def tally(results: Sequence[Result]) -> str:
 
 
 def write_findings(folder: Path) -> Path:
-    """findings.md over every result.json of a folder; those that cannot be read are named there."""
+    """findings.md over every result.json of a folder; those that cannot be read are listed."""
     files.write(folder / FINDINGS, findings(*readable(folder.glob(f"*/{RESULT}"))))
     return folder / FINDINGS
 
@@ -270,10 +280,10 @@ def findings(results: Sequence[Result], wrong: Sequence[DataError] = (), at: str
     """findings.md: all verdicts, then every study in words.
 
     Args:
-        results: as they stand in result.json.
-        wrong: with results that cannot be read.
-        at: what links put before a study's folder, such as `studies/`.
-        except_for: what was not written down before the runs.
+        results: contents of result.json files.
+        wrong: errors for results that cannot be read.
+        at: prefix of links to a study's folder, such as `studies/`.
+        except_for: claims that were not written down before the runs.
     """
     total = sum(len(result["claims"]) for result in results)
     sizes = list(dict.fromkeys(result["size"] for result in results))
@@ -302,14 +312,14 @@ def _of(count: int, one: str, many: str = "") -> str:
 
 
 def _section(result: Result, at: str) -> str:
-    """One study: what was and what was not confirmed, figures, and how to repeat it."""
+    """One study: confirmed and unconfirmed claims, figures, and how to reproduce it."""
     home = f"{at}{result['study']}/"
     parts = [
         f"## {result['study']}: {result['question']}",
         *(_group(result["claims"], verdict, title) for verdict, title in GROUPS.items()),
         _remarks(result, "**Remarks**", home),
         *_pictures(result, home),
-        f"[How it was measured, with all tables]({home}{PAGE}). Source: {result['source']}. Size `{result['size']}`, "
+        f"[Method and all tables]({home}{PAGE}). Source: {result['source']}. Size `{result['size']}`, "
         f"{took(result['effort'])}: `{result['command']}`",
     ]
     return "\n\n".join(part for part in parts if part)
@@ -317,17 +327,17 @@ def _section(result: Result, at: str) -> str:
 
 def _group(claims: Sequence[Result], verdict: str, title: str) -> str:
     chosen = [claim for claim in claims if claim["verdict"] == verdict]
-    told = [f"- `{claim['name']}`: {prose(sentence(claim['prediction']))} {_words(claim)}" for claim in chosen]
-    return f"**{title}** ({len(told)} of {len(claims)})\n\n" + "\n".join(told) if told else ""
+    lines = [f"- `{claim['name']}`: {prose(sentence(claim['prediction']))} {_words(claim)}" for claim in chosen]
+    return f"**{title}** ({len(lines)} of {len(claims)})\n\n" + "\n".join(lines) if lines else ""
 
 
 def _words(claim: Result) -> str:
-    """What the numbers say about a prediction, without the word of the verdict."""
+    """The measured effect of a prediction in words, without the verdict."""
     low, high, bound = claim["low"], claim["high"], claim["threshold"]
-    told = f"Measured: {prose(claim['effect'].rstrip('.'))}, {measured(claim)}"
+    text = f"Measured: {prose(claim['effect'].rstrip('.'))}, {measured(claim)}"
     if low > bound:
-        return f"{told}."
+        return f"{text}."
     if high < bound:
-        return f"{told}: {'the opposite' if high < 0 <= bound else f'less than {threshold(claim)}, which was asked'}."
-    above = ", though it lies above 0" if low > 0 else ""
-    return f"{told}: the interval contains {threshold(claim)}{above}."
+        return f"{text}: {'the opposite' if high < 0 <= bound else f'less than the threshold {threshold(claim)}'}."
+    above = ", but lies above 0" if low > 0 else ""
+    return f"{text}: the interval contains {threshold(claim)}{above}."

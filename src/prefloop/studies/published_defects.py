@@ -1,4 +1,4 @@
-"""What the published bandit code's defects do: each put back alone, against the same runs without it."""
+"""What the published bandit code's defects do: each put back alone, compared with the same runs without it."""
 
 from __future__ import annotations
 
@@ -22,36 +22,40 @@ from prefloop.worlds.arms.defects import DropoutReference, seen_as
 from prefloop.worlds.arms.problem import bump, prompt_tokens, reference_law
 from prefloop.worlds.arms.spec import TOKENS, Sequences
 
-UPDATES = {"smoke": 4, "small": 400, "paper": 600}  # the published pattern needs more than the dial gives
-SEEDS = {"smoke": 2, "small": 5, "paper": 10}  # of the bench's: every effect is a difference of paired runs
+UPDATES = {"smoke": 4, "small": 400, "paper": 600}  # the published pattern needs more than the size gives
+SEEDS = {
+    "smoke": 2,
+    "small": 5,
+    "paper": 10,
+}  # number of the bench's seeds: every effect is a difference of paired runs
 REUSE = 10
 LR = 3e-4
-NO_LIMIT = 1e6  # of the gradient's norm, as published
+NO_LIMIT = 1e6  # limit of the gradient's norm, as published: none
 KL = 0.05
-CALLS = 16  # of the noisy reference, on the same responses
+CALLS = 16  # number of calls of the noisy reference on the same responses
 CLEAN = "without the defect"
 REWARD, NATS = "gold reward", "nats"
 
 
 @dataclass(frozen=True)
-class Row:
-    """A method of the study and the overrides it runs with."""
+class Variant:
+    """A method and its overrides."""
 
     method: str
     override: dict[str, Any]
 
 
-ROWS = {
-    "best-of-N": Row("best_of_n", {"reuse": REUSE}),
-    "PPO": Row("ppo_critic_free", {"reuse": REUSE}),
-    "IPO": Row("online_ipo", {"reuse": REUSE, "tau": 0.05}),
-    "PPO + KL": Row("ppo_critic_free", {"reuse": 1, "scale": "none", "kl": KL}),
-    "PPO, no KL": Row("ppo_critic_free", {"reuse": 1, "scale": "none"}),
-    "DPO": Row("online_dpo", {}),
+VARIANTS = {
+    "best-of-N": Variant("best_of_n", {"reuse": REUSE}),
+    "PPO": Variant("ppo_critic_free", {"reuse": REUSE}),
+    "IPO": Variant("online_ipo", {"reuse": REUSE, "tau": 0.05}),
+    "PPO + KL": Variant("ppo_critic_free", {"reuse": 1, "scale": "none", "kl": KL}),
+    "PPO, no KL": Variant("ppo_critic_free", {"reuse": 1, "scale": "none"}),
+    "DPO": Variant("online_dpo", {}),
 }
 Key = tuple[str, str]  # row, defect
 KEYS: tuple[Key, ...] = (
-    *((row, defect) for row in ("best-of-N", "PPO") for defect in ("", "off_by_one", "prompt_in_reward")),
+    *((variant, defect) for variant in ("best-of-N", "PPO") for defect in ("", "off_by_one", "prompt_in_reward")),
     *(("IPO", defect) for defect in ("", "off_by_one")),
     *(("PPO + KL", defect) for defect in ("", "k1_loss")),
     ("PPO, no KL", ""),
@@ -73,29 +77,29 @@ def peak(cell: Cell) -> Array:
 
 
 def fall(cell: Cell) -> Array:
-    """From the best reward in training to the last, per seed."""
+    """Best reward in training minus the last, per seed."""
     return peak(cell) - cell.last()
 
 
-def lost(e: Evidence, row: str, defect: str) -> Array:
-    """Reward at the end without the defect less with it."""
-    return e.cells[row, ""].last() - e.cells[row, defect].last()
+def lost(e: Evidence, variant: str, defect: str) -> Array:
+    """Final reward without the defect minus that with it."""
+    return e.cells[variant, ""].last() - e.cells[variant, defect].last()
 
 
-def slower(e: Evidence, row: str) -> Array:
-    """Mean reward over training without the prompt in the reward less with it."""
-    return e.cells[row, ""].mean() - e.cells[row, "prompt_in_reward"].mean()
+def slower(e: Evidence, variant: str) -> Array:
+    """Mean reward over training without the prompt in the reward minus that with it."""
+    return e.cells[variant, ""].mean() - e.cells[variant, "prompt_in_reward"].mean()
 
 
 def asymmetry(e: Evidence, defect: str) -> Array:
-    """Fall of best-of-N less the fall of PPO."""
+    """Fall of best-of-N minus the fall of PPO."""
     return fall(e.cells["best-of-N", defect]) - fall(e.cells["PPO", defect])
 
 
-def strayed(e: Evidence, row: str) -> Array:
-    """KL(π‖π_ref) at the end with the published KL term less that of another row."""
+def strayed(e: Evidence, variant: str) -> Array:
+    """Final KL(π‖π_ref) with the published KL term minus that of another variant."""
     kl = "eval/kl_reverse_exact"
-    return e.cells["PPO + KL", "k1_loss"].last(kl) - e.cells[row, ""].last(kl)
+    return e.cells["PPO + KL", "k1_loss"].last(kl) - e.cells[variant, ""].last(kl)
 
 
 CLAIMS = (
@@ -207,7 +211,7 @@ CLAIMS = (
 
 
 def run(bench: Bench) -> Outcome:
-    """Every row with and without what is put back, and the noise of the reference by itself."""
+    """Every variant with and without its defect, and the noise of the reference alone."""
     seeds = bench.seeds[: SEEDS[bench.size]]
     settings = {key: setting(bench, *key) for key in KEYS}
     runs = bench.sweep([replace(s, seed=n) for s in settings.values() for n in seeds])
@@ -217,12 +221,12 @@ def run(bench: Bench) -> Outcome:
     return Outcome(judged(CLAIMS, Evidence(cells, noise)), figures(cells), [table(cells)], notes(noise))
 
 
-def setting(bench: Bench, row: str, defect: str) -> Setting:
-    """A row of ROWS on R1 with one defect or none."""
+def setting(bench: Bench, variant: str, defect: str) -> Setting:
+    """A variant of VARIANTS on R1 with one defect or none."""
     steps = UPDATES[bench.size]
     return sequences(
-        ROWS[row].method,
-        override=ROWS[row].override,
+        VARIANTS[variant].method,
+        override=VARIANTS[variant].override,
         defect=defect,
         centre=FAR,
         lr=LR,
@@ -248,12 +252,12 @@ def reference_noise(one: Setting, seeds: list[int]) -> Array:
 
 
 def published(reward: float) -> float:
-    """What the published definition, a mean over prompt and response, makes of a gold reward with uniform prompts."""
+    """The published reward, a mean over prompt and response, for a gold reward with uniform prompts."""
     return (TOKENS * reward + float(bump(FAR, 10.0).mean())) / (TOKENS + 1)
 
 
 def regularised_kl() -> float:
-    """KL(π*‖π_ref) of a response, π* the optimum of E[reward] − KL · KL(π‖π_ref) where every token is π_ref's law."""
+    """KL(π*‖π_ref) of a response, π* the optimum of E[reward] − KL · KL(π‖π_ref) if every token follows π_ref."""
     law = reference_law().log()[None]
     star, _ = theory.optimum(law, bump(FAR, 10.0)[None], torch.tensor([TOKENS * KL], dtype=law.dtype))
     return TOKENS * float(theory.exact(star, law))
@@ -263,10 +267,10 @@ def regularised_kl() -> float:
 
 
 def figures(cells: dict[Key, Cell]) -> dict[str, list[Chart]]:
-    """One per defect: the same settings with it and without."""
+    """One figure per defect: the same settings with and without it."""
 
-    def both(row: str, defect: str, label: str, y: str = "eval/gold") -> Chart:
-        return curves(row, [cells[row, ""], cells[row, defect]], [CLEAN, label], y=y)
+    def both(variant: str, defect: str, label: str, y: str = "eval/gold") -> Chart:
+        return curves(variant, [cells[variant, ""], cells[variant, defect]], [CLEAN, label], y=y)
 
     late, prompt = "scored one place late", "prompt in the reward"
     penalties = [cells["PPO + KL", ""], cells["PPO + KL", "k1_loss"], cells["PPO, no KL", ""]]
@@ -274,20 +278,20 @@ def figures(cells: dict[Key, Cell]) -> dict[str, list[Chart]]:
     distance = curves("PPO", penalties, labels, y="eval/kl_reverse_exact")
     distance = replace(distance, y="KL(π‖π_ref), nats", guides={"regularised optimum": regularised_kl()})
     return {
-        "off-by-one": [both(row, "off_by_one", late) for row in ("best-of-N", "PPO", "IPO")],
+        "off-by-one": [both(variant, "off_by_one", late) for variant in ("best-of-N", "PPO", "IPO")],
         "k1-loss": [distance, curves("PPO", penalties, labels)],
         "reference-dropout": [both("DPO", "reference_dropout", "dropout in the reference")],
-        "prompt-in-reward": [both(row, "prompt_in_reward", prompt) for row in ("best-of-N", "PPO")],
+        "prompt-in-reward": [both(variant, "prompt_in_reward", prompt) for variant in ("best-of-N", "PPO")],
     }
 
 
 def table(cells: dict[Key, Cell]) -> Table:
-    """End and peak, gold and as published, and how far from the reference; means over seeds."""
+    """Final and best reward, gold and as published, and KL to the reference; means over seeds."""
     rows = []
-    for (row, defect), cell in cells.items():
+    for (variant, defect), cell in cells.items():
         end = float(cell.last().mean())
         numbers = (end, float(peak(cell).mean()), published(end), float(cell.last("eval/kl_reverse_exact").mean()))
-        rows.append([defect or "none", row, *(f"{x:.3f}" for x in numbers)])
+        rows.append([defect or "none", variant, *(f"{x:.3f}" for x in numbers)])
     head = ("defect", "method", "end reward", "best reward", "end reward as published", "KL(π‖π_ref), nats")
     return Table("Each defect", head, sorted(rows, key=lambda r: r[0]))
 

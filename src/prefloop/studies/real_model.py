@@ -1,4 +1,4 @@
-"""Cells of a study on a real model: offline data that the reference wrote, a run folder per cell, the time it takes."""
+"""Cells of a study on a real model: offline data sampled from the reference, run folders, predicted time."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Size:
-    """What the dial turns.
+    """The settings of a size.
 
     Args:
-        steps, every: optimiser steps of a run, and from one evaluation to the next.
+        steps, every: optimiser steps of a run, and between evaluations.
         batch: responses per step, all of one collection.
-        prompts: held-out prompts, one answer each.
-        tokens: longest response.
-        max_cut: largest share of the reference's answers that `tokens` may cut.
+        prompts: number of held-out prompts, one answer each.
+        tokens: maximum response length.
+        max_cut: maximum share of the reference's answers that `tokens` may cut.
     """
 
     problems: tuple[str, ...]
@@ -80,26 +80,26 @@ def config(size: Size, recipe: Recipe, data: DataOptions, reward: RewardOptions,
 
 
 def place(home: Path, name: str, size: Size) -> Path:
-    """The folder of the data of a size: other settings draw other data."""
+    """The data folder of a size: other settings draw other data."""
     return home / "data" / f"{name}-{hashlib.sha256(repr((size, MODEL, SYSTEM, DRAWING)).encode()).hexdigest()[:8]}"
 
 
 def stored(path: Path, make: Callable[[], list[Row]]) -> list[Row]:
-    """The rows of a file of JSON lines, made and written where there is none."""
+    """The rows of a JSON Lines file, created if it does not exist."""
     if not path.is_file():
         write(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in make()))
     return lines(path)
 
 
 def lines(path: Path) -> list[Row]:
-    """The rows of a file of JSON lines."""
+    """The rows of a JSON Lines file."""
     return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
 
 
 def draw(size: Size) -> list[Row]:
-    """Two answers of the reference to each training prompt that a run will see, rated by their tokens.
+    """Two answers of the reference to each training prompt of a run, rated by length in tokens.
 
-    A group with an answer of no words is left out: data files cannot hold it.
+    Groups with an empty answer are skipped: data files do not allow them.
     """
     model, problem = _reference(size)
     batch = collect_offline(problem, model.reference, groups(size), 2, seed=DRAWING)
@@ -109,11 +109,11 @@ def draw(size: Size) -> list[Row]:
 
 
 def preferences(drawn: Sequence[Row], cost: Callable[[Any], Any]) -> list[Row]:
-    """Pairs of unlike answers, the cheaper one chosen; ties teach nothing and are left out.
+    """Pairs of answers with different costs, the cheaper one chosen; ties are skipped.
 
     Args:
-        drawn: rows of `draw`.
-        cost: of a number of tokens, lower is better.
+        drawn: rows from `draw`.
+        cost: cost of a number of tokens; lower is better.
     """
     out = []
     for row in drawn:
@@ -124,12 +124,12 @@ def preferences(drawn: Sequence[Row], cost: Callable[[Any], Any]) -> list[Row]:
 
 
 def median(drawn: Sequence[Row]) -> int:
-    """Of the tokens of the reference's answers."""
+    """Median length of the reference's answers in tokens."""
     return round(float(np.median([tokens for row in drawn for tokens in row["scores"]])))
 
 
 def groups(size: Size) -> int:
-    """Pairs of the reference's answers that a run of a size can use, at most one per training prompt."""
+    """Number of pairs of reference answers that a run can use, at most one per training prompt."""
     return min(len(instructions("train")), size.steps * size.batch // 2)
 
 

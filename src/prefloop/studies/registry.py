@@ -1,4 +1,4 @@
-"""Which studies there are: names and what each asks. A study's module is imported only when it is wanted."""
+"""The registry of studies: names and questions. A study's module is imported only when needed."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ SUMMARIES = {
     "overoptimisation": "when does training against a learned reward lose what it was learned for?",
 }
 STUDIES = tuple(SUMMARIES)
-ALONE = {  # run by their names only: they train a real model, and no lab
-    "length-real": "a real 135M model: do the findings on lengths hold? (not in `all`; says first how long it takes)",
+ALONE = {  # run only by name: they train a real model
+    "length-real": "a real 135M model: do the findings on lengths hold? (not in `all`; predicts its time first)",
 }
 
 
@@ -53,12 +53,12 @@ def study(name: str) -> Study:
     if name not in known:
         raise UserError(f"unknown study `{name}`", where="prefloop study", fix=nearest(name, known))
     file, attribute = (ON_LENGTHS[name], "LENGTHS") if name in ON_LENGTHS else (name.replace("-", "_"), "STUDY")
-    found: Study = getattr(import_module(f"prefloop.studies.{file}"), attribute)
-    return found
+    chosen: Study = getattr(import_module(f"prefloop.studies.{file}"), attribute)
+    return chosen
 
 
 def _own(path: str) -> Study:
-    """The study of `module:NAME` in a user's own file."""
+    """The study `module:NAME` from a user's own file."""
     from prefloop.studies.study import Study
 
     home, _, name = path.partition(":")

@@ -43,33 +43,33 @@ Cells = Mapping[Key, Cell]  # problem, method, passes, centre
 
 
 def loss(cells: Cells, problem: str, method: str, passes: int, centre: float = FAR) -> Array:
-    """Score with one pass less that with so many, paired by seed."""
+    """Score with one pass minus that with `passes`, paired by seed."""
     return gains([cells[problem, method, 1, centre]]) - gains([cells[problem, method, passes, centre]])
 
 
 def saved(cells: Cells) -> Array:
-    """Gain of moderate reuse at equal samples, mean over methods."""
+    """Gain from moderate reuse at equal samples, mean over methods."""
     each = [at_equal_samples(cells["arms", m, MODERATE, FAR], cells["arms", m, 1, FAR]) for m in METHODS]
     return np.stack(each).mean(0)
 
 
 def clipped(cells: Cells, passes: int) -> Array:
-    """Share of tokens that the clip takes out, mean over training."""
+    """Share of tokens that the clip removes, mean over training."""
     return np.nanmean(cells["arms", PPO, passes, FAR].curve("clip_ratio/region_mean"), axis=1)
 
 
 def unclipped(cells: Cells) -> Array:
-    """Score of PPO at the most passes less that without its clip."""
+    """Score of PPO at the most passes minus that without its clip."""
     return gains([cells["arms", PPO, MOST, FAR]]) - gains([cells["arms", UNCLIPPED, MOST, FAR]])
 
 
 def asymmetry(cells: Cells, problem: str) -> Array:
-    """What many passes cost best-of-N less what they cost PPO."""
+    """Cost of many passes for best-of-N minus that for PPO."""
     return loss(cells, problem, BEST, MANY) - loss(cells, problem, PPO, MANY)
 
 
 def collapse(cells: Cells) -> Array:
-    """Best reward of best-of-N in training less its reward at the end, sequences, many passes."""
+    """Best reward of best-of-N in training minus its final reward, sequences, many passes."""
     long = cells["sequences", BEST, MANY, FAR]
     return long.values(lambda r: float(r.curves["eval/gold"].max() - r.curves["eval/gold"][-1]))
 
@@ -151,7 +151,7 @@ CLAIMS = (
 
 
 def run(bench: Bench) -> Outcome:
-    """Both methods at every T on both rewards and both problems; PPO without its clip where T is largest."""
+    """Both methods at every T on both rewards and both problems; PPO without its clip at the largest T."""
     keys: list[Key] = [(p, m, t, c) for p in PASSES for m in METHODS for t in PASSES[p] for c in (FAR, NEAR)]
     keys.append(("arms", UNCLIPPED, MOST, FAR))
     cells = by(bench.tuned([_setting(bench, *key) for key in keys], RATES), keys)
@@ -219,7 +219,7 @@ ON = ("min", "mode")
 
 
 def length_loss(cells: Mapping[tuple[str, int, str], Cell], name: str, problem: str = "min") -> Array:
-    """Score with one pass less that with the most, paired by seed."""
+    """Score with one pass minus that with the most, paired by seed."""
     return versus(cells, [(name, 1, problem)], [(name, LENGTH_PASSES[-1], problem)])
 
 

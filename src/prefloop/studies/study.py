@@ -1,4 +1,4 @@
-"""What a study is: a question, claims with their verdict rules, and a function that measures them."""
+"""The record of a study: a question, claims with verdict rules, and a function that measures them."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ class Claim:
     Args:
         name: short and unique in its study, such as `fresh-beats-stale-far`.
         prediction: what the paper says, in one sentence.
-        effect: what is measured, so that a positive number speaks for the prediction.
+        effect: the measured quantity; positive numbers support the prediction.
         threshold: the smallest effect that counts; see RULE.
-        unit: of effect and threshold.
-        of: the effect from the study's evidence, one number per independent unit; where None, the evidence is a mapping
-            that has the effect under the claim's name.
+        unit: unit of effect and threshold.
+        of: computes the effect from the study's evidence, one number per independent unit; if None, the evidence is a
+            mapping with the effect under the claim's name.
     """
 
     name: str
@@ -44,14 +44,14 @@ class Claim:
 
 @dataclass(frozen=True)
 class Finding:
-    """A claim and what was measured."""
+    """A claim and its measured effect."""
 
     claim: Claim
     effect: Interval
 
     @property
     def verdict(self) -> Verdict:
-        """By RULE."""
+        """The verdict by RULE."""
         if self.effect.low > self.claim.threshold:
             return "supported"
         return "contradicted" if self.effect.high < self.claim.threshold else "inconclusive"
@@ -61,10 +61,10 @@ def judge(claim: Claim, effects: ArrayLike, *, seed: int = 0) -> Finding:
     """The mean effect over independent units with its bootstrap interval.
 
     Args:
-        effects: [N], one per unit: paired by seed or by prompt, or of random instances.
+        effects: [N], one per unit: paired by seed or prompt, or from random instances.
 
     Raises:
-        ValueError: no effect, or one that is not finite.
+        ValueError: no effects, or one that is not finite.
     """
     values = np.asarray(effects, dtype=np.float64)
     if values.ndim != 1 or not np.isfinite(values).all():
@@ -73,16 +73,16 @@ def judge(claim: Claim, effects: ArrayLike, *, seed: int = 0) -> Finding:
 
 
 def judged(claims: Sequence[Claim], evidence: Any) -> list[Finding]:
-    """Every claim on what a study measured, such as its cells by their keys."""
+    """Judge every claim on the evidence of a study, such as its cells by key."""
     return [judge(c, evidence[c.name] if c.of is None else c.of(evidence)) for c in claims]
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a study leaves: findings in the order of its claims, figures (panels by file name), tables, remarks.
+    """The results of a study: findings in the order of its claims, figures (panels by file name), tables, remarks.
 
     Args:
-        left_out: names of claims that this size cannot judge; the remarks say why.
+        left_out: names of claims that this size cannot judge; remarks explain why.
     """
 
     findings: Sequence[Finding]
@@ -94,12 +94,12 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Effort:
-    """What a study took.
+    """The time and runs of a study.
 
     Args:
-        seconds: of this call.
-        runs: of the lab that it used, those that chose learning rates among them.
-        computed: those of them that had not been kept from before.
+        seconds: time of this call.
+        runs: number of lab runs used, including those that chose learning rates.
+        computed: number of those that were not in the store before.
     """
 
     seconds: float
@@ -109,15 +109,15 @@ class Effort:
 
 @dataclass(frozen=True)
 class Study:
-    """A question and how it is answered.
+    """A question and how to answer it.
 
     Args:
-        name: of the file and on the command line, such as `kl-modes`.
+        name: name in files and on the command line, such as `kl-modes`.
         question: in one sentence.
         source: section and figure of the paper.
-        method: how it is measured, in a few sentences for the page.
-        claims: judged by `run`, in this order.
-        run: measures, given a `bench.Bench`; deterministic given its size.
+        method: the method in a few sentences, for the page.
+        claims: predictions judged by `run`, in this order.
+        run: measures the claims, given a `bench.Bench`; deterministic for each size.
     """
 
     name: str

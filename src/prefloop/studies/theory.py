@@ -16,9 +16,13 @@ from prefloop.studies.study import Claim, Finding, Outcome, Study, judged
 
 CATEGORIES = (3, 5, 10, 20)
 CONCENTRATIONS = (0.3, 1.0, 3.0)
-PER_CELL = {"smoke": 170, "small": 2000, "paper": 4000}  # instances for each number of categories and concentration
-TOLERANCE = 1e-10  # of a closed form against autograd, relative to 1 + the largest entry
-TIE = 1e-12  # differences of log-probs that rounding can turn around
+PER_CELL = {
+    "smoke": 170,
+    "small": 2000,
+    "paper": 4000,
+}  # number of instances for each number of categories and concentration
+TOLERANCE = 1e-10  # of closed forms compared with autograd, relative to 1 + the largest entry
+TIE = 1e-12  # differences of log-probs whose sign rounding can change
 SMALL_STEP, STEP = 1e-4, 0.1  # of Lemma 6.2, which is first-order, and of Theorem 6.5, which is exact in the step
 ALMOST_ALL = 0.999
 
@@ -52,12 +56,12 @@ CLAIMS = (
 
 
 def forward(logits: Tensor, q: Tensor) -> Tensor:
-    """KL(q‖p), written as in a textbook."""
+    """KL(q‖p), in its textbook form."""
     return (q * (q / logits.softmax(-1)).log()).sum()
 
 
 def reverse(logits: Tensor, q: Tensor) -> Tensor:
-    """KL(p‖q), written as in a textbook."""
+    """KL(p‖q), in its textbook form."""
     p = logits.softmax(-1)
     return (p * (p / q).log()).sum()
 
@@ -120,7 +124,7 @@ def regularised(rng: np.random.Generator, n: int, v: int, concentration: float) 
 
 
 def pushed(rng: np.random.Generator, n: int, v: int, concentration: float) -> Measured:
-    """y_w is category 0 and y_l category 1; a step with the push-down term against the same step without it."""
+    """y_w is category 0 and y_l category 1; compares a step with the push-down term to the same step without it."""
     p = drawn(rng, n, v, concentration)
     c1, c2 = torch.from_numpy(rng.uniform(size=(2, n)))
 
@@ -152,7 +156,7 @@ def reverse_lead(p: Tensor, q: Tensor) -> Array:
 
 
 def levelled(x: Tensor) -> Tensor:
-    """Categories 0 and 1 share what they have together."""
+    """Categories 0 and 1 share their total mass equally."""
     return torch.cat([x[:, :2].mean(-1, keepdim=True).expand(-1, 2), x[:, 2:]], -1)
 
 
@@ -185,12 +189,12 @@ def equal_targets(
     rng: np.random.Generator, n: int, v: int, concentration: float, keep: Callable[[Tensor, Tensor], Tensor]
 ) -> tuple[Tensor, Tensor]:
     """n pairs (p, q) with p(0) > p(1) and q(0) = q(1) that `keep` accepts."""
-    found: list[tuple[Tensor, Tensor]] = []
-    while sum(len(p) for p, _ in found) < n:
+    pairs: list[tuple[Tensor, Tensor]] = []
+    while sum(len(p) for p, _ in pairs) < n:
         p, q = ordered(drawn(rng, 4 * n, v, concentration)), levelled(drawn(rng, 4 * n, v, concentration))
-        kept = keep(p, q) & (p[:, 0] > p[:, 1])
-        found.append((p[kept], q[kept]))
-    return torch.cat([p for p, _ in found])[:n], torch.cat([q for _, q in found])[:n]
+        accepted = keep(p, q) & (p[:, 0] > p[:, 1])
+        pairs.append((p[accepted], q[accepted]))
+    return torch.cat([p for p, _ in pairs])[:n], torch.cat([q for _, q in pairs])[:n]
 
 
 def other_parts(rng: np.random.Generator, n: int, v: int, concentration: float) -> Measured:
@@ -251,7 +255,7 @@ def by_cell(cells: Mapping[tuple[int, float], Measured]) -> Table:
 
 
 def boundary(whole: Measured) -> tuple[Chart, Chart]:
-    """The plane of p and log-mean, and how sharply each mean of q separates the two."""
+    """The plane of p and log-mean, and how well each mean of q separates the two cases."""
     some = np.random.default_rng(0).permutation(len(whole["p"]))[:800]
     x, y, more = whole["logarithmic"][some], whole["p"][some], whole["theorem-6.5-1"][some] > 0
     edge = np.linspace(0.0, 0.5, 2)
@@ -283,13 +287,13 @@ MEANS = ("logarithmic", "arithmetic", "geometric")
 
 
 def _profile(label: str, ratio: Array, more: Array, edges: Array) -> Line:
-    """The share in each bin that holds an instance."""
+    """The share in each non-empty bin."""
     place = np.digitize(ratio, edges)
     bins = [b for b in range(1, len(edges)) if (place == b).any()]
     return Line(label, [float(np.sqrt(edges[b - 1] * edges[b])) for b in bins], [more[place == b].mean() for b in bins])
 
 
-def run(bench: Any) -> Outcome:  # of a Bench only the size is read
+def run(bench: Any) -> Outcome:  # uses only the size of a Bench
     cells = measure(bench.size)
     whole = {k: np.concatenate([cell[k] for cell in cells.values()]) for k in next(iter(cells.values()))}
     findings = judged(CLAIMS, whole)

@@ -1,1 +1,1 @@
-"""The verbs of data files: check and show."""
+"""Verbs for data files: check and show."""

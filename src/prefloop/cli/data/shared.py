@@ -1,4 +1,4 @@
-"""What the verbs of data files share: reading, and rows that cannot be used."""
+"""Shared code of the verbs for data files: reading, and reporting unusable rows."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ if TYPE_CHECKING:
     from prefloop.data.formats import Loaded
 
 FAULTS_SHOWN = 20
-BAD_ROWS = 3  # exit code, that of unusable data
+BAD_ROWS = 3  # exit code for unusable data
 
 
 def read(options: Rows, file: Path, limit: int | None) -> Loaded:
-    """The file's rows.
+    """Read the file's rows.
 
     Raises:
         UserError: a wrong format or column map.
@@ -26,15 +26,15 @@ def read(options: Rows, file: Path, limit: int | None) -> Loaded:
     return load_usable(file, format=options.format, group_by=options.group_by, columns=options.columns, limit=limit)
 
 
-def print_faults(found: Loaded) -> None:
-    """The first rows that cannot be used, and why."""
+def print_faults(loaded: Loaded) -> None:
+    """Print the first rows that cannot be used, and why."""
     from rich.console import Console
     from rich.text import Text
 
     console = Console(highlight=False)
-    if found.faults:
-        console.print(Text(f"{len(found.faults)} rows cannot be used:", style="red"))
-    for fault in found.faults[:FAULTS_SHOWN]:
+    if loaded.faults:
+        console.print(Text(f"{len(loaded.faults)} rows cannot be used:", style="red"))
+    for fault in loaded.faults[:FAULTS_SHOWN]:
         console.print(Text(f"  {fault}" + (f" ({fault.fix})" if fault.fix else "")))
-    if len(found.faults) > FAULTS_SHOWN:
-        console.print(f"  … and {len(found.faults) - FAULTS_SHOWN} more; `prefloop data check --json` lists all")
+    if len(loaded.faults) > FAULTS_SHOWN:
+        console.print(f"  … and {len(loaded.faults) - FAULTS_SHOWN} more; `prefloop data check --json` lists all")

@@ -19,29 +19,29 @@ if TYPE_CHECKING:
 class Options(Rows):
     """Print the first rows of a file as Prefloop reads them.
 
-    Exit code: 0 if all of them can be used, 3 if some cannot.
+    Exit code: 0 if all rows can be used, 3 if some cannot.
     """
 
     file: Annotated[Path, Flag(positional=True)]
     """.jsonl, .json (both also .gz) or .parquet."""
     rows: int = 3
-    """How many to show."""
+    """Number of rows to show."""
 
     def __post_init__(self) -> None:
         require_positive(self, "rows", "limit")
 
 
 def run(options: Options) -> int:
-    """Show the rows; 3 when some of them cannot be used."""
-    found = read(options, options.file, min(options.rows, options.limit or options.rows))
-    options.show(lambda: [asdict(group) for group in found.groups], lambda: _print(found))
-    return BAD_ROWS if found.faults else 0
+    """Show the rows; 3 if some cannot be used."""
+    loaded = read(options, options.file, min(options.rows, options.limit or options.rows))
+    options.show(lambda: [asdict(group) for group in loaded.groups], lambda: _print(loaded))
+    return BAD_ROWS if loaded.faults else 0
 
 
-def _print(found: Loaded) -> None:
-    for group in found.groups:
+def _print(loaded: Loaded) -> None:
+    for group in loaded.groups:
         _print_group(group)
-    print_faults(found)
+    print_faults(loaded)
 
 
 def _print_group(group: Group) -> None:

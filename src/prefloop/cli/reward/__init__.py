@@ -1,1 +1,1 @@
-"""The verbs of reward models: train, card and score."""
+"""Verbs for reward models: train, card and score."""

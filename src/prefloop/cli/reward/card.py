@@ -1,4 +1,4 @@
-"""`prefloop reward card`: what a reward model is worth on preferences that it was not fitted to."""
+"""`prefloop reward card`: measure a reward model on unseen preferences."""
 
 from __future__ import annotations
 
@@ -15,35 +15,35 @@ if TYPE_CHECKING:
     from prefloop.data.records import Group
     from prefloop.rewards.bradley_terry.ensemble import RewardModel
 
-RATINGS = "ratings"  # as gold: those of the data
-PORTION = 64  # prompts whose responses a gold reward sees at once
+RATINGS = "ratings"  # as gold reward: the ratings of the data
+PORTION = 64  # number of prompts that a gold reward scores at once
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options(Shared):
-    """Measure a reward model on preferences it was not fitted to: card.json, a page and figures."""
+    """Measure a reward model on unseen preferences: card.json, a page and figures."""
 
     model: Annotated[str, Flag(positional=True, metavar="DIR[,DIR]")]
-    """Reward model, or several as one with --combine."""
+    """Reward model, or several to combine with --combine."""
     out: Annotated[Path, Flag(metavar="DIR")]
     """Folder for card.json, README.md and the figures."""
     gold: Annotated[str | None, Flag(metavar="NAME")] = None
-    """length_min, sentiment, `module:function` …, or ratings (default for rated data)."""
+    """Gold reward: length_min, sentiment, `module:function` …, or ratings (default for rated data)."""
     gold_option: dict[str, Any] = field(default_factory=dict)
-    """Of the gold reward, such as target=20."""
+    """Options of the gold reward, such as target=20."""
     combine: Literal["mean", "min"] | None = None
-    """How several reward models are combined."""
+    """How to combine several reward models."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         require_place(self.out)
         if self.gold_option and self.gold in (None, RATINGS):
-            fix = "name one: --gold length_mode"
-            raise UserError("no gold reward takes these options", where="--gold-option", fix=fix)
+            fix = "add a gold reward, such as --gold length_mode"
+            raise UserError("`--gold-option` needs a gold reward with options", where="--gold-option", fix=fix)
 
 
 def run(options: Options) -> int:
-    """Measure, write the page and say where it is.
+    """Measure, write the page and print its path.
 
     Raises:
         UserError, DataError: nothing was written.
@@ -56,9 +56,9 @@ def run(options: Options) -> int:
         from prefloop.rewards.bradley_terry.disk import require_free
 
         require_free(options.out)
-    found = read_data(options, options.data)
-    name, model = _gold_name(options, found.format), load_models(options, options.model, options.combine)
-    groups, remarks = _unseen(model, found.groups, options.data)
+    loaded = read_data(options, options.data)
+    name, model = _gold_name(options, loaded.format), load_models(options, options.model, options.combine)
+    groups, remarks = _unseen(model, loaded.groups, options.data)
     known = None if name is None else _gold(options, name, groups, model)
     scored = model.score_groups(groups)
     remarks += cut_remarks(model, scored)
@@ -89,30 +89,30 @@ def run(options: Options) -> int:
 
 
 def _gold_name(options: Options, format: str) -> str | None:
-    """The gold reward by name: the one asked for, or the ratings of rated data.
+    """The name of the gold reward: the given one, or the ratings of rated data.
 
     Raises:
-        DataError: ratings of data that have none: the 1 and 0 of a preference are what the model was fitted to.
+        DataError: the data have no ratings (the 1 and 0 of preferences do not count).
     """
     if options.gold == RATINGS and format != "rated":
-        fix = "name a reward, such as length_min, or give rows with `responses` and `scores`"
+        fix = "use a reward, such as length_min, or data with `responses` and `scores`"
         raise DataError(f"the data have no ratings: their format is `{format}`", where="--gold ratings", fix=fix)
     return options.gold or (RATINGS if format == "rated" else None)
 
 
 def _unseen(model: RewardModel, groups: list[Group], data: Path) -> tuple[list[Group], list[str]]:
-    """The groups whose questions the model was not fitted to, and what must be said about it."""
+    """The groups whose questions the model was not fitted to, and remarks about them."""
     from prefloop.rewards.bradley_terry.model import known
 
     unseen = [group for group in groups if not known(group, model.trained_on)]
     if not unseen:
-        fix = "give data of other questions; a training set split off its held-out part by --held-out split"
+        fix = "use data with other questions; `reward train --held-out split` holds some out"
         raise DataError("the reward model was fitted to every question of these data", where=str(data), fix=fix)
     lost, remarks = len(groups) - len(unseen), []
     if lost:
-        remarks.append(f"{lost:,} of {len(groups):,} rows are left out: the model was fitted to their questions.")
+        remarks.append(f"{lost:,} of {len(groups):,} rows are excluded: the model was fitted to their questions.")
     if not model.is_traced:
-        remarks.append("It is not known which questions the model was fitted to: make sure that these do not overlap.")
+        remarks.append("The model's training questions are unknown: make sure that these do not overlap with them.")
     return unseen, remarks
 
 

@@ -1,4 +1,4 @@
-"""`prefloop reward score`: what a reward model says of every response."""
+"""`prefloop reward score`: score every response with a reward model."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ class Options(Shared):
     """Write the score of every response, one prompt per line, in the format `rated`."""
 
     model: Annotated[str, Flag(positional=True, metavar="DIR[,DIR]")]
-    """Reward model, or several as one with --combine."""
+    """Reward model, or several to combine with --combine."""
     out: Annotated[Path, Flag(metavar="FILE")]
-    """JSON lines: prompt, responses, scores."""
+    """Output file, JSON Lines: prompt, responses, scores."""
     combine: Literal["mean", "min"] | None = None
-    """How several reward models are combined."""
+    """How to combine several reward models."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -41,11 +41,11 @@ def run(options: Options) -> int:
     """
     if options.out.exists():
         raise UserError("the file already exists", where=str(options.out), fix="choose another name")
-    found, model = read_data(options, options.data), load_models(options, options.model, options.combine)
-    scored = model.score_groups(found.groups)
+    loaded, model = read_data(options, options.data), load_models(options, options.model, options.combine)
+    scored = model.score_groups(loaded.groups)
     remarks = cut_remarks(model, scored)
     values = iter(scored.score.tolist())
-    lines = [_line(group, [next(values) for _ in group.responses]) for group in found.groups if group.responses]
+    lines = [_line(group, [next(values) for _ in group.responses]) for group in loaded.groups if group.responses]
     write(options.out, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
     mean, spread = float(scored.score.mean()), float(scored.score.std(correction=0))
     size = {"prompts": len(lines), "responses": len(scored.score)}

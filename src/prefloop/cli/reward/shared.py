@@ -1,4 +1,4 @@
-"""What the verbs of reward models share: the data, the models, and what must be said about them."""
+"""Shared code of the verbs for reward models: data, models, and remarks about them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from prefloop.core.errors import UserError
 from prefloop.rewards.bradley_terry.options import FitOptions
 from prefloop.runs.schema import Flag
 
-if TYPE_CHECKING:  # torch and transformers load when there is something to do, so that --help is quick
+if TYPE_CHECKING:  # torch and transformers are imported only to run something, so that --help is fast
     from prefloop.data.formats import Loaded
     from prefloop.rewards.bradley_terry.encoding import Scored
     from prefloop.rewards.bradley_terry.ensemble import RewardModel
@@ -19,18 +19,18 @@ if TYPE_CHECKING:  # torch and transformers load when there is something to do, 
 
 @dataclass(frozen=True, kw_only=True)
 class Shared(Rows):
-    """Flags of every verb of reward models."""
+    """Flags of every verb for reward models."""
 
     data: Annotated[Path, Flag(positional=True)]
     """.jsonl, .json (both also .gz) or .parquet."""
     system: str | None = None
-    """System message before prompts that have none."""
+    """System message for prompts that have none."""
     seed: int = 0
-    """Of split, order and bootstrap."""
+    """Seed of split, order and bootstrap."""
     autocast: Literal["auto", True, False] = "auto"
     """bfloat16 matrix products."""
     micro_tokens: int = FitOptions.micro_tokens
-    """Tokens in one pass; bounds memory."""
+    """Tokens per forward pass; limits memory."""
 
     def __post_init__(self) -> None:
         require_seed(self.seed)
@@ -38,7 +38,7 @@ class Shared(Rows):
 
 
 def read_data(options: Shared, path: Path) -> Loaded:
-    """The data, with the system message that was asked for.
+    """The data, with the given system message.
 
     Raises:
         UserError: a wrong format or column map.
@@ -47,19 +47,19 @@ def read_data(options: Shared, path: Path) -> Loaded:
     from prefloop.data.formats import faulty, load_usable
     from prefloop.data.records import with_system
 
-    found = load_usable(
+    loaded = load_usable(
         path, format=options.format, group_by=options.group_by, columns=options.columns, limit=options.limit
     )
-    if found.faults:
-        raise faulty(path, found)
-    return replace(found, groups=with_system(options.system, found.groups))
+    if loaded.faults:
+        raise faulty(path, loaded)
+    return replace(loaded, groups=with_system(options.system, loaded.groups))
 
 
 def load_models(options: Shared, model: str, combine: Literal["mean", "min"] | None) -> RewardModel:
-    """One reward model, or several of them, separated by commas, as one.
+    """One reward model, or several, separated by commas, combined.
 
     Raises:
-        UserError: `combine` without several models, or the reverse; a folder that holds no reward model.
+        UserError: `combine` without several models, or the reverse; a folder without a reward model.
     """
     from prefloop.policies.causal_lm import resolve_autocast
     from prefloop.rewards.bradley_terry import disk
@@ -67,19 +67,19 @@ def load_models(options: Shared, model: str, combine: Literal["mean", "min"] | N
 
     folders = model.split(",")
     if (len(folders) > 1) is (combine is None):
-        what = "say how several reward models are combined" if len(folders) > 1 else "there is nothing to combine"
-        raise UserError(what, where="--combine", fix="DIR1,DIR2 --combine mean, or min")
+        what = "several reward models need --combine" if len(folders) > 1 else "there is nothing to combine"
+        raise UserError(what, where="--combine", fix="write DIR1,DIR2 --combine mean, or min")
     loaded = [disk.load(folder, micro_tokens=options.micro_tokens) for folder in folders]
     members = [replace(m, autocast=resolve_autocast(options.autocast, m.backbone)) for m in loaded]
     return members[0] if combine is None else Ensemble(tuple(members), combine)
 
 
 def cut_remarks(model: RewardModel, scored: Scored) -> list[str]:
-    """What must be said where tokens did not fit."""
+    """Remarks about responses that did not fit."""
     from prefloop.rewards.bradley_terry.ensemble import Ensemble
 
     members = model.members if isinstance(model, Ensemble) else (model,)
-    room = " or ".join(f"{n:,}" for n in sorted({member.max_tokens for member in members}))
+    limit = " or ".join(f"{n:,}" for n in sorted({member.max_tokens for member in members}))
     lost = int(scored.cut.sum())
-    remark = f"{lost:,} of {len(scored.cut):,} responses were cut to the last {room} tokens, prompt included."
+    remark = f"{lost:,} of {len(scored.cut):,} responses were cut to the last {limit} tokens, prompt included."
     return [remark] if lost else []

@@ -1,4 +1,4 @@
-"""`prefloop reward train`: a reward model from preferences."""
+"""`prefloop reward train`: fit a reward model to preferences."""
 
 from __future__ import annotations
 
@@ -22,36 +22,36 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Options(Shared):
-    """Fit a reward model, measure it on held-out questions and save it with both."""
+    """Fit a reward model to preferences, measure it on held-out questions and save it."""
 
     out: Annotated[Path, Flag(metavar="DIR")]
     """Folder for the reward model."""
     model: str = "smollm2"
     """Base model: local folder, hub name in the cache, or smollm2."""
     held_out: Annotated[str, Flag(metavar="FILE")] = "split"
-    """A file, `split` or `none`."""
+    """Held-out data: a file, `split` or `none`."""
     held_out_share: float = 0.2
     """Share of the questions that `split` holds out."""
     freeze_backbone: bool | None = None
-    """Fit only the head, in minutes (default); else backbone and head, in hours."""
+    """Fit only the head, in minutes (default); otherwise backbone and head, in hours."""
     pooling: Pooling | None = None
     """States that the head reads (default: last)."""
     steps: int | None = None
-    """Of training backbone and head together (default: 200)."""
+    """Steps that train backbone and head together (default: 200)."""
     lr: float | None = None
     """Learning rate of these steps (default: 1e-5)."""
     batch: int | None = None
     """Pairs per step (default: 16)."""
     label_smoothing: float | None = None
-    """Share of preferences taken to be wrong (default: 0)."""
+    """Assumed share of wrong preferences (default: 0)."""
     rating_margin: float | None = None
-    """Lead asked for per unit of rating (Llama 2; default: 0)."""
+    """Required lead per unit of rating difference (Llama 2; default: 0)."""
     ties: Ties | None = None
-    """Drop ties (default), or count each as half a preference either way."""
+    """Drop ties (default), or count each as half a preference each way."""
     centring: float | None = None
     """Coefficient of (s_w + s_l)², such as 0.01 (default: 0)."""
     max_tokens: int | None = None
-    """Longer prompts and responses lose the prompt's start (default: 1024)."""
+    """Longer prompts and responses are cut on the left (default: 1024)."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -62,10 +62,10 @@ class Options(Shared):
 
     @property
     def fit(self) -> FitOptions:
-        """How the model is fitted.
+        """Options of the fit.
 
         Raises:
-            UserError: options that contradict each other.
+            UserError: contradictory options.
         """
         return fit_options({name: value for name in NAMES if (value := getattr(self, name)) is not None})
 
@@ -99,7 +99,7 @@ def _print(options: Options, record: dict[str, Any]) -> None:
 
 
 def _sides(options: Options) -> tuple[list[Group], list[Group], dict[str, str]]:
-    """Groups to fit to, groups of other questions, and the SHA-256 of their files."""
+    """Training groups, held-out groups of other questions, and the SHA-256 of their files."""
     from prefloop.data.records import split
     from prefloop.rewards.bradley_terry.model import digests, known
 
@@ -115,12 +115,14 @@ def _sides(options: Options) -> tuple[list[Group], list[Group], dict[str, str]]:
     trained_on = frozenset().union(*map(digests, fitted_to))
     unseen = [group for group in held_out if not known(group, trained_on)]
     if lost := len(held_out) - len(unseen):
-        options.say(f"{lost:,} of {len(held_out):,} held-out rows are left out: their questions are trained on")
+        options.say(
+            f"{lost:,} of {len(held_out):,} held-out rows are excluded: their questions are in the training data"
+        )
     held_out = unseen
     for name, groups in (("training", fitted_to), ("held-out", held_out)):
         if not any(g.scores and len(set(g.scores)) > 1 for g in groups):
-            fix = "more data, another --held-out-share, or --held-out none"
-            what = f"there is no {name} preference" + (" on a question that is not trained on" * (name == "held-out"))
+            fix = "use more data, another --held-out-share, or --held-out none"
+            what = f"no {name} preferences" + (" on questions outside the training data" * (name == "held-out"))
             raise DataError(what, where=str(options.data), fix=fix)
     return fitted_to, held_out, hashes
 
@@ -159,7 +161,7 @@ def _save(
     hashes: dict[str, str],
     seconds: float,
 ) -> dict[str, Any]:
-    """Write the model and its manifest; what there is to say of it."""
+    """Write the model and its manifest; returns the record to print."""
     from dataclasses import asdict, replace
 
     import torch

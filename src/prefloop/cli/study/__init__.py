@@ -1,1 +1,1 @@
-"""The verbs of studies: list and run."""
+"""Verbs for studies: list, run and draw."""

@@ -1,4 +1,4 @@
-"""`prefloop study draw`: figures and pages from results that exist."""
+"""`prefloop study draw`: figures and pages from existing results."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from prefloop.runs.schema import Flag
 
 @dataclass(frozen=True, kw_only=True)
 class Options(Output):
-    """Draw figures and pages anew from each result.json, without a run."""
+    """Redraw figures and pages from each result.json, without running anything."""
 
     folder: Annotated[Path, Flag(positional=True, metavar="DIR")]
-    """The --out of earlier runs."""
+    """The --out folder of earlier runs."""
     pdf: bool = False
-    """PDF beside SVG, for a paper: pip install 'prefloop[figures]'."""
+    """Also write PDF, for a paper: pip install 'prefloop[figures]'."""
 
 
 def run(options: Options) -> int:
-    """Draw, and say which files were written.
+    """Draw, and print the files written.
 
     Raises:
         UserError: no such folder, or no results in it.
@@ -30,7 +30,7 @@ def run(options: Options) -> int:
     from prefloop.studies import page
 
     if not options.folder.is_dir():
-        raise UserError("no such folder", where=str(options.folder), fix="name the --out of prefloop study run")
+        raise UserError("no such folder", where=str(options.folder), fix="give the --out folder of prefloop study run")
     written = [str(path) for path in page.redraw(options.folder, pdf=options.pdf)]
     options.show(lambda: {"files": written}, lambda: print("\n".join(written)))
     return 0

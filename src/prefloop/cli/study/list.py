@@ -1,4 +1,4 @@
-"""`prefloop study list`: what each study asks."""
+"""`prefloop study list`: the question of each study."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from prefloop.studies import registry
 
 @dataclass(frozen=True, kw_only=True)
 class Options(Output):
-    """List the studies and what each asks."""
+    """List the studies and their questions."""
 
     names: bool = False
     """Print names only."""

@@ -1,4 +1,4 @@
-"""`prefloop study run`: the paper's questions, judged by rules stated before."""
+"""`prefloop study run`: the paper's questions, judged by rules stated in advance."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from prefloop.core.files import to_json
 from prefloop.runs.schema import Flag
 from prefloop.studies import registry
 
-if TYPE_CHECKING:  # scipy, matplotlib and torch load when a study runs
+if TYPE_CHECKING:  # scipy, matplotlib and torch are imported when a study runs
     from prefloop.studies.study import Study
 
 ALL = "all"
 Size = Literal["smoke", "small", "paper"]
-SIZES = get_args(Size)  # those of studies.study, which takes half a second to import
-SIGNALLED = 128  # exit codes from here on are of interruptions
+SIZES = get_args(Size)  # as in studies.study, which takes half a second to import
+SIGNALLED = 128  # higher exit codes mean interruption
 COLOURS = {"supported": "green", "contradicted": "red", "inconclusive": "yellow"}
 
 
@@ -32,18 +32,18 @@ def _cores() -> int:
 
 @dataclass(frozen=True, kw_only=True)
 class Options(Output):
-    """Run studies: a verdict per prediction, figures and pages."""
+    """Run studies: a verdict for each prediction, figures and pages."""
 
     names: Annotated[tuple[str, ...], Flag(positional=True, metavar="NAME")]
-    """Studies, `module:STUDY` of yours, or `all`: those of the lab; see prefloop study list."""
+    """Studies, your own `module:STUDY`, or `all` (those of the lab); see prefloop study list."""
     size: Size = "small"
-    """Of the whole study."""
+    """Size of the whole study."""
     out: Annotated[Path, Flag(metavar="DIR")] = Path("studies")
-    """Results, figures and pages; existing runs are reused."""
+    """Folder for results, figures and pages; existing runs are reused."""
     workers: int | None = None
-    """Processes (default: usable cores)."""
+    """Worker processes (default: usable cores)."""
     stack: int | None = None
-    """Most runs in one stack (default: chosen by the lab)."""
+    """Maximum number of runs per stack (default: chosen by the lab)."""
     ray: Annotated[str, Flag(metavar="ADDRESS")] = ""
     """Run on this Ray cluster instead of local processes; `local` starts one."""
 
@@ -53,7 +53,7 @@ class Options(Output):
 
 
 def run(options: Options) -> int:
-    """The exit code is that of the first study that failed; pages of the others stand."""
+    """Run the studies; the exit code is that of the first one that failed, and pages of the others are kept."""
     named = (registry.STUDIES if name == ALL else (name,) for name in options.names)
     names = dict.fromkeys(name for some in named for name in some)
     studies = [registry.study(name) for name in names]
@@ -76,7 +76,7 @@ def run(options: Options) -> int:
                 results.append(_one(study, bench, options))
             except Exception as error:
                 if not 0 < getattr(error, "exit_code", SIGNALLED) < SIGNALLED:
-                    raise  # a defect, with its traceback; an interruption, which ends them all
+                    raise  # a bug, with its traceback, or an interruption
                 failed[study.name] = error
                 print(f"error: {study.name}: {error}", file=sys.stderr)
             else:
@@ -86,7 +86,7 @@ def run(options: Options) -> int:
 
 
 def _one(study: Study, bench: Any, options: Options) -> dict[str, Any]:
-    """Measure, write the page and the findings over all pages, so that Ctrl-C leaves both in order."""
+    """Measure, then write the page and the findings over all pages, so that both are complete after Ctrl-C."""
     from prefloop.runs.manifest import versions
     from prefloop.studies import page
     from prefloop.studies.study import Effort
@@ -108,7 +108,7 @@ def _one(study: Study, bench: Any, options: Options) -> dict[str, Any]:
 
 
 def command(name: str, options: Options) -> str:
-    """What repeats the numbers of one study; workers and places do not change them."""
+    """The command that reproduces a study; workers and paths do not change its numbers."""
     words = ["prefloop", "study", "run", name, "--size", options.size]
     return shlex.join(words + ([] if options.stack is None else ["--stack", str(options.stack)]))
 
@@ -139,15 +139,15 @@ def _tell(result: dict[str, Any], options: Options) -> None:
 
 
 def _close(results: list[dict[str, Any]], failed: dict[str, Exception], seconds: float, options: Options) -> None:
-    """The JSON object, or what came out in all."""
+    """Print the JSON object, or the overall result."""
     from prefloop.analysis.numbers import duration
     from prefloop.studies.page import FINDINGS, counts, tally
 
     place = str(options.out / FINDINGS) if results else None
     if options.json:
-        told = {"size": options.size, "seconds": round(seconds, 1), "verdicts": counts(results), "findings": place}
+        summary = {"size": options.size, "seconds": round(seconds, 1), "verdicts": counts(results), "findings": place}
         errors = {name: str(error) for name, error in failed.items()}
-        print(to_json({**told, "results": results, "failed": errors}))
+        print(to_json({**summary, "results": results, "failed": errors}))
     elif not options.quiet and (results or failed):
         lost = f"; failed: {', '.join(failed)}" if failed else ""
         print(f"\n{tally(results)} in {duration(seconds)}{lost}" + (f"\nfindings: {place}" if place else ""))
