@@ -1,4 +1,4 @@
-"""What the studies of the lab share: the score, learning rates, curves and tables of cells."""
+"""Shared code of the lab studies: the score, learning rates, curves and tables of cells."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from prefloop.lab.summary import Cell, band, interval
 from prefloop.report.chart import COUNT, Array, Chart, Line, Range, Table
 from prefloop.worlds.arms.spec import REWARDS
 
-RATES = (1e-3, 3e-3, 1e-2, 3e-2, 1e-1)  # learning rates of Adam, tried per cell at equal budgets
+RATES = (1e-3, 3e-3, 1e-2, 3e-2, 1e-1)  # candidate learning rates of Adam, tuned per cell at equal budgets
 FAR, NEAR = REWARDS["far"], REWARDS["near"]
 SCORE = (
     "Score: gold reward averaged over training (trapezoids over gradient steps), as a share of what can be gained,"
@@ -23,7 +23,7 @@ SCORE = (
     " step on. Learning rates are tried on seeds of their own, at equal budgets, and the best of each cell is used."
 )
 
-COUNTED = ("passes", "samples", "reward_queries", "eval/kl_reverse_exact")  # tables have their values at the end
+COUNTED = ("passes", "samples", "reward_queries", "eval/kl_reverse_exact")  # tables show their final values
 SHOWN = ("ess", "kl/collection", "clip_ratio/region_mean", *COUNTED[:3], "push/up", "push/down", COUNTED[3])
 
 
@@ -39,7 +39,7 @@ def gains(cells: Sequence[Cell]) -> Array:
 
 
 def at_equal_samples(reused: Cell, once: Cell) -> Array:
-    """Mean gain over the samples that the reusing run drew, less the other run's over as many."""
+    """Mean gain over the samples of the reusing run, minus the other run's over the same number of samples."""
     pairs = zip(reused.runs, once.runs, strict=True)
     return np.array([_over_samples(a, a.last("samples")) - _over_samples(b, a.last("samples")) for a, b in pairs])
 
@@ -53,7 +53,7 @@ def _over_samples(run: Run, most: float) -> float:
 
 
 def place(centre: float) -> str:
-    """The reward's name for titles."""
+    """The reward's name, for titles."""
     return {FAR: "peak far (R1, arm 70)", NEAR: "peak near (R2, arm 20)"}.get(centre, f"peak at {centre:g}")
 
 
@@ -82,7 +82,7 @@ def curves(title: str, cells: Sequence[Cell], labels: Sequence[str], *, x: str =
 
 
 def over_seeds(cell: Cell) -> str:
-    """What the middle and the band of a figure are."""
+    """The meaning of middle and band of a figure."""
     return f"interquartile mean over {len(cell.runs)} seeds; band: 95 % bootstrap interval over seeds"
 
 
@@ -92,10 +92,10 @@ def middles(label: str, x: Sequence[Any], values: Array) -> Line:
 
 
 def summary(title: str, cells: Sequence[Cell], head: Sequence[str], names: Sequence[Sequence[Any]]) -> Table:
-    """One row per cell: what it is, then its numbers; means over seeds but for the score's IQM and interval.
+    """One row per cell: its name and numbers; means over seeds, except for the score's IQM and interval.
 
     Args:
-        head, names: of the leading columns, and their values per cell.
+        head, names: headings of the leading columns, and their values per cell.
     """
     rows = []
     for cell, name in zip(cells, names, strict=True):
@@ -107,7 +107,7 @@ def summary(title: str, cells: Sequence[Cell], head: Sequence[str], names: Seque
 
 
 def _mean(cell: Cell, column: str) -> float:
-    """Mean over seeds and over training of what varies, of the end for what counts up."""
+    """Mean over seeds: of the final value for counters, otherwise of the mean over training."""
     if column in COUNTED:
         return float(cell.last(column).mean())
     known = cell.curve(column)[:, 1:]
@@ -115,12 +115,12 @@ def _mean(cell: Cell, column: str) -> float:
 
 
 def by(cells: Sequence[Cell], keys: Sequence[Any]) -> dict[Any, Cell]:
-    """Cells under the keys they were made from."""
+    """Cells by the keys that they were made from."""
     return dict(zip(keys, cells, strict=True))
 
 
 def arms(method: str, **changes: Any) -> Setting:
-    """A setting of the arms with the published MLP; what overrides the method goes into `override`."""
+    """A setting of the arms with the published MLP; changes to the method go into `override`."""
     return make(method, "arms", **changes)
 
 

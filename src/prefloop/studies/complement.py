@@ -211,7 +211,7 @@ def _elsewhere(bench: Bench, cells: LengthCells) -> list[Table]:
     at = [by(bench.tuned([c.setting for c in cells.values()], (lr,), seeds=seeds), list(cells)) for lr in tried]
     rows = []
     for key in sorted(cells, key=lambda key: key[1]):
-        ends = [np.sort(_cost(found[key], key[1])[:, -1]) for found in at]
+        ends = [np.sort(_cost(tuned[key], key[1])[:, -1]) for tuned in at]
         rows.append([*reversed(key), *(f"{np.median(end):.1f} ({end[0]:.1f}–{end[-1]:.1f})" for end in ends)])
     title = "Tokens (Mode Length: distance from the mode) at the end, by learning rate: median and range over the seeds"
     return [Table(title, ("problem", "method", *(f"{lr:g}" for lr in tried)), rows)] if tried else []

@@ -317,8 +317,8 @@ def case_table(cases: Mapping[Key, Array]) -> Table:
 
 
 def fit_table(fitted: Fits) -> Table:
-    def cells(name: str, found: Fit) -> tuple[str, str]:
-        return f"{found[0]:.3f}", f"{found[1] * RATES['logits'][name]:g}, {found[2]}"
+    def cells(name: str, fit: Fit) -> tuple[str, str]:
+        return f"{fit[0]:.3f}", f"{fit[1] * RATES['logits'][name]:g}, {fit[2]}"
 
     return Table(
         "The printed distributions against both labellings: largest error of the best learning rate and step",
@@ -335,9 +335,9 @@ def case_chart(key: Key, p: Array) -> Chart:
 
 def mean_line(name: str, x: Sequence[int | float], rows: Array, dashed: bool) -> Line:
     """Means of [x, N] ± 1.96 standard errors, without missing values."""
-    found = {place: mean_se(r[np.isfinite(r)]) for place, r in zip(x, rows, strict=True) if np.isfinite(r).sum() > 1}
-    value, spread = (np.array([getattr(m, part) for m in found.values()]) for part in ("value", "se"))
-    return Line(name, list(found), value, value - 1.96 * spread, value + 1.96 * spread, dashed=dashed)
+    means = {place: mean_se(r[np.isfinite(r)]) for place, r in zip(x, rows, strict=True) if np.isfinite(r).sum() > 1}
+    value, spread = (np.array([getattr(m, part) for m in means.values()]) for part in ("value", "se"))
+    return Line(name, list(means), value, value - 1.96 * spread, value + 1.96 * spread, dashed=dashed)
 
 
 def mass_chart(key: Key, m: Measured) -> Chart:

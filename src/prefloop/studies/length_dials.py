@@ -110,8 +110,8 @@ def winners(cells: Cells) -> Table:
         first, second = sorted(NAMES, key=lambda name: -scores[name].mean())[:2]
         lead = scores[first] - scores[second]
         error = lead.std(ddof=1) / np.sqrt(len(lead))
-        told = [f"{scores[name].mean():.3f}" for name in NAMES]
-        rows.append([f"{place[0]:g}", f"{place[1]:g}", first, f"{lead.mean():.3f} ± {error:.3f} ({second})", *told])
+        means = [f"{scores[name].mean():.3f}" for name in NAMES]
+        rows.append([f"{place[0]:g}", f"{place[1]:g}", first, f"{lead.mean():.3f} ± {error:.3f} ({second})", *means])
     return Table("Who wins where", ("peak, percentile", "coverage", "best", "lead over the next", *NAMES), rows)
 
 

@@ -283,7 +283,7 @@ def _table(folders: Mapping[Cell, Path], costs: Costs) -> Table:
     head = ("problem", "method", "seed", "tokens before", "after", "cost over training", "KL(π‖ref), nats")
     rows: list[list[Any]] = []
     for cell, one in zip(folders, load(list(folders.values())), strict=True):
-        ends = [measured(found) for found in (one.before("eval/length"), one.after("eval/length"))]
+        ends = [measured(value) for value in (one.before("eval/length"), one.after("eval/length"))]
         mean = float(costs[cell.problem, cell.label][cell.seed, 1:].mean())
         numbers = [*ends, mean, measured(one.after("eval/kl_reverse"))]
         spent = [one.last("samples"), round((one.seconds or 0.0) / 60, 1)]

@@ -135,8 +135,8 @@ def run(bench: Bench) -> Outcome:
     offline = [(label, c) for label in OFFLINE for c in (FAR, NEAR)]
     doses = [(method, dose) for method in DOSED for dose in DOSES]
     settings = [_offline(bench, *key) for key in offline] + [_dosed(bench, *key) for key in doses]
-    found = bench.tuned(settings, RATES)
-    cells, dosed = by(found[: len(offline)], offline), by(found[len(offline) :], doses)
+    tuned = bench.tuned(settings, RATES)
+    cells, dosed = by(tuned[: len(offline)], offline), by(tuned[len(offline) :], doses)
     figures = {
         "offline": [curves(place(c), [cells[m, c] for m in OFFLINE], list(OFFLINE)) for c in (FAR, NEAR)],
         "doses": [_dose_chart(dosed)],

@@ -106,14 +106,14 @@ def load(folder: Path) -> list[Result]:
 
 def readable(paths: Iterable[Path]) -> tuple[list[Result], list[DataError]]:
     """The contents of result files, in the order of the registry, and errors for those that cannot be read."""
-    found, wrong = [], []
+    results, wrong = [], []
     for path in sorted(paths):
         try:
-            found.append(load_one(path))
+            results.append(load_one(path))
         except DataError as error:
             wrong.append(error)
     places = {name: place for place, name in enumerate(STUDIES)}
-    return sorted(found, key=lambda result: places.get(result["study"], len(places))), wrong
+    return sorted(results, key=lambda result: places.get(result["study"], len(places))), wrong
 
 
 def load_one(path: Path) -> Result:
@@ -248,8 +248,8 @@ def threshold(claim: Result) -> str:
 def took(effort: Result) -> str:
     """The time of a study; a short one may have reused runs of other studies."""
     runs, reused = effort["runs"], effort["runs"] - effort["computed"]
-    there = f", {number(reused)} of which were reused" if reused else ""
-    return duration(effort["seconds"]) + (f" for {number(runs)} runs of the lab{there}" if runs else "")
+    reused_runs = f", {number(reused)} of which were reused" if reused else ""
+    return duration(effort["seconds"]) + (f" for {number(runs)} runs of the lab{reused_runs}" if runs else "")
 
 
 def caution(sizes: Sequence[str]) -> str:
