@@ -42,13 +42,15 @@ TESTS = {  # module in the package -> files of tests that notice its mutants, th
     "core/batch": ["core/test_batch.py", "core/test_methods.py"],
     "core/optim": ["core/test_optim.py"],
     "core/terms": ["core/test_terms.py"],
+    "core/method": ["core/test_method.py", "core/test_methods.py", "core/test_ranges.py"],
+    "core/loop": ["core/test_loop_by_hand.py", "core/test_loop.py"],
     "core/ranges": ["core/test_ranges.py"],
     "core/fit": ["core/test_fit.py"],
     "core/files": ["core/test_files.py"],
     "analysis/compare": ["analysis/test_compare.py"],
     "runs/offline": ["runs/test_offline.py"],
 }
-TIMEOUT = 120  # seconds; a mutant that hangs is noticed
+TIMEOUT = 60  # seconds; a mutant that hangs is noticed
 OPERATORS: dict[type[ast.operator], list[type[ast.operator]]] = {
     ast.Add: [ast.Sub],
     ast.Sub: [ast.Add],

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from prefloop.core import objectives, pairs, weights
-from prefloop.core.batch import Batch, Signal, reads
+from prefloop.core.batch import Batch, MissingNeed, Signal, reads
 from prefloop.core.errors import UserError
 from prefloop.core.method import switch
 from prefloop.core.methods import METHODS, Method
@@ -70,6 +70,15 @@ def test_parts_are_named_by_their_home_and_must_say_what_they_read() -> None:
     assert RLOO.override(objective="prefloop.core.objectives:clipped").objective is objectives.clipped
 
 
+def test_log_probs_at_collection_stand_in_for_those_of_the_writer() -> None:
+    batch = make_batch(5, responses=3)
+    RLOO.check(replace(batch, logp_behaviour=None))
+    with pytest.raises(MissingNeed, match="logp_behaviour"):
+        RLOO.check(replace(batch, logp_behaviour=None, logp_proximal=None))
+    with pytest.raises(MissingNeed, match="scores"):
+        RLOO.check(replace(batch, scores=None))
+
+
 def test_only_a_kl_above_0_or_one_per_run_needs_the_reference() -> None:
     assert SFT.needs == frozenset()
     assert SFT.override(kl=0.5).needs == SFT.override(kl=torch.zeros(2)).needs == {"reference"}
@@ -106,7 +115,7 @@ def test_responses_in_a_pair_are_used_and_those_in_several_too() -> None:
     weight = torch.tensor([[1.0, 0.5], [1.0, 0.0]], dtype=F64)
     batch = scored()
     assert used(DPO, batch, pairs=index, pair_weight=weight) == [[True] * 3, [False, True, True]]
-    assert used(DPO, batch, pairs=index, pair_weight=0 * weight) == [[False] * 3] * 2
+    assert used(DPO, batch, pairs=index, pair_weight=0 * weight) == [[False] * 3] * 2 == used(DPO, batch, pairs=index)
     assert used(DPO, batch, pairs=index, pair_weight=2 * weight) == [[True] * 3, [False, True, True]]
     more = torch.tensor([[0.0, 0.0, 0.0], [1.0, 0.0, 0.0]], dtype=F64)  # a weight beside the pairs
     assert used(DPO, batch, weight=more, pairs=index, pair_weight=weight) == [[True] * 3, [True] * 3]

@@ -73,9 +73,10 @@ class Plan:
         """
         c, m, b = method.responses, self.minibatch, self.batch
         if min(m, b) < 1 or m % c or b % m:
+            size = max(c, m // c * c)
             raise UserError(
                 f"responses C={c} must divide minibatch M={m}, and M must divide batch B={b}",
-                fix=f"for example minibatch={max(c, m // c * c)}, batch={max(1, b // m) * max(c, m // c * c)}",
+                fix=f"for example minibatch={size}, batch={max(size, b // size * size)}",
             )
         if method.compares and c < 2:
             what = "this method compares responses to the same prompt, but each prompt has only one"
@@ -248,8 +249,8 @@ class Loop:
         present = self.across(whole.present.sum((-2, -1))).clamp(min=1)
         mini, signal = narrow(whole, signal, m.used(whole, signal))
         narrowed = mini.mask.shape != whole.mask.shape
-        fresh = pass_ == 0 and self.plan.batch == self.plan.minibatch
-        first = fresh and ("behaviour" in m.needs or self.collection.logp_proximal is not None)
+        first = pass_ == 0 and self.plan.batch == self.plan.minibatch
+        anchor = self.collection.logp_proximal if first else None
         losses: dict[str, Tensor] = {}
         logp = push = torch.zeros(0)
         self.optimizer.zero_grad(set_to_none=True)
@@ -259,7 +260,7 @@ class Loop:
             seen = self.policy.evaluate(micro, entropy=m.entropy > 0, values=m.critic)
             if not losses:
                 logp, push = seen.logp.new_zeros(mini.mask.shape), seen.logp.new_zeros(mini.mask.shape)
-            if first:  # nothing was updated since the collection: the ratio is exactly 1
+            if anchor is not None:  # nothing was updated since the collection: the ratio is exactly 1
                 micro = replace(micro, logp_proximal=seen.logp.detach())
             own = seen.logp.view_as(seen.logp)
             own.register_hook(partial(_note, push, part))  # type: ignore[no-untyped-call]
@@ -269,11 +270,11 @@ class Loop:
             torch.stack(list(terms.values())).sum().backward()  # type: ignore[no-untyped-call]
             put(logp, part, seen.logp.detach())
             losses = {k: losses.get(k, 0.0) + v.detach() for k, v in terms.items()}
-        if first and not narrowed and m.reuse > 1 and self.collection.logp_proximal is not None:
-            put(self.collection.logp_proximal, rows, logp.to(self.collection.logp_proximal))
+        if anchor is not None and not narrowed:
+            put(anchor, rows, logp.to(anchor))
         norm, lr = self._descend(torch.stack(list(losses.values())), stacked=mini.mask.ndim == 4)
         self.trained_tokens += self._count((mini.mask & mini.present[..., None]).sum())
-        used = replace(mini, logp_proximal=logp) if first else mini
+        used = mini if anchor is None else replace(mini, logp_proximal=logp)
         return Record(
             iteration=iteration,
             pass_=pass_,
