@@ -18,10 +18,10 @@ if TYPE_CHECKING:  # torch and transformers load after the cheap mistakes are fo
 
 @dataclass(frozen=True, kw_only=True)
 class Options(Output):
-    """Fine-tune a model as a YAML file and flags say.
+    """Fine-tune a model from a YAML file, flags, or both.
 
     Every key of the file is a flag too: --training.steps 20, --override.beta 0.2. `--keys` lists them all with their
-    defaults, which hold for what neither sets.
+    defaults.
     """
 
     config: Annotated[Path | None, Flag(positional=True, metavar="CONFIG.yaml")] = None

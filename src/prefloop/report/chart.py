@@ -145,7 +145,7 @@ def _ends(label: str, axis: str, low: ArrayLike | None, high: ArrayLike | None, 
     return ends
 
 
-def floats(values: ArrayLike) -> Array:
+def floats(values: ArrayLike | Sequence[Any]) -> Array:
     """An array of floats; anything that cannot be drawn, such as None or words for infinity, becomes nan."""
     if isinstance(values, list | tuple):
         values = [math.nan if v is None or isinstance(v, str) else v for v in values]
