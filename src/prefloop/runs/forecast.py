@@ -1,4 +1,4 @@
-"""How long runs on a language model will take: their own work, measured on a small part of it at the real sizes."""
+"""Predicted time of runs on a language model: their operations, timed on a small part of the work at the real sizes."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Speed:
-    """Seconds on this machine, as busy as it is now, with responses as long as the reference's."""
+    """Seconds on this machine under its current load, with responses as long as the reference's."""
 
     opening: float  # of model, data and reward
     collection: float  # to sample one response of a collection
@@ -34,9 +34,9 @@ class Speed:
 
 
 def forecast(configs: Mapping[str, Config]) -> float:
-    """Seconds that a grid of runs will take, as if responses kept their length.
+    """Predicted seconds of a grid of runs if responses keep their length.
 
-    Measured on the first, so that all should have one model and prompts of one kind; that takes a few percent itself.
+    Timed on the first run, so all runs should have the same model and similar prompts; timing adds a few percent.
     """
     clock, first = time.monotonic(), next(iter(configs.values()))
     world = open_world(first, open_data(first.data, seed=first.seed), say=lambda text: None)
@@ -47,14 +47,14 @@ def forecast(configs: Mapping[str, Config]) -> float:
 
 
 def measure(config: Config, world: World, *, opening: float) -> Speed:
-    """Sample, read and train once, each on a small part of what a run does."""
+    """Time sampling, evaluation and training once, each on a small part of the work of a run."""
     policy, group = world.model.policy(), max(2, method_of(config).responses)
     groups = max(1, min(policy.sampling.rows, config.training.batch) // group)
     train = world.problem.prompts(0, groups, streams(config.seed)["prompts"])
     held_out = world.problem.render(world.data.held_out[: config.evaluation.prompts])
     rng = streams(config.seed)["evaluation"]
     with torch.no_grad():
-        policy.draw(train[:1], 1, rng)  # libraries set themselves up at their first call
+        policy.draw(train[:1], 1, rng)  # libraries initialise at their first call
         collection, batch = _timed(lambda: policy.draw(train, group, rng))
         evaluation, _ = _timed(lambda: policy.draw(held_out, 1, rng))
         forward, _ = _timed(lambda: policy.evaluate(batch))
@@ -65,7 +65,7 @@ def measure(config: Config, world: World, *, opening: float) -> Speed:
 
 
 def seconds(config: Config, speed: Speed) -> float:
-    """What one run takes, without what the runs of a comparison share."""
+    """Seconds of one run, without the work that the runs of a comparison share."""
     method, plan, evaluation = method_of(config), config.training, config.evaluation
     collections = -(-plan.steps * plan.minibatch // (plan.batch * method.reuse))
     reading = speed.forward if "reference" in method.needs else 0.0
@@ -77,10 +77,10 @@ def seconds(config: Config, speed: Speed) -> float:
 
 
 def start(configs: Sequence[Config], speed: Speed, prompts: int) -> float:
-    """What the runs of one comparison share: model, answers before training, offline responses of the reference.
+    """Seconds of the work that runs of a comparison share: model, answers before training, offline responses.
 
     Args:
-        prompts: training prompts that the reference answers; 0 where the data have responses.
+        prompts: number of training prompts that the reference answers; 0 if the data have responses.
     """
     methods = [(method_of(config), plan_of(config, method_of(config))) for config in configs]
     offline = {(offline_groups(m, plan, prompts), m.responses) for m, plan in methods if m.on_policy < 1}
