@@ -1,4 +1,4 @@
-"""`prefloop train`: one run from a configuration file, or the rest of an interrupted one."""
+"""`prefloop train`: a run from a configuration file and flags, or the rest of an interrupted one."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from prefloop.core.errors import UserError
 from prefloop.runs import config as configuration
 from prefloop.runs.schema import Flag
 
-if TYPE_CHECKING:  # torch and transformers load after the cheap mistakes are found
+if TYPE_CHECKING:  # torch and transformers are imported after cheap checks
     from prefloop.runs.experiment import Result
 
 
@@ -25,17 +25,17 @@ class Options(Output):
     """
 
     config: Annotated[Path | None, Flag(positional=True, metavar="CONFIG.yaml")] = None
-    """What to run."""
+    """Configuration file (YAML)."""
     resume: Annotated[Path | None, Flag(metavar="RUN")] = None
     """Continue the interrupted run in this folder."""
     keys: bool = False
     """List every key with its default."""
     changes: Annotated[dict[str, Any], Flag(of=configuration.Config)] = field(default_factory=dict)
-    """Keys that are given as flags."""
+    """Keys given as flags."""
 
 
 def run(options: Options) -> int:
-    """Train, print held-out numbers before and after, and say where everything is.
+    """Train, and print held-out numbers before and after and the path of the run.
 
     Raises:
         UserError, DataError: before anything is trained or overwritten.
@@ -49,7 +49,7 @@ def run(options: Options) -> int:
     if options.config and options.resume:
         raise UserError("a resumed run keeps its configuration", where=str(options.config), fix="leave the file out")
     if options.resume and options.changes:
-        fix = "leave the other flags out"
+        fix = "remove the other flags"
         raise UserError("a resumed run keeps its configuration", where=", ".join(options.changes), fix=fix)
     config = None if options.resume else configuration.changed(options.config, options.changes)
     from prefloop.runs import experiment
@@ -79,7 +79,7 @@ def _table(result: Result) -> None:
 
     from prefloop.core.metric_table import metric
 
-    table = Table("held-out", "before", "after", "what it is", box=None, header_style="bold")
+    table = Table("held-out", "before", "after", "meaning", box=None, header_style="bold")
     for key in result.after:
         if not key.endswith(("_se", "_low", "_high")):
             row = metric(key)
@@ -93,7 +93,7 @@ def _table(result: Result) -> None:
 
 
 def _number(metrics: dict[str, float], key: str) -> str:
-    """A value with its standard error or its interval."""
+    """A value with its standard error or interval."""
     value, parts = metrics.get(key), [metrics.get(f"{key}_{part}") for part in ("se", "low", "high")]
     se, low, high = parts
     if value is None:
