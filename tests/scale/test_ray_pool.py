@@ -200,7 +200,7 @@ def test_nothing_listens_beyond_this_machine(pool: RayPool) -> None:
 @pytest.mark.parametrize("address", ["127.0.0.1:1", "nonsense", "127.0.0.1:port", "ray://127.0.0.1:1"])
 def test_a_wrong_address_is_refused_soon(address: str) -> None:
     start = time.monotonic()
-    with pytest.raises(UserError, match="there is no Ray cluster at"):
+    with pytest.raises(UserError, match="no Ray cluster at"):
         RayPool(address)
     assert time.monotonic() - start < 10
 
@@ -208,7 +208,7 @@ def test_a_wrong_address_is_refused_soon(address: str) -> None:
 @on_ray
 def test_what_listens_but_is_no_cluster_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("prefloop.scale.ray_pool.ANSWER", 4.0)
-    with socket.create_server(("127.0.0.1", 0)) as mute, pytest.raises(UserError, match="there is no Ray cluster at"):
+    with socket.create_server(("127.0.0.1", 0)) as mute, pytest.raises(UserError, match="no Ray cluster at"):
         RayPool(f"127.0.0.1:{mute.getsockname()[1]}")
 
 

@@ -59,8 +59,7 @@ def read(folder: Path) -> Classifier:
             )
         tokenizer = AutoTokenizer.from_pretrained(folder, **LOCAL)
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise DataError(f"the reward model cannot be read: {reason}", where=str(folder)) from error
+        raise DataError(f"the reward model cannot be read: {_why(error, folder)}", where=str(folder)) from error
     missing = sorted(report["missing_keys"])
     if missing:  # transformers would initialise them, and the scores would be random
         kind = "head" if any(name.startswith(HEAD) for name in missing) else "weight"
@@ -70,14 +69,19 @@ def read(folder: Path) -> Classifier:
     return Classifier(backbone, head, tokenizer, getattr(config, "max_position_embeddings", None))
 
 
+def _why(error: Exception, folder: Path) -> str:
+    """The first line of an error of transformers, without the path that stands beside it anyway."""
+    return str(error).strip().splitlines()[0].replace(str(folder), folder.name)
+
+
 def _config(folder: Path) -> Any:
     from transformers import AutoConfig
 
     try:
         config = AutoConfig.from_pretrained(folder, **LOCAL)
     except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise DataError(f"the reward model cannot be read: {reason}", where=str(folder), fix=TRAIN_ONE) from error
+        what = f"the reward model cannot be read: {_why(error, folder)}"
+        raise DataError(what, where=str(folder), fix=TRAIN_ONE) from error
     kinds = config.architectures or []
     if not any(name.endswith(KIND) for name in kinds):
         what = f"not a reward model: its architecture is {', '.join(kinds) or 'not given'}, not …{KIND}"
