@@ -1,10 +1,10 @@
 """Mutation test of the core and of what judges its runs: one operator, constant or comparison changes; who notices?
 
 Each mutant lives in a temporary copy of the package; the source tree is never written. A worker process imports torch
-once and forks for every mutant, so a killed mutant costs about a second.
+once and forks for every mutant, so a killed mutant costs less than a second.
 
     python tools/mutate.py                 # everything, two workers
-    python tools/mutate.py core/pairs core/kl        # some modules
+    python tools/mutate.py core/pairs core/kl  # some modules
     python tools/mutate.py --only "pairs.all_pairs"
 
 Exit code 1 if a mutant survives that tools/mutants_reviewed.txt does not prove equivalent, or if an entry there is
@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import ast
 import copy
+import gc
 import math
 import multiprocessing
 import os
@@ -190,7 +191,7 @@ def run_tests(folder: Path, module: str) -> int:
         import pytest
 
         options = ["-x", "-q", "--assert=plain", "-p", "no:cacheprovider", "-p", "no:randomly", "-o", "addopts="]
-        options += ["--hypothesis-profile=mutants"]
+        options += ["--hypothesis-profile=mutants", "-p", "no:unraisableexception"]  # which collects all garbage
         options += ["-o", f"pythonpath={folder}", "-m", "not slow", "-k", "not converges"]
         sys.path.insert(0, str(folder))
         for name in TESTS[module]:  # the golden values first: most mutants get no further
@@ -217,6 +218,7 @@ def prepare(scratch: str) -> None:
 
     torch.set_num_threads(1)
     sys.dont_write_bytecode = True  # a stale cache of another mutant must not be read
+    gc.freeze()  # what is imported already is no garbage: forks need not look at it
     FOLDER = Path(tempfile.mkdtemp(dir=scratch))
     shutil.copytree(PACKAGE, FOLDER / "prefloop", ignore=shutil.ignore_patterns("__pycache__"))
 

@@ -62,6 +62,12 @@ def test_the_keys_of_the_table_and_of_the_functions_are_the_same() -> None:
     assert set(steps) == {key for key in METRICS if not key.startswith("eval/")} - lab
 
 
+def test_a_function_gives_a_value_for_each_of_its_keys(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(MEASURES, ("one", "two"), lambda step, method: (1.0,))
+    with pytest.raises(ValueError, match="zip"):
+        measured(record(answers(shape=(1, 2))))
+
+
 def test_every_row_says_what_it_means_and_a_check_has_a_red_flag() -> None:
     rows = list(itertools.chain.from_iterable(TABLE.values()))
     assert len(rows) == len(METRICS)
@@ -165,6 +171,12 @@ def test_pairs_by_hand() -> None:
     assert found["rewards/rejected"] == -2
     assert found["logps/chosen"] == pytest.approx(-1 / 3, abs=1e-15) and found["logps/rejected"] == -1
     assert found["kl"] == pytest.approx((-1 / 3 - 1) / 2, abs=1e-15)
+
+
+def test_pairs_without_weights_are_not_measured() -> None:
+    step = pairs([3.0, -1.0])
+    bare = replace(step, signal=replace(step.signal, pair_weight=None))
+    assert not {"logps/chosen", "rewards/chosen"} & measured(bare, DPO).keys()
 
 
 def test_without_a_beta_rewards_are_in_nats() -> None:
@@ -279,6 +291,8 @@ def test_padding_and_huge_ratios_do_not_break_it() -> None:
 
 def test_shrinking_ratios_have_a_maximum_below_one() -> None:
     assert float(moved(tensor([[[[0.5, 0.25]]]]).log())["ratio/max"]) == pytest.approx(0.5)
+    padded = moved(tensor([[[[0.5, 0.25]]]]).log(), torch.tensor([[[[False, True]]]]))
+    assert float(padded["ratio/max"]) == pytest.approx(0.25)
 
 
 def test_of_more_tokens_than_torch_sorts_the_percentile_is_the_maximum(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -336,12 +350,14 @@ def test_without_an_advantage_the_clip_counts_who_is_outside() -> None:
 def test_mismatch_by_hand() -> None:
     """Token ratios of trainer to sampler 2, 1 and, in an empty place, 8."""
     mask = torch.tensor([[[True, True], [True, False]]])
-    old = torch.zeros(1, 2, 2, dtype=F64)
-    new = tensor([[[2.0, 1.0], [1.5, 8.0]]]).log()
+    old = tensor([[[-2.0, -1.0], [-3.0, torch.nan]]])
+    new = old + tensor([[[2.0, 1.0], [1.5, 8.0]]]).log()
     step = record(answers(shape=(1, 2), mask=mask, logp_behaviour=old, logp_proximal=new), logp=new)
     found = measured(step)
     assert found["mismatch/mean"] == pytest.approx(1.5) and found["mismatch/max"] == pytest.approx(2)
     assert "mismatch/mean" not in measured(step, DPO)
+    low = replace(step.used, logp_proximal=old - LN2)
+    assert measured(record(low, logp=old))["mismatch/max"] == pytest.approx(0.5)
 
 
 def test_stacked_runs_have_numbers_of_their_own() -> None:

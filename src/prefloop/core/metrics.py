@@ -188,7 +188,7 @@ def _mismatch(record: Record, method: Method) -> tuple[Number, ...] | None:
     b = record.used
     if "behaviour" not in method.needs or b.logp_proximal is None or b.logp_behaviour is None:
         return None
-    d = torch.where(b.mask, b.logp_proximal - b.logp_behaviour, 0.0)
+    d = b.logp_proximal - b.logp_behaviour
     weight, there = d.clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO).exp(), b.mask & b.present[..., None]
     return mean(weight, there, TOKENS), torch.where(there, weight, 0.0).amax(TOKENS)
 
