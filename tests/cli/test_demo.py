@@ -108,7 +108,7 @@ def test_a_verdict_follows_the_interval(values: list[float], word: str) -> None:
 
 def test_a_verdict_in_words() -> None:
     verdict = demo_result.Verdict("it helps", difference([-0.19, -0.2, -0.21], unit="seeds"))
-    assert str(verdict) == "it helps: contradicted (−0.20, 95 % −0.22 to −0.18)"
+    assert str(verdict) == "it helps: contradicted, −0.20 [−0.22, −0.18]"
 
 
 @pytest.mark.slow

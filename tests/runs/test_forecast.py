@@ -10,8 +10,8 @@ from prefloop.core.methods import METHODS, method
 from prefloop.runs.config import Config, EvaluationConfig, TrainingConfig
 from prefloop.runs.forecast import Speed, seconds, start, trained
 
-SPEED = Speed(opening=3.0, collection=0.1, evaluation=2.0, forward=0.2, training=0.5)
-EVALUATIONS = 2 * (2.0 + 2 * 0.2 * 10)  # answers to ten prompts, which two models read
+SPEED = Speed(opening=3.0, sampling=0.1, forward=0.2, training=0.5)
+EVALUATIONS = 2 * 10 * (0.1 + 2 * 0.2)  # answers to ten prompts, which two models read
 CONFIG = Config(
     training=TrainingConfig(steps=4, batch=8, minibatch=8), evaluation=EvaluationConfig(prompts=10, every=3, samples=1)
 )
@@ -39,15 +39,15 @@ def test_a_run_is_the_sum_of_its_steps_and_evaluations(config: Config, step: flo
 
 def test_answers_at_temperature_0_are_sampled_too() -> None:
     greedy = replace(CONFIG, method="dpo", evaluation=replace(CONFIG.evaluation, greedy=True))
-    assert seconds(greedy, SPEED) == pytest.approx(seconds(run("dpo"), SPEED) + 2.0)
-    assert start([greedy], SPEED, 0) == pytest.approx(3.0 + 2 * 2.0)
+    assert seconds(greedy, SPEED) == pytest.approx(seconds(run("dpo"), SPEED) + 1.0)
+    assert start([greedy], SPEED, 0) == pytest.approx(3.0 + 2 * 1.0)
 
 
 def test_runs_share_the_start_and_the_responses_of_the_reference() -> None:
     two = [run("dpo", responses=4), run("dpo", responses=4, negative=0.0), run("dpo", responses=4, on_policy=1.0)]
-    assert start(two, SPEED, 100) == pytest.approx(3.0 + 2.0 + 4 * 8 * 0.1)  # once for both offline runs
-    assert start(two, SPEED, 5) == pytest.approx(3.0 + 2.0 + 5 * 4 * 0.1)  # one group per prompt
-    assert start(two, SPEED, 0) == pytest.approx(3.0 + 2.0)  # the data bring responses
+    assert start(two, SPEED, 100) == pytest.approx(3.0 + 1.0 + 4 * 8 * 0.1)  # once for both offline runs
+    assert start(two, SPEED, 5) == pytest.approx(3.0 + 1.0 + 5 * 4 * 0.1)  # one group per prompt
+    assert start(two, SPEED, 0) == pytest.approx(3.0 + 1.0)  # the data bring responses
 
 
 @pytest.mark.parametrize("name", METHODS)

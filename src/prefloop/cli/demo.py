@@ -103,7 +103,7 @@ def _report(folders: dict[str, list[Path]], options: Options, clock: float, pred
         [each[0] for each in folders.values()],
         options.output / "demo.html",
         title="One method, two switches: what does each do?",
-        verdict=[*result.answer(cells), " ".join([*(f"{v}." for v in result.verdicts(cells)), result.scope(cells)])],
+        verdict=[*result.answer(cells), " ".join([*result.sentences(cells), result.scope(cells)])],
         labels=names,
     )
     seconds = time.monotonic() - clock

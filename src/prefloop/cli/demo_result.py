@@ -8,6 +8,7 @@ from statistics import fmean
 from typing import Any
 
 from prefloop.analysis.compare import Difference, difference, paired
+from prefloop.analysis.numbers import interval
 from prefloop.cli.demo_cells import BUDGET, LABELS, PREDICTIONS
 from prefloop.report.data import Run
 
@@ -35,10 +36,14 @@ class Verdict:
             return "open"
         return "holds" if self.difference.value > 0 else "contradicted"
 
-    def __str__(self) -> str:
+    @property
+    def numbers(self) -> str:
+        """The difference with its interval."""
         d = self.difference
-        numbers = f"{d.value:+.2f}, 95 % {d.low:+.2f} to {d.high:+.2f}".replace("-", "−")
-        return f"{self.claim}: {self.word} ({numbers})"
+        return interval(d.value, d.low, d.high, places=2, sign=True)
+
+    def __str__(self) -> str:
+        return f"{self.claim}: {self.word}, {self.numbers}"
 
 
 def verdicts(cells: Cells) -> list[Verdict]:
@@ -48,6 +53,11 @@ def verdicts(cells: Cells) -> list[Verdict]:
         for a, b, claim in PREDICTIONS
         if a in cells and b in cells
     ]
+
+
+def sentences(cells: Cells) -> list[str]:
+    """The verdicts for a paragraph."""
+    return [f"{text[:1].upper()}{text[1:]}." for text in map(str, verdicts(cells))]
 
 
 def rewards(cell: Cell, *, last: bool = True) -> dict[Any, float]:

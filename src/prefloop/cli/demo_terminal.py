@@ -37,9 +37,7 @@ def show(cells: result.Cells, console: Console | None = None) -> None:
         console.print(sentence)
     console.print()
     console.print(table(cells))
-    console.print("The paper's predictions:")
-    for verdict in result.verdicts(cells):
-        console.print(f"  {verdict}")
+    console.print(verdicts(cells))
     console.print(result.scope(cells))
     for prompt in list(result.answers(_first(cells), greedy=True))[:SHOWN]:
         console.print(answers(cells, prompt))
@@ -53,6 +51,14 @@ def table(cells: result.Cells) -> Table:
         out.add_column(LABELS[name].replace(", ", ",\n").replace("negative ", "negative\n"), justify="right")
     for name, cell in ROWS:
         out.add_row(name, *(cell(runs) for runs in cells.values()))
+    return out
+
+
+def verdicts(cells: result.Cells) -> Table:
+    """The paper's predictions with what became of them."""
+    out = Table(title="The paper's predictions", title_justify="left", box=None, show_header=False, pad_edge=False)
+    for verdict in result.verdicts(cells):
+        out.add_row(verdict.claim, verdict.word, verdict.numbers)
     return out
 
 

@@ -27,8 +27,7 @@ class Speed:
     """Seconds on this machine under its current load, with responses as long as the reference's."""
 
     opening: float  # of model, data and reward
-    collection: float  # to sample one response of a collection
-    evaluation: float  # to sample one answer to each held-out prompt
+    sampling: float  # of one response
     forward: float  # of one response through one model
     training: float  # of one response, forward and backward
 
@@ -51,17 +50,15 @@ def measure(config: Config, world: World, *, opening: float) -> Speed:
     policy, group = world.model.policy(), max(2, method_of(config).responses)
     groups = max(1, min(policy.sampling.rows, config.training.batch) // group)
     train = world.problem.prompts(0, groups, streams(config.seed)["prompts"])
-    held_out = world.problem.render(world.data.held_out[: config.evaluation.prompts])
     rng = streams(config.seed)["evaluation"]
     with torch.no_grad():
         policy.draw(train[:1], 1, rng)  # libraries initialise at their first call
-        collection, batch = _timed(lambda: policy.draw(train, group, rng))
-        evaluation, _ = _timed(lambda: policy.draw(held_out, 1, rng))
+        sampling, batch = _timed(lambda: policy.draw(train, group, rng))
         forward, _ = _timed(lambda: policy.evaluate(batch))
     few = batch[torch.arange(max(1, min(groups, config.training.minibatch // group)))]
     training, _ = _timed(lambda: policy.evaluate(few).logp.sum().backward())
     size, part = groups * group, few.responses.shape[0] * group
-    return Speed(opening, collection / size, evaluation, forward / size, training / part)
+    return Speed(opening, sampling / size, forward / size, training / part)
 
 
 def seconds(config: Config, speed: Speed) -> float:
@@ -69,11 +66,12 @@ def seconds(config: Config, speed: Speed) -> float:
     method, plan, evaluation = method_of(config), config.training, config.evaluation
     collections = -(-plan.steps * plan.minibatch // (plan.batch * method.reuse))
     reading = speed.forward if "reference" in method.needs else 0.0
-    collecting = collections * plan.batch * (method.on_policy * speed.collection + reading)
+    collecting = collections * plan.batch * (method.on_policy * speed.sampling + reading)
     training = plan.steps * plan.minibatch * trained(method) * speed.training
     evaluations = -(-plan.steps // (evaluation.every or plan.steps))
-    each = evaluation.samples * (speed.evaluation + 2 * speed.forward * evaluation.prompts)
-    return collecting + training + evaluations * each + (speed.evaluation if evaluation.greedy else 0.0)
+    each = evaluation.samples * evaluation.prompts * (speed.sampling + 2 * speed.forward)
+    greedy = evaluation.prompts * speed.sampling if evaluation.greedy else 0.0
+    return collecting + training + evaluations * each + greedy
 
 
 def start(configs: Sequence[Config], speed: Speed, prompts: int) -> float:
@@ -84,9 +82,10 @@ def start(configs: Sequence[Config], speed: Speed, prompts: int) -> float:
     """
     methods = [(method_of(config), plan_of(config, method_of(config))) for config in configs]
     offline = {(offline_groups(m, plan, prompts), m.responses) for m, plan in methods if m.on_policy < 1}
-    answers = configs[0].evaluation.samples + int(configs[0].evaluation.greedy)
+    evaluation = configs[0].evaluation
+    answers = evaluation.prompts * (evaluation.samples + int(evaluation.greedy))
     sampled = sum(groups * responses for groups, responses in offline)
-    return speed.opening + sampled * speed.collection + answers * speed.evaluation
+    return speed.opening + (sampled + answers) * speed.sampling
 
 
 def trained(method: Method) -> float:
