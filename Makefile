@@ -2,7 +2,7 @@
 #   make demo    fine-tune a small language model in four ways and compare them
 #   make test    run the tests
 #
-# Exact versions stand in constraints.txt.
+# Exact versions are in constraints.txt.
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -41,7 +41,7 @@ test-all: lint types .venv/.bench
 	$(PYTEST) -m "slow or not slow"
 	$(BIN)/python tools/mutate.py
 
-# the paper's questions anew: seventy minutes on two cores; docs/studies and docs/findings.md
+# the paper's questions again: seventy minutes on two cores; docs/studies and docs/findings.md
 findings: .venv/.test
 	$(BIN)/prefloop study run all --size small --out docs/studies
 	$(BIN)/python tools/findings.py

@@ -166,7 +166,7 @@ def code_lines(path: Path) -> int:
 def test_the_core_stays_small_enough_to_read() -> None:
     """Batch to loop, without the table of methods, which is as long as there are methods, and the types in `ranges`."""
     sizes = {name: code_lines(ROOT / "core" / f"{name}.py") for name in CORE}
-    assert sum(sizes.values()) <= 1200, sizes  # see docs/design.md: 600 was the first plan
+    assert sum(sizes.values()) <= 1200, sizes  # see docs/design.md
 
 
 @pytest.mark.parametrize("module", MODULES)

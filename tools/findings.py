@@ -10,7 +10,6 @@ DOCS = Path(__file__).parents[1] / "docs"
 EXCEPT = (
     ", but for `gap-narrows-near`, `gap-narrows-in-mode` and `less-apart-in-mode`, which were reworded afterwards, and"
     " `negligible-in-mode` and those on the fall of gold in `overoptimisation`, whose measure was corrected"
-    " ([why](lengths.md))"
 )
 
 

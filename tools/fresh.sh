@@ -11,9 +11,9 @@ ROOT=$PWD
 WORK=$(mktemp -d)
 trap 'rm -rf "$WORK"' EXIT
 PYTHON=${PYTHON:-python3}
-PIP_OPTIONS=(--disable-pip-version-check --quiet --no-input)
+PIP="pip --disable-pip-version-check --quiet --no-input"
 export HOME=$WORK/home XDG_CACHE_HOME=$WORK/home/.cache HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false
-export OMP_NUM_THREADS=${OMP_NUM_THREADS:-2}
+export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
 unset PYTHONPATH PREFLOOP_CACHE
 mkdir -p "$HOME"
 
@@ -29,7 +29,7 @@ environment() {
 
 packages() { "$1/bin/python" -c 'import site; print(site.getsitepackages()[0])'; }
 
-install() { "$BIN/python" -m pip install "${PIP_OPTIONS[@]}" -c "$ROOT/constraints.txt" "$@"; }
+install() { "$BIN/python" -m $PIP install -c "$ROOT/constraints.txt" "$@"; }
 
 # workplace NAME: an empty folder to run in, so that nothing is read from the checkout
 workplace() { rm -rf "$WORK/run-$1"; mkdir "$WORK/run-$1"; cd "$WORK/run-$1"; }
@@ -40,7 +40,7 @@ needs() {
   say "what the core depends on"
   "$PYTHON" -m venv "$WORK/needs"
   BIN=$WORK/needs/bin install "$WHEEL"
-  "$WORK/needs/bin/python" -m pip --quiet --disable-pip-version-check uninstall --yes prefloop
+  "$WORK/needs/bin/python" -m $PIP uninstall --yes prefloop
 }
 
 build() {
@@ -121,7 +121,14 @@ JOBS=("$@")
 [ ${#JOBS[@]} -gt 0 ] || JOBS=(core demo peft ray figures sdist)
 build
 needs
-for job in "${JOBS[@]}"; do
-  ("$job")
-done
+# two at a time; what a job printed is shown when it ends
+job() {
+  local status=0
+  bash -euo pipefail -c "$1; say '$1 passed'" >"$WORK/$1.log" 2>&1 || status=$?
+  cat "$WORK/$1.log"
+  return "$status"
+}
+export -f job say environment packages install workplace prefloop "${JOBS[@]}"
+export ROOT WORK WHEEL SDIST PYTHON PIP
+printf '%s\n' "${JOBS[@]}" | xargs -P 2 -I JOB bash -c 'job JOB'
 say "all fresh: ${JOBS[*]}"

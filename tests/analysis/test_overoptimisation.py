@@ -114,4 +114,4 @@ def test_the_page_says_from_which_step_gold_fell(tmp_path: Path) -> None:
     page = write([turned], tmp_path / "page.html", title="T", verdict=said[:2]).read_text(encoding="utf-8")
     assert "Gold next to the learned reward" in page and "Gold next to a learned reward" in page
     plain = findings(load([make(tmp_path, "d")]))
-    assert len(plain) == 1 and "gold reward on held-out prompts" in plain[0]
+    assert len(plain) == 1 and "reward on held-out prompts" in plain[0] and "gold" not in plain[0]

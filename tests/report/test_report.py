@@ -175,7 +175,7 @@ def test_runs_without_evaluations_or_samples(tmp_path: Path) -> None:
     (run / "metrics.jsonl").write_text("\n".join(steps) + "\n")
     (run / "samples.jsonl").unlink()
     text = page([run])
-    assert "Gold reward on held-out prompts" not in text and "Training reward" in text and "Answers before" not in text
+    assert "Reward on held-out prompts" not in text and "Training reward" in text and "Answers before" not in text
     (run / "metrics.jsonl").write_text("")
     assert "<figure>" not in page([run])
     assert findings(load([run])) == ["A (dpo) has no evaluation before and after training."]

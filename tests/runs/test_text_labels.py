@@ -21,7 +21,7 @@ from prefloop.data.records import Group, Message
 from prefloop.policies import pretrained
 from prefloop.runs import config as configuration
 from prefloop.runs import experiment
-from prefloop.runs.world import World
+from prefloop.runs.world import TextWorld
 from prefloop.worlds.text.problem import TextProblem, label_threshold
 
 BOTH = ("kto", "binary_feedme", "own_unpaired")
@@ -58,7 +58,7 @@ def config(model: Path, tmp_path: Path, method: str, *more: str) -> configuratio
     return configuration.load(None, flags)
 
 
-def opened(config: configuration.Config) -> World:
+def opened(config: configuration.Config) -> TextWorld:
     return experiment.prepare([config], say=lambda _: None).world
 
 

@@ -25,10 +25,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Options(Output):
-    """Fine-tune a small language model in four ways, out of one method and two switches, and compare them."""
+    """Fine-tune a small language model four ways, by turning two switches of one method, and compare the results."""
 
     steps: int | None = None
-    """Optimiser steps of each cell; fewer shorten everything."""
+    """Optimiser steps of each cell; a smaller number shortens the whole demo."""
     seed: int = 0
     """The first seed."""
     seeds: int = 1
@@ -77,7 +77,7 @@ def run(options: Options) -> int:
 
 
 def _predict(cells: Mapping[str, Config], options: Options, clock: float) -> float | None:
-    """Say how long it will take, in seconds, by a small part of its work; None where everything is finished."""
+    """Predict the seconds from timing a small part of the work, and print them; None if everything is finished."""
     from prefloop.runs.forecast import forecast
     from prefloop.runs.grid import finished
 

@@ -67,7 +67,7 @@ def rewards(cell: Cell, *, last: bool = True) -> dict[Any, float]:
 
 
 def reward(cell: Cell, *, last: bool = True) -> Difference:
-    """Mean reward with its interval: what it differs from nothing by, under the rule of all comparisons."""
+    """Mean reward with its interval: its difference from 0, under the rule of all comparisons."""
     return difference(list(rewards(cell, last=last).values()), unit=unit(cell))
 
 

@@ -55,7 +55,7 @@ def table(cells: result.Cells) -> Table:
 
 
 def verdicts(cells: result.Cells) -> Table:
-    """The paper's predictions with what became of them."""
+    """The paper's predictions and their verdicts."""
     out = Table(title="The paper's predictions", title_justify="left", box=None, show_header=False, pad_edge=False)
     for verdict in result.verdicts(cells):
         out.add_row(verdict.claim, verdict.word, verdict.numbers)

@@ -16,7 +16,7 @@ from prefloop import __version__
 from prefloop.core.errors import UserError, nearest
 
 VERBS = {  # each is a module in this folder, imported when called
-    "demo": "fine-tune a small language model in four ways and compare them (under five minutes on two cores)",
+    "demo": "fine-tune a small language model in four ways and compare them (about five minutes on two cores)",
     "train": "fine-tune a model from a configuration file, or resume an interrupted run",
     "methods": "list the methods, or explain one",
     "lab": "run a grid on small problems, hundreds of runs at once, with intervals",

@@ -25,13 +25,12 @@ Model = Any  # transformers.PreTrainedModel or peft.PeftModel
 Tokenizer = Any  # transformers.PreTrainedTokenizerBase
 
 
-def load(path: str, *, dtype: torch.dtype = torch.float32, allow_download: bool = False) -> tuple[Model, Tokenizer]:
+def load(path: str, *, dtype: torch.dtype = torch.float32) -> tuple[Model, Tokenizer]:
     """A causal language model in eval mode and its tokenizer.
 
     Args:
         path: a local folder in Hugging Face layout, a hub name, or "smollm2".
         dtype: data type of the weights.
-        allow_download: if False, hub names are looked up in the local hub cache only.
 
     Raises:
         UserError: the model does not exist or cannot be loaded.
@@ -39,7 +38,7 @@ def load(path: str, *, dtype: torch.dtype = torch.float32, allow_download: bool 
     """
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    folder = resolve(path, allow_download=allow_download)
+    folder = resolve(path)
     _check_weights(folder)
     try:
         with no_bars():
@@ -56,7 +55,7 @@ def load(path: str, *, dtype: torch.dtype = torch.float32, allow_download: bool 
     return model.eval(), tokenizer
 
 
-def resolve(path: str, *, allow_download: bool = False) -> Path:
+def resolve(path: str) -> Path:
     """The local folder that holds the model's files.
 
     Raises:
@@ -73,19 +72,18 @@ def resolve(path: str, *, allow_download: bool = False) -> Path:
             where=str(folder),
             fix=f'give a local folder, a hub name such as owner/name, or "{SMOLLM2}"',
         )
-    return _hub_folder(path, allow_download)
+    return _hub_folder(path)
 
 
-def _hub_folder(name: str, allow_download: bool) -> Path:
+def _hub_folder(name: str) -> Path:
     from huggingface_hub import snapshot_download
 
     try:
-        return Path(snapshot_download(name, local_files_only=not allow_download, allow_patterns=list(MODEL_FILES)))
+        return Path(snapshot_download(name, local_files_only=True, allow_patterns=list(MODEL_FILES)))
     except (OSError, ValueError) as error:
-        where = "on the hub" if allow_download else "as a folder or in the local hub cache"
-        local = "give a local folder, or download it into the hub cache first"
-        fix = "check the name and the connection" if allow_download else local
-        raise UserError(f"no model `{name}` {where}", where="model.path", fix=fix) from error
+        fix = "give a local folder, or download it into the hub cache first"
+        what = f"no model `{name}` as a folder or in the local hub cache"
+        raise UserError(what, where="model.path", fix=fix) from error
 
 
 def _check_weights(folder: Path) -> None:

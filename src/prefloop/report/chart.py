@@ -97,7 +97,7 @@ class Table:
     rows: Sequence[Sequence[Any]]
 
 
-def frontier(title: str, lines: Sequence[Line], *, y: str = "gold reward", interval: str = "") -> Chart:
+def frontier(title: str, lines: Sequence[Line], *, y: str = "reward", interval: str = "") -> Chart:
     """Reward against KL(π‖π_ref): a path over the evaluations of each line, starting before training."""
     return Chart(title, "KL(π‖π_ref), nats", y, lines, kind="path", interval=interval)
 

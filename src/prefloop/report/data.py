@@ -46,7 +46,7 @@ class Run:
 
     @property
     def method(self) -> str:
-        return str(self.config.get("method", self.manifest.get("method", "?")))
+        return str(self.config.get("method", "?"))
 
     @property
     def objective(self) -> dict[str, Any]:

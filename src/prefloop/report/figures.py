@@ -48,8 +48,8 @@ class Drawn:
 
 
 PLOTS = (
-    Plot("Gold reward on held-out prompts", "Fresh answers to prompts not used in training; the band is ±1 standard "
-           "error.", ("eval/reward",), "gold reward"),
+    Plot("Reward on held-out prompts", "Fresh answers to prompts not used in training; the band is ±1 standard "
+           "error.", ("eval/reward",), "reward"),
     Plot("Gold next to the learned reward", "What the learned reward stands for, on the same answers; not used for "
            "training. Falling while the plot above rises is over-optimisation.", ("eval/gold",), "gold reward"),
     Plot("Distance from the reference", "KL(π‖π_ref) on the policy's own held-out answers, ±1 standard error.",
@@ -85,16 +85,16 @@ def name(run: Run) -> str:
 
 
 def summary(runs: Sequence[Run]) -> Markup | None:
-    """Gold reward before and after, one row per run."""
+    """Reward before and after, one row per run."""
     rows = []
     for run in runs:
         before, after = run.before("eval/reward"), run.after("eval/reward")
         if before and after:
             ends = (before.value, before.se or 0.0), (after.value, after.se or 0.0)
             rows.append(Change(name(run), run.letter, *ends))
-    title = "Gold reward on held-out prompts before and after training"
+    title = "Reward on held-out prompts before and after training"
     known = [name(run) for run in runs]
-    return inline(changes(rows, title, "gold reward, before | → after ●, ±1 SE", known)) if rows else None
+    return inline(changes(rows, title, "reward, before | → after ●, ±1 SE", known)) if rows else None
 
 
 def _picture(chart: Chart, runs: Sequence[Run]) -> Markup:
@@ -161,7 +161,7 @@ def _frontier(runs: Sequence[Run]) -> Drawn | None:
         return None
     note = "Each marker is an evaluation, ±1 standard error, starting before training. Higher at the same KL is better."
     missing = [run.letter for run in runs if run.letter not in {line.tag for line in lines}]
-    head = ["run", "step", "KL(π‖π_ref)", "gold reward"]
+    head = ["run", "step", "KL(π‖π_ref)", "reward"]
     return Drawn("Reward–KL frontier", note, _picture(frontier("Reward–KL frontier", lines), runs), head, rows, missing)
 
 

@@ -147,8 +147,8 @@ def _cut(run: Run) -> str:
 
 TABLE: dict[str, list[tuple[str, str, Read]]] = {
     "Outcome": [
-        ("Gold reward before", "held-out prompts, ± SE", lambda run: measured(run.before("eval/reward"))),
-        ("Gold reward after", "", _after("eval/reward")),
+        ("Reward before", "held-out prompts, ± SE", lambda run: measured(run.before("eval/reward"))),
+        ("Reward after", "", _after("eval/reward")),
         ("Change", "the same prompts, 95 % interval", _change),
         ("Gold next to a learned reward", "before → after", _ends("eval/gold")),
         ("Preference accuracy before", "held-out pairs, 95 % interval", _bounds("eval/rewards/accuracies", 0)),
@@ -193,7 +193,6 @@ def _estimators(runs: Sequence[Run]) -> list[str]:
     """The KL estimators recorded by the runs."""
     said = [flat(run.manifest) for run in runs]
     names = [value for each in said for key, value in each.items() if key.rpartition(".")[2] == "kl_estimates"]
-    names += [line["eval/kl_estimator"] for run in runs for line in run.evaluations[-1:] if "eval/kl_estimator" in line]
     return list(dict.fromkeys(map(str, names)))
 
 
@@ -319,8 +318,8 @@ def _warnings(run: Run) -> list[str]:
 
 
 def _rewarded(run: Run) -> str:
-    """Name of the training reward: the gold reward itself, or a learned one if gold was measured separately."""
-    return "the learned reward" if run.points("eval/gold") else "gold reward"
+    """Name of the training reward: a learned one if gold was measured separately."""
+    return "the learned reward" if run.points("eval/gold") else "reward"
 
 
 def _turn(run: Run) -> list[str]:

@@ -17,7 +17,7 @@ from prefloop.core.streams import streams
 from prefloop.data.records import spread
 from prefloop.policies.causal_lm import CausalLM
 from prefloop.runs.config import Config
-from prefloop.runs.world import World
+from prefloop.runs.world import TextWorld
 
 Metrics = dict[str, float]
 Poll = Callable[[], None]
@@ -42,7 +42,7 @@ class Baseline:
     greedy: Batch | None = None  # answers at temperature 0; None if not requested, or if no reward scores them
 
 
-def evaluate_reference(config: Config, world: World, poll: Poll) -> Baseline:
+def evaluate_reference(config: Config, world: TextWorld, poll: Poll) -> Baseline:
     """Reward and lengths of the reference's answers; its KL and implicit rewards are 0 by definition.
 
     Raises:
@@ -61,7 +61,7 @@ def evaluate_reference(config: Config, world: World, poll: Poll) -> Baseline:
 
 
 def evaluate(
-    config: Config, world: World, baseline: Baseline, policy: CausalLM, *, beta: float, poll: Poll
+    config: Config, world: TextWorld, baseline: Baseline, policy: CausalLM, *, beta: float, poll: Poll
 ) -> tuple[Metrics, Batch | None]:
     """Rewards, lengths and both KLs on held-out prompts, preference accuracy on held-out pairs, and the answers.
 
@@ -82,12 +82,14 @@ def evaluate(
     return metrics, answers
 
 
-def greedy_answers(config: Config, world: World, policy: CausalLM, poll: Poll) -> Batch | None:
+def greedy_answers(config: Config, world: TextWorld, policy: CausalLM, poll: Poll) -> Batch | None:
     """One scored answer at temperature 0 to each held-out prompt, if `evaluation.greedy` is set."""
     return _answers(config, world, policy.greedy(), poll, samples=1) if config.evaluation.greedy else None
 
 
-def _answers(config: Config, world: World, policy: CausalLM, poll: Poll, *, samples: int | None = None) -> Batch | None:
+def _answers(
+    config: Config, world: TextWorld, policy: CausalLM, poll: Poll, *, samples: int | None = None
+) -> Batch | None:
     """Scored answers to the held-out prompts, with the same random numbers at every evaluation of a seed."""
     if world.reward.scorer is None:
         return None
@@ -98,7 +100,7 @@ def _answers(config: Config, world: World, policy: CausalLM, poll: Poll, *, samp
     return world.problem.score(drawn)
 
 
-def _scores(world: World, policy: CausalLM, answers: Batch) -> Metrics:
+def _scores(world: TextWorld, policy: CausalLM, answers: Batch) -> Metrics:
     assert answers.scores is not None
     out = _mean("reward", answers.scores) | _mean("length", answers.lengths.float())
     if world.reward.gold is not None:
@@ -117,7 +119,7 @@ def _preference(logp: Tensor, pairs: Pairs, beta: float = 1.0) -> Metrics:
     return {k: float(v) for k, v in accuracy.metrics().items()}
 
 
-def _pairs(config: Config, world: World, poll: Poll) -> Pairs | None:
+def _pairs(config: Config, world: TextWorld, poll: Poll) -> Pairs | None:
     """The first held-out pairs with a winner, from as many questions as possible."""
     strict = [g for g in world.data.held_out if len(g.responses) == 2 and g.scores and g.scores[0] != g.scores[1]]
     chosen = spread(strict)[: config.evaluation.pairs]

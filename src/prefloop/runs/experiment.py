@@ -27,7 +27,7 @@ from prefloop.runs.interrupt import Interrupt, Interrupted
 from prefloop.runs.offline import collect_offline, offline_groups
 from prefloop.runs.progress import Progress
 from prefloop.runs.records import card, manifest_of, samples
-from prefloop.runs.world import World, check_reward, method_of, open_world, plan_of
+from prefloop.runs.world import TextWorld, check_reward, method_of, open_world, plan_of
 from prefloop.worlds.text.open_data import open_data
 from prefloop.worlds.text.problem import TextProblem
 
@@ -40,7 +40,7 @@ Observer = Callable[[Record, Loop], None]
 class Start:
     """Everything that the runs of a comparison share: see `prepare`."""
 
-    world: World
+    world: TextWorld
     baseline: Baseline
     offline: Mapping[tuple[int, int], Batch]  # the reference's responses, by groups and responses per group
 
@@ -294,7 +294,7 @@ def _note(record: Record) -> str:
     return f"loss {float(record.loss):.4f}{reward}"
 
 
-def _check_unchanged(home: Path, world: World) -> None:
+def _check_unchanged(home: Path, world: TextWorld) -> None:
     """Refuse to continue with different data or another model; files may have moved.
 
     Raises:

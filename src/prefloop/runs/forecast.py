@@ -16,7 +16,7 @@ from prefloop.core.weights import best_only
 from prefloop.runs.config import Config
 from prefloop.runs.grid import comparisons
 from prefloop.runs.offline import offline_groups
-from prefloop.runs.world import World, method_of, open_world, plan_of
+from prefloop.runs.world import TextWorld, method_of, open_world, plan_of
 from prefloop.worlds.text.open_data import open_data
 
 T = TypeVar("T")
@@ -45,7 +45,7 @@ def forecast(configs: Mapping[str, Config]) -> float:
     return sum(starts) + sum(seconds(config, speed) for config in configs.values())
 
 
-def measure(config: Config, world: World, *, opening: float) -> Speed:
+def measure(config: Config, world: TextWorld, *, opening: float) -> Speed:
     """Time sampling, evaluation and training once, each on a small part of the work of a run."""
     policy, group = world.model.policy(), max(2, method_of(config).responses)
     groups = max(1, min(policy.sampling.rows, config.training.batch) // group)

@@ -15,7 +15,7 @@ from prefloop.policies.causal_lm import CausalLM
 from prefloop.runs.config import Config
 from prefloop.runs.manifest import manifest
 from prefloop.runs.sources import sources
-from prefloop.runs.world import World
+from prefloop.runs.world import TextWorld
 from prefloop.worlds.text.problem import TextProblem
 
 
@@ -31,7 +31,7 @@ def samples(problem: TextProblem, policy: CausalLM, batch: Batch | None, step: i
     ]
 
 
-def manifest_of(config: Config, method: Method, world: World, offline: Batch | None) -> dict[str, Any]:
+def manifest_of(config: Config, method: Method, world: TextWorld, offline: Batch | None) -> dict[str, Any]:
     """The manifest of a run, including the objective it really optimises.
 
     Args:

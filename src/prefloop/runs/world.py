@@ -18,7 +18,7 @@ from prefloop.worlds.text.problem import TextProblem
 
 
 @dataclass(frozen=True)
-class World:
+class TextWorld:
     """The opened model, data and reward of a configuration; runs do not change them."""
 
     data: TextData
@@ -87,7 +87,7 @@ def _check_labels(config: Config, threshold: float | None, data: TextData) -> No
 
 def open_world(
     config: Config, data: TextData, *, poll: Callable[[], None] = no_op, say: Callable[[str], None] = print
-) -> World:
+) -> TextWorld:
     """Load the model and create the reward.
 
     Args:
@@ -107,4 +107,4 @@ def open_world(
     if reward.note:
         say(reward.note)
     scored = replace(problem, scorer=reward.scorer, label_threshold=reward.label_threshold)
-    return World(data, model, scored, reward)
+    return TextWorld(data, model, scored, reward)

@@ -22,7 +22,7 @@ from prefloop.worlds.text.spec import DataOptions, ModelOptions, RewardOptions, 
 
 MODEL = "smollm2"
 SYSTEM = "You are a helpful assistant. Answer in one short sentence."
-LR = 3e-5  # of every method: benchmarks/demo_grid.py
+LR = 3e-5  # of every method
 MICRO_TOKENS = 4096
 SCALE = 10.0  # tokens per unit of gold reward
 DRAWING = 0  # seed of the offline data, which all seeds of training share

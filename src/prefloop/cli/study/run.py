@@ -16,7 +16,7 @@ from prefloop.core.files import to_json
 from prefloop.runs.schema import Flag
 from prefloop.studies import registry
 
-if TYPE_CHECKING:  # scipy, matplotlib and torch are imported when a study runs
+if TYPE_CHECKING:  # scipy and torch are imported when a study runs
     from prefloop.studies.study import Study
 
 ALL = "all"

@@ -70,7 +70,7 @@ def read(folder: Path) -> Classifier:
 
 
 def _why(error: Exception, folder: Path) -> str:
-    """The first line of an error of transformers, without the path that stands beside it anyway."""
+    """The first line of an error of transformers, without the path, which the message gives separately."""
     return str(error).strip().splitlines()[0].replace(str(folder), folder.name)
 
 

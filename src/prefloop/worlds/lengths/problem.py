@@ -30,7 +30,7 @@ HELD_OUT = 12  # held-out answers per instruction
 BATCH = 256  # responses per step of the fit
 
 
-NAMED = {"min": (0.0, 1.0), "mode": (25.0, 1.0), "skew": (0.0, 0.1)}  # peak, coverage: see tests/test_lengths.py
+NAMED = {"min": (0.0, 1.0), "mode": (25.0, 1.0), "skew": (0.0, 0.1)}  # peak, coverage: see tests/worlds/test_lengths.py
 
 
 def prompt_tokens(first: int, known: int, count: int, rng: Stream) -> Int[Tensor, "S P"]:
