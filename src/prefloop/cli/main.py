@@ -38,9 +38,9 @@ def main(argv: list[str] | None = None) -> int:
     """Run a command line and return its exit code; user errors are printed without a traceback."""
     words = sys.argv[1:] if argv is None else argv
     try:
-        code = execute(words)
+        done = execute(words)
         sys.stdout.flush()  # a reader that has gone is noticed here, and not when Python exits
-        return code
+        return done
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:  # the reader, such as `head`, has closed the pipe
