@@ -174,3 +174,8 @@ def test_no_pickle_and_no_foreign_code(module: str) -> None:
     text = MODULES[module].read_text(encoding="utf-8")
     assert {name.split(".")[0] for name, _ in imports(module)} & {"pickle", "dill", "joblib"} == set()
     assert "torch.load" not in text and "trust_remote_code=True" not in text
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_no_file_is_too_long_to_read(module: str) -> None:
+    assert len(MODULES[module].read_text(encoding="utf-8").splitlines()) <= 400

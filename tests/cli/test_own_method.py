@@ -107,6 +107,29 @@ def test_lab_runs_it_in_its_workers(tmp_path: Path) -> None:
     assert len({s.read_bytes() for s in tmp_path.glob("lab/**/*.parquet")}) >= 1
 
 
+STUDY = """
+from prefloop.studies.cells import arms, by, gains
+from prefloop.studies.study import Claim, Outcome, Study, judged
+
+NAMES = ("my_methods:squared_hinge", "dpo")
+CLAIMS = (Claim("hinge-helps", "a squared hinge helps", "score of the hinge minus that of DPO", 0.02, "gain",
+                of=lambda cells: gains([cells[NAMES[0]]]) - gains([cells[NAMES[1]]])),)
+
+def run(bench):
+    settings = [arms(name, steps=4, evaluate=2, responses=2, batch=8, minibatch=8, data=8) for name in NAMES]
+    return Outcome(judged(CLAIMS, by(bench.tuned(settings, rates=(1e-2,)), NAMES)))
+
+STUDY = Study("hinge", "Does a squared hinge help?", "mine", "Two methods on the arms.", CLAIMS, run)
+"""
+
+
+def test_a_study_compares_it(tmp_path: Path) -> None:
+    (tmp_path / "my_study.py").write_text(STUDY, encoding="utf-8")
+    assert main(["study", "run", "my_study:STUDY", "--size", "smoke", "--workers", "1", "--quiet"]) == 0
+    (claim,) = json.loads((tmp_path / "studies" / "hinge" / "result.json").read_text())["claims"]
+    assert claim["name"] == "hinge-helps" and claim["verdict"] in ("supported", "contradicted", "inconclusive")
+
+
 def test_a_stack_holds_its_values_per_run_and_equals_each_alone() -> None:
     one = make(
         NAME, "arms", policy="tabular", contexts=3, responses=2, batch=4, minibatch=4, data=6, precision="float64"

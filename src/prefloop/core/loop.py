@@ -125,8 +125,7 @@ class Loop:
             raise UserError("this policy cannot write responses", fix="give the loop a sampler")
         if "behaviour" in method.needs and not writer.exact_sampler and method.mismatch_cap is None:
             raise UserError(
-                "the ratio of this method assumes that responses come from the policy itself, but the sampler is"
-                " tempered or truncated",
+                "this method's ratio needs the policy's own responses, but the sampler is tempered or truncated",
                 fix="temperature=1, top_p=1, top_k=0, or the correction mismatch_cap=2",
             )
         if is_active(method.kl) and method.kl_estimator == "exact" and not isinstance(policy, Enumerable):
