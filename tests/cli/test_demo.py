@@ -68,7 +68,7 @@ def test_the_answers_at_temperature_zero_are_those_of_the_policy_and_the_rest_is
 
 @pytest.mark.usefixtures("tiny_cells")
 def test_seeds_give_intervals_over_seeds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    cells = ["--cells", "offline_dpo", "offline_positive"]
+    cells = ["--cells", "offline_dpo,offline_positive"]
     assert main(["demo", f"--output={tmp_path}", "--seeds=2", "--json", *cells]) == 0
     out = json.loads(capsys.readouterr().out)
     (verdict,) = out["verdicts"]

@@ -35,8 +35,8 @@ class Options(Output):
     """Repeat over this many seeds, for intervals over seeds."""
     output: Annotated[Path, Flag(metavar="FOLDER")] = Path("runs")
     """Where the run folders and demo.html go; finished runs in it are reused."""
-    cells: Annotated[tuple[str, ...], Flag(metavar="CELL")] = GRID
-    """Which cells to run."""
+    cells: Annotated[tuple[str, ...], Flag(commas=True)] = GRID
+    """Cells to run, such as online_dpo,offline_dpo."""
     extra: bool = False
     """Pref-FT and best-of-4 too."""
 
