@@ -52,7 +52,7 @@ def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     yield
     for name in set(METHODS) - before:
         del METHODS[name]
-    for name in ("my_methods", "broken_methods"):
+    for name in ("my_methods", "broken_methods", "hinge_study"):
         sys.modules.pop(name, None)
 
 
@@ -124,8 +124,8 @@ STUDY = Study("hinge", "Does a squared hinge help?", "mine", "Two methods on the
 
 
 def test_a_study_compares_it(tmp_path: Path) -> None:
-    (tmp_path / "my_study.py").write_text(STUDY, encoding="utf-8")
-    assert main(["study", "run", "my_study:STUDY", "--size", "smoke", "--workers", "1", "--quiet"]) == 0
+    (tmp_path / "hinge_study.py").write_text(STUDY, encoding="utf-8")
+    assert main(["study", "run", "hinge_study:STUDY", "--size", "smoke", "--workers", "1", "--quiet"]) == 0
     (claim,) = json.loads((tmp_path / "studies" / "hinge" / "result.json").read_text())["claims"]
     assert claim["name"] == "hinge-helps" and claim["verdict"] in ("supported", "contradicted", "inconclusive")
 
