@@ -160,3 +160,14 @@ def test_a_problem_in_python_has_labels_by_its_threshold() -> None:
     problem = TextProblem([group], tiny.tokenizer(), label_threshold=-3.0)
     labels = problem.score(problem.batch_of([group])).labels
     assert labels is not None and labels.tolist() == [[1.0, -1.0]]
+
+
+def test_a_rule_that_replaces_the_files_own_preferences_says_so(model: Path, tmp_path: Path) -> None:
+    pairs = file(tmp_path, [{"prompt": f"a {i}", "chosen": "no no", "rejected": "yes"} for i in range(8)])
+    said: list[str] = []
+    experiment.prepare([config(model, tmp_path, "dpo", pairs)], say=said.append)
+    assert any("`length_min` scores the responses: the file's own preferences are not used" in text for text in said)
+    for flags in (["--data.train=builtin"], [pairs, "--reward.name=labels", "--data.held_out=split"]):
+        said.clear()
+        experiment.prepare([config(model, tmp_path, "dpo", *flags)], say=said.append)
+        assert said == []

@@ -374,7 +374,7 @@ def _messages(value: Any, column: str) -> Prompt:
             raise Unusable(f"`{column}` contains a message without text in `role` and `content`")
         if message["role"] not in ROLES:
             role = message["role"]
-            raise Unusable(f"`{column}` has an unknown role `{role}`", f"{nearest(role, ROLES)}")
+            raise Unusable(f"`{column}` has an unknown role `{role}`", nearest(role, ROLES))
     return tuple(Message(m["role"], m["content"]) for m in value)
 
 

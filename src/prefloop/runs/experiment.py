@@ -58,7 +58,7 @@ class Result:
     before: Metrics
     after: Metrics
     seconds: float
-    note: str  # printed with all results: the held-out accuracy of a learned scorer
+    note: str  # on the reward; printed with all results
 
 
 class Stopped(Exception):

@@ -91,7 +91,7 @@ def open_world(
     """Load the model and create the reward.
 
     Args:
-        say: called with notes on truncated data and on the accuracy of a learned reward.
+        say: called with notes on truncated data and on the reward.
 
     Raises:
         UserError, DataError: what is wrong, where, and how to fix it.

@@ -36,7 +36,7 @@ class TextReward:
 
     name: str
     scorer: Scorer | None  # None: the scores in the data
-    note: str = ""  # accuracy of a learned reward, printed with every result that uses it
+    note: str = ""  # accuracy of a learned reward, or what it replaces; printed with every result that uses it
     gold: Scorer | None = None  # a second reward, measured only in evaluations
     label_threshold: float | None = None  # scores above it give the label +1, others −1; None: no labels
 
@@ -87,12 +87,19 @@ def _scorer(
     if options.name == LABELS:
         return None, ""
     if options.name != LEARNED:
-        return _rule(options.name, options.options, problem), ""
+        return _rule(options.name, options.options, problem), _unused_scores(options.name, data)
     train = with_system(data.options.system, data.train)  # fitted and tested on the prompts that it will score
     model = learned(options.options, reference, train, seed, poll)
     if model.tokenizer.get_vocab() != reference.tokenizer.get_vocab():
         raise UserError("the reward model has a different vocabulary from the policy", where=f"{WHERE}.path")
     return model.score_batch, _accuracy(model, data, pairs, seed)
+
+
+def _unused_scores(name: str, data: TextData) -> str:
+    """A note if the data bring preferences or labels of their own, which the reward replaces."""
+    if not any(group.scores for group in data.train):
+        return ""
+    return f"`{name}` scores the responses: the file's own preferences are not used (reward.name=labels uses them)"
 
 
 def _accuracy(model: RewardModel, data: TextData, count: int, seed: int) -> str:
