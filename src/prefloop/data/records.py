@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 from prefloop.core.errors import UserError
+
+
+More = tuple[tuple[str, str], ...]  # further keys of a message and their values as JSON
 
 
 @dataclass(frozen=True)
@@ -16,6 +21,17 @@ class Message:
 
     role: str  # system, user, assistant or tool
     content: str
+    more: More = ()  # tool_calls, reasoning_content, name, …
+
+    @property
+    def plain(self) -> dict[str, Any]:
+        """The message as a chat template takes it."""
+        return {"role": self.role, "content": self.content, **{key: json.loads(value) for key, value in self.more}}
+
+
+def message(role: str, content: str, more: Mapping[str, Any] | None = None) -> Message:
+    """A message with further keys."""
+    return Message(role, content, tuple((k, json.dumps(v, ensure_ascii=False)) for k, v in (more or {}).items()))
 
 
 @dataclass(frozen=True)
@@ -24,15 +40,22 @@ class Group:
 
     prompt: tuple[Message, ...]
     responses: tuple[str, ...]
-    scores: (
-        tuple[float, ...] | None
-    )  # one per response: (1, 0) for a pair, ±1 for a label, or ratings; None if there are none
+    scores: tuple[float, ...] | None  # one per response: pairs 1 and 0 (ties ½, annotators: shares), labels ±1, ratings
     key: str  # groups with equal keys are on the same side of a split
     row: int  # its line or row in the file, from 1
+    more: tuple[More, ...] = ()  # further keys of each response's message; empty if no response has any
+    tools: str = ""  # schemas of the tools that the conversation may call, as JSON; empty if there are none
+    columns: Mapping[str, Any] = field(default_factory=dict)  # the row's other columns, for rewards
 
     @property
     def text(self) -> str:
         return prompt_text(self.prompt)
+
+    @property
+    def answers(self) -> tuple[Message, ...]:
+        """The responses as messages of the assistant."""
+        more = self.more or ((),) * len(self.responses)
+        return tuple(Message("assistant", text, own) for text, own in zip(self.responses, more, strict=True))
 
 
 def prompt_text(prompt: Sequence[Message]) -> str:
@@ -45,7 +68,10 @@ def prompt_text(prompt: Sequence[Message]) -> str:
 def first_responses(groups: Sequence[Group], count: int) -> list[Group]:
     """The groups with at most the first `count` responses each."""
     cut = [None if g.scores is None else g.scores[:count] for g in groups]
-    return [replace(g, responses=g.responses[:count], scores=s) for g, s in zip(groups, cut, strict=True)]
+    return [
+        replace(g, responses=g.responses[:count], scores=s, more=g.more[:count])
+        for g, s in zip(groups, cut, strict=True)
+    ]
 
 
 def spread(groups: Sequence[Group]) -> list[Group]:
