@@ -11,7 +11,6 @@ from typing import Any
 
 from prefloop.core.errors import UserError
 
-
 More = tuple[tuple[str, str], ...]  # further keys of a message and their values as JSON
 
 
