@@ -1,0 +1,353 @@
+"""From conversations to token ids: one rendering for prompts, given answers, rows of a reward model and samples.
+
+A chat template renders the whole conversation. What the assistant writes is what the answered conversation has beyond
+the generation prompt, up to the token that ends the turn; both are compared id by id. `plain` is text, as base models
+read it: prompt, answer, EOS.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from itertools import takewhile
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from prefloop.core.errors import DataError, UserError, excerpt
+from prefloop.data.records import Group, Message
+from prefloop.policies.agreement import (
+    MARK,
+    break_up,
+    check_answer,
+    check_boundary,
+    check_prompt,
+    check_reasoning,
+    without_mark,
+)
+
+Tokenizer = Any  # transformers.PreTrainedTokenizerBase
+
+AUTO, CHAT, PLAIN = "auto", "chat", "plain"  # values of `data.template` that are not files
+REASONING = ("<think>", "</think>", "[THINK]", "[/THINK]", "◁think▷", "◁/think▷")  # tags that are meant where spelled
+QUESTION, ANSWER = "Question?", "Answer."  # a conversation that shows what the template writes around an answer
+_PROBE: tuple[dict[str, Any], ...] = ({"role": "user", "content": QUESTION},)
+MARKED = 3  # characters between question and answer that are no mark yet
+
+
+@dataclass(frozen=True)
+class Answered:
+    """A prompt and given answers as token ids: prompt + answer is what the template renders, up to the turn's end."""
+
+    prompt: Int[Tensor, " L"]
+    answers: tuple[Int[Tensor, " T"], ...]  # each with the token that ends it
+    tails: tuple[Int[Tensor, " _"], ...]  # what the template writes behind that token, such as a line break
+
+
+@dataclass(frozen=True)
+class Template:
+    """How a tokenizer renders conversations.
+
+    Args:
+        kind: `chat`, by the tokenizer's chat template, or `plain`.
+        options: further arguments of the chat template, such as `enable_thinking`.
+        stops: ids at which the policy stops by its own configuration.
+    """
+
+    tokenizer: Tokenizer
+    kind: str = CHAT
+    options: Mapping[str, Any] = field(default_factory=dict)
+    stops: tuple[int, ...] = ()
+
+    # ---------------------------------------------------------------------------------------------------- token ids
+
+    def prompt(self, messages: Sequence[Message], tools: str = "", *, where: str = "prompt") -> Int[Tensor, " L"]:
+        """Token ids of a conversation up to the start of the answer.
+
+        Args:
+            tools: schemas of the tools that the answer may call, as JSON.
+            where: name of the prompt in error messages.
+
+        Raises:
+            DataError: the template rejects or drops a part of the conversation, or it is rendered already.
+        """
+        return torch.tensor(self._prompt(messages, tools, where).ids, dtype=torch.long)
+
+    def answered(self, group: Group, *, where: str = "") -> Answered:
+        """Prompt and answers of a group.
+
+        The prompt is what the generation prompt and all answered conversations have in common. It ends before the
+        generation prompt does if that opens a reasoning block which the answers do not have.
+
+        Raises:
+            DataError: the template drops a part of an answer, or renders an answered conversation as something other
+                than the prompt followed by the answer; the message shows both.
+        """
+        where = where or f"row {group.row}"
+        asked = self._prompt(group.prompt, group.tools, where)
+        whole = [self._answered(group, answer, where) for answer in group.answers]
+        common = _common([asked.ids, *(w.ids for w in whole)])
+        for given in whole:
+            check_boundary(asked.text, given.text, self.text(asked.ids[common:]), where)
+            if self.kind == CHAT:
+                check_reasoning(self.text(given.ids[common:]), where)
+        if marked := _common_start(whole):
+            common, asked = marked, whole[0]
+        parts = [self._closed(w.ids[common:]) for w in whole]
+        return Answered(
+            torch.tensor(asked.ids[:common], dtype=torch.long),
+            tuple(torch.tensor(answer, dtype=torch.long) for answer, _ in parts),
+            tuple(torch.tensor(tail, dtype=torch.long) for _, tail in parts),
+        )
+
+    def text(self, ids: Sequence[int]) -> str:
+        """The text of token ids, special tokens included."""
+        return str(self.tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False))
+
+    def response(self, ids: Sequence[int]) -> str:
+        """The text of a response with special tokens, without those that end it and surrounding whitespace."""
+        said = list(ids)
+        while said and said[-1] in self.ends:
+            said.pop()
+        return self.text(said).strip()
+
+    # --------------------------------------------------------------------------------------------- the turn's end
+
+    @cached_property
+    def ends(self) -> frozenset[int]:
+        """Ids of the tokens that end an answer: the one that the template writes, and those of the configuration.
+
+        Raises:
+            UserError: there is none.
+        """
+        eos = self.tokenizer.eos_token_id
+        found = {*self.stops, *([] if eos is None else [eos]), *self._written_end[:1]}
+        if not found:
+            raise UserError("the model defines no token that ends an answer", where="model.path", fix="set `eos_token`")
+        return frozenset(found)
+
+    @cached_property
+    def tail(self) -> tuple[int, ...]:
+        """What the template writes behind the token that ends an answer."""
+        return self._written_end[1:]
+
+    @property
+    def closes(self) -> bool:
+        """Whether the template itself writes a token that ends an answer; otherwise the EOS is added."""
+        return bool(self._written_end)
+
+    @cached_property
+    def _written_end(self) -> tuple[int, ...]:
+        """What the template writes behind an answer, from the token that ends it."""
+        if self.kind == PLAIN:
+            return ()
+        said = [*_PROBE, {"role": "assistant", "content": ANSWER}]
+        ids = self._tokens(self._render(said, "", False, "chat template"), "chat template").ids
+        run = self._final_run(ids)
+        return ids[len(ids) - len(run) :] if run else ()
+
+    def _closed(self, ids: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """An answer up to the token that ends it, and what follows; the EOS is added if nothing ends it."""
+        run = self._final_run(ids)
+        if not run:
+            return (*self._without_blank_end(ids), self._eos), ()
+        first = len(ids) - len(run)
+        place = next((i for i in range(first, len(ids)) if ids[i] in self.ends), first)
+        return ids[: place + 1], ids[place + 1 :]
+
+    @property
+    def _eos(self) -> int:
+        return int(
+            next(iter(sorted(self.ends))) if self.tokenizer.eos_token_id is None else self.tokenizer.eos_token_id
+        )
+
+    def _final_run(self, ids: Sequence[int]) -> list[int]:
+        """The special tokens and line breaks at the end, from the first special one."""
+        special = self._special.values()
+        run = list(takewhile(lambda i: i in special or self.text([i]).isspace(), reversed(ids)))[::-1]
+        first = next((n for n, i in enumerate(run) if i in special), len(run))
+        return run[first:]
+
+    def _without_blank_end(self, ids: tuple[int, ...]) -> tuple[int, ...]:
+        """Without the whitespace that a template writes behind every message."""
+        if self.kind == PLAIN:
+            return ids
+        blank = sum(1 for _ in takewhile(lambda i: self.text([i]).isspace(), reversed(ids)))
+        return ids[: len(ids) - blank]
+
+    # ------------------------------------------------------------------------------------------------- rendering
+
+    def _prompt(self, messages: Sequence[Message], tools: str, where: str) -> _Rendered:
+        if self.kind == PLAIN:
+            return self._tokens(_plain(messages, tools, where), where)
+        text = self._render([m.plain for m in messages], tools, True, where) + self._header
+        check_prompt(messages, tools, text, self.between, where)
+        return self._tokens(text, where)
+
+    def _answered(self, group: Group, answer: Message, where: str) -> _Rendered:
+        if self.kind == PLAIN:
+            return self._tokens(_plain(group.prompt, group.tools, where) + _plain([answer], "", where), where)
+        messages = [m.plain for m in (*group.prompt, answer)]
+        text = self._render(messages, group.tools, False, where)
+        check_answer(answer, text, where)
+        start = self._marked(messages, group.tools) if self._has_marks else None
+        return replace(self._tokens(text, where), start=start)
+
+    def _render(self, messages: list[dict[str, Any]], tools: str, opened: bool, where: str) -> str:
+        """The text of a conversation in which MARK breaks up special tokens that a message spells."""
+        from jinja2 import TemplateError
+
+        try:
+            return str(
+                self.tokenizer.apply_chat_template(
+                    break_up(messages, self._spelled),
+                    tools=break_up(json.loads(tools), self._spelled) if tools else None,
+                    tokenize=False,
+                    add_generation_prompt=opened,
+                    **self.options,
+                )
+            )
+        except (TemplateError, TypeError, ValueError, KeyError) as error:
+            first = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise DataError(f"the chat template rejects the messages: {excerpt(first)}", where=where) from error
+
+    @cached_property
+    def _has_marks(self) -> bool:
+        return bool(re.search(r"\{%-?\s*generation\b", str(self.tokenizer.chat_template)))
+
+    def _marked(self, messages: list[dict[str, Any]], tools: str) -> int | None:
+        """Index of the first token of the last run that the template marks as written by the assistant."""
+        made = self.tokenizer.apply_chat_template(
+            break_up(messages, self._spelled),
+            tools=break_up(json.loads(tools), self._spelled) if tools else None,
+            tokenize=True,
+            return_dict=True,
+            return_assistant_tokens_mask=True,
+            **self.options,
+        )
+        mask = [made["assistant_masks"][i] for i in without_mark(made["input_ids"], self._mark_ids)]
+        starts = [i for i, inside in enumerate(mask) if inside and not (i and mask[i - 1])]
+        return starts[-1] if starts else None
+
+    def _tokens(self, text: str, where: str) -> _Rendered:
+        """Token ids of a text; special tokens that MARK breaks up become the tokens of their text."""
+        ids = self.tokenizer(text, add_special_tokens=self.kind == PLAIN, return_attention_mask=False)["input_ids"]
+        if self.kind == PLAIN and ids and ids[-1] in self._special.values():
+            ids = ids[:-1]  # some tokenizers end every text; the end of an answer is added where it belongs
+        if MARK not in text:
+            return _Rendered(tuple(ids), text)
+        kept = tuple(ids[i] for i in without_mark(ids, self._mark_ids))
+        if self.text(kept) != self.text(ids).replace(MARK, ""):
+            names = ", ".join(f"`{name}`" for name in self._special if name in text.replace(MARK, ""))
+            what = f"this tokenizer cannot write special tokens as text, but a message spells one of {excerpt(names)}"
+            raise DataError(what, where=where, fix="remove it from the text")
+        return _Rendered(kept, text.replace(MARK, ""))
+
+    @cached_property
+    def _special(self) -> dict[str, int]:
+        """The special tokens by their text, without those of reasoning, which a text may use, and the unknown token."""
+        added, kept = self.tokenizer.added_tokens_decoder, (*REASONING, self.tokenizer.unk_token)
+        return {t.content: i for i, t in added.items() if t.special and t.content not in kept}
+
+    @cached_property
+    def _spelled(self) -> re.Pattern[str]:
+        """Matches a special token that a text spells."""
+        names = sorted(filter(None, self._special), key=len, reverse=True)
+        return re.compile("|".join(map(re.escape, names)) or r"(?!)")
+
+    @cached_property
+    def _mark_ids(self) -> list[int]:
+        """The tokens of MARK inside a text."""
+        before, both = (self.tokenizer(x, add_special_tokens=False)["input_ids"] for x in ("<", f"<{MARK}"))
+        return both[len(before) :]
+
+    @cached_property
+    def _header(self) -> str:
+        """What the template writes before an answer if it has no generation prompt of its own."""
+        asked, same = (self._render([*_PROBE], "", opened, "chat template") for opened in (True, False))
+        if asked != same:
+            return ""
+        whole = self._render([*_PROBE, {"role": "assistant", "content": ANSWER}], "", False, "chat template")
+        header = whole[len(asked) : whole.rfind(ANSWER)] if whole.startswith(asked) else ""
+        return header if header.strip() else ""
+
+    @cached_property
+    def between(self) -> str:
+        """What the template writes between a question and its answer; empty if it has no marks of its own."""
+        if self.kind == PLAIN:
+            return ""
+        text = self._render([*_PROBE], "", True, "chat template")
+        found = text[text.rfind(QUESTION) + len(QUESTION) :].strip()
+        return found if len(found) > MARKED and re.search(r"[<\[#|]", found) else ""
+
+
+@dataclass(frozen=True)
+class _Rendered:
+    """A conversation as text and ids."""
+
+    ids: tuple[int, ...]
+    text: str
+    start: int | None = None  # where the last answer starts, if the template marks it
+
+
+def template_of(
+    tokenizer: Tokenizer, setting: str = AUTO, options: Mapping[str, Any] | None = None, *, stops: Sequence[int] = ()
+) -> Template:
+    """The template of a configuration.
+
+    Args:
+        setting: `auto` (the tokenizer's chat template, or plain text if it has none), `chat`, `plain`, or a Jinja file.
+        options: further arguments of the chat template.
+        stops: ids at which the policy stops by its own configuration.
+
+    Raises:
+        UserError: there is no such file, or the tokenizer has no chat template.
+    """
+    kind = (CHAT if tokenizer.chat_template else PLAIN) if setting == AUTO else setting
+    if kind not in (CHAT, PLAIN):
+        tokenizer, kind = copy.copy(tokenizer), CHAT
+        tokenizer.chat_template = _file(Path(setting))
+    if kind == CHAT and not tokenizer.chat_template:
+        fix = "use data.template=plain for a base model, or give a file: data.template=FILE.jinja"
+        raise UserError("the model has no chat template", where="data.template", fix=fix)
+    if kind == PLAIN and options:
+        raise UserError("plain text takes no options", where="data.template_options", fix="remove them")
+    return Template(tokenizer, kind, dict(options or {}), tuple(stops))
+
+
+def _file(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
+        fix = f"use {AUTO}, {CHAT}, {PLAIN} or a file that ends in .jinja"
+        raise UserError(f"cannot read the chat template: {reason}", where=f"data.template={path}", fix=fix) from None
+
+
+def _plain(messages: Sequence[Message], tools: str, where: str) -> str:
+    """The text of a single message, which is all that plain text can express."""
+    extra = "tools" if tools else next((key for m in messages for key, _ in m.more), "")
+    if len(messages) > 1 or extra:
+        has = f"`{extra}`" if extra else "roles: " + ", ".join(m.role for m in messages)
+        fix = "give a chat template (data.template=FILE.jinja), or prompts that are one text"
+        raise DataError(f"plain text has no place for {has}", where=where, fix=fix)
+    return messages[0].content
+
+
+def _common(rows: Sequence[tuple[int, ...]]) -> int:
+    """Length of the longest common prefix."""
+    return next((i for i, column in enumerate(zip(*rows, strict=False)) if len(set(column)) > 1), min(map(len, rows)))
+
+
+def _common_start(whole: Sequence[_Rendered]) -> int | None:
+    """Where all answers start by the template's marks, if their beginnings are equal."""
+    starts = {w.start for w in whole}
+    start = next(iter(starts), None)
+    return start if len(starts) == 1 and start is not None and len({w.ids[:start] for w in whole}) == 1 else None
