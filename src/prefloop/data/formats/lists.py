@@ -1,0 +1,171 @@
+"""Readers of any number of answers to one prompt, each with a score, a rank or comparisons."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import combinations
+from typing import Any
+
+from prefloop.data.formats.answers import answered, asked
+from prefloop.data.formats.row import Content, Prompt, Row, Unusable, kind, number, objects, shown, text
+from prefloop.data.records import Message
+
+ROLES = {"prompter": "user", "assistant": "assistant"}  # of OpenAssistant
+ASPECTS = ("helpfulness", "correctness", "coherence", "complexity", "verbosity")
+WRONG_TEN = 3.0  # an overall score of 10 is an error of the first version of UltraFeedback if the mean aspect is below
+TURN = "<extra_id_1>"  # of HelpSteer
+
+
+def rated(row: Row) -> Content:
+    """`responses` and their `scores`."""
+    return _scored(row, "responses", "scores")
+
+
+def candidates(row: Row) -> Content:
+    """`responses` that are to be scored."""
+    responses = row.take("responses")
+    if not isinstance(responses, list) or not responses:
+        raise Unusable(f"`responses` is {kind(responses)}, not a list of answers")
+    return Content(*answered(asked(row), [("responses", r) for r in responses]))
+
+
+def armorm(row: Row) -> Content:
+    """UltraFeedback of SimPO: five answers of the policy with the scores of a reward model."""
+    return _scored(row, "all_generated_responses", "all_rm_scores")
+
+
+def _scored(row: Row, texts: str, numbers: str) -> Content:
+    prompt, responses, scores = asked(row), row.take(texts), row.take(numbers)
+    if not isinstance(responses, list) or not isinstance(scores, list) or not len(responses) == len(scores) > 0:
+        raise Unusable(f"`{texts}` and `{numbers}` must be two lists of the same length")
+    values = tuple([number(score, numbers) for score in scores])
+    return Content(*answered(prompt, [(texts, r) for r in responses]), values)
+
+
+def ultrafeedback(row: Row) -> Content:
+    """UltraFeedback, raw: `completions` with their `overall_score`, or the mean rating of their aspects."""
+    items = objects(row.take("completions"), "completions", "response and overall_score")
+    scores = tuple([_overall(item) for item in items])
+    prompt, answers = answered(asked(row), [("completions", item.get("response")) for item in items])
+    return Content(prompt, answers, scores, _beside(items, ("response", "overall_score")))
+
+
+def _overall(item: Mapping[str, Any]) -> float:
+    aspects = item.get("annotations") if isinstance(item.get("annotations"), dict) else {}
+    ratings = [float(r) for a in aspects.values() if (r := _rating(a)) is not None] if aspects else []
+    mean = sum(ratings) / len(ratings) if ratings else None
+    if item.get("overall_score") is None:
+        if mean is None:
+            raise Unusable("a completion has neither an `overall_score` nor ratings")
+        return mean
+    overall = number(item["overall_score"], "overall_score")
+    if overall == 10 and mean is not None and mean < WRONG_TEN:
+        what = f"an `overall_score` of 10 with a mean rating of {mean:.1f}: a known error of the first version"
+        raise Unusable(what, "use the corrected version of UltraFeedback, or leave such rows out")
+    return overall
+
+
+def _rating(annotation: Any) -> float | None:
+    """The rating of an aspect: of an object or of a list of one; `N/A` is none."""
+    if isinstance(annotation, list) and annotation:
+        annotation = annotation[0]
+    rating = annotation.get("Rating") if isinstance(annotation, dict) else None
+    if isinstance(rating, str):
+        rating = int(rating) if rating.isdecimal() and len(rating) < 4 else None
+    return None if rating is None else number(rating, "Rating")
+
+
+def nectar(row: Row) -> Content:
+    """Nectar: `answers` with a `rank`, 1 for the best."""
+    items = objects(row.take("answers"), "answers", "answer and rank (format=prompt_only: keep them for rewards)")
+    ranks = [number(item.get("rank"), "rank") for item in items]
+    prompt, answers = answered(asked(row), [("answers", item.get("answer")) for item in items])
+    return Content(prompt, answers, _by_rank(ranks), _beside(items, ("answer", "rank")))
+
+
+def _by_rank(ranks: Sequence[float]) -> tuple[float, ...]:
+    """Scores of ranks: the last has 0, the best the most."""
+    return tuple([max(ranks) - rank for rank in ranks])
+
+
+def _beside(items: Sequence[Mapping[str, Any]], used: tuple[str, ...]) -> dict[str, Any]:
+    """What the answers of a list have beside text and score: a list per key."""
+    names = dict.fromkeys(str(key) for item in items for key in item if key not in used)
+    return {name: [item.get(name) for item in items] for name in names}
+
+
+def helpsteer2(row: Row) -> Content:
+    """HelpSteer: one response and its ratings per row; rows of a prompt follow each other. Helpfulness is the score."""
+    score = number(row.take("helpfulness"), "helpfulness")
+    if isinstance(prompt := row.get("prompt"), str) and f"\n{TURN}" in prompt:
+        row["prompt"] = _turns(prompt)
+    return Content(*answered(asked(row), [("response", row.take("response"))]), (score,))
+
+
+def _turns(prompt: str) -> list[dict[str, str]]:
+    r"""HelpSteer writes later turns as `\n<extra_id_1>Assistant\n…`."""
+    first, *later = prompt.split(f"\n{TURN}")
+    turns = [{"role": "user", "content": first}]
+    for turn in later:
+        speaker, _, said = turn.partition("\n")
+        if speaker not in ("User", "Assistant"):
+            raise Unusable(f"`prompt` has a turn of {shown(speaker)}, neither User nor Assistant")
+        turns.append({"role": speaker.lower(), "content": said})
+    return turns
+
+
+def fine_grained(row: Row) -> Content:
+    """FineGrainedRLHF: `prediction 1` to `4`; `preference` compares all pairs (0 equal, 1 the first, 2 the second)."""
+    names = sorted(name for name in row if name.startswith("prediction ") and row[name] is not None)
+    pairs, codes = list(combinations(range(len(names)), 2)), row.take("preference")
+    if not isinstance(codes, list) or len(codes) != len(pairs):
+        raise Unusable(f"`preference` must be {len(pairs)} comparisons of {len(names)} predictions")
+    wins = [0.0] * len(names)
+    for (i, j), code in zip(pairs, codes, strict=True):
+        if code not in (0, 1, 2) or isinstance(code, bool | float):
+            raise Unusable(
+                f"`preference` contains {code!r:.40}", "it can be 0 (equal), 1 (the first) or 2 (the second)"
+            )
+        wins[i] += {0: 0.5, 1: 1.0, 2: 0.0}[code]
+        wins[j] += {0: 0.5, 1: 0.0, 2: 1.0}[code]
+    if any(_order(wins[i], wins[j]) != code for (i, j), code in zip(pairs, codes, strict=True)):
+        row.notes.append("rows whose comparisons are no ranking: scores are the numbers of comparisons won")
+    return Content(*answered(asked(row), [(name, row.take(name)) for name in names]), tuple(wins))
+
+
+def _order(a: float, b: float) -> int:
+    return 0 if a == b else 1 if a > b else 2
+
+
+def message_tree(row: Row) -> list[Content]:
+    """OpenAssistant: every question of a tree with two or more ranked replies is a group."""
+    made = []
+    for path, replies in _questions(row.take("prompt")):
+        ranked = [reply for reply in replies if reply.get("rank") is not None and reply.get("role") == "assistant"]
+        if len(ranked) < 2:
+            row.notes.append("questions with fewer than two ranked replies are left out")
+            continue
+        if len(ranked) < len(replies):
+            row.notes.append("replies without a rank are left out")
+        scores = _by_rank([number(reply["rank"], "rank") for reply in ranked])
+        answers = tuple([Message("assistant", text(reply.get("text"), "text")) for reply in ranked])
+        made.append(Content(path, answers, scores))
+    if not made:
+        raise Unusable("no question of this tree has two ranked replies")
+    return made
+
+
+def _questions(root: Any) -> Iterator[tuple[Prompt, list[Mapping[str, Any]]]]:
+    """Every question of a tree, with what was said before it, and the replies to it that were not deleted."""
+    left: list[tuple[Prompt, Any]] = [((), root)]
+    while left:
+        path, node = left.pop()
+        if not isinstance(node, dict) or not isinstance(node.get("replies", []), list):
+            raise Unusable(f"a message of the tree is {kind(node)}, not an object with text, role and replies")
+        if node.get("role") not in ROLES:
+            raise Unusable(f"a message of the tree has the role {shown(node.get('role'))}", "prompter or assistant")
+        path = (*path, Message(ROLES[node["role"]], text(node.get("text"), "text")))
+        replies = [r for r in node.get("replies") or [] if not (isinstance(r, dict) and r.get("deleted"))]
+        left += [(path, reply) for reply in reversed(replies)]
+        if path[-1].role == "user":
+            yield path, [r for r in replies if isinstance(r, dict)]
