@@ -263,7 +263,7 @@ def test_a_file_without_any_usable_row_is_an_error_even_when_bad_rows_are_left_o
         ("missing.jsonl", None, "does not exist"),
         ("empty.jsonl", b"\n\n", "is empty"),
         ("empty.json", b"", "is empty"),
-        ("table.csv", b"a,b", "unsupported file extension"),
+        ("table.xlsx", b"PK", "unsupported file extension"),
         ("cut.jsonl.gz", gzip.compress(b"{}" * 99, mtime=0)[:-9], "cannot be read"),
         ("plain.jsonl.gz", b"{}", "cannot be read"),
         ("latin.jsonl", '{"prompt": "é"}'.encode("latin-1"), "not UTF-8"),

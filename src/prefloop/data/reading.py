@@ -1,93 +1,79 @@
-"""Rows of a file as dictionaries: JSON Lines and JSON, gzipped or not, and Parquet."""
+"""Rows of data as dictionaries, one at a time: JSON Lines, JSON, CSV, Parquet and Arrow files, one or shards."""
 
 from __future__ import annotations
 
-import gzip
-import json
-import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
 
-from prefloop.core.errors import DataError
+from prefloop.data import arrow_rows, csv_rows, json_rows
+from prefloop.data.fault import Fault, FileRow, by_reason
+from prefloop.data.json_rows import Rows
+from prefloop.data.opening import Budget
+from prefloop.data.places import data_hash, files_of, kind
 
-SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".json.gz", ".parquet")
+__all__ = ["Fault", "FileRow", "Source", "by_reason", "data_hash", "open_rows", "rows"]
+
+Reader = Callable[[Budget], Rows]
 
 
 @dataclass(frozen=True)
-class Fault:
-    """Why a row cannot be used."""
+class Source:
+    """The files of a data set; iterating reads number and content of every row.
 
-    row: int  # from 1
-    what: str
-    fix: str = ""
+    Numbers are those of the file, from 1: lines of JSON Lines and CSV (blank ones and the header count), otherwise
+    items; of several files they are `FileRow`s. The content of a row that cannot be read is a `Fault`.
+    """
 
-    def __str__(self) -> str:
-        return f"row {self.row}: {self.what}"
+    files: tuple[Path, ...]
+    readers: tuple[Reader, ...]  # of each file
+    notes: tuple[str, ...]  # what was guessed about the files
+
+    def __iter__(self) -> Rows:
+        budget, alone = Budget(), len(self.files) == 1
+        for path, reader in zip(self.files, self.readers, strict=True):
+            yield from reader(budget) if alone else _placed(path, reader(budget))
 
 
-def rows(path: Path) -> Iterator[tuple[int, Any]]:
-    """Number (from 1; blank lines count) and content of every row; a `Fault` for a line that is not valid JSON.
+def open_rows(name: str | Path) -> Source:
+    """The rows of a file, of shards (`train-*.parquet`, or a folder), of a saved data set, or of `hub:owner/name`.
 
     Raises:
-        DataError: no such file, an unsupported extension, or a file that cannot be read.
+        DataError: no such files, unsupported ones, or several kinds.
     """
-    if not path.is_file():
-        what = "is a folder, not a file" if path.is_dir() else "does not exist"
-        raise DataError(f"the data file {what}", where=str(path), fix=_neighbours(path))
-    if not path.name.endswith(SUFFIXES):
-        raise DataError("unsupported file extension", where=str(path), fix=f"use {', '.join(SUFFIXES)}")
-    if path.suffix == ".parquet":
-        return _parquet(path)
-    text = _text(path)
-    return _lines(text) if ".jsonl" in path.suffixes else _array(text, path)
+    files = files_of(str(name))
+    opened = [_open(path) for path in files]
+    shards = [f"{len(files)} files: {files[0].name} to {files[-1].name}"] if len(files) > 1 else []
+    notes = dict.fromkeys(note for _, own in opened for note in own)
+    return Source(files, tuple(reader for reader, _ in opened), (*shards, *notes))
 
 
-def _neighbours(path: Path) -> str:
-    """Data files in the same folder."""
-    files = sorted(p.name for p in path.parent.glob("*") if p.name.endswith(SUFFIXES)) if path.parent.is_dir() else []
-    return f"{path.parent} has {', '.join(files[:5])}" if files else "check the path; it is relative to this folder"
+def rows(name: str | Path) -> Rows:
+    """Number and content of every row; see `Source`.
+
+    Raises:
+        DataError: no such files, unsupported ones, or files that cannot be read.
+    """
+    return iter(open_rows(name))
 
 
-def _text(path: Path) -> str:
-    try:
-        raw = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-        return raw.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        what, fix = f"the data file is not UTF-8 text: {error.reason} at byte {error.start}", "save it as UTF-8"
-        raise DataError(what, where=str(path), fix=fix) from error
-    except (OSError, EOFError, zlib.error) as error:
-        raise DataError(f"the data file cannot be read: {error}", where=str(path)) from error
+def _open(path: Path) -> tuple[Reader, tuple[str, ...]]:
+    """How a file is read, and what was guessed about it."""
+    found = kind(path)
+    if found in (".jsonl", ".ndjson"):
+        return partial(json_rows.lines, path), ()
+    if found == ".json":
+        key = json_rows.wrapped_in(path)
+        return partial(json_rows.items, path), () if key is None else (f"the rows are the list under `{key}`",)
+    if found in (".csv", ".tsv"):
+        table = csv_rows.table(path)
+        return partial(csv_rows.rows, path, table), table.notes
+    return partial(arrow_rows.parquet if found == ".parquet" else arrow_rows.arrow, path), ()
 
 
-def _lines(text: str) -> Iterator[tuple[int, Any]]:
-    for number, line in enumerate(text.split("\n"), 1):  # not splitlines: JSON strings may hold other separators
-        if line.strip():
-            try:
-                yield number, json.loads(line)
-            except (json.JSONDecodeError, RecursionError) as error:
-                yield number, Fault(number, f"invalid JSON: {error}", "one JSON object per line")
-
-
-def _array(text: str, path: Path) -> Iterator[tuple[int, Any]]:
-    try:
-        items = json.loads(text) if text.strip() else []
-    except (json.JSONDecodeError, RecursionError) as error:
-        fix = "a .json file must be one list of objects; use .jsonl for one object per line"
-        raise DataError(f"the data file is not valid JSON: {error}", where=str(path), fix=fix) from error
-    if not isinstance(items, list):
-        kind = type(items).__name__
-        raise DataError(f"the data file contains a {kind}, not a list of objects", where=str(path))
-    return iter(enumerate(items, 1))
-
-
-def _parquet(path: Path) -> Iterator[tuple[int, Any]]:
-    import pyarrow
-    from pyarrow import parquet
-
-    try:
-        items = parquet.read_table(path).to_pylist()
-    except (OSError, pyarrow.ArrowException) as error:
-        raise DataError(f"the data file is not readable Parquet: {error}", where=str(path)) from error
-    return iter(enumerate(items, 1))
+def _placed(path: Path, numbered: Rows) -> Iterator[tuple[int, object]]:
+    """The rows of one of several files, with the file's name in their numbers."""
+    for number, row in numbered:
+        place = FileRow(number, path.name)
+        yield place, Fault(place, row.what, row.fix) if isinstance(row, Fault) else row
