@@ -22,6 +22,7 @@ from prefloop.core.streams import streams
 from prefloop.data.instructions import instructions
 from prefloop.policies import pretrained
 from prefloop.policies.causal_lm import CausalLM
+from prefloop.policies.conversation import template_of
 from prefloop.policies.sampler import Sampling
 from prefloop.worlds.text.problem import TextProblem
 
@@ -43,7 +44,7 @@ def main() -> None:
     model, tokenizer = pretrained.load("smollm2")
     head = model.config.vocab_size * model.config.hidden_size
     body = sum(p.numel() for p in model.parameters()) - head
-    problem = TextProblem(instructions("train"), tokenizer)
+    problem = TextProblem(instructions("train"), template_of(tokenizer))
     prompts = problem.prompts(0, args.rows // 2, streams(0)["prompts"])
     g = torch.Generator().manual_seed(0)
     responses = torch.randint(10, 40_000, (len(prompts), 2, args.tokens), generator=g)

@@ -15,7 +15,9 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from prefloop.core.streams import Stream
 from prefloop.data.instructions import builtin
+from prefloop.data.records import Message
 from prefloop.policies import pretrained
+from prefloop.policies.conversation import template_of
 from prefloop.policies.sampler import Sampling, sample
 
 SAMPLES, TEMPERATURE, LIMIT = 112, 0.8, 48  # per instruction; tokens of the model
@@ -42,12 +44,13 @@ def answers(
     model: pretrained.Model, tokenizer: pretrained.Tokenizer, stop: list[int], row: dict[str, str], seed: int
 ) -> dict[str, object]:
     """One instruction with its answers, and the indices of those that the limit cut."""
-    talk = [{"role": r, "content": c} for q, a in SHOTS for r, c in (("user", q), ("assistant", a))]
-    prompt = pretrained.render(tokenizer, [*talk, {"role": "user", "content": row["prompt"]}])
+    talk = [Message(r, c) for q, a in SHOTS for r, c in (("user", q), ("assistant", a))]
+    template = template_of(tokenizer, stops=stop)
+    prompt = template.prompt([*talk, Message("user", row["prompt"])])
     plan = Sampling(max_new_tokens=LIMIT, temperature=TEMPERATURE, rows=SAMPLES)
     drawn = sample(model, [prompt], SAMPLES, Stream("answers", [seed], False), sampling=plan, eos_ids=stop)
     ids = [r[m] for r, m in zip(drawn.responses[0], drawn.mask[0], strict=True)]
-    texts = [pretrained.decode_response(tokenizer, one) for one in ids]
+    texts = [template.response(one.tolist()) for one in ids]
     cut = [i for i, one in enumerate(ids) if int(one[-1]) not in stop]
     return {"id": row["id"], "prompt": row["prompt"], "seed": seed, "cut": cut, "answers": texts}
 

@@ -401,9 +401,8 @@ def test_smollm2_on_human_preferences_from_file_to_card(
     theirs = AutoModelForSequenceClassification.from_pretrained(tmp_path / "rm")
     own = saved.load(tmp_path / "rm")
     groups = load_usable(data, columns={"prompt": "question"}, limit=3).groups
-    messages = [{"role": m.role, "content": m.content} for m in groups[0].prompt]
-    prompt = pretrained.render(own.tokenizer, messages)
-    ids = torch.cat([prompt, pretrained.encode_response(own.tokenizer, groups[0].responses[0])])[None]
+    made = own.template.answered(groups[0])
+    ids = torch.cat([made.prompt, made.answers[0]])[None]
     with torch.no_grad():
         logit = theirs(ids, attention_mask=torch.ones_like(ids)).logits[0, 0]
     torch.testing.assert_close(logit + own.head.bias[0], own.score_groups(groups).score[0], atol=1e-4, rtol=0)

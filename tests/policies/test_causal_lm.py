@@ -16,6 +16,7 @@ from prefloop.core.batch import Batch
 from prefloop.core.errors import DataError, UserError
 from prefloop.core.protocols import Enumerable
 from prefloop.core.streams import streams
+from prefloop.data.records import Message
 from prefloop.policies import network
 from prefloop.policies.causal_lm import CausalLM, has_bf16, resolve_autocast
 from prefloop.policies.sampler import Sampling
@@ -340,14 +341,15 @@ def test_the_kl_of_a_language_model_is_not_enumerated():
 @pytest.mark.slow
 def test_smollm2_log_probs_do_not_depend_on_batching():
     """135M parameters in float32: sampler, whole batch, single prompts and a naive forward agree to 1e-4 per token."""
-    from prefloop.policies.pretrained import load, render
+    from prefloop.policies.conversation import template_of
+    from prefloop.policies.pretrained import load
 
     try:
         model, tokenizer = load("smollm2")
     except UserError as absent:
         pytest.skip(str(absent))
     asked = ["Name a fruit.", "What is two plus two? Answer in one short sentence.", "Say hello."]
-    prompts = [render(tokenizer, [{"role": "user", "content": text}]) for text in asked]
+    prompts = [template_of(tokenizer).prompt([Message("user", text)]) for text in asked]
     own = CausalLM(model, tokenizer, sampling=Sampling(max_new_tokens=16, rows=5), micro_tokens=200)
     batch = own.draw(prompts, 2, streams(0)["sampling"])
     with torch.no_grad():

@@ -14,17 +14,16 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 import tiny
 from prefloop.core.errors import DataError, UserError
 from prefloop.core.files import sha256
+from prefloop.data.records import Message
 from prefloop.policies import smollm2
 from prefloop.policies.cache import WEIGHTS_RECORD
+from prefloop.policies.conversation import template_of
 from prefloop.policies.pretrained import (
-    decode_response,
-    encode_response,
     end_ids,
     load,
     model_hash,
     parts,
     prompt_limit,
-    render,
     save,
     train_last_layers,
     with_lora,
@@ -55,7 +54,7 @@ def test_a_saved_model_is_read_by_transformers(folder: Path):
 def test_load_gives_the_dtype_asked_for_in_eval_mode(folder: Path):
     model, tokenizer = load(str(folder), dtype=torch.float64)
     assert model.dtype == torch.float64 and not model.training
-    assert torch.equal(render(tokenizer, ASK), render(tiny.tokenizer(), ASK))
+    assert torch.equal(*(template_of(t).prompt([Message("user", "a b c")]) for t in (tokenizer, tiny.tokenizer())))
 
 
 def test_save_overwrites_nothing(folder: Path):
@@ -141,35 +140,8 @@ def test_another_gguf_is_refused(tmp_path: Path, monkeypatch):
     assert not (tmp_path / "cache").exists()
 
 
-def test_render_applies_the_template_once_with_one_bos():
-    tokenizer = tiny.tokenizer()
-    assert tokenizer.encode("a")[0] == tiny.BOS  # encoding the rendered text would put a second BOS in front
-    ids = render(tokenizer, ASK)
-    words = [tiny.WORDS[i] for i in ids.tolist()]
-    assert words == ["<bos>", "user", ":", "a", "b", "c", "assistant", ":"]
-
-
-def test_render_refuses_what_cannot_be_answered():
-    with pytest.raises(UserError, match="no chat template"):
-        render(tiny.tokenizer(template=None), ASK)
-    with pytest.raises(DataError, match=r"row 7") as error:
-        render(tiny.tokenizer(), ASK, limit=7, where="row 7")
-    assert "8 tokens" in str(error.value) and error.value.exit_code == 3
-    assert len(render(tiny.tokenizer(), ASK, limit=8)) == 8
-    with pytest.raises(DataError, match="roles must alternate"):
-        render(tiny.tokenizer(template="{{ raise_exception('roles must alternate') }}"), ASK)
-    with pytest.raises(DataError, match="empty"):
-        render(tiny.tokenizer(template="{% if false %}x{% endif %}"), ASK)
-
-
 def test_the_context_less_the_response_limits_the_prompt():
     assert prompt_limit(tiny.llama(), 10) == prompt_limit(tiny.gpt2(), 10) == 54
-
-
-def test_a_given_response_ends_with_eos_and_has_no_bos():
-    ids = encode_response(tiny.tokenizer(), "yes a b")
-    assert [tiny.WORDS[i] for i in ids.tolist()] == ["yes", "a", "b", "<eos>"]
-    assert decode_response(tiny.tokenizer(), ids) == "yes a b"
 
 
 def test_end_ids_are_those_of_tokenizer_and_generation_config():
@@ -264,9 +236,10 @@ def test_smollm2_is_converted_once_and_checked(tmp_path: Path, monkeypatch):
     assert recorded == WEIGHTS_SHA256  # as transformers converts it with accelerate
     assert sum(p.numel() for p in model.parameters()) == 134_515_008
     assert end_ids(model, tokenizer) == (2,) and prompt_limit(model, 64) == 8128
-    ids = render(tokenizer, [{"role": "user", "content": "What is the capital of France?"}])
+    template = template_of(tokenizer)
+    ids = template.prompt([Message("user", "What is the capital of France?")])
     answer = model.generate(ids[None], max_new_tokens=12, do_sample=False)[0, len(ids) :]
-    assert "Paris" in decode_response(tokenizer, answer)
+    assert "Paris" in template.response(answer.tolist())
     monkeypatch.setattr(smollm2, "_convert", None)  # not called again
     load("smollm2")
     target = smollm2.smollm2()

@@ -17,7 +17,7 @@ import tiny
 from prefloop.core.batch import Batch
 from prefloop.core.errors import DataError, UserError
 from prefloop.data.records import Group, Message
-from prefloop.policies.pretrained import encode_response, render
+from prefloop.policies.conversation import template_of
 from prefloop.policies.pretrained import load as load_model
 from prefloop.rewards.bradley_terry import disk as saved
 from prefloop.rewards.bradley_terry.accuracy import reward_accuracy
@@ -40,7 +40,10 @@ def prefer_yes() -> list[Group]:
 
 def fit(groups: list[Group], **options: Any) -> BradleyTerry:
     return fit_model(
-        tiny.llama(dtype=torch.float32), tiny.tokenizer(), groups, FitOptions(**{"pooling": "both"} | options)
+        tiny.llama(dtype=torch.float32),
+        template_of(tiny.tokenizer()),
+        groups,
+        FitOptions(**{"pooling": "both"} | options),
     )
 
 
@@ -51,9 +54,9 @@ def strict(difference: torch.Tensor) -> PairFeatures:
 
 def as_batch(groups: list[Group]) -> Batch:
     """What a text problem makes of groups: right-padded ids."""
-    tokenizer = tiny.tokenizer()
-    prompts = [render(tokenizer, [{"role": "user", "content": g.prompt[0].content}]) for g in groups]
-    ids = [[encode_response(tokenizer, r) for r in g.responses] for g in groups]
+    template = template_of(tiny.tokenizer())
+    prompts = [template.prompt(g.prompt) for g in groups]
+    ids = [template.answered(g).answers for g in groups]
     mask = torch.zeros(len(ids), len(ids[0]), 7, dtype=torch.bool)
     responses = torch.zeros(mask.shape, dtype=torch.long)
     for p, row in enumerate(ids):
@@ -177,7 +180,7 @@ def test_lengths_are_those_of_whole_answers_and_what_was_cut_is_counted() -> Non
     groups = [*prefer_yes(), group("a", ("yes yes yes a", "no"), (1.0, 0.0), "a")]
     texts = [(g.key, r) for g in groups for r in g.responses]
     lengths = [len(r.split()) + 1 for _, r in texts]
-    whole = [len(render(tiny.tokenizer(), [{"role": "user", "content": "a"}])) + n for n in lengths]
+    whole = [len(template_of(tiny.tokenizer()).prompt([Message("user", "a")])) + n for n in lengths]
     for most in (2, max(whole) - 1, max(whole)):
         model = fit(groups, max_tokens=most)
         scored = model.score_groups(groups)
@@ -188,7 +191,7 @@ def test_lengths_are_those_of_whole_answers_and_what_was_cut_is_counted() -> Non
 
 def test_no_more_tokens_than_the_model_has_positions_for(tmp_path: Path) -> None:
     groups = [*prefer_yes(), group("a " * 70, ("yes", "no"), (1.0, 0.0), "long")]
-    model = fit_model(tiny.gpt2(dtype=torch.float32), tiny.tokenizer(), groups, FitOptions(pooling="both"))
+    model = fit_model(tiny.gpt2(dtype=torch.float32), template_of(tiny.tokenizer()), groups, FitOptions(pooling="both"))
     saved.save(model, tmp_path / "rm")
     assert saved.load(tmp_path / "rm").max_tokens == model.max_tokens == 64
 
@@ -210,8 +213,8 @@ def test_the_mean_score_over_the_training_pairs_stays_0() -> None:
 def test_a_tokenizer_without_an_eos_is_refused() -> None:
     tokenizer = tiny.tokenizer()
     tokenizer.eos_token = None
-    with pytest.raises(DataError, match="defines no end-of-sequence token"):
-        fit_model(tiny.llama(dtype=torch.float32), tokenizer, prefer_yes())
+    with pytest.raises(UserError, match="defines no token that ends an answer"):
+        fit_model(tiny.llama(dtype=torch.float32), template_of(tokenizer), prefer_yes())
 
 
 def test_training_everything_lowers_the_loss_and_leaves_the_given_model_alone() -> None:
@@ -221,7 +224,8 @@ def test_training_everything_lowers_the_loss_and_leaves_the_given_model_alone() 
     settings = FitOptions(freeze_backbone=False, lr=3e-3, steps=12, batch=6)
     head_only = fit(groups, pooling="last")
     runs = [
-        fit_model(given, tiny.tokenizer(), groups, replace(settings, micro_tokens=m), seed=1) for m in (8192, 8192, 30)
+        fit_model(given, template_of(tiny.tokenizer()), groups, replace(settings, micro_tokens=m), seed=1)
+        for m in (8192, 8192, 30)
     ]
     nll = [float(pair_loss(m.compare(groups).margin).mean()) for m in (head_only, *runs)]
     assert nll[1] < nll[0] and nll[1] == nll[2] and nll[3] == pytest.approx(nll[1], abs=1e-3)
@@ -290,7 +294,7 @@ def test_frozen_smollm2_on_human_preferences(preference_data: Path) -> None:
     train = [g for g in groups if int(g.key) % 3]
     held_out = [g for g in groups if not int(g.key) % 3]
     model, tokenizer = load_model("smollm2")
-    fitted = fit_model(model, tokenizer, train, FitOptions(pooling="both"), autocast=True)
+    fitted = fit_model(model, template_of(tokenizer), train, FitOptions(pooling="both"), autocast=True)
     seen = reward_accuracy(fitted, held_out)
     print(f"\n{fitted.facts}\n{seen}")
     assert fitted.facts["validation_nll"] < 0.6931

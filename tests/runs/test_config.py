@@ -165,7 +165,8 @@ def configs() -> st.SearchStrategy[Config]:
         "autocast": st.sampled_from(["auto", True, False]),
         "override": st.dictionaries(st.from_regex(r"[a-z]{1,6}", fullmatch=True), number | st.text() | st.booleans()),
         **dict.fromkeys(
-            ("options", "gold_options"), st.dictionaries(st.text(min_size=1), number | st.integers() | st.none())
+            ("options", "gold_options", "template_options"),
+            st.dictionaries(st.text(min_size=1), number | st.integers() | st.none()),
         ),
     }
     plain = {int: st.integers(1, 2**60), float: number, str: st.text(min_size=1), bool: st.booleans()}

@@ -17,6 +17,7 @@ from prefloop.core.errors import DataError, UserError
 from prefloop.core.loop import Loop, Record
 from prefloop.data.records import Group, Message, with_system
 from prefloop.policies import pretrained
+from prefloop.policies.conversation import template_of
 from prefloop.rewards.bradley_terry.fit import fit
 from prefloop.rewards.bradley_terry.options import FitOptions
 from prefloop.runs import config as configuration
@@ -262,8 +263,10 @@ def test_scorer_and_policy_see_the_same_prompts() -> None:
         for i, (a, b) in enumerate((a, b) for a in words for b in words)
     ]
     seen = with_system(system, groups)
-    model = fit(tiny.llama(len(tiny.WORDS), torch.float32), tiny.tokenizer(), seen, FitOptions(pooling="both"))
-    scores = model.score_batch(TextProblem(groups, tiny.tokenizer(), system=system).batch_of(groups))
+    model = fit(
+        tiny.llama(len(tiny.WORDS), torch.float32), template_of(tiny.tokenizer()), seen, FitOptions(pooling="both")
+    )
+    scores = model.score_batch(TextProblem(groups, template_of(tiny.tokenizer()), system=system).batch_of(groups))
     torch.testing.assert_close(scores[:, 0] - scores[:, 1], model.compare(seen).margin, atol=1e-5, rtol=0)
     other = model.compare(groups).margin
     assert not torch.allclose(other, model.compare(seen).margin, atol=1e-3)

@@ -12,6 +12,7 @@ from prefloop.core.methods import METHODS
 from prefloop.core.streams import streams
 from prefloop.data.records import Group, Message
 from prefloop.policies.causal_lm import CausalLM
+from prefloop.policies.conversation import template_of
 from prefloop.policies.sampler import Sampling
 from prefloop.runs.offline import collect_offline, offline_groups
 from prefloop.worlds.text.problem import TextProblem
@@ -48,7 +49,7 @@ def test_the_collection_is_the_references_scored_responses_to_the_first_prompts(
     train = [Group((Message("user", word),), (), None, word, row) for row, word in enumerate("abc")]
     tokenizer, polled = tiny.tokenizer(), []
     reference = CausalLM(tiny.llama(), tokenizer, sampling=Sampling(max_new_tokens=4), frozen=True)
-    problem = TextProblem(train, tokenizer, scorer=lambda batch: batch.lengths.double())
+    problem = TextProblem(train, template_of(tokenizer), scorer=lambda batch: batch.lengths.double())
     got = collect_offline(problem, reference, 2, 3, seed=5, poll=lambda: polled.append(1))
     prompts = problem.prompts(0, 3, streams(5)["prompts"])[:2]
     assert [p.tolist() for p in got.prompts] == [p.tolist() for p in prompts]

@@ -20,9 +20,11 @@ from prefloop.core.protocols import Problem
 from prefloop.core.streams import Stream, streams
 from prefloop.data.formats import load
 from prefloop.data.records import Group, Message
+from prefloop.policies.conversation import template_of
+from prefloop.worlds.text.examine import examined, truncation
 from prefloop.worlds.text.problem import TextProblem, places
 
-TOKENIZER = tiny.tokenizer()
+TEMPLATE = template_of(tiny.tokenizer())
 ID = {word: i for i, word in enumerate(tiny.WORDS)}
 NUMBER = st.integers(0, 200)
 
@@ -35,7 +37,7 @@ PAIRS = [group("a", "yes yes", "no"), group("b", "b", "a no no"), group("c", "c"
 
 
 def problem(train: list[Group], scorer: object = None, **options: object) -> TextProblem:
-    return TextProblem(train, TOKENIZER, scorer=scorer, **options)  # type: ignore[arg-type]
+    return TextProblem(train, TEMPLATE, scorer=scorer, **options)  # type: ignore[arg-type]
 
 
 def rng(seed: int = 0) -> Stream:
@@ -79,11 +81,11 @@ def test_prompts_and_dataset_follow_the_same_order() -> None:
     assert text.decode_prompts(batch) == [PAIRS[i].text for i in order]
 
 
-def test_too_long_prompts_are_counted_and_refused_before_training() -> None:
+def test_too_long_prompts_are_refused_before_training() -> None:
     text = problem([group("a", row=1), group("a a a", row=2), group("a a a a", row=3)], max_prompt_tokens=6)
     with pytest.raises(DataError, match="2 of 3 prompts have more than 6 tokens") as error:
-        text.remember([])
-    assert "row 2" in error.value.where and "max_prompt_tokens=9" in error.value.fix
+        examined(text, 3, fresh=True, given=False, seed=0)
+    assert "the longest has 9" in error.value.where and "max_prompt_tokens=9" in error.value.fix
     assert len(replace(text, max_prompt_tokens=9).render(text.train)) == 3
 
 
@@ -91,20 +93,19 @@ def test_too_long_prompts_are_counted_and_refused_before_training() -> None:
 
 
 @given(
-    texts=st.lists(st.lists(st.sampled_from(["yes", "no", "a", "<eos>", ":"]), min_size=1, max_size=9), min_size=1),
+    texts=st.lists(st.lists(st.sampled_from(["yes", "no", "a", "user", ":"]), min_size=1, max_size=9), min_size=1),
     limit=st.integers(1, 6),
 )
 def test_eos_is_trained_exactly_once_or_cut_and_masks_go_by_position(texts: list[list[str]], limit: int) -> None:
-    assert TOKENIZER.pad_token_id == TOKENIZER.eos_token_id == tiny.EOS  # a mask by id would lose the EOS
+    assert TEMPLATE.tokenizer.pad_token_id == TEMPLATE.tokenizer.eos_token_id == tiny.EOS  # masked by id, it is lost
     text = problem([], max_new_tokens=limit)
     batch = text.batch_of([group("a", " ".join(words), scores=None) for words in texts])
     for words, row, mask in zip(texts, batch.responses[:, 0], batch.mask[:, 0], strict=True):
-        content = [*words, "<eos>"][: [*words, "<eos>"].index("<eos>")]
-        expected = [*(ID[w] for w in content), tiny.EOS][:limit]
+        expected = [*(ID[w] for w in words), tiny.EOS][:limit]
         n = len(expected)
         assert row[:n].tolist() == expected and mask.tolist() == [True] * n + [False] * (len(mask) - n)
         assert not row[n:].any()
-        assert (row[:n] == tiny.EOS).sum() == (len(content) < limit)
+        assert (row[:n] == tiny.EOS).sum() == (len(words) < limit)
     assert batch.mask.any((0, 1)).all()  # no column without a token
 
 
@@ -142,19 +143,21 @@ def test_truncation_is_counted() -> None:
     groups = [
         group("a", "yes yes yes no", "yes yes yes a"),  # both cut, and then the same
         group("b", "yes yes no", "yes yes"),  # one cut
-        group("c", "<eos>", "no"),  # one empty
         group("a", "no", "no", scores=(1.0, 1.0)),  # the same with the same score
     ]
-    found = problem([], max_new_tokens=3).truncation(groups)
-    assert (found.responses, found.cut, found.empty, found.identical) == (8, 3, 1, 1)
-    assert "3 of 8 responses cut (37.5%)" in str(found)
-    assert problem([], max_new_tokens=9).truncation(groups).cut == 0
+    kept, found = examined(problem(groups, max_new_tokens=3), 3, fresh=False, given=True, seed=0)
+    assert kept.train == groups[1:]
+    assert (found.responses, found.cut, found.empty, found.identical) == (4, 1, 0, 1)
+    assert "1 of 4 responses cut (25.0%)" in str(found) and "1 groups left out" in str(found)
+    assert truncation(problem([], max_new_tokens=9), groups).cut == 0
+    with pytest.raises(DataError, match="makes all pairs of responses identical"):
+        examined(problem(groups[:1], max_new_tokens=3), 3, fresh=False, given=True, seed=0)
 
 
 def test_copies_share_what_was_rendered() -> None:
     text = problem([group("a")])
     held_out = [group("b b")]
-    text.remember(held_out)
+    text.render(held_out)
     scored = replace(text, scorer=lambda batch: batch.lengths.float())
     batch = Batch(text.render(held_out), *(torch.ones(1, 1, 2, dtype=t) for t in (torch.long, torch.bool)))
     assert scored.decode_prompts(batch) == ["b b"]
@@ -243,12 +246,11 @@ def test_from_a_file_to_tokens_and_back(tmp_path: Path) -> None:
 def test_real_files_become_batches(preference_data: Path, name: str, key: str, limit: int) -> None:
     groups = load(real(preference_data, name), group_by=key, limit=300)
     text = problem(groups, max_prompt_tokens=limit, max_new_tokens=60)
-    text.remember([])
     batch = text.dataset(290, 20, 2, rng())
     ends = batch.responses.gather(-1, (batch.lengths - 1)[..., None])[..., 0] == tiny.EOS
     assert (batch.lengths[~ends] == 60).all() and bool(ends.any()) and not bool(ends.all())
     assert ((batch.responses == tiny.EOS).sum(-1) == ends).all()
-    found = text.truncation(groups)
+    found = truncation(text, groups)
     assert found.responses == 600 and found.cut > 0
 
 
@@ -260,11 +262,11 @@ def test_human_answers_fit_the_real_tokenizer_and_come_back(preference_data: Pat
     except UserError as error:
         pytest.skip(str(error))
     groups = load(real(preference_data, HUMAN_PAIRS), group_by="qid", limit=400)
-    text = TextProblem(groups, tokenizer, max_new_tokens=256)
+    text = TextProblem(groups, template_of(tokenizer), max_new_tokens=256)
     batch = text.batch_of(groups, 2)
     last = batch.responses.gather(-1, (batch.lengths - 1)[..., None])
     assert (last == tokenizer.eos_token_id).float().mean() > 0.99
     assert ((batch.responses == tokenizer.eos_token_id).sum(-1) <= 1).all()
     shown = [t for g, row in zip(groups, text.decode(batch), strict=True) for t, r in zip(row, g.responses, strict=True)
              if t != r.strip()]  # fmt: skip
-    assert len(shown) == text.truncation(groups).cut
+    assert len(shown) == truncation(text, groups).cut

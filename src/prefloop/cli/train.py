@@ -70,7 +70,7 @@ def _print_keys() -> None:
 
 
 def _record(result: Result) -> dict[str, Any]:
-    return {"run": str(result.folder), "before": result.before, "after": result.after, "note": result.note}
+    return {"run": str(result.folder), "before": result.before, "after": result.after, "notes": list(result.notes)}
 
 
 def _table(result: Result) -> None:

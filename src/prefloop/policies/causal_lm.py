@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -30,6 +30,7 @@ class CausalLM:
     Args:
         model: a Hugging Face causal language model, with or without LoRA adapters; its weights are trained in place.
         sampling: how responses are drawn.
+        ends: ids of the tokens that end a response; by default those of tokenizer and generation config.
         micro_tokens: maximum number of tokens of a micro-batch, padding included.
         autocast: bfloat16 matrix products of backbone and head; weights and log-softmax stay float32.
         critic: adds a value head, linear on the last hidden state and initialised to zero.
@@ -43,6 +44,7 @@ class CausalLM:
         tokenizer: Tokenizer,
         *,
         sampling: Sampling,
+        ends: Collection[int] = (),
         micro_tokens: int = 8192,
         autocast: bool = False,
         critic: bool = False,
@@ -52,7 +54,7 @@ class CausalLM:
         self.model, self.tokenizer, self.sampling = model.eval(), tokenizer, sampling
         self.micro_tokens, self.autocast, self.frozen = micro_tokens, autocast, frozen
         self.network = Network(model, autocast=autocast, critic=critic, gradient_checkpointing=gradient_checkpointing)
-        self.eos_ids = end_ids(model, tokenizer)
+        self.eos_ids = tuple(sorted(ends)) or end_ids(model, tokenizer)
         self.prompt_limit = prompt_limit(model, sampling.max_new_tokens)
 
     @property
@@ -147,6 +149,7 @@ class CausalLM:
             model,
             self.tokenizer,
             sampling=self.sampling,
+            ends=self.eos_ids,
             micro_tokens=self.micro_tokens,
             autocast=self.autocast,
             frozen=True,

@@ -47,8 +47,8 @@ class Answered:
     """A prompt and given answers as token ids: prompt + answer is what the template renders, up to the turn's end."""
 
     prompt: Int[Tensor, " L"]
-    answers: tuple[Int[Tensor, " T"], ...]  # each with the token that ends it
-    tails: tuple[Int[Tensor, " _"], ...]  # what the template writes behind that token, such as a line break
+    answers: tuple[Int[Tensor, " _"], ...]  # each with the token that ends it
+    rendered: tuple[Int[Tensor, " _"], ...]  # everything that the template writes behind the prompt
 
 
 @dataclass(frozen=True)
@@ -59,12 +59,14 @@ class Template:
         kind: `chat`, by the tokenizer's chat template, or `plain`.
         options: further arguments of the chat template, such as `enable_thinking`.
         stops: ids at which the policy stops by its own configuration.
+        source: where the template comes from.
     """
 
     tokenizer: Tokenizer
     kind: str = CHAT
     options: Mapping[str, Any] = field(default_factory=dict)
     stops: tuple[int, ...] = ()
+    source: str = "the model's own chat template"
 
     # ---------------------------------------------------------------------------------------------------- token ids
 
@@ -100,12 +102,20 @@ class Template:
                 check_reasoning(self.text(given.ids[common:]), where)
         if marked := _common_start(whole):
             common, asked = marked, whole[0]
-        parts = [self._closed(w.ids[common:]) for w in whole]
+        written = [w.ids[common:] for w in whole]
         return Answered(
             torch.tensor(asked.ids[:common], dtype=torch.long),
-            tuple(torch.tensor(answer, dtype=torch.long) for answer, _ in parts),
-            tuple(torch.tensor(tail, dtype=torch.long) for _, tail in parts),
+            tuple(torch.tensor(self._closed(ids), dtype=torch.long) for ids in written),
+            tuple(torch.tensor(ids, dtype=torch.long) for ids in written),
         )
+
+    def check(self, where: str) -> None:
+        """Try the template on a short conversation.
+
+        Raises:
+            DataError: it does not render an answered conversation as the prompt followed by the answer.
+        """
+        self.answered(Group((Message("user", QUESTION),), (ANSWER,), None, "", 0), where=where)
 
     def text(self, ids: Sequence[int]) -> str:
         """The text of token ids, special tokens included."""
@@ -128,45 +138,57 @@ class Template:
             UserError: there is none.
         """
         eos = self.tokenizer.eos_token_id
-        found = {*self.stops, *([] if eos is None else [eos]), *self._written_end[:1]}
+        found = {*self.stops, *([] if eos is None else [eos]), *self._written_end}
         if not found:
             raise UserError("the model defines no token that ends an answer", where="model.path", fix="set `eos_token`")
         return frozenset(found)
 
-    @cached_property
-    def tail(self) -> tuple[int, ...]:
-        """What the template writes behind the token that ends an answer."""
-        return self._written_end[1:]
-
     @property
-    def closes(self) -> bool:
-        """Whether the template itself writes a token that ends an answer; otherwise the EOS is added."""
-        return bool(self._written_end)
+    def note(self) -> str:
+        """What was taken, and what ends an answer; for the user."""
+        end = self.text([self.end])
+        if self.kind == PLAIN:
+            return f"template: plain text, prompt and answer without a break; answers end with `{end}`"
+        added = "" if self._written_end else ", which the template does not write itself"
+        return f"template: {self.source}; answers end with `{end}`{added}"
 
     @cached_property
-    def _written_end(self) -> tuple[int, ...]:
-        """What the template writes behind an answer, from the token that ends it."""
+    def sketch(self) -> str:
+        """A short answered conversation as it is rendered: equal for templates that agree."""
+        if self.kind == PLAIN:
+            return f"{QUESTION}{ANSWER}"
+        return self._render([*_PROBE, {"role": "assistant", "content": ANSWER}], "", False, "chat template")
+
+    @cached_property
+    def closing(self) -> tuple[int, ...]:
+        """What the template writes behind an answer, from the token that ends it if there is one."""
         if self.kind == PLAIN:
             return ()
-        said = [*_PROBE, {"role": "assistant", "content": ANSWER}]
-        ids = self._tokens(self._render(said, "", False, "chat template"), "chat template").ids
-        run = self._final_run(ids)
-        return ids[len(ids) - len(run) :] if run else ()
-
-    def _closed(self, ids: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """An answer up to the token that ends it, and what follows; the EOS is added if nothing ends it."""
-        run = self._final_run(ids)
-        if not run:
-            return (*self._without_blank_end(ids), self._eos), ()
-        first = len(ids) - len(run)
-        place = next((i for i in range(first, len(ids)) if ids[i] in self.ends), first)
-        return ids[: place + 1], ids[place + 1 :]
+        ids = self._tokens(self.sketch, "chat template").ids
+        behind = self.sketch.rfind(ANSWER) + len(ANSWER)
+        said = _common([ids, self._tokens(self.sketch[:behind], "chat template").ids])
+        return tuple(self._final_run(ids)) or ids[said:]
 
     @property
-    def _eos(self) -> int:
-        return int(
-            next(iter(sorted(self.ends))) if self.tokenizer.eos_token_id is None else self.tokenizer.eos_token_id
-        )
+    def _written_end(self) -> tuple[int, ...]:
+        """The special token that the template writes behind an answer, if it does."""
+        first = self.closing[:1]
+        return first if set(first) <= set(self._special.values()) else ()
+
+    def _closed(self, ids: tuple[int, ...]) -> tuple[int, ...]:
+        """An answer up to the token that ends it; the EOS is added if nothing does."""
+        run = self._final_run(ids)
+        if not run:
+            return (*self._without_blank_end(ids), self.end)
+        first = len(ids) - len(run)
+        place = next((i for i in range(first, len(ids)) if ids[i] in self.ends), first)
+        return ids[: place + 1]
+
+    @cached_property
+    def end(self) -> int:
+        """Id of the token that closes given answers: the one that the template writes, or the EOS."""
+        own = (*self._written_end, *([] if self.tokenizer.eos_token_id is None else [self.tokenizer.eos_token_id]))
+        return int(own[0]) if own else min(self.ends)
 
     def _final_run(self, ids: Sequence[int]) -> list[int]:
         """The special tokens and line breaks at the end, from the first special one."""
@@ -274,7 +296,7 @@ class Template:
         asked, same = (self._render([*_PROBE], "", opened, "chat template") for opened in (True, False))
         if asked != same:
             return ""
-        whole = self._render([*_PROBE, {"role": "assistant", "content": ANSWER}], "", False, "chat template")
+        whole = self.sketch
         header = whole[len(asked) : whole.rfind(ANSWER)] if whole.startswith(asked) else ""
         return header if header.strip() else ""
 
@@ -310,16 +332,17 @@ def template_of(
     Raises:
         UserError: there is no such file, or the tokenizer has no chat template.
     """
+    source = Template.source
     kind = (CHAT if tokenizer.chat_template else PLAIN) if setting == AUTO else setting
     if kind not in (CHAT, PLAIN):
         tokenizer, kind = copy.copy(tokenizer), CHAT
-        tokenizer.chat_template = _file(Path(setting))
+        tokenizer.chat_template, source = _file(Path(setting)), f"the chat template {setting}"
     if kind == CHAT and not tokenizer.chat_template:
         fix = "use data.template=plain for a base model, or give a file: data.template=FILE.jinja"
         raise UserError("the model has no chat template", where="data.template", fix=fix)
     if kind == PLAIN and options:
         raise UserError("plain text takes no options", where="data.template_options", fix="remove them")
-    return Template(tokenizer, kind, dict(options or {}), tuple(stops))
+    return Template(tokenizer, kind, dict(options or {}), tuple(stops), source)
 
 
 def _file(path: Path) -> str:

@@ -6,13 +6,11 @@ import copy
 import hashlib
 import importlib.util
 import re
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Int
-from torch import Tensor, nn
+from torch import nn
 
 from prefloop.core.errors import DataError, UserError
 from prefloop.core.files import published, sha256
@@ -206,8 +204,14 @@ def end_ids(model: Model, tokenizer: Tokenizer) -> tuple[int, ...]:
 
 def prompt_limit(model: Model, max_new_tokens: int) -> int | None:
     """Maximum number of prompt tokens that leaves space for a response in the context; None if there is no limit."""
-    context = getattr(model.config, "max_position_embeddings", None)
-    return None if context is None else context - max_new_tokens
+    most = context(model)
+    return None if most is None else most - max_new_tokens
+
+
+def context(model: Model) -> int | None:
+    """Maximum number of tokens of a sequence; None if there is no limit."""
+    limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    return None if limit is None else int(limit)
 
 
 def check_prompt(tokens: int, limit: int | None, where: str) -> None:
@@ -224,43 +228,3 @@ def check_prompt(tokens: int, limit: int | None, where: str) -> None:
             where=where,
             fix="shorten or drop it, or lower sampling.max_new_tokens",
         )
-
-
-def render(
-    tokenizer: Tokenizer, messages: Sequence[dict[str, str]], *, limit: int | None = None, where: str = "prompt"
-) -> Int[Tensor, " L"]:
-    """Token ids of a conversation up to the start of the answer, with the chat template applied exactly once.
-
-    Args:
-        messages: each with `role` and `content`.
-        limit: maximum number of tokens, see `prompt_limit`.
-        where: name of the prompt in error messages.
-
-    Raises:
-        UserError: the tokenizer has no chat template.
-        DataError: the template rejects the messages, or the prompt is empty or too long.
-    """
-    from jinja2 import TemplateError
-
-    if not tokenizer.chat_template:
-        raise UserError(
-            "the model has no chat template", where=where, fix="use an instruct model, or add chat_template.jinja"
-        )
-    try:
-        ids = tokenizer.apply_chat_template(
-            list(messages), tokenize=True, add_generation_prompt=True, return_dict=False
-        )  # without special tokens: the template adds the BOS
-    except TemplateError as error:
-        raise DataError(f"the chat template rejects the messages: {error}", where=where) from error
-    check_prompt(len(ids), limit, where)
-    return torch.tensor(ids, dtype=torch.long)
-
-
-def encode_response(tokenizer: Tokenizer, text: str) -> Int[Tensor, " T"]:
-    """Token ids of a given answer with EOS, as a policy would have sampled it: no BOS, no template."""
-    return torch.tensor([*tokenizer.encode(text, add_special_tokens=False), tokenizer.eos_token_id], dtype=torch.long)
-
-
-def decode_response(tokenizer: Tokenizer, ids: Int[Tensor, " T"]) -> str:
-    """Text of a response without special tokens and surrounding whitespace."""
-    return str(tokenizer.decode(ids.tolist(), skip_special_tokens=True)).strip()

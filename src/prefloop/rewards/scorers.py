@@ -1,7 +1,8 @@
 """From the name of a reward to scores of a batch: rules of the table, and the user's functions.
 
 A scorer maps a batch to one score per response, 0 on the empty slots of ragged groups. The problem that owns the tokens
-provides `decode` (texts of the responses) and `decode_prompts` (texts of the prompts).
+provides `decode` (texts of the responses) and `decode_prompts` (texts of the prompts), and by name what else a function
+may ask for: columns of the data, the conversation, the text with special tokens.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from numbers import Real
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -26,6 +28,8 @@ from prefloop.rewards.rules import RULES, Rule
 Scorer = Callable[[Batch], Float[Tensor, "*S P G"]]
 Decode = Callable[[Batch], list[list[str]]]  # P lists of G texts; S·P lists if runs are stacked
 DecodePrompts = Callable[[Batch], list[str]]  # P texts, or S·P
+Named = Mapping[str, Callable[[Batch], list[list[Any]]]]  # P lists of G values
+Call = tuple[tuple[str, ...], dict[str, Any]]  # the texts and the named values of one response
 
 
 @dataclass(frozen=True)
@@ -41,16 +45,26 @@ REWARD = Where()
 
 
 def build(
-    name: str, options: Mapping[str, Any], *, decode: Decode, decode_prompts: DecodePrompts, where: Where = REWARD
+    name: str,
+    options: Mapping[str, Any],
+    *,
+    decode: Decode,
+    decode_prompts: DecodePrompts,
+    named: Named = MappingProxyType({}),
+    where: Where = REWARD,
 ) -> Scorer:
     """The scorer of a rule in `RULES` or of a user's `module:function`, with its options.
+
+    A user's function gets its keyword-only arguments by name: from the options, or else from `named`; one with
+    `**kwargs` gets everything that is named.
 
     Raises:
         UserError: an unknown name; an option that is unknown, missing or invalid; a missing package.
         DataError: at scoring time: the function raised, or did not return a finite number.
     """
     rule = rule_of(name, where)
-    score = partial(rule.score, **checked(name, rule, options, where))
+    asked = _asked(rule, options, named)
+    score = partial(rule.score, **checked(name, rule, options, where, named))
     if rule.reads == ("tokens",):
         return lambda batch: torch.where(batch.present, score(batch.lengths), 0.0)
     if name in RULES:
@@ -59,15 +73,25 @@ def build(
 
     def scores(batch: Batch) -> Tensor:
         prompts, responses, present = decode_prompts(batch), decode(batch), batch.present.cpu()
+        more = {key: named[key](batch) for key in asked}
         places = present.flatten(0, -2).nonzero().tolist()
         texts = [(prompts[p], responses[p][g]) for p, g in places]
         read = [text[1:] if rule.reads == ("response",) else text for text in texts]
-        values = [_number(name, v, text) for v, text in zip(call(name, score, read), texts, strict=True)]
+        calls = [(text, {k: x[p][g] for k, x in more.items()}) for text, (p, g) in zip(read, places, strict=True)]
+        values = [_number(name, v, text) for v, text in zip(call(name, score, calls), texts, strict=True)]
         out = torch.zeros(present.shape)
         out[present] = torch.tensor(values, dtype=torch.float32)
         return out.to(batch.mask.device)
 
     return scores
+
+
+def _asked(rule: Rule, options: Mapping[str, Any], named: Named) -> list[str]:
+    """Names that a function reads from the data: its keyword-only arguments that are no options."""
+    parameters = inspect.signature(rule.score).parameters.values()
+    if any(p.kind is p.VAR_KEYWORD for p in parameters):
+        return [key for key in named if key not in options]
+    return [p.name for p in parameters if p.kind is p.KEYWORD_ONLY and p.name in named and p.name not in options]
 
 
 def rule_of(name: str, where: Where = REWARD) -> Rule:
@@ -96,7 +120,9 @@ def rule_of(name: str, where: Where = REWARD) -> Rule:
     return Rule(function, f"the function {name}", "its own", math.inf)
 
 
-def checked(name: str, rule: Rule, options: Mapping[str, Any], where: Where = REWARD) -> dict[str, Any]:
+def checked(
+    name: str, rule: Rule, options: Mapping[str, Any], where: Where = REWARD, named: Named = MappingProxyType({})
+) -> dict[str, Any]:
     """The options, checked for names, types, ranges and required values.
 
     Raises:
@@ -107,9 +133,11 @@ def checked(name: str, rule: Rule, options: Mapping[str, Any], where: Where = RE
         if key not in known:
             fix = nearest(key, known) if known else f"`{name}` takes no options"
             raise UserError(f"unknown option `{key}` of the reward `{name}`", where=f"{where.options}.{key}", fix=fix)
-    missing = [key for key, (default, _) in known.items() if default is inspect.Parameter.empty and key not in options]
+    given = {*options, *named}
+    missing = [key for key, (default, _) in known.items() if default is inspect.Parameter.empty and key not in given]
     if missing:
-        what = f"the reward `{name}` needs the option `{missing[0]}`"
+        columns = f", which is no column of the data ({', '.join(named)})" if named else ""
+        what = f"the reward `{name}` needs the option `{missing[0]}`{columns}"
         raise UserError(what, where=where.options, fix=f"{where.options}.{missing[0]}=...")
     return {key: _option(key, value, known[key][1], where) for key, value in options.items()}
 
@@ -129,22 +157,24 @@ def _option(key: str, value: Any, kind: ranges.Kind, where: Where) -> Any:
 # ---- calling a function of texts ----------------------------------------------------------------------------------
 
 
-def _call_each(name: str, function: Callable[..., Any], texts: Sequence[tuple[str, ...]]) -> list[Any]:
+def _call_each(name: str, function: Callable[..., Any], calls: Sequence[Call]) -> list[Any]:
     values = []
-    for text in texts:
+    for text, more in calls:
         try:
-            values.append(function(*text))
+            values.append(function(*text, **more))
         except Exception as error:  # the user's function may raise anything
             what = f"the reward function `{name}` raised {raised(error)}"
             raise DataError(what, where=_shown(text), fix="make it return a number for any text") from error
     return values
 
 
-def _call_batch(name: str, function: Callable[..., Any], texts: Sequence[tuple[str, ...]]) -> list[Any]:
+def _call_batch(name: str, function: Callable[..., Any], calls: Sequence[Call]) -> list[Any]:
+    texts = [text for text, _ in calls]
     prompts, responses = [text[0] for text in texts], [text[1] for text in texts]
+    more = {key: [named[key] for _, named in calls] for key in (calls[0][1] if calls else ())}
     where = f"{len(texts)} responses, the first: {_shown(texts[0])}" if texts else "no responses"
     try:
-        values = list(function(prompts, responses))
+        values = list(function(prompts, responses, **more))
     except Exception as error:  # the user's function may raise anything
         raise DataError(f"the reward function `{name}` raised {raised(error)}", where=where) from error
     if len(values) != len(texts):

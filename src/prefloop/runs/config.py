@@ -7,8 +7,6 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from prefloop.core.errors import UserError
 from prefloop.runs import flags, schema, yaml12
 from prefloop.worlds.text.spec import (
@@ -155,7 +153,7 @@ def _files(path: Path) -> list[dict[str, Any]]:
 
 def to_yaml(config: Config) -> str:
     """The full configuration as YAML that `load` reads back unchanged."""
-    return yaml.safe_dump(asdict(config), sort_keys=False)
+    return yaml12.dump(asdict(config))
 
 
 def options() -> list[tuple[str, Any, str]]:

@@ -27,7 +27,7 @@ from prefloop.runs.interrupt import Interrupt, Interrupted
 from prefloop.runs.offline import collect_offline, offline_groups
 from prefloop.runs.progress import Progress
 from prefloop.runs.records import card, manifest_of, samples
-from prefloop.runs.world import TextWorld, check_reward, method_of, open_world, plan_of
+from prefloop.runs.world import TextWorld, check_reward, groups_used, method_of, open_world, plan_of
 from prefloop.worlds.text.open_data import open_data
 from prefloop.worlds.text.problem import TextProblem
 
@@ -59,6 +59,7 @@ class Result:
     after: Metrics
     seconds: float
     note: str  # on the reward; printed with all results
+    notes: tuple[str, ...]  # everything that was guessed, left out or replaced
 
 
 class Stopped(Exception):
@@ -145,7 +146,8 @@ def prepare(configs: Sequence[Config], *, poll: Poll = no_op, say: Say = print) 
     data = open_data(first.data, seed=first.seed)
     for config, method in zip(configs, methods, strict=True):
         check_reward(config, method, data)
-    world = open_world(first, data, poll=poll, say=say)
+    most = max(groups_used(config, method) for config, method in zip(configs, methods, strict=True))
+    world = open_world(first, data, methods=methods, groups=most, poll=poll, say=say)
     baseline = evaluate_reference(first, world, poll)
     sizes = {
         (offline_groups(method, plan, len(world.data.train)), method.responses)
@@ -256,7 +258,7 @@ def _train(this: _Run, folder: RunFolder, label: str, quiet: bool, observers: Se
     if this.config.save.final:
         text = card(this.config, this.method, note, before, after)
         pretrained.save(this.policy.model, this.policy.tokenizer, folder.final, text)
-    return Result(folder.path, before, after, time.monotonic() - clock, note)
+    return Result(folder.path, before, after, time.monotonic() - clock, note, this.start.world.notes)
 
 
 def save(folder: RunFolder, loop: Loop) -> Path:

@@ -54,7 +54,7 @@ def manifest_of(config: Config, method: Method, world: TextWorld, offline: Batch
         "kl_estimates": "reverse: mean log π/π_ref on samples of π; forward: mean log π_ref/π on samples of π_ref"
         + ("" if world.model.reference.exact_sampler else "; biased: the sampler was tempered or truncated"),
     }
-    notes = [world.reward.note] if world.reward.note else []
+    notes = list(world.notes)
     if method.on_policy < 1 and "behaviour" in method.needs:
         notes.append("dataset responses have no behaviour log-probs: those of the policy at collection are used")
     if offline is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from prefloop.core.errors import DataError, UserError
@@ -10,11 +10,13 @@ from prefloop.core.loop import Plan
 from prefloop.core.method import Method
 from prefloop.core.methods import method
 from prefloop.core.protocols import no_op
+from prefloop.policies.pretrained import context
 from prefloop.runs.config import Config
+from prefloop.worlds.text.examine import examined
 from prefloop.worlds.text.open_data import TextData
 from prefloop.worlds.text.open_model import OpenModel, open_model
 from prefloop.worlds.text.open_reward import LABELS, TextReward, open_reward, threshold_of
-from prefloop.worlds.text.problem import TextProblem
+from prefloop.worlds.text.problem import TextProblem, Truncation
 
 
 @dataclass(frozen=True)
@@ -25,6 +27,8 @@ class TextWorld:
     model: OpenModel
     problem: TextProblem  # scores with the reward
     reward: TextReward
+    notes: tuple[str, ...]  # what was guessed, left out or replaced; for the manifest and every result
+    lost: Truncation  # effect of the length limit on the training responses
 
 
 def method_of(config: Config) -> Method:
@@ -85,26 +89,53 @@ def _check_labels(config: Config, threshold: float | None, data: TextData) -> No
         )
 
 
+def groups_used(config: Config, method: Method) -> int:
+    """Number of groups of prompts that a run uses, counting repetitions."""
+    t = config.training
+    collections = -(-t.steps * t.minibatch // (t.batch * method.reuse))
+    return collections * (t.batch // method.responses)
+
+
 def open_world(
-    config: Config, data: TextData, *, poll: Callable[[], None] = no_op, say: Callable[[str], None] = print
+    config: Config,
+    data: TextData,
+    *,
+    methods: Sequence[Method] = (),
+    groups: int = 0,
+    poll: Callable[[], None] = no_op,
+    say: Callable[[str], None] = print,
 ) -> TextWorld:
-    """Load the model and create the reward.
+    """Load the model, examine what the runs will train on, and create the reward.
 
     Args:
-        say: called with notes on truncated data and on the reward.
+        methods: the methods of the runs that share this world; by default that of the configuration.
+        groups: the largest number of groups that one of them uses; by default that of the configuration.
+        say: called with every note.
 
     Raises:
         UserError, DataError: what is wrong, where, and how to fix it.
     """
-    model = open_model(config.model, config.sampling, micro_tokens=config.training.micro_tokens, seed=config.seed)
-    problem = data.problem(model.tokenizer, config.sampling.max_new_tokens)
+    methods = methods or [method_of(config)]
+    model = open_model(
+        config.model,
+        config.sampling,
+        template=config.data.template,
+        template_options=config.data.template_options,
+        micro_tokens=config.training.micro_tokens,
+        seed=config.seed,
+    )
+    bare = data.problem(model.template, config.sampling.max_new_tokens, context(model.reference.model))
+    given = data.has_responses and any(m.on_policy < 1 for m in methods)
+    fresh = any(m.on_policy > 0 for m in methods) or not data.has_responses
+    problem, lost = examined(
+        bare, groups or groups_used(config, methods[0]), fresh=fresh, given=given, seed=config.seed
+    )
     reward = open_reward(
         config.reward, data, problem, model.reference, pairs=config.evaluation.pairs, seed=config.seed, poll=poll
     )
-    lost = data.truncation(problem)
-    if lost.cut or lost.empty or lost.identical:
-        say(f"training responses: {lost}")
-    if reward.note:
-        say(reward.note)
+    cut = f"training responses: {lost}" if lost.cut or lost.empty or lost.identical else ""
+    notes = tuple(filter(None, (model.template.note, cut, reward.note)))
+    for note in notes:
+        say(note)
     scored = replace(problem, scorer=reward.scorer, label_threshold=reward.label_threshold)
-    return TextWorld(data, model, scored, reward)
+    return TextWorld(data, model, scored, reward, notes, lost)

@@ -33,6 +33,22 @@ _Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile("^(?:true|Tru
 _Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(f"^(?:{_NUMBER})$"), list("-+.0123456789"))
 
 
+class _Dumper(yaml.SafeDumper):
+    """Quotes text that the loader would read as something else, such as `0E0`."""
+
+    yaml_implicit_resolvers = {  # noqa: RUF012 (attribute of the base class)
+        first: [*rules, *_Loader.yaml_implicit_resolvers.get(first, [])]
+        for first, rules in (
+            dict.fromkeys(_Loader.yaml_implicit_resolvers, []) | yaml.SafeDumper.yaml_implicit_resolvers
+        ).items()
+    }
+
+
+def dump(tree: Any) -> str:
+    """YAML that `parse` reads back unchanged."""
+    return yaml.dump(tree, Dumper=_Dumper, sort_keys=False)
+
+
 def parse(text: str, where: str) -> Any:
     """The value of a YAML text.
 

@@ -137,4 +137,4 @@ def _reference(size: Size) -> tuple[OpenModel, TextProblem]:
     """The untrained model and the built-in instructions, without a reward."""
     sampling = SamplingOptions(max_new_tokens=size.tokens)
     model = open_model(ModelOptions(MODEL), sampling, micro_tokens=MICRO_TOKENS, seed=DRAWING)
-    return model, open_data(DataOptions(system=SYSTEM)).problem(model.tokenizer, size.tokens)
+    return model, open_data(DataOptions(system=SYSTEM)).problem(model.template, size.tokens)

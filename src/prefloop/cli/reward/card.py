@@ -124,10 +124,15 @@ def _gold(options: Options, name: str, groups: list[Group], model: RewardModel) 
     from prefloop.worlds.text.problem import TextProblem
 
     unlimited = 10**9
-    problem = TextProblem(groups, model.tokenizer, max_prompt_tokens=unlimited, max_new_tokens=unlimited)
+    problem = TextProblem(groups, model.template, max_prompt_tokens=unlimited, max_new_tokens=unlimited)
     where = scorers.Where("--gold", "--gold-option", known=("ratings", "module:function"))
     scorer = scorers.build(
-        name, options.gold_option, decode=problem.decode, decode_prompts=problem.decode_prompts, where=where
+        name,
+        options.gold_option,
+        decode=problem.decode,
+        decode_prompts=problem.decode_prompts,
+        named=problem.named(),
+        where=where,
     )
     answered = [g for g in groups if g.responses]
     out: list[float] = []

@@ -28,6 +28,8 @@ class Options(Shared):
     """Folder for the reward model."""
     model: str = "smollm2"
     """Base model: local folder, hub name in the cache, or smollm2."""
+    template: str = "auto"
+    """Rendering of conversations: auto, chat, plain or a Jinja file."""
     held_out: Annotated[str, Flag(metavar="FILE")] = "split"
     """Held-out data: a file, `split` or `none`."""
     held_out_share: float = 0.2
@@ -132,6 +134,7 @@ def _fitted(options: Options, groups: list[Group], by: FitOptions) -> BradleyTer
 
     from prefloop.policies import pretrained
     from prefloop.policies.causal_lm import resolve_autocast
+    from prefloop.policies.conversation import template_of
     from prefloop.rewards.bradley_terry.fit import fit
     from prefloop.runs.interrupt import Interrupt
     from prefloop.runs.progress import Progress
@@ -143,7 +146,7 @@ def _fitted(options: Options, groups: list[Group], by: FitOptions) -> BradleyTer
     with Interrupt(quiet=quiet) as interrupt, Progress(by.steps, "reward model", quiet=bar_quiet) as bar:
         return fit(
             model,
-            tokenizer,
+            template_of(tokenizer, options.template),
             groups,
             by,
             seed=options.seed,

@@ -19,8 +19,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from prefloop.core.errors import DataError
-from prefloop.policies.pretrained import Tokenizer, render
-from prefloop.rewards.bradley_terry.encoding import eos
+from prefloop.policies.pretrained import Tokenizer
 
 HEAD = "score"  # name of the linear layer in transformers
 WEIGHTS = "model.safetensors"
@@ -103,27 +102,6 @@ def _parts(model: Any, folder: Path) -> tuple[nn.Module, nn.Linear]:
             return backbone, head
     what = f"{type(model).__name__} does not score by one linear layer on the last token: unsupported architecture"
     raise DataError(what, where=str(folder), fix="use a reward model on a causal language model")
-
-
-def closing(tokenizer: Tokenizer, where: str) -> tuple[int, ...]:
-    """Token ids that the chat template appends to an answer, such as ChatML's end of turn and line break.
-
-    A model trained on rendered conversations scores at the last of them, which need not be the EOS.
-
-    Raises:
-        UserError: the tokenizer has no chat template.
-        DataError: the tokenizer has no EOS, or the template changes a prompt or an answer in a full conversation.
-    """
-    eos(tokenizer)  # responses in a batch end with it
-    asked = [{"role": "user", "content": "a"}]
-    own = [*render(tokenizer, asked).tolist(), *tokenizer.encode("b", add_special_tokens=False)]
-    said = [*asked, {"role": "assistant", "content": "b"}]
-    whole = tokenizer.apply_chat_template(said, tokenize=True, return_dict=False)
-    if whole[: len(own)] != own:
-        what = "the chat template does not render a conversation as the prompt followed by the answer"
-        fix = "use a chat template that puts an answer right after its generation prompt"
-        raise DataError(what, where=where, fix=fix)
-    return tuple(whole[len(own) :])
 
 
 def write(folder: Path, backbone: nn.Module, head: nn.Linear, tokenizer: Tokenizer) -> bool:

@@ -17,10 +17,9 @@ from torch import Tensor, nn
 
 from prefloop.core.errors import DataError, UserError
 from prefloop.core.files import published
-from prefloop.policies.pretrained import Tokenizer
+from prefloop.policies.conversation import CHAT, Tokenizer, template_of
 from prefloop.rewards.bradley_terry import classifier as sequence_classifier
 from prefloop.rewards.bradley_terry.classifier import LOCAL
-from prefloop.rewards.bradley_terry.encoding import eos
 from prefloop.rewards.bradley_terry.model import WIDTH, BradleyTerry
 from prefloop.rewards.bradley_terry.options import Pooling
 
@@ -49,7 +48,9 @@ def save(model: BradleyTerry, folder: Path | str) -> None:
             "pooling": model.pooling,
             "max_tokens": model.max_tokens,
             "offset": float(model.head.bias.item()),
-            "closing": list(model.closing),
+            "template": model.template.kind,
+            "template_options": dict(model.template.options),
+            "whole": model.whole,
             "facts": dict(model.facts),
             "trained_on": sorted(model.trained_on),
         }
@@ -87,8 +88,8 @@ def load(folder: Path | str, *, micro_tokens: int = 8192, autocast: bool = False
     return BradleyTerry(
         backbone=backbone.eval(),
         head=head,
-        tokenizer=tokenizer,
-        closing=tuple(facts["closing"]) if "closing" in facts else (eos(tokenizer), *facts["ending"]),
+        template=template_of(tokenizer, facts["template"], facts["template_options"]),
+        whole=facts["whole"],
         pooling=facts["pooling"],
         max_tokens=facts["max_tokens"],
         micro_tokens=micro_tokens,
@@ -101,13 +102,14 @@ def load(folder: Path | str, *, micro_tokens: int = 8192, autocast: bool = False
 def _third_party(folder: Path, micro_tokens: int, autocast: bool) -> BradleyTerry:
     read = sequence_classifier.read(folder)
     head = read.head if read.head.bias is not None else _with_bias(read.head, 0.0)
-    closing = sequence_classifier.closing(read.tokenizer, str(folder))
+    template = template_of(read.tokenizer, CHAT)
+    template.check(str(folder))
     most = min(CONTEXT, read.context or CONTEXT)
     return BradleyTerry(
         backbone=read.backbone,
         head=head,
-        tokenizer=read.tokenizer,
-        closing=closing,
+        template=template,
+        whole=True,
         pooling="last",
         max_tokens=most,
         micro_tokens=micro_tokens,
@@ -121,9 +123,18 @@ def _facts(folder: Path) -> dict[str, Any]:
         facts = json.loads((folder / FACTS).read_text(encoding="utf-8"))
     except ValueError as error:
         raise DataError(f"the reward model cannot be read: {error}", where=str(folder / FACTS)) from error
-    known = {"layout", "pooling", "max_tokens", "offset", "facts", "trained_on"}
-    ends = {"closing", "ending"}  # earlier versions stored the ids after the EOS as `ending`
-    if not isinstance(facts, dict) or not known <= facts.keys() or not ends & facts.keys():
+    known = {
+        "layout",
+        "pooling",
+        "max_tokens",
+        "offset",
+        "template",
+        "template_options",
+        "whole",
+        "facts",
+        "trained_on",
+    }
+    if not isinstance(facts, dict) or not known <= facts.keys():
         raise DataError("the facts of the reward model are incomplete", where=str(folder / FACTS), fix="train again")
     return facts
 

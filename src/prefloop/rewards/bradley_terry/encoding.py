@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -12,7 +11,7 @@ from torch import Tensor
 
 from prefloop.core.errors import DataError
 from prefloop.data.records import Group
-from prefloop.policies.pretrained import Tokenizer, render
+from prefloop.policies.conversation import Template
 from prefloop.rewards.bradley_terry.options import Ties
 
 
@@ -66,49 +65,30 @@ class Comparison:
     keys: tuple[str, ...]  # the question
 
 
-def eos(tokenizer: Tokenizer) -> int:
-    """Id of the token that ends a sequence.
-
-    Raises:
-        DataError: the tokenizer defines none.
-    """
-    if tokenizer.eos_token_id is None:
-        raise DataError("the tokenizer defines no end-of-sequence token", where="tokenizer", fix="set `eos_token`")
-    return int(tokenizer.eos_token_id)
-
-
 def make_row(prompt: Int[Tensor, " L"], response: Int[Tensor, " T"], max_tokens: int) -> Row:
     """The last `max_tokens` tokens of prompt and response."""
     whole = torch.cat([prompt, response])
     return Row(whole[-max_tokens:], len(response), len(whole) > max_tokens)
 
 
-def closed(text: Sequence[int], closing: Sequence[int]) -> Int[Tensor, " T"]:
-    """An answer followed by its closing tokens."""
-    return torch.tensor([*text, *closing], dtype=torch.long)
-
-
-def encode(tokenizer: Tokenizer, groups: Sequence[Group], max_tokens: int, closing: Sequence[int]) -> Rows:
+def encode(template: Template, groups: Sequence[Group], max_tokens: int, *, whole: bool = False) -> Rows:
     """All responses of the groups; duplicates with the same prompt share one row.
 
     Args:
-        closing: token ids that follow an answer: its EOS, or those that the chat template appends.
+        whole: read all that the template renders, also behind the token that ends an answer.
 
     Raises:
-        DataError: the chat template rejects a prompt.
+        DataError: a conversation that the chat template rejects or changes.
     """
-    known: dict[tuple[Any, str], int] = {}
+    known: dict[tuple[int, ...], int] = {}
     rows: list[Row] = []
     places = []
     for group in groups:
-        messages = [{"role": m.role, "content": m.content} for m in group.prompt]
-        prompt = render(tokenizer, messages, where=f"row {group.row}")
-        asked, own = tuple(prompt.tolist()), []
-        for text in group.responses:
-            place = known.setdefault((asked, text), len(rows))
+        made, own = template.answered(group), []
+        for said in made.rendered if whole else made.answers:
+            place = known.setdefault((len(made.prompt), *made.prompt.tolist(), *said.tolist()), len(rows))
             if place == len(rows):
-                said = closed(tokenizer.encode(text, add_special_tokens=False), closing)
-                rows.append(make_row(prompt, said, max_tokens))
+                rows.append(make_row(made.prompt, said, max_tokens))
             own.append(place)
         places.append(tuple(own))
     return Rows(tuple(rows), tuple(places))

@@ -14,7 +14,7 @@ from prefloop.core.batch import Batch
 from prefloop.core.errors import UserError
 from prefloop.core.protocols import no_op
 from prefloop.data.records import Group
-from prefloop.policies.pretrained import Tokenizer
+from prefloop.policies.conversation import Template, Tokenizer
 from prefloop.rewards.bradley_terry.encoding import Comparison, Scored, comparison
 from prefloop.rewards.bradley_terry.model import BradleyTerry
 
@@ -38,15 +38,22 @@ class Ensemble:
     def __post_init__(self) -> None:
         if not self.members:
             raise UserError("an ensemble needs at least one reward model", fix="give one or more folders")
-        first = self.tokenizer.get_vocab()
+        first = self.template
         for place, member in enumerate(self.members):
-            if member.tokenizer.get_vocab() != first:
+            if member.tokenizer.get_vocab() != first.tokenizer.get_vocab():
                 what = f"reward model {place + 1} of the ensemble has a different vocabulary from the first"
                 raise UserError(what, fix="use models with the same base model")
+            if member.template.sketch != first.sketch:
+                what = f"reward model {place + 1} of the ensemble has a different chat template from the first"
+                raise UserError(what, fix="use models that read the same conversations")
+
+    @property
+    def template(self) -> Template:
+        return self.members[0].template
 
     @property
     def tokenizer(self) -> Tokenizer:
-        return self.members[0].tokenizer
+        return self.template.tokenizer
 
     @property
     def trained_on(self) -> frozenset[str]:

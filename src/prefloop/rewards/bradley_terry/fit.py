@@ -12,9 +12,10 @@ from torch import Tensor, nn
 from prefloop.core.fit import falling, minimise, unobserved
 from prefloop.core.protocols import no_op
 from prefloop.data.records import Group
+from prefloop.policies.conversation import Template
 from prefloop.policies.packing import packs
-from prefloop.policies.pretrained import Model, Tokenizer, is_adapted, parts
-from prefloop.rewards.bradley_terry.encoding import Preferences, Rows, encode, eos, preferences
+from prefloop.policies.pretrained import Model, is_adapted, parts
+from prefloop.rewards.bradley_terry.encoding import Preferences, Rows, encode, preferences
 from prefloop.rewards.bradley_terry.logistic import fit_pairs, pair_features
 from prefloop.rewards.bradley_terry.loss import judged, pair_loss
 from prefloop.rewards.bradley_terry.model import WIDTH, BradleyTerry, digests
@@ -25,7 +26,7 @@ DEFAULTS = FitOptions()
 
 def fit(
     model: Model,
-    tokenizer: Tokenizer,
+    template: Template,
     groups: Sequence[Group],
     options: FitOptions = DEFAULTS,
     *,
@@ -42,6 +43,7 @@ def fit(
 
     Args:
         model: a causal language model, base model or sequence classifier; its own head is not used.
+        template: renders the conversations.
         groups: responses with scores; every strict preference within a group is a pair.
         options: pooling, schedule, loss and limits.
         seed: seed of the order of pairs and of the validation folds.
@@ -50,20 +52,18 @@ def fit(
         observe: called with the number (from 1) and the loss of every step that trains the backbone.
 
     Raises:
-        DataError: no preference, fewer than two questions, no EOS, a prompt that the chat template rejects, or
-            diverged training.
-        UserError: the model has no chat template or is not supported.
+        DataError: no preference, fewer than two questions, a conversation that the chat template rejects or changes,
+            or diverged training.
+        UserError: the model names no token that ends an answer, or is not supported.
     """
-    closing = (eos(tokenizer),)
     most = min(options.max_tokens, getattr(model.config, "max_position_embeddings", None) or options.max_tokens)
-    rows = encode(tokenizer, groups, most, closing)
+    rows = encode(template, groups, most)
     pairs = preferences(groups, rows.places, options.loss.ties)
     backbone = _backbone(copy.deepcopy(model))
     fitted = BradleyTerry(
         backbone=backbone.eval(),
         head=nn.utils.skip_init(nn.Linear, WIDTH[options.pooling] * model.config.hidden_size, 1, device=model.device),
-        tokenizer=tokenizer,
-        closing=closing,
+        template=template,
         pooling=options.pooling,
         max_tokens=most,
         micro_tokens=options.micro_tokens,

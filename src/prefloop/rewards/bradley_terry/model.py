@@ -18,13 +18,12 @@ from prefloop.core.batch import Batch
 from prefloop.core.errors import DataError
 from prefloop.core.protocols import no_op
 from prefloop.data.records import Group, prompt_text
+from prefloop.policies.conversation import Template, Tokenizer
 from prefloop.policies.packing import packs
-from prefloop.policies.pretrained import Tokenizer
 from prefloop.rewards.bradley_terry.encoding import (
     Comparison,
     Row,
     Scored,
-    closed,
     comparison,
     encode,
     make_row,
@@ -40,14 +39,18 @@ class BradleyTerry:
 
     backbone: nn.Module
     head: nn.Linear  # float32, to one score
-    tokenizer: Tokenizer
-    closing: tuple[int, ...]  # token ids that follow an answer: its EOS, or those a third-party model was trained with
+    template: Template  # renders the conversations that it scores
+    whole: bool = False  # whether it reads all that the template renders, as third-party models do, or up to the end
     pooling: Pooling = "last"  # hidden state of the last token, mean over response tokens, or both
     max_tokens: int = 1024  # longer sequences are cut on the left
     micro_tokens: int = 8192  # maximum number of tokens per forward pass, padding included
     autocast: bool = False  # bfloat16 matrix products of the backbone
     facts: Mapping[str, int | float | str] = field(default_factory=dict)  # how it was fitted and how good it is
     trained_on: frozenset[str] = frozenset()  # digests of its training questions
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        return self.template.tokenizer
 
     @property
     def is_traced(self) -> bool:
@@ -69,7 +72,7 @@ class BradleyTerry:
         Raises:
             DataError: no response, or a prompt that the chat template rejects.
         """
-        encoded = encode(self.tokenizer, groups, self.max_tokens, self.closing)
+        encoded = encode(self.template, groups, self.max_tokens, whole=self.whole)
         if not encoded.rows:
             raise DataError("no responses to score", fix="give pairs, or rows with `responses`")
         places = torch.tensor([place for own in encoded.places for place in own])
@@ -87,10 +90,11 @@ class BradleyTerry:
         return comparison(groups, self.score_groups(groups))
 
     def _row(self, prompt: Tensor, response: Tensor) -> Row:
-        """The row of a sampled response; if it ended, by EOS or the template's end of turn, with the usual closing."""
-        said, ends = response.tolist(), {self.tokenizer.eos_token_id, *self.closing[:1]}
-        text, end = (said[:-1], self.closing) if said and said[-1] in ends else (said, ())
-        return make_row(prompt.cpu(), closed(text, end), self.max_tokens)
+        """The row of a sampled response, closed as given ones are if it ended."""
+        said = response.tolist()
+        if said and said[-1] in self.template.ends:
+            said = [*said[:-1], *(self.template.closing if self.whole else (self.template.end,))]
+        return make_row(prompt.cpu(), torch.tensor(said, dtype=torch.long), self.max_tokens)
 
     def scores(self, rows: Sequence[Row], poll: Callable[[], None] = no_op) -> Float[Tensor, " n"]:
         with torch.no_grad():

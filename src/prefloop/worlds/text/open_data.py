@@ -11,8 +11,8 @@ from prefloop.core.files import sha256
 from prefloop.data.formats import load
 from prefloop.data.instructions import builtin, instructions
 from prefloop.data.records import Group, first_responses, split
-from prefloop.policies.pretrained import Tokenizer
-from prefloop.worlds.text.problem import TextProblem, Truncation
+from prefloop.policies.conversation import Template
+from prefloop.worlds.text.problem import TextProblem
 from prefloop.worlds.text.spec import DataOptions
 
 BUILTIN, SPLIT = "builtin", "split"  # values that are not file names
@@ -32,26 +32,21 @@ class TextData:
         """Whether there are offline responses, not only prompts."""
         return any(group.responses for group in self.train)
 
-    def problem(self, tokenizer: Tokenizer, max_new_tokens: int) -> TextProblem:
-        """The problem without a scorer; all prompts are rendered at once, to detect errors early.
+    def problem(self, template: Template, max_new_tokens: int, context: int | None = None) -> TextProblem:
+        """The problem without a scorer; nothing is rendered yet.
 
-        Raises:
-            DataError: prompts that are too long, or that the chat template rejects.
+        Args:
+            context: maximum number of tokens of prompt and response.
         """
         options = self.options
-        problem = TextProblem(
+        return TextProblem(
             self.train,
-            tokenizer,
+            template,
             system=options.system,
             max_prompt_tokens=options.max_prompt_tokens,
             max_new_tokens=max_new_tokens,
+            context=context,
         )
-        problem.remember(self.held_out)
-        return problem
-
-    def truncation(self, problem: TextProblem) -> Truncation:
-        """Effect of the problem's length limit on the training responses."""
-        return problem.truncation([group for group in self.train if group.responses])
 
 
 def open_data(options: DataOptions, *, seed: int = 0) -> TextData:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
 from prefloop.policies import pretrained
 from prefloop.policies.causal_lm import CausalLM, resolve_autocast
+from prefloop.policies.conversation import AUTO, Template, template_of
 from prefloop.policies.pretrained import Tokenizer
 from prefloop.policies.sampler import Sampling
 from prefloop.worlds.text.spec import ModelOptions, SamplingOptions
@@ -19,10 +22,14 @@ class OpenModel:
     """The model of a configuration; it is never modified."""
 
     reference: CausalLM  # π_ref: frozen, in eval mode
-    tokenizer: Tokenizer
+    template: Template  # renders conversations
     trained: frozenset[str]  # names of the trainable weights
     options: ModelOptions
     sha256: str  # hash of the weights on disk
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        return self.template.tokenizer
 
     def policy(self, *, critic: bool = False) -> CausalLM:
         """A new trainable policy that equals the reference, with which it shares frozen weights.
@@ -38,6 +45,7 @@ class OpenModel:
             model,
             self.tokenizer,
             sampling=self.reference.sampling,
+            ends=self.template.ends,
             micro_tokens=self.reference.micro_tokens,
             autocast=self.reference.autocast,
             critic=critic,
@@ -46,12 +54,19 @@ class OpenModel:
 
 
 def open_model(
-    options: ModelOptions, sampling: SamplingOptions, *, micro_tokens: int = 8192, seed: int = 0
+    options: ModelOptions,
+    sampling: SamplingOptions,
+    *,
+    template: str = AUTO,
+    template_options: Mapping[str, Any] | None = None,
+    micro_tokens: int = 8192,
+    seed: int = 0,
 ) -> OpenModel:
     """Load a model and its tokenizer.
 
     Args:
         sampling: how the reference and every policy write responses.
+        template, template_options: see `conversation.template_of`.
         micro_tokens: maximum number of tokens per forward pass, padding included.
         seed: seed of new weights, such as those of LoRA adapters.
 
@@ -66,13 +81,15 @@ def open_model(
             model = pretrained.with_lora(model, options.lora_rank, seed=seed)
         if options.trained_layers:
             pretrained.train_last_layers(model, options.trained_layers)
+    rendering = template_of(tokenizer, template, template_options, stops=pretrained.end_ids(model, tokenizer))
     trained = frozenset(name for name, p in model.named_parameters() if p.requires_grad)
     reference = CausalLM(
         model.requires_grad_(False),
-        tokenizer,
+        rendering.tokenizer,
         sampling=Sampling(**vars(sampling)),
+        ends=rendering.ends,
         micro_tokens=micro_tokens,
         autocast=resolve_autocast(options.autocast, model),
         frozen=True,
     )
-    return OpenModel(reference, tokenizer, trained, options, pretrained.model_hash(options.path))
+    return OpenModel(reference, rendering, trained, options, pretrained.model_hash(options.path))

@@ -11,6 +11,7 @@ from prefloop.core.errors import UserError, nearest
 from prefloop.core.protocols import no_op
 from prefloop.data.records import Group, spread, with_system
 from prefloop.policies.causal_lm import CausalLM
+from prefloop.policies.conversation import Template
 from prefloop.rewards import scorers
 from prefloop.rewards.bradley_terry import disk as saved
 from prefloop.rewards.bradley_terry.accuracy import reward_accuracy
@@ -89,10 +90,19 @@ def _scorer(
     if options.name != LEARNED:
         return _rule(options.name, options.options, problem), _unused_scores(options.name, data)
     train = with_system(data.options.system, data.train)  # fitted and tested on the prompts that it will score
-    model = learned(options.options, reference, train, seed, poll)
-    if model.tokenizer.get_vocab() != reference.tokenizer.get_vocab():
-        raise UserError("the reward model has a different vocabulary from the policy", where=f"{WHERE}.path")
+    model = learned(options.options, reference, problem.template, train, seed, poll)
+    _check_rendering(model, problem.template)
     return model.score_batch, _accuracy(model, data, pairs, seed)
+
+
+def _check_rendering(model: RewardModel, template: Template) -> None:
+    """Refuse a reward model that would read the policy's token ids as another conversation."""
+    if model.tokenizer.get_vocab() != template.tokenizer.get_vocab():
+        raise UserError("the reward model has a different vocabulary from the policy", where=f"{WHERE}.path")
+    if model.template.sketch != template.sketch:
+        what = "the reward model's chat template renders a conversation otherwise than the policy's"
+        both = f"\n    policy: {template.sketch!r}\n    reward: {model.template.sketch!r}"
+        raise UserError(what + both, where=f"{WHERE}.path", fix="use one template for both: data.template=FILE.jinja")
 
 
 def _unused_scores(name: str, data: TextData) -> str:
@@ -127,14 +137,26 @@ def _gold(options: RewardOptions, problem: TextProblem) -> Scorer | None:
 
 
 def _rule(name: str, options: Mapping[str, Any], problem: TextProblem, where: scorers.Where = scorers.REWARD) -> Scorer:
-    return scorers.build(name, options, decode=problem.decode, decode_prompts=problem.decode_prompts, where=where)
+    return scorers.build(
+        name,
+        options,
+        decode=problem.decode,
+        decode_prompts=problem.decode_prompts,
+        named=problem.named(),
+        where=where,
+    )
 
 
 # ---- a learned reward ---------------------------------------------------------------------------------------------
 
 
 def learned(
-    options: Mapping[str, Any], policy: CausalLM, train: list[Group], seed: int, poll: Callable[[], None]
+    options: Mapping[str, Any],
+    policy: CausalLM,
+    template: Template,
+    train: list[Group],
+    seed: int,
+    poll: Callable[[], None],
 ) -> RewardModel:
     """Reward models from `path` (one folder, or a list to combine), or one fitted to training pairs.
 
@@ -151,7 +173,7 @@ def learned(
         return Ensemble(members, options.get("combine", "mean")) if len(members) > 1 else members[0]
     how = fit_options({k: v for k, v in options.items() if k != "pairs"}, where=WHERE)
     pairs = first_pairs(train, options.get("pairs", PAIRS), how.loss.ties)
-    return fit(policy.model, policy.tokenizer, pairs, how, seed=seed, autocast=policy.autocast, poll=poll)
+    return fit(policy.model, template, pairs, how, seed=seed, autocast=policy.autocast, poll=poll)
 
 
 def _check(options: Mapping[str, Any]) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields, replace
+from functools import partial
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -12,8 +14,9 @@ from torch import Tensor
 from prefloop.core.batch import DATASET, Batch, label
 from prefloop.core.errors import DataError, UserError
 from prefloop.core.streams import Stream
-from prefloop.data.records import Group, Message
-from prefloop.policies.pretrained import Tokenizer, decode_response, encode_response, render
+from prefloop.data.records import Group, with_system
+from prefloop.policies.conversation import Answered, Template
+from prefloop.policies.pretrained import check_prompt
 
 Scorer = Callable[[Batch], Float[Tensor, "P G"]]
 
@@ -23,24 +26,28 @@ class Truncation:
     """Effect of the length limit on the responses of a data file."""
 
     responses: int
-    cut: int  # number of responses longer than the limit: their end and EOS are cut
-    empty: int  # number of responses that are only EOS
-    identical: int  # number of groups with different scores for identical token sequences
+    cut: int  # number of responses longer than the limit, which lose their end
+    empty: int  # number of responses that are only the token that ends them
+    identical: int  # number of groups left out of training: different scores for what the limit makes identical
 
     def __str__(self) -> str:
         share = f"{self.cut / self.responses:.1%}" if self.responses else "none"
         return (
             f"{self.cut} of {self.responses} responses cut ({share}), {self.empty} empty,"
-            f" {self.identical} groups with different scores for identical responses"
+            f" {self.identical} groups left out: identical responses with different scores"
         )
+
+
+Asked = tuple[object, ...]  # a conversation, as a key
 
 
 @dataclass(frozen=True)
 class Known:
-    """Cache of rendered prompts; shared by copies of a problem with other scorers or offline collections."""
+    """Cache of rendered conversations; shared by copies of a problem with other scorers or offline collections."""
 
-    ids: dict[tuple[str | None, tuple[Message, ...]], Tensor] = field(default_factory=dict)
-    texts: dict[tuple[int, ...], str] = field(default_factory=dict)
+    prompts: dict[Asked, Tensor] = field(default_factory=dict)
+    answered: dict[Asked, Answered] = field(default_factory=dict)
+    groups: dict[tuple[int, ...], list[Group]] = field(default_factory=dict)  # by the token ids of the prompt
 
 
 @dataclass(frozen=True)
@@ -49,20 +56,23 @@ class TextProblem:
 
     Args:
         train: prompts, with or without responses.
+        template: renders conversations as token ids.
         scorer: scores any batch; None keeps the scores of the data.
         system: system message added to every prompt that has none.
         max_prompt_tokens: longer prompts raise an error.
-        max_new_tokens: longer responses are cut; a cut response has no EOS.
+        max_new_tokens: longer responses are cut; a cut response has no end.
+        context: maximum number of tokens of prompt and response; None: no limit.
         label_threshold: labels are positive if the score is above it; None: no labels.
         offline: if given, `dataset` draws from it instead of `train`: whole groups with scores.
     """
 
     train: Sequence[Group]
-    tokenizer: Tokenizer
+    template: Template
     scorer: Scorer | None = None
     system: str | None = None
     max_prompt_tokens: int = 256
     max_new_tokens: int = 64
+    context: int | None = None
     label_threshold: float | None = None
     offline: Batch | None = None
     known: Known = field(default_factory=Known, repr=False)
@@ -130,7 +140,8 @@ class TextProblem:
         size = max(len(group.responses) for group in groups) if responses is None else responses
         for group in groups:
             _check_size(group, size)
-        encoded = [[self.encode(text) for text in group.responses] for group in groups]
+        rendered = self.answered(groups)
+        encoded = [[ids[: self.max_new_tokens] for ids in one.answers] for one in rendered]
         tokens = torch.zeros(len(groups), size, max(len(ids) for row in encoded for ids in row), dtype=torch.long)
         mask, scores = torch.zeros_like(tokens, dtype=torch.bool), torch.zeros(tokens.shape[:2])
         for p, (group, row) in enumerate(zip(groups, encoded, strict=True)):
@@ -138,9 +149,9 @@ class TextProblem:
                 tokens[p, g, : len(ids)], mask[p, g, : len(ids)] = ids, True
             if group.scores is not None:
                 scores[p, : len(row)] = torch.tensor(group.scores)
-        valid = mask.any(-1)  # every response has at least one token, the EOS
+        valid = mask.any(-1)  # every response has at least one token, its end
         return Batch(
-            self.render(groups),
+            [one.prompt for one in rendered],
             tokens,
             mask,
             scores=None if any(group.scores is None for group in groups) else scores,
@@ -148,73 +159,110 @@ class TextProblem:
             source=torch.full((len(groups),), DATASET),
         )
 
-    def encode(self, text: str) -> Int[Tensor, " T"]:
-        """A response as the policy would have sampled it: it ends with its first EOS, and is cut at the limit."""
-        return self._whole(text)[: self.max_new_tokens]
+    def answered(self, groups: Sequence[Group]) -> list[Answered]:
+        """Prompt and responses of groups as the template renders the answered conversations.
 
-    def _whole(self, text: str) -> Int[Tensor, " T"]:
-        ids = encode_response(self.tokenizer, text)  # a text may contain the EOS, which would end it
-        return ids[: int((ids == self.tokenizer.eos_token_id).nonzero()[0]) + 1]
+        Raises:
+            DataError: prompts that are too long, a conversation that exceeds the context, or one that the template
+                rejects or changes.
+        """
+        made = [self._answered(group) for group in groups]
+        self._checked(groups, [one.prompt for one in made])
+        for group, one in zip(groups, made, strict=True):
+            longest = len(one.prompt) + min(self.max_new_tokens, max(map(len, one.answers), default=0))
+            if self.context is not None and longest > self.context:
+                what = f"prompt and response have {longest} tokens; the model's context has {self.context}"
+                fix = "shorten or remove it, or lower sampling.max_new_tokens, which cuts responses"
+                raise DataError(what, where=f"row {group.row}", fix=fix)
+        return made
 
-    def truncation(self, groups: Sequence[Group]) -> Truncation:
-        """Effect of the length limit on the responses of these groups."""
-        whole = [[self._whole(text) for text in group.responses] for group in groups]
-        flat = [ids for row in whole for ids in row]
-        return Truncation(
-            responses=len(flat),
-            cut=sum(len(ids) > self.max_new_tokens for ids in flat),
-            empty=sum(len(ids) == 1 for ids in flat),
-            identical=sum(_indistinct(g, row, self.max_new_tokens) for g, row in zip(groups, whole, strict=True)),
-        )
+    def _answered(self, group: Group) -> Answered:
+        key = (self.system, group.prompt, group.tools, group.responses, group.more)
+        if key not in self.known.answered:
+            made = self.known.answered[key] = self.template.answered(self._with_system(group))
+            self.known.groups.setdefault(tuple(made.prompt.tolist()), []).append(group)
+        return self.known.answered[key]
 
     def render(self, groups: Sequence[Group]) -> list[Int[Tensor, " L"]]:
-        """Prompt token ids, system message included; each prompt goes through the chat template once.
+        """Prompt token ids up to the start of an answer, system message included.
 
         Raises:
-            DataError: prompts that are too long, or that the template rejects.
+            DataError: prompts that are too long, or that the template rejects or changes.
         """
-        ids = [self._render(group) for group in groups]
-        long = [(group.row, len(x)) for group, x in zip(groups, ids, strict=True) if len(x) > self.max_prompt_tokens]
-        if long:
-            longest = max(length for _, length in long)
-            raise DataError(
-                f"{len(long)} of {len(ids)} prompts have more than {self.max_prompt_tokens} tokens",
-                where=f"first in row {long[0][0]} of the data; the longest has {longest}",
-                fix=f"data.max_prompt_tokens={longest}, or remove these prompts",
-            )
-        return ids
+        return self._checked(groups, [self._render(group) for group in groups])
 
     def _render(self, group: Group) -> Int[Tensor, " L"]:
-        key = (self.system, group.prompt)
-        if key not in self.known.ids:
-            said = [{"role": m.role, "content": m.content} for m in group.prompt]
-            if self.system is not None and said[0]["role"] != "system":
-                said = [{"role": "system", "content": self.system}, *said]
-            ids = render(self.tokenizer, said, where=f"row {group.row}")
-            self.known.ids[key], self.known.texts[tuple(ids.tolist())] = ids, group.prompt[-1].content
-        return self.known.ids[key]
+        key = (self.system, group.prompt, group.tools)
+        if key not in self.known.prompts:
+            said = self._with_system(group)
+            ids = self.template.prompt(said.prompt, said.tools, where=f"row {group.row}")
+            self.known.prompts[key] = ids
+            self.known.groups.setdefault(tuple(ids.tolist()), []).append(group)
+        return self.known.prompts[key]
 
-    def remember(self, groups: Sequence[Group]) -> None:
-        """Render the training prompts and these groups now, to detect prompts that are too long early.
+    def _with_system(self, group: Group) -> Group:
+        return with_system(self.system, [group])[0]
 
-        Raises:
-            DataError: prompts that are too long.
-        """
-        self.render([*self.train, *groups])
+    def _checked(self, groups: Sequence[Group], prompts: list[Tensor]) -> list[Int[Tensor, " L"]]:
+        sizes = [(len(ids), group.row) for ids, group in zip(prompts, groups, strict=True)]
+        for size, row in sizes:
+            check_prompt(size, None, f"row {row}")
+        long = [(size, row) for size, row in sizes if size > self.max_prompt_tokens]
+        if long:
+            raise DataError(
+                f"{len(long)} of {len(sizes)} prompts have more than {self.max_prompt_tokens} tokens",
+                where=f"first in row {long[0][1]} of the data; the longest has {max(long)[0]}",
+                fix=f"data.max_prompt_tokens={max(long)[0]}, or remove these prompts",
+            )
+        return prompts
 
     # ------------------------------------------------------------------------------------------------ tokens to text
 
     def decode(self, batch: Batch) -> list[list[str]]:
-        """Texts of the responses, without special tokens; empty slots of ragged groups give empty texts."""
+        """Texts of the responses without the token that ends them; empty slots of ragged groups give empty texts."""
         return [
-            [decode_response(self.tokenizer, ids[:n]) for ids, n in zip(group, lengths, strict=True)]
+            [self.template.response(ids[:n].tolist()) for ids, n in zip(group, lengths, strict=True)]
             for group, lengths in zip(batch.responses, batch.lengths.tolist(), strict=True)
         ]
 
     def decode_prompts(self, batch: Batch) -> list[str]:
         """The last user message if the prompt comes from the data, otherwise the decoded tokens."""
-        texts = self.known.texts
-        return [texts.get(tuple(p.tolist())) or decode_response(self.tokenizer, p) for p in batch.prompts]
+        return [
+            self.template.response(p.tolist()) if group is None else group.prompt[-1].content
+            for p, group in zip(batch.prompts, self.groups(batch), strict=True)
+        ]
+
+    def groups(self, batch: Batch) -> list[Group | None]:
+        """The group of the data that each prompt comes from, the last of equal ones; None if there is none."""
+        found = [self.known.groups.get(tuple(p.tolist())) for p in batch.prompts]
+        return [same[-1] if same else None for same in found]
+
+    def named(self) -> dict[str, Callable[[Batch], list[list[Any]]]]:
+        """What a reward function can ask for by name: `messages`, `raw`, and every column of the training data.
+
+        `messages` is the prompt's conversation and `raw` the response with its end and all special tokens.
+        """
+        columns = dict.fromkeys(key for group in self.train for key in group.columns)
+        return {
+            **{key: partial(self._column, key) for key in columns},
+            "messages": partial(self._each, lambda group: [m.plain for m in self._with_system(group).prompt]),
+            "raw": self._raw,
+        }
+
+    def _column(self, key: str, batch: Batch) -> list[list[Any]]:
+        for p in batch.prompts:
+            _check_column(key, self.known.groups.get(tuple(p.tolist()), []))
+        return self._each(lambda group: group.columns.get(key), batch)
+
+    def _each(self, read: Callable[[Group], Any], batch: Batch) -> list[list[Any]]:
+        size = batch.mask.shape[-2]
+        return [[None if group is None else read(group)] * size for group in self.groups(batch)]
+
+    def _raw(self, batch: Batch) -> list[list[str]]:
+        return [
+            [self.template.text(ids[:n].tolist()) for ids, n in zip(group, lengths, strict=True)]
+            for group, lengths in zip(batch.responses, batch.lengths.tolist(), strict=True)
+        ]
 
 
 def places(n: int, start: int, count: int, rng: Stream) -> list[int]:
@@ -255,8 +303,10 @@ def _narrowed(batch: Batch, responses: int) -> Batch:
     return replace(batch, **cut, source=torch.full((size[0],), DATASET))
 
 
-def _indistinct(group: Group, whole: Sequence[Int[Tensor, " _"]], limit: int) -> bool:
-    """Whether two responses with different scores have the same tokens within the limit."""
-    scores: dict[tuple[int, ...], float] = {}
-    rated = zip(whole, group.scores or (), strict=False)
-    return any(scores.setdefault(tuple(ids[:limit].tolist()), score) != score for ids, score in rated)
+def _check_column(key: str, same: Sequence[Group]) -> None:
+    """Refuse a column whose value a prompt does not determine."""
+    for group in same[1:]:
+        if group.columns.get(key) != same[0].columns.get(key):
+            what = f"the same prompt has different values in the column `{key}`, which the reward reads"
+            fix = "make them equal, or keep one of the rows"
+            raise DataError(what, where=f"rows {same[0].row} and {group.row}", fix=fix)

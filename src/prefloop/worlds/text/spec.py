@@ -50,6 +50,10 @@ class DataOptions:
     """Share of the groups that `held_out: split` uses for evaluation."""
     responses: int | None = None
     """Number of responses of each group to use; null uses as many as the method needs."""
+    template: str = "auto"
+    """`chat` (the model's chat template), `plain` text, a Jinja file, or `auto`: chat if the model has a template."""
+    template_options: dict[str, Any] = field(default_factory=dict)
+    """Further arguments of the chat template, such as `{enable_thinking: false}`."""
     max_prompt_tokens: int = 256
     """Longer prompts raise an error."""
     system: str | None = None

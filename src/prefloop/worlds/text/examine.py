@@ -1,0 +1,62 @@
+"""What is found before the first step: rows that cannot be rendered, and responses that the limit makes identical."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import combinations
+
+from prefloop.core.errors import DataError
+from prefloop.core.streams import streams
+from prefloop.data.records import Group
+from prefloop.worlds.text.problem import TextProblem, Truncation, places
+
+BYTES = 4  # tokens that a character can have, at most: a shorter common beginning cannot fill the limit
+
+
+def examined(
+    problem: TextProblem, groups: int, *, fresh: bool, given: bool, seed: int
+) -> tuple[TextProblem, Truncation]:
+    """The problem without pairs that its limit makes identical, and how the limit affects the responses of a run.
+
+    Only the first `groups` groups of the run are rendered; later ones are never used.
+
+    Args:
+        fresh: whether the run answers prompts itself.
+        given: whether it trains on responses of the data.
+
+    Raises:
+        DataError: a prompt or conversation that cannot be rendered or is too long; or no group is left.
+    """
+    distinct = [group for group in problem.train if not (given and _indistinct(problem, group))]
+    if not distinct:
+        what = f"the limit of {problem.max_new_tokens} tokens makes all pairs of responses identical"
+        raise DataError(what, where="sampling.max_new_tokens", fix="raise it")
+    kept = problem if len(distinct) == len(problem.train) else replace(problem, train=distinct)
+    used = [distinct[i] for i in dict.fromkeys(places(len(distinct), 0, groups, streams(seed)["prompts"]))]
+    if fresh:
+        kept.render(used)
+    return kept, truncation(problem, used if given else [], left_out=len(problem.train) - len(distinct))
+
+
+def truncation(problem: TextProblem, groups: Sequence[Group], *, left_out: int = 0) -> Truncation:
+    """Effect of the length limit on the responses of these groups.
+
+    Raises:
+        DataError: see `TextProblem.answered`.
+    """
+    ids = [answer for one in problem.answered([g for g in groups if g.responses]) for answer in one.answers]
+    cut, empty = (sum(of(len(x)) for x in ids) for of in (lambda n: n > problem.max_new_tokens, lambda n: n == 1))
+    return Truncation(len(ids), cut, empty, left_out)
+
+
+def _indistinct(problem: TextProblem, group: Group) -> bool:
+    """Whether two responses with different scores have the same tokens within the limit."""
+    beginning = -(-problem.max_new_tokens // BYTES)
+    scores = group.scores or ()
+    rated = [(x.strip()[:beginning], r, i) for i, (x, r) in enumerate(zip(group.responses, scores, strict=False))]
+    close = [(i, j) for (a, x, i), (b, y, j) in combinations(rated, 2) if x != y and a == b]
+    if not close:
+        return False
+    ids = [answer[: problem.max_new_tokens].tolist() for answer in problem.answered([group])[0].answers]
+    return any(ids[i] == ids[j] for i, j in close)
