@@ -37,10 +37,11 @@ class _Dumper(yaml.SafeDumper):
     """Quotes text that the loader would read as something else, such as `0E0`."""
 
     yaml_implicit_resolvers = {  # noqa: RUF012 (attribute of the base class)
-        first: [*rules, *_Loader.yaml_implicit_resolvers.get(first, [])]
-        for first, rules in (
-            dict.fromkeys(_Loader.yaml_implicit_resolvers, []) | yaml.SafeDumper.yaml_implicit_resolvers
-        ).items()
+        first: [
+            *yaml.SafeDumper.yaml_implicit_resolvers.get(first, []),
+            *_Loader.yaml_implicit_resolvers.get(first, []),
+        ]
+        for first in {*yaml.SafeDumper.yaml_implicit_resolvers, *_Loader.yaml_implicit_resolvers}
     }
 
 
