@@ -206,9 +206,9 @@ REFUSED: dict[str, tuple[Callable[[Path], Any], str]] = {
     "causal": (causal_only, "not a reward model: its architecture is LlamaForCausalLM"),
     "labels": (lambda folder: external(folder, labels=2), "the model has 2 labels; a reward model must have one"),
     "headless": (headless, "lacks its head: score.weight would be newly initialised"),
-    "holed": (holed, "lacks its weight: model.norm.weight would be newly initialised"),
-    "pickled": (pickled, "has no safetensors weights"),
-    "foreign code": (foreign_code, "cannot be read"),
+    "holed": (holed, "lacks its weights: model.norm.weight would be newly initialised"),
+    "pickled": (pickled, "its weights are pickles .pytorch_model.bin., which are never loaded"),
+    "foreign code": (foreign_code, "the reward model cannot be loaded"),
     "encoder": (encoder, "BertForSequenceClassification does not score by one linear layer on the last token"),
     "template": (no_template, "no chat template"),
     "changed": (
@@ -216,7 +216,7 @@ REFUSED: dict[str, tuple[Callable[[Path], Any], str]] = {
         "does not render an answered conversation",
     ),
     "endless": (endless, "defines no token that ends an answer"),
-    "empty": (lambda folder: folder.mkdir(exist_ok=True), "cannot be read"),
+    "empty": (lambda folder: folder.mkdir(exist_ok=True), "the reward model cannot be loaded: it has no config.json"),
 }
 
 

@@ -16,14 +16,16 @@ def cache_root() -> Path:
 
 
 @contextmanager
-def no_bars() -> Iterator[None]:
-    """Disable the progress bars of transformers, which are useless for a second of work."""
+def quiet() -> Iterator[None]:
+    """Disable the progress bars and reports of transformers: our own errors say what is wrong with a model."""
     from transformers.utils import logging
 
-    shown = logging.is_progress_bar_enabled()
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
     logging.disable_progress_bar()
     try:
         yield
     finally:
-        if shown:
+        logging.set_verbosity(level)
+        if bars:
             logging.enable_progress_bar()

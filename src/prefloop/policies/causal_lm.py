@@ -17,6 +17,7 @@ from prefloop.core.errors import UserError
 from prefloop.core.protocols import Evaluation, no_op
 from prefloop.core.streams import Stream
 from prefloop.policies import packing, sampler
+from prefloop.policies.adapters import starts_adapted
 from prefloop.policies.network import Network
 from prefloop.policies.pretrained import Model, Tokenizer, check_prompt, end_ids, is_adapted, prompt_limit
 from prefloop.policies.sampler import Sampling
@@ -143,8 +144,9 @@ class CausalLM:
         return twin
 
     def reference(self) -> CausalLM:
-        """A frozen copy of this policy; with LoRA it shares the base weights, without the adapters."""
-        model = self.model if is_adapted(self.model) else copy.deepcopy(self.model).requires_grad_(False)
+        """A frozen copy of this policy; with new LoRA adapters it shares the base weights, without the adapters."""
+        shared = is_adapted(self.model) and not starts_adapted(self.model)
+        model = self.model if shared else copy.deepcopy(self.model).requires_grad_(False)
         return CausalLM(
             model,
             self.tokenizer,
@@ -163,8 +165,9 @@ class CausalLM:
         return named if critic is None else named | dict(critic.named_parameters("value_head"))
 
     def _weights(self) -> AbstractContextManager[object]:
-        """Context with the policy's own weights: a frozen model disables its adapters."""
-        return self.model.disable_adapter() if self.frozen and is_adapted(self.model) else nullcontext()
+        """Context with the policy's own weights: a frozen model disables adapters, unless it started with them."""
+        added = is_adapted(self.model) and not starts_adapted(self.model)
+        return self.model.disable_adapter() if self.frozen and added else nullcontext()
 
 
 def resolve_autocast(setting: str | bool, model: Model) -> bool:

@@ -14,43 +14,60 @@ from torch import nn
 
 from prefloop.core.errors import DataError, UserError
 from prefloop.core.files import published, sha256
-from prefloop.policies.cache import WEIGHTS_RECORD, no_bars
+from prefloop.policies import adapters
+from prefloop.policies.cache import WEIGHTS_RECORD, quiet
+from prefloop.policies.folder import MODEL_FILES, check_files, check_tokenizer, read_config, read_model, read_tokenizer
 from prefloop.policies.smollm2 import SMOLLM2, smollm2
-
-MODEL_FILES = ("*.json", "*.safetensors", "*.jinja", "*.txt", "*.model")  # no pickles, no code
 
 Model = Any  # transformers.PreTrainedModel or peft.PeftModel
 Tokenizer = Any  # transformers.PreTrainedTokenizerBase
 
 
-def load(path: str, *, dtype: torch.dtype = torch.float32) -> tuple[Model, Tokenizer]:
+def load(path: str, *, dtype: torch.dtype = torch.float32, adapter: str | None = None) -> tuple[Model, Tokenizer]:
     """A causal language model in eval mode and its tokenizer.
 
     Args:
         path: a local folder in Hugging Face layout, a hub name, or "smollm2".
         dtype: data type of the weights.
+        adapter: what is done with a folder that holds a LoRA adapter: `merge` or `continue`; None refuses it.
 
     Raises:
-        UserError: the model does not exist or cannot be loaded.
-        DataError: the weights differ from the recorded hash.
+        UserError: the model does not exist.
+        DataError: its files are not those of a whole causal language model, or the weights differ from the recorded
+            hash.
     """
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
     folder = resolve(path)
+    if adapters.is_adapter(folder) and adapter is not None:
+        return adapters.load(folder, adapter, base=load(adapters.base_of(folder), dtype=dtype))
+    if adapter is not None:
+        fix = "leave `model.adapter` out, or give the folder of an adapter"
+        raise UserError("`model.adapter` is given, but the model is not an adapter", where=str(folder), fix=fix)
+    check_files(folder)
     _check_weights(folder)
-    try:
-        with no_bars():
-            model = AutoModelForCausalLM.from_pretrained(
-                folder, dtype=dtype, local_files_only=True, use_safetensors=True, trust_remote_code=False
-            )
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f"the model cannot be loaded: {str(error).strip().splitlines()[0]}",
-            where=str(folder),
-            fix="give a folder with config.json, *.safetensors and tokenizer files of a causal language model",
-        ) from error
-    return model.eval(), tokenizer
+    config = read_config(folder)
+    model = read_model(_kind(config, folder), folder, config=config, dtype=dtype)
+    tokenizer = read_tokenizer(folder)
+    check_tokenizer(tokenizer, model.get_input_embeddings().weight.shape[0], folder)
+    return model, tokenizer
+
+
+def _kind(config: Any, folder: Path) -> Any:
+    """The class of transformers that loads a model of text.
+
+    Raises:
+        DataError: the model is not a causal language model.
+    """
+    from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
+
+    named = config.architectures or []
+    classifier = any("Classification" in name or "Reward" in name for name in named)
+    other = classifier or config.is_encoder_decoder or any(name.endswith("MaskedLM") for name in named)
+    for kind in (AutoModelForCausalLM, AutoModelForImageTextToText):
+        if type(config) in kind._model_mapping and not other:
+            return kind
+    kind_of = "a classifier or reward model, " if classifier else ""
+    what = f"{', '.join(named) or type(config).__name__} is {kind_of}not a causal language model"
+    raise DataError(what, where=str(folder / "config.json"), fix="give a model that was made to write text")
 
 
 def resolve(path: str) -> Path:
@@ -104,6 +121,9 @@ def model_hash(path: str) -> str:
     files = sorted(folder.glob("*.safetensors"))
     if not files:
         raise UserError("the model has no safetensors weights", where=str(folder), fix="convert it to safetensors")
+    if adapters.is_adapter(folder):
+        whole = f"{model_hash(adapters.base_of(folder))} {sha256(folder / adapters.WEIGHTS)}"
+        return hashlib.sha256(whole.encode()).hexdigest()
     if len(files) == 1:
         return sha256(files[0])
     lines = "".join(f"{file.name} {sha256(file)}\n" for file in files)
@@ -120,7 +140,7 @@ def save(model: Model, tokenizer: Tokenizer, folder: Path | str, card: str) -> N
     if folder.exists() and any(folder.iterdir()):
         raise UserError("the model folder already exists", where=str(folder), fix="choose another folder")
     merged = copy.deepcopy(model).merge_and_unload() if is_adapted(model) else model
-    with published(folder) as temporary, no_bars():
+    with published(folder) as temporary, quiet():
         merged.save_pretrained(temporary)
         tokenizer.save_pretrained(temporary)
         (temporary / "README.md").write_text(card, encoding="utf-8")

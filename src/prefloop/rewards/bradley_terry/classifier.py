@@ -7,24 +7,22 @@ folders with safetensors weights are read; no model code is run and nothing is u
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from prefloop.core.errors import DataError
+from prefloop.policies.folder import check_files, check_tokenizer, read_config, read_model, read_tokenizer
 from prefloop.policies.pretrained import Tokenizer
 
 HEAD = "score"  # name of the linear layer in transformers
 WEIGHTS = "model.safetensors"
 KIND = "ForSequenceClassification"
-LOCAL: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
+WHAT = "reward model"
 TRAIN_ONE = "train one: prefloop reward train DATA --model MODEL --out DIR"
 
 
@@ -45,42 +43,20 @@ def read(folder: Path) -> Classifier:
         DataError: not a sequence classifier, more than one label, no safetensors weights, missing weights, or an
             architecture whose score is not one linear layer on the last token.
     """
+    check_files(folder, WHAT)
     config = _config(folder)
-    if not list(folder.glob("*.safetensors")):
-        fix = "convert them: pickled weights are never loaded"
-        raise DataError("the reward model has no safetensors weights", where=str(folder), fix=fix)
-    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+    from transformers import AutoModelForSequenceClassification
 
-    try:
-        with _quiet():
-            model, report = AutoModelForSequenceClassification.from_pretrained(
-                folder, config=config, dtype=torch.float32, use_safetensors=True, output_loading_info=True, **LOCAL
-            )
-        tokenizer = AutoTokenizer.from_pretrained(folder, **LOCAL)
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        raise DataError(f"the reward model cannot be read: {_why(error, folder)}", where=str(folder)) from error
-    missing = sorted(report["missing_keys"])
-    if missing:  # transformers would initialise them, and the scores would be random
-        kind = "head" if any(name.startswith(HEAD) for name in missing) else "weight"
-        what = f"the reward model lacks its {kind}: {', '.join(missing[:3])}"
-        raise DataError(f"{what} would be newly initialised", where=str(folder), fix=TRAIN_ONE)
-    backbone, head = _parts(model.eval().requires_grad_(False), folder)
+    kind = AutoModelForSequenceClassification
+    model = read_model(kind, folder, WHAT, spare=("lm_head.weight",), config=config, dtype=torch.float32)
+    tokenizer = read_tokenizer(folder, WHAT)
+    check_tokenizer(tokenizer, model.get_input_embeddings().weight.shape[0], folder, WHAT)
+    backbone, head = _parts(model.requires_grad_(False), folder)
     return Classifier(backbone, head, tokenizer, getattr(config, "max_position_embeddings", None))
 
 
-def _why(error: Exception, folder: Path) -> str:
-    """The first line of an error of transformers, without the path, which the message gives separately."""
-    return str(error).strip().splitlines()[0].replace(str(folder), folder.name)
-
-
 def _config(folder: Path) -> Any:
-    from transformers import AutoConfig
-
-    try:
-        config = AutoConfig.from_pretrained(folder, **LOCAL)
-    except (OSError, ValueError) as error:
-        what = f"the reward model cannot be read: {_why(error, folder)}"
-        raise DataError(what, where=str(folder), fix=TRAIN_ONE) from error
+    config = read_config(folder, WHAT)
     kinds = config.architectures or []
     if not any(name.endswith(KIND) for name in kinds):
         what = f"not a reward model: its architecture is {', '.join(kinds) or 'not given'}, not …{KIND}"
@@ -150,19 +126,3 @@ def _padding(tokenizer: Tokenizer, vocabulary: int) -> int | None:
     """
     named = [tokenizer.pad_token_id, *tokenizer.all_special_ids]
     return next((i for i in named if i is not None and i != tokenizer.eos_token_id and i < vocabulary), None)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Disable the progress bars and reports of transformers: our own errors say what is wrong with a model."""
-    from transformers.utils import logging
-
-    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(level)
-        if bars:
-            logging.enable_progress_bar()

@@ -11,15 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from prefloop.core.errors import DataError, UserError
 from prefloop.core.files import published
 from prefloop.policies.conversation import CHAT, Tokenizer, template_of
+from prefloop.policies.folder import check_files, read_config, read_tokenizer
 from prefloop.rewards.bradley_terry import classifier as sequence_classifier
-from prefloop.rewards.bradley_terry.classifier import LOCAL
 from prefloop.rewards.bradley_terry.model import WIDTH, BradleyTerry
 from prefloop.rewards.bradley_terry.options import Pooling
 
@@ -157,14 +156,11 @@ def _write_own(model: BradleyTerry, folder: Path) -> None:
 
 
 def _read_own(folder: Path, pooling: Pooling) -> tuple[nn.Module, nn.Linear, Tokenizer]:
-    from transformers import AutoConfig, AutoModel, AutoTokenizer
+    from transformers import AutoModel
 
-    try:
-        weights = load_file(folder / WEIGHTS)
-        config = AutoConfig.from_pretrained(folder, **LOCAL)
-        tokenizer = AutoTokenizer.from_pretrained(folder, **LOCAL)
-    except (OSError, ValueError, SafetensorError) as error:
-        raise DataError(f"the reward model cannot be read: {error}", where=str(folder)) from error
+    what = sequence_classifier.WHAT
+    check_files(folder, what)
+    weights, config, tokenizer = load_file(folder / WEIGHTS), read_config(folder, what), read_tokenizer(folder, what)
     missing = {f"{HEAD}weight", f"{HEAD}bias"} - weights.keys()
     if missing:  # a newly initialised head would give random scores
         raise DataError(f"the reward model has no head: {min(missing)} is missing", where=str(folder / WEIGHTS))

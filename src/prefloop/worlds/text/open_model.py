@@ -76,7 +76,7 @@ def open_model(
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)  # libraries initialise new weights with the global generator
-        model, tokenizer = pretrained.load(options.path)
+        model, tokenizer = pretrained.load(options.path, adapter=options.adapter)
         if options.lora_rank:
             model = pretrained.with_lora(model, options.lora_rank, seed=seed)
         if options.trained_layers:

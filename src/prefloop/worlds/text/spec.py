@@ -21,6 +21,8 @@ class ModelOptions:
     """Recompute each layer in the backward pass: less memory, about a third more time, the same gradient."""
     lora_rank: int = 0
     """Rank of LoRA adapters; 0 trains the weights themselves."""
+    adapter: Literal["merge", "continue"] | None = None
+    """If the folder holds a LoRA adapter: `merge` it into its base model, or `continue` to train the adapter itself."""
     trained_layers: int | None = None
     """Train only the last N layers, which makes steps cheaper; null trains all weights."""
 
@@ -30,6 +32,9 @@ class ModelOptions:
         require_positive("model", self, ("trained_layers",))
         both = self.lora_rank > 0 and self.trained_layers is not None
         require(not both, "model.trained_layers", self.trained_layers, "use null: adapters are trained in all layers")
+        again = self.adapter == "continue" and (self.lora_rank > 0 or self.trained_layers is not None)
+        fix = "use `merge`, or leave out model.lora_rank and model.trained_layers: the adapter itself is trained"
+        require(not again, "model.adapter", self.adapter, fix)
 
 
 @dataclass(frozen=True)
