@@ -162,7 +162,7 @@ def _questions(root: Any) -> Iterator[tuple[Prompt, list[Mapping[str, Any]]]]:
         path, node = left.pop()
         if not isinstance(node, dict) or not isinstance(node.get("replies", []), list):
             raise Unusable(f"a message of the tree is {kind(node)}, not an object with text, role and replies")
-        if node.get("role") not in ROLES:
+        if not isinstance(node.get("role"), str) or node["role"] not in ROLES:
             raise Unusable(f"a message of the tree has the role {shown(node.get('role'))}", "prompter or assistant")
         path = (*path, Message(ROLES[node["role"]], text(node.get("text"), "text")))
         replies = [r for r in node.get("replies") or [] if not (isinstance(r, dict) and r.get("deleted"))]

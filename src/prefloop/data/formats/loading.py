@@ -289,4 +289,4 @@ def _merged(groups: Sequence[Group]) -> Group:
 def _unused(groups: Iterable[Group], group_by: str) -> tuple[str, ...]:
     """Columns with values that are not part of prompts, answers and scores."""
     names = dict.fromkeys(name for g in groups for name, value in g.columns.items() if value is not None)
-    return tuple(excerpt(name) for name in names if name != group_by)
+    return tuple(excerpt(name) for name in names if name != group_by or name == "prompt")

@@ -6,14 +6,14 @@ import json
 from collections.abc import Sequence
 from typing import Any, Literal
 
-from prefloop.data.formats.columns import KNOWN
+from prefloop.data.formats.columns import KNOWN, overlooked
 from prefloop.data.formats.loading import OWN, question
 from prefloop.data.formats.stated import CHOSEN, MEDIA, RATINGS
 from prefloop.data.formats.table import ALIASES
 from prefloop.data.records import Group
 
 Shape = Literal["prompt_only", "example", "unpaired", "preference", "unscored", "rated"]
-READ = {  # names of columns that formats read, so that other columns cannot have them
+READ = {  # names that formats read: other columns of a group are written elsewhere if they have one
     *KNOWN,
     *ALIASES,
     *(name for names in ALIASES.values() for name in names),
@@ -50,9 +50,10 @@ def to_row(group: Group, shape: Shape | None = None) -> dict[str, Any]:
     if group.tools:
         row["tools"] = json.loads(group.tools)
     own: dict[str, Any] = {} if group.key == question(group.prompt) else {"key": group.key}
-    if hidden := {name: value for name, value in group.columns.items() if name in READ}:
-        own["columns"] = hidden
-    return row | {n: v for n, v in group.columns.items() if n not in READ} | ({OWN: own} if own else {})
+    hidden = {name for name in group.columns if name in READ or overlooked([name])}
+    if hidden:
+        own["columns"] = {name: value for name, value in group.columns.items() if name in hidden}
+    return row | {n: v for n, v in group.columns.items() if n not in hidden} | ({OWN: own} if own else {})
 
 
 def _answers(group: Group, shape: Shape) -> dict[str, Any]:
