@@ -156,7 +156,7 @@ def test_the_key_leaves_the_system_message_out(tmp_path: Path) -> None:
         ({"label": 0}, "`label` 0 beside"),
         ({"score_chosen": 1, "score_rejected": 2}, "`score_chosen` 1 is below `score_rejected` 2"),
         ({"metadata": {"score_chosen": 1, "score_rejected": 2}}, "is below"),
-        ({"chosen_rating": 10**400, "rejected_rating": 1}, "not a finite number"),
+        ({"chosen_rating": float("inf"), "rejected_rating": 1}, "not a finite number"),
     ],
 )
 def test_what_changes_the_meaning_is_refused(tmp_path: Path, row: Any, what: str) -> None:
@@ -343,6 +343,19 @@ def test_errors_fit_a_screen(tmp_path: Path) -> None:
     assert len(refused(tmp_path, wide)) < 4000
     assert len(refused(tmp_path, {**PAIR, **wide, "chosen": {f"key {i}": 1 for i in range(1000)}})) < 10_000
     assert len(refused(tmp_path, {**PAIR, "preference": "x" * 10**6})) < 1000
+
+
+def test_guesses_about_the_file_are_notes_too(tmp_path: Path) -> None:
+    path = tmp_path / "data.json"
+    path.write_text(json.dumps({"version": 2, "data": [{**PAIR, "input": "more"}]}))
+    assert len(load_usable(path).notes) == 2
+
+
+def test_the_row_of_an_error_is_that_of_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "data.jsonl"
+    path.write_text('\n\n{"text": "x"}\n')
+    with pytest.raises(DataError, match=r"row 3 of .*data\.jsonl"):
+        load_usable(path)
 
 
 def test_grouping_is_no_unused_column(tmp_path: Path) -> None:

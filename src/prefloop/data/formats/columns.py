@@ -6,7 +6,6 @@ import difflib
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from prefloop.core.errors import DataError, UserError, nearest
@@ -78,7 +77,7 @@ def check_names(format: str, columns: Mapping[str, str]) -> None:
             raise UserError(f"no format has a column `{name}`", where="columns", fix=nearest(name, KNOWN))
 
 
-def check_mapped(path: Path, row: Mapping[str, Any], columns: Mapping[str, str]) -> None:
+def check_mapped(where: str, row: Mapping[str, Any], columns: Mapping[str, str]) -> None:
     """Every mapped column must be in the first row.
 
     Raises:
@@ -87,7 +86,7 @@ def check_mapped(path: Path, row: Mapping[str, Any], columns: Mapping[str, str])
     for column in columns.values():
         if column not in row and inside(row, column) is None:
             what = f"no column `{column}`; the columns are {listed(row)}"
-            raise DataError(what, where=f"row 1 of {path}", fix=nearest(column, row))
+            raise DataError(what, where=where, fix=nearest(column, row))
 
 
 def detected(present: Collection[str], all: Iterable[str]) -> str | None:
@@ -110,24 +109,24 @@ def overlooked(columns: Iterable[str]) -> list[str]:
     return [c for c in columns if c != "prompt" and ANSWER.search(c) and not REFERENCE.fullmatch(c)]
 
 
-def check_needed(path: Path, format: str, row: Mapping[str, Any], first: Mapping[str, Any]) -> None:
+def check_needed(where: str, format: str, row: Mapping[str, Any], first: Mapping[str, Any]) -> None:
     """The columns of a format that the user chose must be in the first row.
 
     Raises:
         DataError: some are not.
     """
     if any(c not in row for c in FORMATS[format].columns):
-        raise _missing(path, FORMATS[format].columns, row, first, f"the format `{format}` needs")
+        raise _missing(where, FORMATS[format].columns, row, first, f"the format `{format}` needs")
 
 
-def unknown(path: Path, row: Mapping[str, Any], first: Mapping[str, Any]) -> DataError:
+def unknown(where: str, row: Mapping[str, Any], first: Mapping[str, Any]) -> DataError:
     """The error about a first row in no known format.
 
     Args:
+        where: row and file.
         row: its columns by our names.
         first: its columns as in the file.
     """
-    where = f"row 1 of {path}"
     for column, value in first.items():
         inner = detected({k for k, v in value.items() if v is not None}, value) if isinstance(value, dict) else None
         if inner is not None:
@@ -140,7 +139,7 @@ def unknown(path: Path, row: Mapping[str, Any], first: Mapping[str, Any]) -> Dat
     own = [FORMATS[name].columns for name in OWN if not (bare and name == "prompt_only")]
     needed = max(own, key=lambda needed: _nearness(needed, row, first))
     if not bare:
-        return _missing(path, needed, row, first, "the nearest format needs")
+        return _missing(where, needed, row, first, "the nearest format needs")
     what = f"the columns are {listed(first)}; it is unclear which of them are responses"
     fix = f"{_mapping(needed, row, first)}; format=prompt_only uses the prompt only"
     return DataError(what, where=where, fix=fix)
@@ -153,11 +152,11 @@ def _nearness(needed: Sequence[str], row: Mapping[str, Any], first: Mapping[str,
 
 
 def _missing(
-    path: Path, needed: Sequence[str], row: Mapping[str, Any], first: Mapping[str, Any], why: str
+    where: str, needed: Sequence[str], row: Mapping[str, Any], first: Mapping[str, Any], why: str
 ) -> DataError:
     return DataError(
         f"the columns are {listed(first) or 'none'}; {why} {', '.join(needed)}",
-        where=f"row 1 of {path}",
+        where=where,
         fix=_mapping(needed, row, first),
     )
 

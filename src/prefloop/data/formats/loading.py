@@ -22,7 +22,7 @@ from prefloop.data.formats.messages import schemas
 from prefloop.data.formats.row import Content, Prompt, Row, Unusable, kind, listed, shown
 from prefloop.data.formats.stated import refuse_marked
 from prefloop.data.formats.table import FORMATS
-from prefloop.data.reading import Fault, rows
+from prefloop.data.reading import Fault, open_rows
 from prefloop.data.records import Group, Message, prompt_text
 
 SHOWN = 5  # faults that a message lists
@@ -82,10 +82,11 @@ def load_usable(
         UserError: unknown format or column map.
         DataError: missing or empty file, wrong columns, or no usable row.
     """
-    path, names = Path(path), Names(dict(columns or {}))
+    names = Names(dict(columns or {}))
     check_names(format, names.mapped)
+    source, path = open_rows(path), Path(path)
     # a plain string in a list of rows is a prompt
-    numbered = ((n, {"prompt": row} if isinstance(row, str) else row) for n, row in islice(rows(path), limit))
+    numbered = ((n, {"prompt": row} if isinstance(row, str) else row) for n, row in islice(source, limit))
     head: list[tuple[int, Any]] = []
     for n, row in numbered:
         head.append((n, row))
@@ -93,20 +94,21 @@ def load_usable(
             break
     if not head:
         raise DataError("the data file is empty", where=str(path))
-    first = head[-1][1] if isinstance(head[-1][1], dict) else {}
-    if not isinstance(head[-1][1], dict):
+    number, first = head[-1]
+    if not isinstance(first, dict):
         nothing = _Reader("preference", False, "prompt", names)
-        raise faulty(path, _loaded([x for n, row in head for x in nothing(n, row)], nothing, ()))
-    reader = _Reader(_format(path, format, first, names), format == "auto", group_by, names)
-    _check_group_by(path, group_by, first)
+        raise faulty(path, _loaded([x for n, row in head for x in nothing(n, row)], nothing, (), ()))
+    where = f"row {number} of {path}"
+    reader = _Reader(_format(where, format, first, names), format == "auto", group_by, names)
+    _check_group_by(where, group_by, first)
     made = [x for n, row in chain(head, numbered) for x in reader(n, row)]
-    loaded = _loaded(made, reader, tuple(first))
+    loaded = _loaded(made, reader, tuple(first), source.notes)
     if not loaded.groups:
         raise faulty(path, loaded)
     return loaded
 
 
-def _loaded(made: Sequence[Group | Fault], reader: _Reader, columns: tuple[str, ...]) -> Loaded:
+def _loaded(made: Sequence[Group | Fault], reader: _Reader, columns: tuple[str, ...], notes: tuple[str, ...]) -> Loaded:
     groups = [x for x in made if isinstance(x, Group)]
     if FORMATS[reader.format].merged:
         groups = [_merged(list(same)) for _, same in groupby(groups, key=lambda g: (g.prompt, g.key, g.tools))]
@@ -116,7 +118,7 @@ def _loaded(made: Sequence[Group | Fault], reader: _Reader, columns: tuple[str, 
         reader.format,
         columns,
         unused=_unused(groups, reader.group_by),
-        notes=tuple(f"{note} ({n:,}, first in row {row})" for note, (n, row) in reader.notes.items()),
+        notes=(*notes, *(f"{note} ({n:,}, first in row {row})" for note, (n, row) in reader.notes.items())),
     )
 
 
@@ -133,23 +135,23 @@ def faulty(path: Path, loaded: Loaded) -> DataError:
     )
 
 
-def _format(path: Path, format: str, first: Mapping[str, Any], names: Names) -> str:
+def _format(where: str, format: str, first: Mapping[str, Any], names: Names) -> str:
     """The requested format, which must fit, or that of the first row."""
-    check_mapped(path, first, names.mapped)
+    check_mapped(where, first, names.mapped)
     row, _ = names.arranged(first, names(first))
     if format != "auto":
-        check_needed(path, format, row, first)
+        check_needed(where, format, row, first)
         return format
     found = detected({k for k, v in row.items() if v is not None}, row) or detected(row, row)
     if found is None:
-        raise unknown(path, row, first)
+        raise unknown(where, row, first)
     return found
 
 
-def _check_group_by(path: Path, group_by: str, row: Mapping[str, Any]) -> None:
+def _check_group_by(where: str, group_by: str, row: Mapping[str, Any]) -> None:
     if group_by != "prompt" and group_by not in row:
         what = f"no column `{group_by}` to group by; the columns are {listed(row)}"
-        raise DataError(what, where=f"row 1 of {path}", fix=nearest(group_by, row))
+        raise DataError(what, where=where, fix=nearest(group_by, row))
 
 
 # ------------------------------------------------------------------------------------------------------ rows
