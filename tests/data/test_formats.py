@@ -39,6 +39,13 @@ def test_every_format_has_an_example() -> None:
     assert list(ROWS) == list(FORMATS)
 
 
+def test_the_page_shows_the_table() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "formats.md").read_text(encoding="utf-8")
+    for name, format in FORMATS.items():
+        columns = ", ".join(f"`{column}`" for column in format.columns)
+        assert f"| `{name}` | {columns} | {format.help[0].upper()}{format.help[1:]} |" in page
+
+
 @pytest.mark.parametrize(("name", "rows", "made"), CASES, ids=[f"{name}-{i}" for i, (name, *_) in enumerate(CASES)])
 def test_every_format_is_read(tmp_path: Path, name: str, rows: Sequence[Any], made: Sequence[Any]) -> None:
     found = read(tmp_path, *rows)

@@ -47,7 +47,7 @@ class Rows(Output):
     """Options for reading a data file."""
 
     format: str = "auto"
-    """auto (by the columns), preference, unpaired, rated, implicit_prompt or prompt_only."""
+    """auto (by the columns), preference, unpaired, rated, …: the names in docs/formats.md."""
     group_by: Annotated[str, Flag(metavar="COLUMN")] = "prompt"
     """Column whose equal values are one question, which is never in both training and held-out data."""
     columns: Annotated[dict[str, str], Flag(metavar="OURS=THEIRS")] = field(default_factory=dict)
