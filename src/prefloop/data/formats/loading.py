@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import gc
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import chain, groupby, islice
 from pathlib import Path
@@ -101,11 +103,24 @@ def load_usable(
     where = f"row {number} of {path}"
     reader = _Reader(_format(where, format, first, names), format == "auto", group_by, names)
     _check_group_by(where, group_by, first)
-    made = [x for n, row in chain(head, numbered) for x in reader(n, row)]
+    with _uncollected():
+        made = [x for n, row in chain(head, numbered) for x in reader(n, row)]
     loaded = _loaded(made, reader, tuple(first), source.notes)
     if not loaded.groups:
         raise faulty(path, loaded)
     return loaded
+
+
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """Without garbage collection, which would look through millions of new objects again and again."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def _loaded(made: Sequence[Group | Fault], reader: _Reader, columns: tuple[str, ...], notes: tuple[str, ...]) -> Loaded:
@@ -196,8 +211,9 @@ class _Reader:
 
     def _layout(self, row: Mapping[str, Any]) -> tuple[dict[str, str], str | None]:
         """Which columns have other names, and the format of the row; both depend on what is not null only."""
-        nested = [their for their in self.names.mapped.values() if their not in row and inside(row, their) is not None]
-        present = (*[name for name, value in row.items() if value is not None], *nested)
+        present = tuple([name for name, value in row.items() if value is not None])
+        if self.names.mapped:
+            present += tuple(x for x in self.names.mapped.values() if x not in row and inside(row, x) is not None)
         if present not in self.layouts:
             renamed = self.names(row)
             ours = {k for k, v in self.names.arranged(row, renamed)[0].items() if v is not None}
@@ -206,10 +222,11 @@ class _Reader:
 
     def _check(self, ours: Row, row: Mapping[str, Any], found: str | None) -> None:
         """The columns of the file's format must be there, and not those of another format."""
-        needed = FORMATS[self.format].columns
-        missing = [c for c in needed if ours.get(c) is None]
-        if self.strict and found not in (None, self.format):
-            columns = f"{', '.join(FORMATS[found].columns)}" if found else ""
+        if found == self.format:
+            return
+        missing = [c for c in FORMATS[self.format].columns if ours.get(c) is None]
+        if self.strict and found is not None:
+            columns = ", ".join(FORMATS[found].columns)
             fix = f"split the file, or read it with format={self.format}" if not missing else "split the file"
             raise Unusable(f"its columns are those of `{found}` ({columns}); the first row is `{self.format}`", fix)
         if missing:
@@ -220,7 +237,7 @@ class _Reader:
 def _read(row: Row, format: str) -> tuple[list[Content], str, Mapping[str, Any]]:
     """The contents of a row, the tools of its conversation, and our own column."""
     refuse_marked(row)
-    tools = schemas(row.take("tools"))
+    tools = schemas(row.take("tools")) if "tools" in row else ""
     system = row.take("system")
     own = row.take(OWN) if isinstance(row.get(OWN), dict) else {}
     if not isinstance(own.get("columns", {}), dict) or not isinstance(own.get("key", ""), str):

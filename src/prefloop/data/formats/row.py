@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from numbers import Real
 from typing import Any
 
 from prefloop.core.errors import excerpt
@@ -77,7 +76,7 @@ def number(value: Any, column: str) -> float:
     Raises:
         Unusable: it is none.
     """
-    if isinstance(value, Real) and not isinstance(value, bool):
+    if isinstance(value, float | int) and not isinstance(value, bool):
         try:
             if math.isfinite(value):
                 return float(value)
