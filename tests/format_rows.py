@@ -405,6 +405,13 @@ ROWS: dict[str, list[tuple[list[dict[str, Any]], list[Made]]]] = {
         ),
         ([{"conversations": [*SHARED, {"from": "gpt", "value": "a"}]}], [("system: s\nuser: q", ("a",), None)]),
     ],
+    "capybara": [
+        (
+            [{"source": "x", "conversation": [{"input": "q", "output": "a"}, {"input": "r", "output": "b"}]}],
+            [("user: q\nassistant: a\nuser: r", ("b",), None)],
+        ),
+        ([{"conversation": [asked(), turn("a")], "model": "m"}], [("user: q", ("a",), None)]),
+    ],
     "reference_answer": [([{"question": "q", "answer": "#### 4"}], [("user: q", (), None)])],
     "turns": [
         ([{"question_id": 1, "category": "writing", "turns": ["q", "r"], "reference": []}], [("user: q", (), None)])

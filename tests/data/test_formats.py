@@ -128,6 +128,9 @@ def test_answers_that_differ_in_their_calls_only_are_a_pair(tmp_path: Path) -> N
         ({"prompt": [turn("s", "system"), asked()], "system": "s"}, "system: s\nuser: q"),
         ({"prompt": "write about x", "input": "x"}, "user: write about x"),
         ({"input": "more"}, "user: q\n\nmore"),
+        ({"context": [asked("x"), turn("y")]}, "user: x\nassistant: y\nuser: q"),
+        ({"context": [asked("x"), turn("y"), asked()]}, "user: x\nassistant: y\nuser: q"),
+        ({"history": [["x", "y"]]}, "user: x\nassistant: y\nuser: q"),
     ],
 )
 def test_system_and_input_are_part_of_the_prompt(tmp_path: Path, row: Any, prompt: str) -> None:
@@ -316,6 +319,18 @@ def test_keys_of_objects_can_be_mapped(tmp_path: Path) -> None:
 def test_a_column_whose_name_is_taken_by_the_map_is_kept(tmp_path: Path) -> None:
     found = read(tmp_path, {**PAIR, "text": "real"}, columns={"prompt": "text"})
     assert (found.groups[0].text, found.groups[0].columns, found.unused) == ("real", {"prompt": "q"}, ("prompt",))
+
+
+def test_columns_keep_their_names(tmp_path: Path) -> None:
+    """A column that has another name of one of ours, and is not used, is named as in the file."""
+    row = {"prompt": "q", "completion": "a", "instruction": "i", "conversations": [], "context": "text"}
+    found = read(tmp_path, row)
+    assert found.unused == ("instruction", "conversations", "context")
+
+
+def test_conversations_may_be_json_in_a_text(tmp_path: Path) -> None:
+    row = {"messages": json.dumps([asked(), turn("a")])}
+    assert read(tmp_path, row).groups[0].responses == ("a",)
 
 
 @pytest.mark.parametrize(

@@ -15,17 +15,17 @@ EMPTY = ("system", "tool")  # roles that may say nothing
 
 
 def asked(row: Row) -> Prompt:
-    """The prompt: text, a transcript or messages; `input` and `history` belong to it.
+    """The prompt: text, a transcript or messages; `input`, `context` and `history` belong to it.
 
     Raises:
         Unusable: it is empty, or waits for no answer.
     """
-    value, told = row.take("prompt"), _told(row)
+    told, value = _told(row), row.take("prompt")
     if isinstance(value, str):
         prompt = _conversation(_with_input(text(value, "prompt"), row), row)
     else:
         prompt = messages(value, "prompt")
-    return waiting((*told, *prompt))
+    return waiting(told if told and told[-len(prompt) :] == prompt else (*told, *prompt))
 
 
 def _with_input(prompt: str, row: Row) -> str:
@@ -40,15 +40,25 @@ def _with_input(prompt: str, row: Row) -> str:
 
 
 def _told(row: Row) -> Prompt:
-    """Earlier turns in Alpaca's `history`: pairs of a question and an answer."""
-    pairs = row.get("history")
-    if not isinstance(pairs, list):
+    """Earlier turns in `context` or Alpaca's `history`: messages, or pairs of a question and an answer."""
+    return tuple(said for name in ("context", "history") for said in _earlier(row, name))
+
+
+def _earlier(row: Row, name: str) -> Prompt:
+    turns = row.get(name)
+    if not isinstance(turns, list):
         return ()
-    for pair in pairs:
+    if any(isinstance(turn, str) for turn in turns):  # passages of a text
+        return ()
+    row.take(name)
+    if turns:
+        row.notes.append(f"`{name}` is read as the turns before the prompt")
+    if any(isinstance(turn, dict) for turn in turns):
+        return messages(turns, name)
+    for pair in turns:
         if not isinstance(pair, list) or len(pair) != 2 or not all(isinstance(said, str) for said in pair):
-            raise Unusable("`history` must be a list of pairs: a question and an answer")
-    del row["history"]
-    return tuple(Message(role, said) for pair in pairs for role, said in zip(("user", "assistant"), pair, strict=True))
+            raise Unusable(f"`{name}` must be a list of messages, or of pairs of a question and an answer")
+    return tuple(Message(role, said) for pair in turns for role, said in zip(("user", "assistant"), pair, strict=True))
 
 
 def _conversation(value: str, row: Row) -> Prompt:
@@ -119,7 +129,8 @@ def _said(value: Any, column: str, prompt: Prompt | None) -> Prompt:
                 return found.turns
             if found.canonical:
                 raise Unusable(f"`{column}` is a transcript that does not begin with the prompt")
-        return (Message("assistant", text(value, column)),)
+        if prompt is not None:
+            return (Message("assistant", text(value, column)),)
     said = messages(value, column)
     if not said or said[-1].role != "assistant" or (len(said) > 1 and said[0].role == "assistant"):
         roles = ", ".join(m.role for m in said) or "nothing"

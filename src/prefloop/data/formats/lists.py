@@ -12,7 +12,7 @@ from prefloop.data.records import Message
 
 ROLES = {"prompter": "user", "assistant": "assistant"}  # of OpenAssistant
 ASPECTS = ("helpfulness", "correctness", "coherence", "complexity", "verbosity")
-WRONG_TEN = 3.0  # an overall score of 10 is an error of the first version of UltraFeedback if the mean aspect is below
+WRONG_TEN = 2.0  # an overall score of 10 was an error of UltraFeedback's first version if the mean rating is no higher
 TURN = "<extra_id_1>"  # of HelpSteer
 
 
@@ -59,7 +59,7 @@ def _overall(item: Mapping[str, Any]) -> float:
             raise Unusable("a completion has neither an `overall_score` nor ratings")
         return mean
     overall = number(item["overall_score"], "overall_score")
-    if overall == 10 and mean is not None and mean < WRONG_TEN:
+    if overall == 10 and mean is not None and mean <= WRONG_TEN:
         what = f"an `overall_score` of 10 with a mean rating of {mean:.1f}: a known error of the first version"
         raise Unusable(what, "use the corrected version of UltraFeedback, or leave such rows out")
     return overall

@@ -205,7 +205,9 @@ class _Reader:
         for note in ours.notes:
             count, first = self.notes.get(note, (0, number))
             self.notes[note] = (count + 1, first)
-        columns = {**ours, **displaced, **own.get("columns", {})}
+        theirs = {our: their for their, our in renamed.items()}
+        left = {theirs.get(name, name): value for name, value in ours.items()} if renamed else ours
+        columns = {**left, **displaced, **own.get("columns", {})}
         key = _key(row, self.group_by, own)
         return [_group(content, tools, key, number, columns) for content in contents]
 

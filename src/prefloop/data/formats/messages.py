@@ -32,11 +32,13 @@ WEIGHTS = ("weight", "train", "trainable")  # marks of messages that are not to 
 
 
 def messages(value: Any, column: str) -> Prompt:
-    """One message, or a list of messages.
+    """One message, or a list of messages; also as JSON in a text.
 
     Raises:
         Unusable: it is neither.
     """
+    if isinstance(value, str) and value.lstrip().startswith("["):
+        value = parsed(value, column)
     if isinstance(value, dict):
         return (one_message(value, column),)
     if not isinstance(value, list):

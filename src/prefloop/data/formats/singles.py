@@ -32,6 +32,16 @@ def alpaca(row: Row) -> Content:
     return Content(*answered(asked(row), [("output", row.take("output"))]))
 
 
+def capybara(row: Row) -> Content:
+    """A conversation in messages, or in turns of an `input` and an `output`."""
+    turns = row.take("conversation")
+    if isinstance(turns, list) and turns and all(isinstance(t, dict) and {*t} >= {"input", "output"} for t in turns):
+        names = (("user", "input"), ("assistant", "output"))
+        turns = [{"role": role, "content": turn[name]} for turn in turns for role, name in names]
+    row["messages"] = turns
+    return conversation(row)
+
+
 def conversation(row: Row) -> Content:
     """A conversation whose last answer is to be learned."""
     prompt, answer = _last_answer(row)

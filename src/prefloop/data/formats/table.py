@@ -20,10 +20,10 @@ class Format:
 
 
 OWN = ("preference", "unpaired", "rated", "implicit_prompt", "example", "prompt_only")  # that hints lead to
-OPTIONAL = ("system", "input", "history", "tools")  # columns that belong to the prompt, in any format
+OPTIONAL = ("system", "input", "history", "context", "tools")  # columns that belong to the prompt, in any format
 ALIASES = {  # names of our columns in files of others, used if ours is not there
     "prompt": ("question", "instruction", "problem", "input"),
-    "messages": ("conversations", "conversation"),
+    "messages": ("conversations", "trajectory"),
     "label": ("kto_tag",),
     "system": ("system_prompt", "system_message"),
 }
@@ -139,6 +139,11 @@ FORMATS: dict[str, Format] = {
         ("messages",),
         singles.conversation,
         "a conversation whose last answer is to be learned, without a score",
+    ),
+    "capybara": Format(
+        ("conversation",),
+        singles.capybara,
+        "Capybara, LMSYS-Chat, WildChat: a conversation in messages, or in pairs of input and output",
     ),
     "reference_answer": Format(
         ("prompt", "answer"),
