@@ -16,13 +16,13 @@ from prefloop.core.errors import DataError, UserError
 from prefloop.core.files import sha256
 from prefloop.data.records import Message
 from prefloop.policies import smollm2
+from prefloop.policies.architecture import parts
 from prefloop.policies.cache import WEIGHTS_RECORD
 from prefloop.policies.conversation import template_of
 from prefloop.policies.pretrained import (
     end_ids,
     load,
     model_hash,
-    parts,
     prompt_limit,
     save,
     train_last_layers,

@@ -13,7 +13,7 @@ import tiny
 from prefloop.core.batch import Batch
 from prefloop.core.errors import UserError
 from prefloop.core.streams import streams
-from prefloop.policies import sampler
+from prefloop.policies import decoding
 from prefloop.policies.sampler import Samples, Sampling, draw, is_cut, sample, truncate
 
 PROMPTS = [torch.tensor(ids) for ids in ([2, 3, 4], [2, 5], [2, 7, 8, 9, 9, 3], [4, 4, 4], [5])]
@@ -100,7 +100,7 @@ def test_the_longest_response_sets_the_width():
 def test_chunks_and_dropped_rows_change_nothing(name, rows, compact, monkeypatch):
     model, plan = MODELS[name](), Sampling(max_new_tokens=12, temperature=0.9)
     whole = drawn(model, plan)
-    monkeypatch.setattr(sampler, "COMPACT", compact)
+    monkeypatch.setattr(decoding, "COMPACT", compact)
     same(whole, drawn(model, replace(plan, rows=rows)))
 
 

@@ -36,6 +36,7 @@ class CausalLM:
         autocast: bfloat16 matrix products of backbone and head; weights and log-softmax stay float32.
         critic: adds a value head, linear on the last hidden state and initialised to zero.
         gradient_checkpointing: recompute each layer in the backward pass.
+        cached: sample with the model's cache; False for a model whose cache is wrong, see `selfcheck.caching_fault`.
         frozen: without gradient and adapters, as the reference.
     """
 
@@ -50,10 +51,11 @@ class CausalLM:
         autocast: bool = False,
         critic: bool = False,
         gradient_checkpointing: bool = False,
+        cached: bool = True,
         frozen: bool = False,
     ) -> None:
         self.model, self.tokenizer, self.sampling = model.eval(), tokenizer, sampling
-        self.micro_tokens, self.autocast, self.frozen = micro_tokens, autocast, frozen
+        self.micro_tokens, self.autocast, self.cached, self.frozen = micro_tokens, autocast, cached, frozen
         self.network = Network(model, autocast=autocast, critic=critic, gradient_checkpointing=gradient_checkpointing)
         self.eos_ids = tuple(sorted(ends)) or end_ids(model, tokenizer)
         self.prompt_limit = prompt_limit(model, sampling.max_new_tokens)
@@ -89,6 +91,7 @@ class CausalLM:
                 eos_ids=self.eos_ids,
                 poll=poll,
                 autocast=self.autocast,
+                cached=self.cached,
             )
         return Batch(list(prompts), **vars(drawn))
 
@@ -154,6 +157,7 @@ class CausalLM:
             ends=self.eos_ids,
             micro_tokens=self.micro_tokens,
             autocast=self.autocast,
+            cached=self.cached,
             frozen=True,
         )
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from prefloop.policies.pretrained import Model, parts
+from prefloop.policies.architecture import Model, parts
 
 LOGITS_BUDGET = (
     2**27
@@ -34,8 +34,8 @@ class Network(nn.Module):
         self, model: Model, *, autocast: bool = False, critic: bool = False, gradient_checkpointing: bool = False
     ) -> None:
         super().__init__()
-        self.backbone, self.head = parts(model)
-        self.size, self.vocabulary = model.config.hidden_size, model.config.vocab_size
+        found = parts(model)
+        self.backbone, self.head, self.size, self.vocabulary = found.backbone, found.head, found.size, found.vocabulary
         self.autocast = autocast
         self.wide = torch.float64 if model.dtype == torch.float64 else torch.float32  # dtype of log-probs and values
         self.value_head = _value_head(self.size, self.wide, model.device) if critic else None

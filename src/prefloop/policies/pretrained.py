@@ -15,8 +15,10 @@ from torch import nn
 from prefloop.core.errors import DataError, UserError
 from prefloop.core.files import published, sha256
 from prefloop.policies import adapters
+from prefloop.policies.architecture import backbone_of, text_of
 from prefloop.policies.cache import WEIGHTS_RECORD, quiet
 from prefloop.policies.folder import MODEL_FILES, check_files, check_tokenizer, read_config, read_model, read_tokenizer
+from prefloop.policies.selfcheck import check_evaluation
 from prefloop.policies.smollm2 import SMOLLM2, smollm2
 
 Model = Any  # transformers.PreTrainedModel or peft.PeftModel
@@ -48,7 +50,18 @@ def load(path: str, *, dtype: torch.dtype = torch.float32, adapter: str | None =
     model = read_model(_kind(config, folder), folder, config=config, dtype=dtype)
     tokenizer = read_tokenizer(folder)
     check_tokenizer(tokenizer, model.get_input_embeddings().weight.shape[0], folder)
+    check_evaluation(model)
+    _freeze_images(model)
     return model, tokenizer
+
+
+def _freeze_images(model: Model) -> None:
+    """Leave out of training what text does not pass through: the parts that read images or sound."""
+    text = text_of(model)
+    if text is not backbone_of(model):
+        model.requires_grad_(False)
+        for part in (text, model.get_output_embeddings()):
+            part.requires_grad_(True)
 
 
 def _kind(config: Any, folder: Path) -> Any:
@@ -62,9 +75,9 @@ def _kind(config: Any, folder: Path) -> Any:
     named = config.architectures or []
     classifier = any("Classification" in name or "Reward" in name for name in named)
     other = classifier or config.is_encoder_decoder or any(name.endswith("MaskedLM") for name in named)
-    for kind in (AutoModelForCausalLM, AutoModelForImageTextToText):
-        if type(config) in kind._model_mapping and not other:
-            return kind
+    kinds = [k for k in (AutoModelForCausalLM, AutoModelForImageTextToText) if type(config) in k._model_mapping]
+    if kinds and not other:
+        return next((k for k in kinds if getattr(k._model_mapping[type(config)], "__name__", "") in named), kinds[0])
     kind_of = "a classifier or reward model, " if classifier else ""
     what = f"{', '.join(named) or type(config).__name__} is {kind_of}not a causal language model"
     raise DataError(what, where=str(folder / "config.json"), fix="give a model that was made to write text")
@@ -164,11 +177,20 @@ def with_lora(model: Model, rank: int, *, alpha: int | None = None, seed: int = 
     from peft import LoraConfig, get_peft_model
 
     config = LoraConfig(
-        r=rank, lora_alpha=2 * rank if alpha is None else alpha, target_modules="all-linear", task_type="CAUSAL_LM"
+        r=rank, lora_alpha=2 * rank if alpha is None else alpha, target_modules=_targets(model), task_type="CAUSAL_LM"
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return get_peft_model(model, config).eval()
+
+
+def _targets(model: Model) -> str | list[str]:
+    """The linear layers that get adapters: all, except those that read images."""
+    text = text_of(model)
+    if text is backbone_of(model):
+        return "all-linear"
+    inside = set(text.modules())
+    return [name for name, m in model.named_modules() if isinstance(m, nn.Linear) and m in inside]
 
 
 def train_last_layers(model: Model, count: int) -> None:
@@ -177,7 +199,9 @@ def train_last_layers(model: Model, count: int) -> None:
     Raises:
         UserError: the model has fewer layers.
     """
-    layers = max((m for m in model.modules() if isinstance(m, nn.ModuleList)), key=len, default=nn.ModuleList())
+    layers = max(
+        (m for m in text_of(model).modules() if isinstance(m, nn.ModuleList)), key=len, default=nn.ModuleList()
+    )
     if not 1 <= count <= len(layers):
         fix = f"use 1 to {len(layers)}, or null to train all weights"
         raise UserError(f"cannot train {count} of {len(layers)} layers", where="model.trained_layers", fix=fix)
@@ -188,25 +212,6 @@ def train_last_layers(model: Model, count: int) -> None:
 def is_adapted(model: Model) -> bool:
     """Whether the model has adapters."""
     return hasattr(model, "merge_and_unload")
-
-
-def parts(model: Model) -> tuple[Model, nn.Module]:
-    """Backbone (token ids to last hidden states) and head (hidden states to logits) of any causal language model.
-
-    Raises:
-        UserError: the model's logits are not head(backbone(ids)), for example because they are soft-capped.
-    """
-    inner = model.get_base_model() if is_adapted(model) else model
-    backbone, head = inner.base_model, inner.get_output_embeddings()
-    ids = torch.tensor([[0, 1]], device=inner.device)
-    with torch.no_grad():
-        direct = head(backbone(ids, use_cache=False).last_hidden_state)
-        whole = inner(ids, use_cache=False).logits
-    if not torch.allclose(direct, whole, rtol=1e-3, atol=1e-3):
-        raise UserError(
-            f"{type(inner).__name__} modifies its logits after the head, which is not supported", where="model.path"
-        )
-    return backbone, head
 
 
 def end_ids(model: Model, tokenizer: Tokenizer) -> tuple[int, ...]:

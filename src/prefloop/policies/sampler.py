@@ -5,24 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
-from torch import Tensor, nn
-from transformers import DynamicCache
-from transformers.cache_utils import DynamicLayer
+from torch import Tensor
 
 from prefloop.core.batch import Batch
 from prefloop.core.errors import UserError
 from prefloop.core.protocols import no_op
 from prefloop.core.streams import Stream
-from prefloop.policies.pretrained import Model, parts
+from prefloop.policies.architecture import Model, Parts, parts
+from prefloop.policies.decoding import Reread, Running
 
 BLOCK = 256  # tokens whose mass is summed first when the CDF is inverted in two steps
 NUCLEUS = 512  # most likely tokens looked at before the whole vocabulary is sorted
-COMPACT = 0.75  # share of living rows at which finished ones are dropped from the running batch
 
 
 @dataclass(frozen=True)
@@ -85,6 +82,7 @@ def sample(
     eos_ids: Sequence[int],
     poll: Callable[[], None] = no_op,
     autocast: bool = False,
+    cached: bool = True,
 ) -> Samples:
     """Draw `responses` answers to each prompt; T is the length of the longest.
 
@@ -98,8 +96,9 @@ def sample(
         eos_ids: a response ends with any of these, which belongs to it.
         poll: called before every token step.
         autocast: bfloat16 matrix products.
+        cached: read each text once and keep its keys, values or states; False reads it again for every token.
     """
-    plan, network = sampling, parts(model)
+    plan, network, kind = sampling, parts(model), Running if cached else Reread
     uniform = rng.rand(len(prompts), responses, plan.max_new_tokens, dtype=torch.float64)
     device, wide = model.device, torch.float64 if model.dtype == torch.float64 else torch.float32
     drawn = _nothing(uniform.shape, wide)
@@ -107,7 +106,8 @@ def sample(
     with torch.no_grad(), _cast_once(model, autocast), torch.autocast(device.type, torch.bfloat16, enabled=autocast):
         for groups, answers in _chunks([len(p) for p in prompts], responses, plan.rows):
             numbers = uniform[groups, answers].to(device)
-            chunk = _sample_chunk(network, [prompts[i].to(device) for i in groups], numbers, plan, stop, wide, poll)
+            asked = [prompts[i].to(device) for i in groups]
+            chunk = _sample_chunk(kind, network, asked, numbers, plan, stop, wide, poll)
             for into, part in zip(_tensors(drawn), _tensors(chunk), strict=True):
                 into[groups, answers] = part.view(numbers.shape).to(into.device)
     length = max(int(drawn.mask.sum(-1).max()), 1) if len(prompts) else 1
@@ -153,7 +153,8 @@ def _chunks(lengths: Sequence[int], responses: int, rows: int) -> Iterator[tuple
 
 
 def _sample_chunk(
-    network: tuple[Model, nn.Module],
+    kind: type[Running] | type[Reread],
+    network: Parts,
     prompts: list[Tensor],
     uniform: Float[Tensor, "n g T"],
     plan: Sampling,
@@ -161,12 +162,12 @@ def _sample_chunk(
     wide: torch.dtype,
     poll: Callable[[], None],
 ) -> Samples:
-    """All responses of a chunk, `[n·g, T]`: each prompt is read once, then its cache is repeated."""
+    """All responses of a chunk, `[n·g, T]`: each prompt is read once for all its rows."""
     poll()
     uniform = uniform.flatten(0, 1)
     rows, limit = uniform.shape
     out = _nothing((rows, limit), wide, uniform.device)
-    running, logits = _Running.start(network, prompts, rows // len(prompts), limit)
+    running, logits = kind.start(network, prompts, rows // len(prompts), limit)
     for t in range(limit):
         token, behaviour, proximal = draw(logits.to(wide), uniform[running.place, t], plan)
         place = running.place[running.live]
@@ -178,101 +179,6 @@ def _sample_chunk(
         poll()
         logits = running.step(network, running.compacted(token))
     return out
-
-
-class _Running:
-    """The rows still being sampled: their cache, what they see, and their places in the chunk."""
-
-    def __init__(self, cache: DynamicCache, seen: Tensor, position: Tensor, filled: int) -> None:
-        self.cache, self.seen, self.position, self.filled = cache, seen, position, filled
-        self.place = torch.arange(len(seen), device=seen.device)
-        self.live = torch.ones_like(self.place, dtype=torch.bool)
-
-    @classmethod
-    def start(
-        cls, network: tuple[Model, nn.Module], prompts: list[Tensor], repeats: int, new: int
-    ) -> tuple[_Running, Tensor]:
-        backbone, head = network
-        # one column that nobody sees keeps the mask: without it bfloat16 grouped-query attention is 4 x slower on CPU
-        spare = int(prompts[0].device.type == "cpu")
-        ids = _left_pad(prompts, spare)
-        seen = _left_pad([torch.ones_like(p, dtype=torch.bool) for p in prompts], spare)
-        cache, positions = DynamicCache(config=backbone.config), (seen.cumsum(-1) - 1).clamp(min=0)
-        hidden = backbone(
-            ids, attention_mask=seen, position_ids=positions, past_key_values=cache, use_cache=True
-        ).last_hidden_state
-        _repeat(cache, repeats, new)
-        view = F.pad(seen, (0, new), value=True).repeat_interleave(repeats, 0)
-        running = cls(cache, view, positions[:, -1].repeat_interleave(repeats), seen.shape[1])
-        return running, head(hidden[:, -1]).repeat_interleave(repeats, 0)
-
-    def step(self, network: tuple[Model, nn.Module], token: Int[Tensor, " R"]) -> Float[Tensor, "R V"]:
-        """Logits after one more token in every row."""
-        backbone, head = network
-        self.filled, self.position = self.filled + 1, self.position + 1
-        hidden = backbone(
-            token[:, None],
-            attention_mask=self.seen[:, : self.filled],
-            position_ids=self.position[:, None],
-            past_key_values=self.cache,
-            use_cache=True,
-        ).last_hidden_state
-        return head(hidden[:, -1])
-
-    def compacted(self, token: Int[Tensor, " R"]) -> Int[Tensor, " r"]:
-        """The rows' last tokens, once finished rows are dropped where they are many."""
-        if self.live.sum() > COMPACT * len(self.live):
-            return token
-        keep = self.live.nonzero().squeeze(-1)
-        self.cache.batch_select_indices(keep)
-        self.seen, self.position, self.place = self.seen[keep], self.position[keep], self.place[keep]
-        self.live = self.live[keep]
-        return token[keep]
-
-
-class _ReservedLayer(DynamicLayer):
-    """Keys and values in buffers of their final length: a token is written in place, where the parent copies all."""
-
-    def __init__(self, layer: Any, repeats: int, new: int) -> None:
-        super().__init__()
-        self.dtype, self.device, self.is_initialized = layer.dtype, layer.device, True
-        self.filled = layer.get_seq_length()
-        self.key_buffer, self.value_buffer = (
-            F.pad(x, (0, 0, 0, new)).repeat_interleave(repeats, 0) for x in (layer.keys, layer.values)
-        )
-        self._show()
-
-    def update(
-        self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object
-    ) -> tuple[Tensor, Tensor]:
-        start, self.filled = self.filled, self.filled + key_states.shape[-2]
-        self.key_buffer[:, :, start : self.filled] = key_states
-        self.value_buffer[:, :, start : self.filled] = value_states
-        return self._show()
-
-    def batch_select_indices(self, indices: Tensor) -> None:
-        self.key_buffer, self.value_buffer = self.key_buffer[indices], self.value_buffer[indices]
-        self._show()
-
-    def _show(self) -> tuple[Tensor, Tensor]:
-        keys, values = self.key_buffer[:, :, : self.filled], self.value_buffer[:, :, : self.filled]
-        self.keys, self.values = keys, values
-        return keys, values
-
-
-def _repeat(cache: DynamicCache, repeats: int, new: int) -> None:
-    """Repeat every row of a cache, with room for `new` tokens; sliding windows keep their own layer."""
-    layers: list[Any] = cache.layers
-    for i, layer in enumerate(layers):
-        if type(layer) is DynamicLayer:
-            layers[i] = _ReservedLayer(layer, repeats, new)
-        else:
-            layer.batch_repeat_interleave(repeats)
-
-
-def _left_pad(rows: Sequence[Tensor], spare: int) -> Tensor:
-    width = max(len(r) for r in rows) + spare
-    return torch.stack([F.pad(r, (width - len(r), 0)) for r in rows])
 
 
 def draw(

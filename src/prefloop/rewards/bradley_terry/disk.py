@@ -16,10 +16,11 @@ from torch import Tensor, nn
 
 from prefloop.core.errors import DataError, UserError
 from prefloop.core.files import published
+from prefloop.policies.architecture import state_size
 from prefloop.policies.conversation import CHAT, Tokenizer, template_of
 from prefloop.policies.folder import check_files, read_config, read_tokenizer
 from prefloop.rewards.bradley_terry import classifier as sequence_classifier
-from prefloop.rewards.bradley_terry.model import WIDTH, BradleyTerry
+from prefloop.rewards.bradley_terry.model import BradleyTerry
 from prefloop.rewards.bradley_terry.options import Pooling
 
 WEIGHTS, FACTS = "model.safetensors", "reward.json"
@@ -167,7 +168,7 @@ def _read_own(folder: Path, pooling: Pooling) -> tuple[nn.Module, nn.Linear, Tok
     dtype = next((x.dtype for name, x in weights.items() if name.startswith(BACKBONE)), torch.float32)
     with torch.random.fork_rng(devices=[]):  # the backbone's initialisation uses the global generator
         backbone = AutoModel.from_config(config, dtype=dtype, trust_remote_code=False)
-    head = nn.utils.skip_init(nn.Linear, WIDTH[pooling] * config.hidden_size, 1)
+    head = nn.utils.skip_init(nn.Linear, WIDTH[pooling] * state_size(backbone.eval()), 1)
     for prefix, module in ((BACKBONE, backbone), (HEAD, head)):
         _fill(module, {k.removeprefix(prefix): x for k, x in weights.items() if k.startswith(prefix)}, folder)
     return backbone, head, tokenizer

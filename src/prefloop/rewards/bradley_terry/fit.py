@@ -12,9 +12,10 @@ from torch import Tensor, nn
 from prefloop.core.fit import falling, minimise, unobserved
 from prefloop.core.protocols import no_op
 from prefloop.data.records import Group
+from prefloop.policies.architecture import parts, state_size
 from prefloop.policies.conversation import Template
 from prefloop.policies.packing import packs
-from prefloop.policies.pretrained import Model, is_adapted, parts
+from prefloop.policies.pretrained import Model, is_adapted
 from prefloop.rewards.bradley_terry.encoding import Preferences, Rows, encode, preferences
 from prefloop.rewards.bradley_terry.logistic import fit_pairs, pair_features
 from prefloop.rewards.bradley_terry.loss import judged, pair_loss
@@ -62,7 +63,7 @@ def fit(
     backbone = _backbone(copy.deepcopy(model))
     fitted = BradleyTerry(
         backbone=backbone.eval(),
-        head=nn.utils.skip_init(nn.Linear, WIDTH[options.pooling] * model.config.hidden_size, 1, device=model.device),
+        head=nn.utils.skip_init(nn.Linear, WIDTH[options.pooling] * state_size(backbone), 1, device=model.device),
         template=template,
         pooling=options.pooling,
         max_tokens=most,
@@ -90,7 +91,7 @@ def _backbone(model: Model) -> nn.Module:
     """The module that gives hidden states: of a causal language model or classifier, the part below its head."""
     whole = model.merge_and_unload() if is_adapted(model) else model
     headless = whole.get_output_embeddings() is None
-    return whole.base_model if headless else parts(whole)[0]
+    return whole.base_model if headless else parts(whole).backbone
 
 
 def _fit_head(

@@ -14,6 +14,7 @@ from prefloop.policies.causal_lm import CausalLM, resolve_autocast
 from prefloop.policies.conversation import AUTO, Template, template_of
 from prefloop.policies.pretrained import Tokenizer
 from prefloop.policies.sampler import Sampling
+from prefloop.policies.selfcheck import caching_fault
 from prefloop.worlds.text.spec import ModelOptions, SamplingOptions
 
 
@@ -26,6 +27,14 @@ class OpenModel:
     trained: frozenset[str]  # names of the trainable weights
     options: ModelOptions
     sha256: str  # hash of the weights on disk
+    uncached: str = ""  # why responses are sampled without the model's cache; empty if they are not
+
+    @property
+    def note(self) -> str:
+        """What a reader of the results must know; empty if nothing."""
+        return (
+            f"sampling reads each text again for every token, which is slow: {self.uncached}" if self.uncached else ""
+        )
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -49,6 +58,7 @@ class OpenModel:
             micro_tokens=self.reference.micro_tokens,
             autocast=self.reference.autocast,
             critic=critic,
+            cached=self.reference.cached,
             gradient_checkpointing=self.options.gradient_checkpointing,
         )
 
@@ -77,6 +87,7 @@ def open_model(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)  # libraries initialise new weights with the global generator
         model, tokenizer = pretrained.load(options.path, adapter=options.adapter)
+        uncached = caching_fault(model)
         if options.lora_rank:
             model = pretrained.with_lora(model, options.lora_rank, seed=seed)
         if options.trained_layers:
@@ -90,6 +101,7 @@ def open_model(
         ends=rendering.ends,
         micro_tokens=micro_tokens,
         autocast=resolve_autocast(options.autocast, model),
+        cached=not uncached,
         frozen=True,
     )
-    return OpenModel(reference, rendering, trained, options, pretrained.model_hash(options.path))
+    return OpenModel(reference, rendering, trained, options, pretrained.model_hash(options.path), uncached)

@@ -1,0 +1,85 @@
+"""Tiny random models of many architectures: transformers' configurations with small sizes, nothing downloaded."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+WINDOW = 8  # tokens of sliding windows and chunks of attention, fewer than the tests read
+SIZES: dict[int, str] = {  # by size, the many names of it
+    64: "vocab_size",
+    48: "intermediate_size ffn_dim n_inner ffn_hidden_size block_ff_dim encoder_ffn_dim decoder_ffn_dim",
+    32: "hidden_size n_embd d_model embed_dim out_hidden_size projection_dim word_embed_proj_dim image_size",
+    256: "max_position_embeddings n_positions max_seq_len n_ctx",
+    16: "moe_intermediate_size shared_expert_intermediate_size mamba_d_head mamba_head_dim",
+    8: "head_dim kv_lora_rank q_lora_rank qk_rope_head_dim qk_nope_head_dim v_head_dim rotary_dim state_size chunk_size"
+    " mamba_d_state mamba_chunk_size linear_key_head_dim linear_value_head_dim patch_size sliding_window"
+    " attention_chunk_size attention_window_size",
+    4: "num_attention_heads n_head n_heads num_heads encoder_attention_heads decoder_attention_heads num_experts"
+    " num_local_experts n_routed_experts conv_kernel time_step_rank mamba_n_heads mamba_num_heads mm_tokens_per_image",
+    3: "num_hidden_layers n_layer n_layers num_layers decoder_layers num_channels conv_L_cache",
+    2: "num_key_value_heads n_kv_head num_kv_heads num_experts_per_tok linear_num_key_heads linear_num_value_heads"
+    " depth",
+    1: "n_groups n_group topk_group first_k_dense_replace n_shared_experts",
+}
+SMALL: dict[str, Any] = {name: size for size, names in SIZES.items() for name in names.split()}
+IDS = {"pad_token_id": None, "eos_token_id": 1, "bos_token_id": 2}
+PARTS = ("text_config", "vision_config")
+MAMBA = {"mamba_n_heads": 8, "mamba_d_head": 8}
+ROPE = {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [1, 1, 2]}
+OWN: dict[str, dict[str, Any]] = {  # where the sizes must fit together, or a kind of layer would be missing
+    "bamba": {"attn_layer_indices": [1], **MAMBA},
+    "deepseek_v3": {"num_key_value_heads": 4},
+    "falcon_h1": {"mamba_d_ssm": 64, **MAMBA},
+    "gpt_neo": {"attention_types": [[["global", "local"], 1]], "window_size": WINDOW, "num_layers": 2},
+    "granitemoehybrid": {"layer_types": ["mamba", "attention"] * 2, "num_hidden_layers": 4, **MAMBA},
+    "jamba": {"attn_layer_offset": 1, "attn_layer_period": 2, "expert_layer_period": 2, "expert_layer_offset": 1},
+    "lfm2_moe": {"layer_types": ["conv", "full_attention"] * 2, "num_hidden_layers": 4},
+    "mamba2": {"num_heads": 8, "head_dim": 8, "n_groups": 2, "expand": 2},
+    "nemotron_h": {"layers_block_type": ["mamba", "attention", "mlp", "mamba"], "num_hidden_layers": 4},
+    "qwen2_vl": {"rope_parameters": ROPE},
+    "qwen2_5_vl": {"rope_parameters": ROPE},
+    "roberta": {"pad_token_id": 0},
+    "zamba": {"num_hidden_layers": 6, "attn_layer_period": 3, "attn_layer_offset": 1, "attention_hidden_size": 64}
+    | {"attention_head_dim": 16, "n_mamba_heads": 2, "mamba_dt_rank": 4},
+    "zamba2": {"num_hidden_layers": 4, "layer_types": ["mamba", "hybrid"] * 2, "hybrid_layer_ids": [1, 3]}
+    | {"num_mem_blocks": 2, "mamba_ngroups": 1, "n_mamba_heads": 4, "mamba_headdim": 16, "num_key_value_heads": 4}
+    | {"attention_head_dim": 16, "kv_channels": 8},
+}
+
+
+def config(kind: str, **options: Any) -> Any:
+    """A configuration of a kind of model as transformers names it, with small sizes wherever it has one."""
+    if kind not in CONFIG_MAPPING:
+        pytest.skip(f"this version of transformers has no {kind}")
+    return _small(CONFIG_MAPPING[kind], OWN.get(kind, {}) | options)
+
+
+def _small(cls: Any, own: dict[str, Any]) -> Any:
+    base = cls()
+    given = base.to_dict()
+    values = {k: v for k, v in SMALL.items() if k in given and isinstance(given[k], int | float)}
+    values |= {k: v for k, v in IDS.items() if k in given} | {"initializer_range": 0.2, "vocab_size": 64}
+    kinds = list(dict.fromkeys(given.get("layer_types") or []))
+    if kinds and "num_hidden_layers" in given:
+        values |= {"layer_types": (kinds * 4)[:4], "num_hidden_layers": 4}
+    for part in PARTS:
+        inner = getattr(base, part, None)
+        if inner is not None:
+            named = own if part == "text_config" else {}
+            values[part] = _small(type(inner), named).to_dict()
+    return cls(**(values | own))
+
+
+def model(kind: str, seed: int = 0, **options: Any) -> Any:
+    """A model whose distribution over tokens is far from uniform."""
+    auto = AutoModelForCausalLM if kind in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES else AutoModelForImageTextToText
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        made = auto.from_config(config(kind, **options)).float().eval()
+    return made
