@@ -49,8 +49,7 @@ class Names:
         if not renamed and not self.mapped:
             return Row(row), {}
         taken = {*renamed.values(), *self.mapped}
-        kept = {k: v for k, v in row.items() if k not in renamed and k not in taken}
-        kept |= {our: row[their] for their, our in renamed.items()}
+        kept = {renamed.get(k, k): v for k, v in row.items() if k in renamed or k not in taken}
         kept |= {our: inside(row, their) for our, their in self.mapped.items() if their not in row}
         return Row(kept), {k: row[k] for k in taken if row.get(k) is not None and k not in renamed}
 
