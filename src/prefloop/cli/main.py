@@ -10,6 +10,7 @@ import os
 import sys
 import textwrap
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from importlib import import_module
 
 from prefloop import __version__
@@ -107,10 +108,16 @@ def usage(verbs: Mapping[str, str]) -> str:
 
 
 def _complain(text: str) -> None:
-    """Print a message to standard error, with a red `error:` on a terminal."""
+    """Print a message to standard error, with a red `error:` on a terminal; what is not printable is escaped."""
     first, _, rest = text.partition("\n")
     red, plain = ("\033[1;31m", "\033[0m") if sys.stderr.isatty() and "NO_COLOR" not in os.environ else ("", "")
-    print(f"{red}error:{plain} {first}" + (f"\n{rest}" if rest else ""), file=sys.stderr)
+    with suppress(OSError):  # the terminal has gone
+        print(f"{red}error:{plain} {_safe(first)}" + (f"\n{_safe(rest)}" if rest else ""), file=sys.stderr)
+
+
+def _safe(text: str) -> str:
+    """The text without control characters, which could change what a terminal shows."""
+    return "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in text)
 
 
 if __name__ == "__main__":

@@ -55,6 +55,9 @@ class Rows(Output):
     limit: int | None = None
     """Read at most this many rows."""
 
+    def __post_init__(self) -> None:
+        require_positive(self, "limit")
+
 
 def require(holds: bool, flag: str, value: Any, fix: str) -> None:
     """Refuse the value of a flag.

@@ -5,9 +5,12 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+COLUMNS = 80  # of a terminal
+ROWS = {"what": 13, "where": 3, "fix": 6}  # of each part of a message, which together fit on a screen of 24
+
 
 class UserError(ValueError):
-    """A wrong command, configuration or setting.
+    """A wrong command, configuration or setting; what does not fit on a screen is cut.
 
     Args:
         what: what is wrong, in one sentence.
@@ -18,8 +21,9 @@ class UserError(ValueError):
     exit_code = 2
 
     def __init__(self, what: str, *, where: str = "", fix: str = "") -> None:
-        self.what, self.where, self.fix = what, where, fix
-        lines = (what, f"  where: {where}" if where else "", f"  fix:   {fix}" if fix else "")
+        self.what = fitted(what, ROWS["what"])
+        self.where, self.fix = fitted(where, ROWS["where"]), fitted(fix, ROWS["fix"])
+        lines = (self.what, f"  where: {self.where}" if where else "", f"  fix:   {self.fix}" if fix else "")
         super().__init__("\n".join(line for line in lines if line))
 
 
@@ -36,6 +40,31 @@ def excerpt(text: str) -> str:
     return text if len(text) <= EXCERPT else text[: EXCERPT - 1] + "…"
 
 
+def shown(value: object) -> str:
+    """A value as Python writes it, shortened, for use in a sentence."""
+    try:
+        return excerpt(repr(value))
+    except ValueError:  # Python writes no integers of more than 4,300 digits
+        return "a number of thousands of digits"
+
+
+def fitted(text: str, rows: int) -> str:
+    """The beginning and the end of a text that would fill more than so many rows of a terminal."""
+    room = rows * COLUMNS
+    if len(text) > room:
+        text = f"{text[: room * 3 // 4 - 3]} … {text[len(text) - room // 4 :]}"
+    lines = text.split("\n")
+    if _rows(lines) <= rows:
+        return text
+    while _rows(lines) > max(rows - 1, 2):
+        lines.pop(-2 if len(lines) > 2 else -1)
+    return "\n".join([*lines[:-1], "…", lines[-1]])
+
+
+def _rows(lines: Iterable[str]) -> int:
+    return sum(max(1, -(-len(line) // COLUMNS)) for line in lines)
+
+
 def raised(error: Exception) -> str:
     """Type and message of an exception, for use in a sentence."""
     return f"{type(error).__name__}: {excerpt(str(error))}"
@@ -44,5 +73,5 @@ def raised(error: Exception) -> str:
 def nearest(name: str, known: Iterable[str]) -> str:
     """Suggest the nearest known name, or list them all."""
     names = sorted(known)
-    close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    close = difflib.get_close_matches(excerpt(name), names, n=1, cutoff=0.5)
     return f"did you mean `{close[0]}`?" if close else f"choose one of: {', '.join(names)}"

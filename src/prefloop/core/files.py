@@ -142,4 +142,7 @@ def to_json(value: Any, undefined: Undefined = null, *, place: str = "value", **
     Raises:
         DataError: see `plain`.
     """
-    return json.dumps(plain(value, undefined, place), ensure_ascii=False, allow_nan=False, **layout)
+    text = json.dumps(plain(value, undefined, place), ensure_ascii=False, allow_nan=False, **layout)
+    return text.encode("utf-8", "backslashreplace").decode(
+        "utf-8"
+    )  # a lone surrogate as its escape, which JSON has too

@@ -9,7 +9,7 @@ from dataclasses import MISSING
 from itertools import takewhile
 from typing import Any, Literal, NoReturn, TypeVar, get_args, get_origin
 
-from prefloop.core.errors import UserError
+from prefloop.core.errors import UserError, excerpt, shown
 from prefloop.runs.schema import UNIONS, Key, Raw, build, checked, keys, merged, word
 
 Schema = TypeVar("Schema")
@@ -115,7 +115,7 @@ def _pairs(key: Key, items: Sequence[str]) -> Any:
         if item.startswith("{"):
             return Raw(item)
         if not equals or not name or not value:
-            what = f"`{key.name}` must be a section of `name: value`, not {item!r}"
+            what = f"`{key.name}` must be a section of `name: value`, not {shown(item)}"
             raise UserError(what, where=COMMAND_LINE, fix=f"write {_flag(key.name)} {_metavar(key)}")
         if name in tree:
             raise UserError(f"`{_flag(key.name)}.{name}` is given twice", where=COMMAND_LINE, fix="give it once")
@@ -212,7 +212,7 @@ def _unknown(item: str, every: Sequence[Key]) -> UserError:
     flags = [_flag(key.name) for key in every if not key.flag.positional]
     leaves = {flag.removeprefix("--").rpartition(".")[2]: flag for flag in reversed(flags)}
     known = {flag.removeprefix("--"): flag for flag in flags} if "." in name else leaves
-    close = difflib.get_close_matches(name.strip("-"), known, n=1, cutoff=0.5)
+    close = difflib.get_close_matches(excerpt(name.strip("-")), known, n=1, cutoff=0.5)
     fix = f"did you mean `{known[close[0]]}`?" if close else "--help lists the flags"
     return UserError(f"unknown flag `{name}`", where=COMMAND_LINE, fix=fix)
 

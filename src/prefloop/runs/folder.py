@@ -16,7 +16,7 @@ from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from prefloop.core.errors import DataError, UserError
+from prefloop.core.errors import DataError, UserError, shown
 from prefloop.core.files import refuse, to_json, write
 
 RECORDS = ("metrics", "samples", "timing")  # truncated to the checkpoint on resume
@@ -142,8 +142,9 @@ def _fresh(output: Path, method: str) -> Path:
         except FileExistsError as error:
             if not path.exists():  # `output` is a broken link
                 raise UserError("the output folder is not a folder", where=str(output)) from error
-        except OSError as error:
-            raise UserError(f"cannot create the run folder: {error.strerror}", where=str(path)) from error
+        except (OSError, ValueError) as error:  # a name with NUL is a ValueError
+            reason = getattr(error, "strerror", None) or error
+            raise UserError(f"cannot create the run folder: {reason}", where=shown(str(path))) from error
         else:
             return path
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from prefloop.core.errors import UserError, nearest
+from prefloop.core.errors import UserError, excerpt, nearest, shown
 from prefloop.runs import yaml12
 
 Schema = TypeVar("Schema")
@@ -161,7 +161,7 @@ def _value(value: Any, hint: Any, where: str, key: str, root: type) -> Any:
     if get_origin(hint) is tuple:
         return tuple(_value(v, get_args(hint)[0], where, key, root) for v in _sequence(value, where, key))
     if hint in (str, Path) and isinstance(value, Raw):
-        return hint(str(value))
+        return _scalar(str(value), hint, where, key)
     if isinstance(value, Raw):
         value = yaml12.parse(value, f"{where}, --{key}")
     if get_origin(hint) is Literal:
@@ -175,23 +175,30 @@ def _mapping(value: Any, where: str, key: str) -> dict[str, Any]:
     if value is None:  # a section in which every line is commented out
         return {}
     if not isinstance(value, Mapping) or not all(isinstance(k, str) for k in value):
-        raise UserError(f"`{key}` must be a section of `name: value`, not {value!r}", where=where)
+        raise UserError(f"`{key}` must be a section of `name: value`, not {shown(value)}", where=where)
     return dict(value)
 
 
 def _sequence(value: Any, where: str, key: str) -> list[Any]:
     if not isinstance(value, list):
-        raise UserError(f"`{key}` must be a list, not {value!r}", where=where)
+        raise UserError(f"`{key}` must be a list, not {shown(value)}", where=where)
     return value
 
 
 def _leaf(value: Any, where: str, key: str) -> Any:
-    """A value without a declared type."""
+    """A value without a declared type: what JSON can hold."""
     if isinstance(value, Raw):
         value = yaml12.parse(value, f"{where}, --{key}")
+    if isinstance(value, dict):
+        return {k: _leaf(v, where, f"{key}.{k}") for k, v in _mapping(value, where, key).items()}
+    if isinstance(value, list):
+        return [_leaf(v, where, f"{key}[{i}]") for i, v in enumerate(value)]
+    kind = next((kind for kind in (bool, int, float, str) if isinstance(value, kind)), None)
     if isinstance(value, float) and not math.isfinite(value):
-        raise UserError(f"`{key}` must be a finite number, not {value!r}", where=where)
-    return {k: _leaf(v, where, f"{key}.{k}") for k, v in value.items()} if isinstance(value, dict) else value
+        raise UserError(f"`{key}` must be a finite number, not {shown(value)}", where=where)
+    if kind is None and value is not None:
+        raise UserError(f"`{key}` must be a number, text, a list or a section, not {shown(value)}", where=where)
+    return None if kind is None else _scalar(value, kind, where, key)
 
 
 def _choice(value: Any, choices: tuple[Any, ...], where: str, key: str) -> Any:
@@ -199,9 +206,9 @@ def _choice(value: Any, choices: tuple[Any, ...], where: str, key: str) -> Any:
         if type(choice) is type(value) and choice == value:
             return choice
     words = [word(c) for c in choices]
-    close = difflib.get_close_matches(word(value), words, n=1)
+    close = difflib.get_close_matches(excerpt(value if isinstance(value, str) else shown(value)), words, n=1)
     guess = f"did you mean `{close[0]}`? " if close else ""
-    raise UserError(f"`{key}` cannot be {value!r}", where=where, fix=f"{guess}choose one of: {', '.join(words)}")
+    raise UserError(f"`{key}` cannot be {shown(value)}", where=where, fix=f"{guess}choose one of: {', '.join(words)}")
 
 
 def word(value: Any) -> str:
@@ -216,12 +223,13 @@ def _scalar(value: Any, hint: type, where: str, key: str) -> Any:
             return convert(value)
     except (TypeError, ValueError, OverflowError):
         pass  # all invalid values get the message below
-    raise UserError(f"`{key}` must be {kind}, not {value!r}", where=where)
+    raise UserError(f"`{key}` must be {kind}, not {shown(value)}", where=where)
 
 
 def _whole(value: Any) -> int:
     if not isinstance(value, int) and int(value) != float(value):
         raise ValueError
+    _finite(value)  # nothing counts further, and Python does not print every number of digits
     return int(value)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from prefloop.core.errors import UserError
+from prefloop.core.errors import UserError, shown
 
 
 @dataclass(frozen=True)
@@ -119,7 +119,7 @@ def require(holds: bool, key: str, value: object, fix: str) -> None:
         UserError: the condition does not hold.
     """
     if not holds:
-        raise UserError(f"`{key}` cannot be {value!r}", where=key, fix=fix)
+        raise UserError(f"`{key}` cannot be {shown(value)}", where=key, fix=fix)
 
 
 def require_positive(section: str, values: object, names: Iterable[str]) -> None:
