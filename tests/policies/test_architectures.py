@@ -27,8 +27,8 @@ def names(text: str) -> list[str]:
 
 ATTENTION = names("""llama mistral mixtral ministral3 qwen2 qwen2_moe qwen3 qwen3_moe gemma gemma2 gemma3_text
     gemma4_text gpt2 gpt_neo gpt_neox gptj gpt_bigcode gpt_oss opt bloom mpt falcon phi phi3 phimoe stablelm starcoder2
-    codegen olmo olmo2 olmo3 olmoe cohere cohere2 granite granitemoe smollm3 exaone4 glm glm4 glm4_moe ernie4_5 deepseek_v3
-    minimax_m2 persimmon xglm arcee apertus seed_oss helium diffllama biogpt ctrl""")
+    codegen olmo olmo2 olmo3 olmoe cohere cohere2 granite granitemoe smollm3 exaone4 glm glm4 glm4_moe ernie4_5
+    deepseek_v3 minimax_m2 persimmon xglm arcee apertus seed_oss helium diffllama biogpt ctrl""")
 HYBRID = names("""lfm2 lfm2_moe lfm2_vl qwen3_next qwen3_5_text qwen3_5 mamba mamba2 falcon_mamba jamba bamba zamba
     granitemoehybrid falcon_h1 olmo_hybrid""")
 IMAGES = names("gemma3 mistral3 llama4 qwen3_vl qwen2_vl qwen2_5_vl llava idefics3 internvl smolvlm")

@@ -55,6 +55,21 @@ def load(path: str, *, dtype: torch.dtype = torch.float32, adapter: str | None =
     return model, tokenizer
 
 
+def tokenizer_of(path: str) -> tuple[Tokenizer, tuple[int, ...]]:
+    """The tokenizer of a model, and the ids at which its generation configuration stops; weights are not read.
+
+    Raises:
+        UserError, DataError: as for `load`.
+    """
+    from transformers import GenerationConfig
+
+    folder = resolve(path)
+    tokenizer = read_tokenizer(folder)
+    name = next((n for n in ("generation_config.json", "config.json") if (folder / n).is_file()), None)
+    ends = GenerationConfig.from_pretrained(folder, name, local_files_only=True).eos_token_id if name else None
+    return tokenizer, tuple(ends) if isinstance(ends, list) else () if ends is None else (ends,)
+
+
 def _freeze_images(model: Model) -> None:
     """Leave out of training what text does not pass through: the parts that read images or sound."""
     text = text_of(model)

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
+from prefloop.cli.data import tokens
 from prefloop.cli.data.shared import BAD_ROWS, print_faults, read
 from prefloop.cli.options import Rows, require_positive
 from prefloop.runs.schema import Flag
@@ -26,20 +27,37 @@ class Options(Rows):
     """.jsonl, .json (both also .gz) or .parquet."""
     rows: int = 3
     """Number of rows to show."""
+    model: str | None = None
+    """Show the tokens that this model would be trained on: prompt, answers, and what ends them."""
+    template: str = "auto"
+    """With --model: auto, chat, plain or a Jinja file."""
+    system: str | None = None
+    """System message for prompts that have none."""
 
     def __post_init__(self) -> None:
         require_positive(self, "rows", "limit")
 
 
 def run(options: Options) -> int:
-    """Show the rows; 3 if some cannot be used."""
+    """Show the rows; 3 if some cannot be used.
+
+    Raises:
+        UserError, DataError: a file, model or template that cannot be used, or rows that the template changes.
+    """
+    from prefloop.data.records import with_system
+
     loaded = read(options, options.file, min(options.rows, options.limit or options.rows))
-    options.show(lambda: [asdict(group) for group in loaded.groups], lambda: _print(loaded))
+    groups = with_system(options.system, loaded.groups)
+    if options.model is None:
+        options.show(lambda: [asdict(group) for group in groups], lambda: _print(groups, loaded))
+    else:
+        rendering = tokens.template(options.model, options.template)
+        options.show(lambda: tokens.record(rendering, groups), lambda: tokens.show(rendering, groups))
     return BAD_ROWS if loaded.faults else 0
 
 
-def _print(loaded: Loaded) -> None:
-    for group in loaded.groups:
+def _print(groups: list[Group], loaded: Loaded) -> None:
+    for group in groups:
         _print_group(group)
     print_faults(loaded)
 

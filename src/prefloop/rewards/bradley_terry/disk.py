@@ -20,7 +20,7 @@ from prefloop.policies.architecture import state_size
 from prefloop.policies.conversation import CHAT, Tokenizer, template_of
 from prefloop.policies.folder import check_files, read_config, read_tokenizer
 from prefloop.rewards.bradley_terry import classifier as sequence_classifier
-from prefloop.rewards.bradley_terry.model import BradleyTerry
+from prefloop.rewards.bradley_terry.model import WIDTH, BradleyTerry
 from prefloop.rewards.bradley_terry.options import Pooling
 
 WEIGHTS, FACTS = "model.safetensors", "reward.json"
