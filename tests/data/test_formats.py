@@ -11,9 +11,12 @@ import pytest
 
 from format_rows import ROWS, asked, aspects, lines, turn
 from paths import real
+from prefloop.cli.main import execute
 from prefloop.core.errors import DataError
 from prefloop.data.formats import FORMATS, Loaded, load, load_usable
 from prefloop.data.records import Message
+from prefloop.worlds.text.open_data import open_data
+from prefloop.worlds.text.spec import DataOptions
 
 PAIR = {"prompt": "q", "chosen": "a", "rejected": "b"}
 CASES = [(name, rows, made) for name, cases in ROWS.items() for rows, made in cases]
@@ -383,6 +386,28 @@ def test_the_row_of_an_error_is_that_of_the_file(tmp_path: Path) -> None:
 def test_grouping_is_no_unused_column(tmp_path: Path) -> None:
     found = read(tmp_path, {**PAIR, "tree": 7}, group_by="tree")
     assert found.unused == () and found.groups[0].key == "7" and found.groups[0].columns == {"tree": 7}
+
+
+def test_what_is_unused_or_guessed_is_printed_and_in_the_record(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "data.jsonl"
+    path.write_text(json.dumps({**PAIR, "input": "more", "source": "x"}) + "\n")
+    for verb in ("check", "show"):
+        assert execute(["data", verb, str(path)]) == 0
+        shown = " ".join(capsys.readouterr().out.split())
+        assert "columns that are not trained on, but reach rewards by name: source" in shown
+        assert "`input` is appended to the prompt after a blank line (1, first in row 1)" in shown
+    assert execute(["data", "check", str(path), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["unused"] == ["source"] and len(found["notes"]) == 1
+
+
+def test_what_is_unused_or_guessed_is_known_to_a_run(tmp_path: Path) -> None:
+    path = tmp_path / "data.jsonl"
+    path.write_text("".join(json.dumps({**PAIR, "prompt": f"q {i}", "source": "x"}) + "\n" for i in range(20)))
+    data = open_data(DataOptions(train=str(path), held_out="split"))
+    assert data.notes == (f"{path}: columns that are not trained on, but reach rewards by name: source",)
 
 
 # ------------------------------------------------------------------------------------------------------ real files

@@ -134,7 +134,7 @@ def open_world(
         config.reward, data, problem, model.reference, pairs=config.evaluation.pairs, seed=config.seed, poll=poll
     )
     cut = f"training responses: {lost}" if lost.cut or lost.empty or lost.identical else ""
-    notes = tuple(filter(None, (model.template.note, model.note, cut, reward.note)))
+    notes = tuple(filter(None, (*data.notes, model.template.note, model.note, cut, reward.note)))
     for note in notes:
         say(note)
     scored = replace(problem, scorer=reward.scorer, label_threshold=reward.label_threshold)

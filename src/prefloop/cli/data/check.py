@@ -43,7 +43,8 @@ def run(options: Options) -> int:
 
 def _record(file: Path, loaded: Loaded, report: Report) -> dict[str, Any]:
     faults = [{"row": f.row, "what": f.what} for f in loaded.faults]
-    return {"file": str(file), "format": loaded.format, "columns": loaded.columns, **asdict(report), "faults": faults}
+    read_as = {"format": loaded.format, "columns": loaded.columns, "unused": loaded.unused, "notes": loaded.notes}
+    return {"file": str(file), **read_as, **asdict(report), "faults": faults}
 
 
 def _print_report(file: Path, loaded: Loaded, report: Report) -> None:
@@ -60,7 +61,7 @@ def _print_report(file: Path, loaded: Loaded, report: Report) -> None:
     for name, value in _facts(report).items():
         table.add_row(Text(name, style="cyan"), Text(value))
     console.print(table)
-    for remark in _remarks(report):
+    for remark in (*loaded.remarks, *_remarks(report)):
         console.print(Text(f"note: {remark}", style="yellow"))
     print_faults(loaded)
 

@@ -59,6 +59,8 @@ def run(options: Options) -> int:
 def _print(groups: list[Group], loaded: Loaded) -> None:
     for group in groups:
         _print_group(group)
+    for remark in loaded.remarks:
+        print(f"note: {remark}")
     print_faults(loaded)
 
 

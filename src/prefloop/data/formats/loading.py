@@ -21,13 +21,14 @@ from prefloop.data.formats.columns import (
     unknown,
 )
 from prefloop.data.formats.messages import schemas
-from prefloop.data.formats.row import Content, Prompt, Row, Unusable, kind, listed, shown
+from prefloop.data.formats.row import Content, Prompt, Row, Unusable, kind, listed, short, shown
 from prefloop.data.formats.stated import refuse_marked
 from prefloop.data.formats.table import FORMATS
 from prefloop.data.reading import Fault, open_rows
 from prefloop.data.records import Group, Message, prompt_text
 
 SHOWN = 5  # faults that a message lists
+FAULT = 150  # characters of each
 OWN = "prefloop"  # a column that `to_row` writes: the key, and columns whose names formats read
 
 
@@ -41,6 +42,13 @@ class Loaded:
     columns: tuple[str, ...] = field(default=())  # column names of the first row
     unused: tuple[str, ...] = ()  # columns that are not trained on; rewards get them by name
     notes: tuple[str, ...] = ()  # what was guessed or left out, and how often
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """What a reader of the file must know: the notes, and the columns that are not trained on."""
+        if not self.unused:
+            return self.notes
+        return (*self.notes, f"columns that are not trained on, but reach rewards by name: {listed(self.unused)}")
 
 
 def load(
@@ -140,12 +148,12 @@ def _loaded(made: Sequence[Group | Fault], reader: _Reader, columns: tuple[str, 
 def faulty(path: Path, loaded: Loaded) -> DataError:
     """The error about unusable rows: how many, and the first few."""
     faults, total = loaded.faults, len(loaded.groups) + len(loaded.faults)
-    lines = "".join(f"\n    {fault}" for fault in faults[:SHOWN])
+    lines = "".join(f"\n    {short(str(fault), FAULT)}" for fault in faults[:SHOWN])
     more = f"\n    … and {len(faults) - SHOWN} more" if len(faults) > SHOWN else ""
     columns = f" (columns: {listed(loaded.columns)})" if loaded.columns else ""
     return DataError(
-        f"{len(faults)} of {total} rows cannot be used",
-        where=f"{path}{columns}{lines}{more}",
+        f"{len(faults)} of {total} rows cannot be used{lines}{more}",
+        where=f"{path}{columns}",
         fix=next((f.fix for f in faults if f.fix), "fix or remove these rows; `prefloop data check FILE` lists them"),
     )
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from prefloop.core.errors import excerpt
+from prefloop.core.errors import excerpt, shown
 from prefloop.data.records import Message
 
 Prompt = tuple[Message, ...]
@@ -55,12 +55,9 @@ def kind(value: Any) -> str:
     return f"a {type(value).__name__}"
 
 
-def shown(value: Any) -> str:
-    """A value, short enough for a message."""
-    try:
-        return excerpt(repr(value))
-    except (ValueError, RecursionError):  # an integer of thousands of digits, a list in a list in a list …
-        return f"{kind(value)} too large to print"
+def short(text: str, length: int) -> str:
+    """The beginning of a text."""
+    return text if len(text) <= length else text[: length - 1] + "…"
 
 
 def listed(names: Iterable[Any]) -> str:

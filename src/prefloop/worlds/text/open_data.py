@@ -8,7 +8,7 @@ from pathlib import Path
 
 from prefloop.core.errors import DataError
 from prefloop.core.files import sha256
-from prefloop.data.formats import load
+from prefloop.data.formats import faulty, load_usable
 from prefloop.data.instructions import builtin, instructions
 from prefloop.data.records import Group, first_responses, split
 from prefloop.policies.conversation import Template
@@ -26,6 +26,7 @@ class TextData:
     train: Sequence[Group]
     held_out: Sequence[Group]
     hashes: dict[str, str]  # file, or `builtin` → SHA-256
+    notes: tuple[str, ...] = ()  # what was guessed about the files, and columns that are not trained on
 
     @property
     def has_responses(self) -> bool:
@@ -59,14 +60,16 @@ def open_data(options: DataOptions, *, seed: int = 0) -> TextData:
         UserError: a wrong format or column map.
         DataError: a file or row that cannot be used, or an empty split.
     """
+    train, notes = _read(options, "train")
     if options.held_out == SPLIT:
-        train, held_out = split(_read(options, "train"), options.held_out_share, seed)
+        train, held_out = split(train, options.held_out_share, seed)
     else:
-        train, held_out = _read(options, "train"), _read(options, "held_out")
+        held_out, more = _read(options, "held_out")
+        notes = tuple(dict.fromkeys((*notes, *more)))
     for name, groups in (("train", train), ("held_out", held_out)):
         if not groups:
             raise DataError(f"no {name} examples are left", where=f"data.{name}", fix="use more data, or another share")
-    return TextData(options, train, held_out, data_hashes(options))
+    return TextData(options, train, held_out, data_hashes(options), notes)
 
 
 def data_hashes(options: DataOptions) -> dict[str, str]:
@@ -76,9 +79,15 @@ def data_hashes(options: DataOptions) -> dict[str, str]:
     return {name: sha256(file) if file.is_file() else "" for name, file in files.items()}
 
 
-def _read(options: DataOptions, side: str) -> list[Group]:
+def _read(options: DataOptions, side: str) -> tuple[list[Group], tuple[str, ...]]:
+    """The groups of a file, and remarks about it."""
     path = str(getattr(options, side))
     if path == BUILTIN:
-        return instructions(side)
-    groups = load(path, format=options.format, group_by=options.group_by, columns=options.columns, limit=options.limit)
-    return groups if options.responses is None else first_responses(groups, options.responses)
+        return instructions(side), ()
+    loaded = load_usable(
+        path, format=options.format, group_by=options.group_by, columns=options.columns, limit=options.limit
+    )
+    if loaded.faults:
+        raise faulty(Path(path), loaded)
+    notes = tuple(f"{path}: {remark}" for remark in loaded.remarks)
+    return loaded.groups if options.responses is None else first_responses(loaded.groups, options.responses), notes
