@@ -172,3 +172,12 @@ def test_a_rule_that_replaces_the_files_own_preferences_says_so(model: Path, tmp
         said.clear()
         experiment.prepare([config(model, tmp_path, "dpo", *flags)], say=said.append)
         assert [text.partition(":")[0] for text in said] == ["template"]
+
+
+def test_a_run_on_labels_measures_held_out_labels(model: Path, tmp_path: Path) -> None:
+    rows = [{"prompt": f"a {i}", "completion": ["yes", "no"][i % 2], "label": i % 2 == 0} for i in range(16)]
+    data = file(tmp_path, rows)
+    flags = ["--reward.name=labels", "--data.held_out=split", "--data.held_out_share=0.5", "--training.lr=0.01"]
+    result = experiment.run(config(model, tmp_path, "kto", data, *flags), quiet=True)
+    assert result.before["eval/labels/auc"] == 0.5 and result.before["eval/labels/good"] == 0.0
+    assert result.after["eval/labels/count"] >= 4 and result.after["eval/labels/good"] != 0.0

@@ -217,6 +217,18 @@ TABLE: dict[str, tuple[Metric, ...]] = {
         M("eval/pairs", "Held-out pairs that were judged.", "pairs"),
         M("eval/questions", "Distinct questions among them; intervals resample questions.", "", "at least 100"),
     ),
+    "Evaluation on held-out labels": (
+        M("eval/labels/auc", "Probability that a held-out response labelled good has a higher implicit reward than one "
+          "labelled bad; ties count ½.", "probability", "½ before training by construction, then above it",
+          "below ½, or no better than `eval/labels/longer`"),
+        M("eval/labels/longer", "The same by length: a baseline without a model.", "probability", "near ½",
+          "far from ½: length decides the labels"),
+        M("eval/labels/good", "Implicit reward of the responses labelled good.", "nats × β",
+          "0 before training, then rises or falls slightly", "falls as fast as `eval/labels/bad`"),
+        M("eval/labels/bad", "Implicit reward of the responses labelled bad.", "nats × β",
+          "0 before training, then falls"),
+        M("eval/labels/count", "Held-out responses with labels.", "responses", "at least 100"),
+    ),
 }
 # fmt: on
 METRICS: dict[str, Metric] = {metric.key: metric for rows in TABLE.values() for metric in rows}

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from prefloop.analysis.divergence import kl_estimates, sequence_logp
+from prefloop.analysis.labels import label_metrics
 from prefloop.analysis.preference import preference_accuracy, winner_first
 from prefloop.analysis.statistics import mean_se
 from prefloop.core.batch import Batch
@@ -33,12 +34,22 @@ class Pairs:
 
 
 @dataclass(frozen=True)
+class Labelled:
+    """Held-out responses with labels, and their log-probs under the reference."""
+
+    batch: Batch
+    good: Tensor  # whether each is labelled good [P]
+    reference: Tensor  # summed log π_ref [P]
+
+
+@dataclass(frozen=True)
 class Baseline:
     """The evaluation of the reference, which later ones are compared with."""
 
     metrics: Metrics
     answers: Batch | None  # None if no reward scores fresh answers
     pairs: Pairs | None  # None if the held-out set has no pairs with a winner
+    labelled: Labelled | None  # None if the held-out set has no single responses of both labels
     greedy: Batch | None = None  # answers at temperature 0; None if not requested, or if no reward scores them
 
 
@@ -57,7 +68,10 @@ def evaluate_reference(config: Config, world: TextWorld, poll: Poll) -> Baseline
         _check_cut(metrics["eval/cut"], config)
     if pairs is not None:
         metrics |= _preference(pairs.reference, pairs)
-    return Baseline(metrics, answers, pairs, greedy_answers(config, world, reference, poll))
+    labelled = _labelled(config, world, poll)
+    if labelled is not None:
+        metrics |= _separation(labelled.reference, labelled)
+    return Baseline(metrics, answers, pairs, labelled, greedy_answers(config, world, reference, poll))
 
 
 def evaluate(
@@ -79,6 +93,8 @@ def evaluate(
         metrics |= kl_estimates(policy, world.model.reference, answers, baseline.answers, poll).metrics()
     if baseline.pairs is not None:
         metrics |= _preference(sequence_logp(policy, baseline.pairs.batch, poll), baseline.pairs, beta)
+    if baseline.labelled is not None:
+        metrics |= _separation(sequence_logp(policy, baseline.labelled.batch, poll)[:, 0], baseline.labelled, beta)
     return metrics, answers
 
 
@@ -127,6 +143,25 @@ def _pairs(config: Config, world: TextWorld, poll: Poll) -> Pairs | None:
         return None
     batch = winner_first(world.problem.batch_of(chosen, 2))
     return Pairs(batch, [g.key for g in chosen], sequence_logp(world.model.reference, batch, poll))
+
+
+def _separation(logp: Tensor, held: Labelled, beta: float = 1.0) -> Metrics:
+    reward = beta * (logp.double() - held.reference.double())
+    return label_metrics(reward.cpu(), held.batch.lengths[:, 0].cpu(), held.good)
+
+
+def _labelled(config: Config, world: TextWorld, poll: Poll) -> Labelled | None:
+    """The first held-out single responses whose scores are labels, from as many questions as possible."""
+    threshold = world.reward.label_threshold if world.reward.scorer is None else None
+    if threshold is None:
+        return None
+    single = [g for g in world.data.held_out if len(g.responses) == 1 and g.scores]
+    chosen = spread(single)[: config.evaluation.pairs]
+    good = torch.tensor([bool(g.scores and g.scores[0] > threshold) for g in chosen])
+    if len(set(good.tolist())) < 2:
+        return None
+    batch = world.problem.batch_of(chosen, 1)
+    return Labelled(batch, good, sequence_logp(world.model.reference, batch, poll)[:, 0])
 
 
 def _check_cut(share: float, config: Config) -> None:
