@@ -379,6 +379,7 @@ ROWS: dict[str, list[tuple[list[dict[str, Any]], list[Made]]]] = {
         ([{"prompt": "q", "completion": "a"}], [("user: q", ("a",), None)]),
         ([{"prompt": [asked()], "completion": [turn("a")]}], [("user: q", ("a",), None)]),
     ],
+    "response": [([{"prompt": "q", "response": "a", "rating": 3}], [("user: q", ("a",), None)])],
     "alpaca": [
         (
             [{"instruction": "q", "input": "i", "output": "a", "system": "s"}],

@@ -161,7 +161,7 @@ def test_columns_can_be_mapped(tmp_path: Path) -> None:
             ["query, response", "chosen=response", "prompt=query"],
         ),
         ({"prompt": "q", "chosn": "a", "rejected": "b"}, ["prompt, chosn, rejected", "chosen=chosn"]),
-        ({"prompt": "q", "response": "a"}, ["prompt, response", "completion=response", "format=prompt_only"]),
+        ({"prompt": "q", "response": "a", "label": 1}, ["completion=response", "format=response"]),
         ({"prompt": "q", "chosen": "a"}, ["prompt, chosen", "completion=chosen", "format=prompt_only"]),
         ({}, ["none", "add the columns"]),
     ],

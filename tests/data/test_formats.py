@@ -340,14 +340,35 @@ def test_conversations_may_be_json_in_a_text(tmp_path: Path) -> None:
     "row",
     [
         {"prompt": "q", "chosen_rating": 4, "rejected_rating": 2},
-        {"prompt": "q", "response": "a", "rating": 1},
-        {"prompt": "q", "response": "a", "overall_score": 0.5},
+        {"prompt": "q", "reply": "a", "preferred_rating": 1},
+        {"prompt": "q", "response": "a", "preferred_score": 0.5},
         {"question": "q", "reply": "a", "preferred_score": 1},
     ],
 )
 def test_no_hint_leads_to_training_on_a_rating(tmp_path: Path, row: Any) -> None:
     message = refused(tmp_path, row)
     assert not any(f"={name}" in message for name in row if "rating" in name or "score" in name), message
+
+
+@pytest.mark.parametrize(
+    ("row", "format"),
+    [
+        ({"prompt": "q", "rejected_text": "a"}, "prompt_only"),
+        ({"prompt": "q", "completion": "a", "preferred": True}, "example"),
+        ({"prompt": "q", "response": "a", "rejected_response": "b"}, "response"),
+        ({"prompt": "q", "responses": ["a", "b"], "labels": [1, 0]}, "unscored"),
+        ({"messages": [asked(), turn("a")], "better": False}, "conversation"),
+        ({"instruction": "q", "output": "a", "output_2": "b"}, "alpaca"),
+    ],
+)
+def test_answers_and_labels_under_other_names_are_not_overlooked(tmp_path: Path, row: Any, format: str) -> None:
+    assert f"format={format} uses" in refused(tmp_path, row)
+    assert read(tmp_path, row, format=format).format == format
+    plain = {name: row[name] for name in list(row)[:-1]}
+    found = read(tmp_path, plain, row, plain)
+    assert [f.row for f in found.faults] == [2] and len(found.groups) == 2
+    reason = found.faults[0].what
+    assert list(row)[-1] in reason and ("unclear what" in reason or "columns are those of" in reason)
 
 
 def test_a_row_of_another_format_is_a_fault_that_says_so(tmp_path: Path) -> None:

@@ -95,17 +95,24 @@ def detected(present: Collection[str], all: Iterable[str]) -> str | None:
         present: our names of the columns that are not null.
         all: our names of all columns.
     """
-    found = next((name for name, format in FORMATS.items() if all_in(format.columns, present)), None)
-    return None if found == "prompt_only" and overlooked(all) else found
+    found = fitting(present)
+    return None if found is not None and overlooked(found, all) else found
 
 
-def all_in(columns: Sequence[str], present: Collection[str]) -> bool:
-    return all(column in present for column in columns)
+def fitting(present: Collection[str]) -> str | None:
+    """The first format in the table whose columns are all there."""
+    return next((name for name, format in FORMATS.items() if all(c in present for c in format.columns)), None)
 
 
-def overlooked(columns: Iterable[str]) -> list[str]:
-    """Columns that may hold answers or labels."""
-    return [c for c in columns if c != "prompt" and ANSWER.search(c) and not REFERENCE.fullmatch(c)]
+def overlooked(format: str, columns: Iterable[str]) -> list[str]:
+    """Columns that may hold answers or labels, if the format uses none."""
+    own = FORMATS[format].columns
+    return [c for c in columns if c not in own and answers(c)] if FORMATS[format].bare else []
+
+
+def answers(column: str) -> bool:
+    """Whether a column of this name may hold answers to learn from, or labels of them."""
+    return ANSWER.search(column) is not None and REFERENCE.fullmatch(column) is None
 
 
 def check_needed(where: str, format: str, row: Mapping[str, Any], first: Mapping[str, Any]) -> None:
@@ -134,13 +141,12 @@ def unknown(where: str, row: Mapping[str, Any], first: Mapping[str, Any]) -> Dat
     if "message_id" in row and "parent_id" in row:
         fix = "use the file of trees (…_trees.jsonl.gz), or a list of pairs"
         return DataError("one message of a tree per row (OpenAssistant) is no format", where=where, fix=fix)
-    bare = "prompt" in row and overlooked(row)  # then `prompt_only`, whose columns are all there, is not meant
-    own = [FORMATS[name].columns for name in OWN if not (bare and name == "prompt_only")]
-    needed = max(own, key=lambda needed: _nearness(needed, row, first))
-    if not bare:
+    found = fitting([k for k, v in row.items() if v is not None])
+    needed = max((FORMATS[name].columns for name in OWN if name != found), key=lambda x: _nearness(x, row, first))
+    if found is None:
         return _missing(where, needed, row, first, "the nearest format needs")
     what = f"the columns are {listed(first)}; it is unclear which of them are responses"
-    fix = f"{_mapping(needed, row, first)}; format=prompt_only uses the prompt only"
+    fix = f"{_mapping(needed, row, first)}; format={found} uses {' and '.join(FORMATS[found].columns)} only"
     return DataError(what, where=where, fix=fix)
 
 

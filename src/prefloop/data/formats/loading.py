@@ -18,6 +18,7 @@ from prefloop.data.formats.columns import (
     check_needed,
     detected,
     inside,
+    overlooked,
     unknown,
 )
 from prefloop.data.formats.messages import schemas
@@ -242,6 +243,9 @@ class _Reader:
         if missing:
             null = " (null)" if missing[0] in ours else ""
             raise Unusable(f"no `{missing[0]}`{null}; the columns are {listed(row) or 'none'}")
+        if self.strict:
+            unclear = listed(overlooked(self.format, [k for k, v in ours.items() if v is not None]))
+            raise Unusable(f"it is unclear what {unclear} says", f"rename it, or read with format={self.format}")
 
 
 def _read(row: Row, format: str) -> tuple[list[Content], str, Mapping[str, Any]]:

@@ -27,6 +27,11 @@ def example(row: Row) -> Content:
     return Content(*answered(asked(row), [("completion", row.take("completion"))]))
 
 
+def response(row: Row) -> Content:
+    """One answer, without a score."""
+    return Content(*answered(asked(row), [("response", row.take("response"))]))
+
+
 def alpaca(row: Row) -> Content:
     """Alpaca: `instruction`, `input` and an `output` to learn from."""
     return Content(*answered(asked(row), [("output", row.take("output"))]))

@@ -17,6 +17,7 @@ class Format:
     read: Callable[[Row], Content | list[Content]]
     help: str
     merged: bool = False  # rows that follow each other and have the same prompt are one group
+    bare: bool = False  # no preference, label or score: columns that look like one must not be overlooked
 
 
 OWN = ("preference", "unpaired", "rated", "implicit_prompt", "example", "prompt_only")  # that hints lead to
@@ -127,29 +128,41 @@ FORMATS: dict[str, Format] = {
         "a conversation with a label of its last answer: true/false, 1/0, 1/-1",
     ),
     "rated": Format(("prompt", "responses", "scores"), lists.rated, "any number of answers, each with a score"),
-    "unscored": Format(("prompt", "responses"), lists.candidates, "any number of answers without scores"),
-    "example": Format(("prompt", "completion"), singles.example, "an answer to learn from, without a score"),
-    "alpaca": Format(("prompt", "output"), singles.alpaca, "Alpaca: an output to learn from, without a score"),
+    "unscored": Format(("prompt", "responses"), lists.candidates, "any number of answers without scores", bare=True),
+    "example": Format(("prompt", "completion"), singles.example, "an answer to learn from, without a score", bare=True),
+    "response": Format(
+        ("prompt", "response"),
+        singles.response,
+        "an answer to learn from or to score, without a score",
+        bare=True,
+    ),
+    "alpaca": Format(
+        ("prompt", "output"), singles.alpaca, "Alpaca: an output to learn from, without a score", bare=True
+    ),
     "self_instruct": Format(
         ("prompt", "instances"),
         singles.self_instruct,
         "Self-Instruct: an instruction with instances of an input and an output",
+        bare=True,
     ),
     "conversation": Format(
         ("messages",),
         singles.conversation,
         "a conversation whose last answer is to be learned, without a score",
+        bare=True,
     ),
     "capybara": Format(
         ("conversation",),
         singles.capybara,
         "Capybara, LMSYS-Chat, WildChat: a conversation in messages, or in pairs of input and output",
+        bare=True,
     ),
     "reference_answer": Format(
         ("prompt", "answer"),
         singles.reference_answer,
         "prompts with a reference answer for rewards, which is not trained on (GSM8K)",
+        bare=True,
     ),
-    "turns": Format(("turns",), singles.turns, "MT-bench: questions; the first turn is the prompt"),
-    "prompt_only": Format(("prompt",), singles.prompt_only, "prompts without answers"),
+    "turns": Format(("turns",), singles.turns, "MT-bench: questions; the first turn is the prompt", bare=True),
+    "prompt_only": Format(("prompt",), singles.prompt_only, "prompts without answers", bare=True),
 }

@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from typing import Any, Literal
 
-from prefloop.data.formats.columns import KNOWN, overlooked
+from prefloop.data.formats.columns import KNOWN, answers
 from prefloop.data.formats.loading import OWN, question
 from prefloop.data.formats.stated import CHOSEN, MEDIA, RATINGS
 from prefloop.data.formats.table import ALIASES
@@ -26,7 +26,9 @@ READ = {  # names that formats read: other columns of a group are written elsewh
 def shape(groups: Sequence[Group]) -> Shape:
     """The simplest format that can hold all the groups."""
     shapes = {_shape(group) for group in groups}
-    return shapes.pop() if len(shapes) == 1 else "rated"
+    if len(shapes) == 1:
+        return shapes.pop()
+    return "unscored" if shapes == {"example", "unscored"} else "rated"
 
 
 def _shape(group: Group) -> Shape:
@@ -50,7 +52,7 @@ def to_row(group: Group, shape: Shape | None = None) -> dict[str, Any]:
     if group.tools:
         row["tools"] = json.loads(group.tools)
     own: dict[str, Any] = {} if group.key == question(group.prompt) else {"key": group.key}
-    hidden = {name for name in group.columns if name in READ or overlooked([name])}
+    hidden = {name for name in group.columns if name in READ or answers(name)}
     if hidden:
         own["columns"] = {name: value for name, value in group.columns.items() if name in hidden}
     return row | {n: v for n, v in group.columns.items() if n not in hidden} | ({OWN: own} if own else {})
