@@ -369,7 +369,7 @@ def test_cells_with_conversations_are_json_or_faults(tmp_path: Path) -> None:
     faults = [fault.what for fault in found if isinstance(fault, Fault)]
     assert faults == [
         "in `prompt`, invalid JSON: Expecting value at character 1",
-        "in `prompt`, invalid JSON: Invalid control character at character 46",
+        "in `prompt`, invalid JSON: Invalid control character at character 38",
         "`prompt` is a list as Python prints it, not JSON",
         "3 cells, but the header has 2",
     ]
