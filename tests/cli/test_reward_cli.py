@@ -311,8 +311,11 @@ def test_a_run_trains_against_an_ensemble_and_measures_gold_at_evaluations(home:
         assert line["eval/gold"] == pytest.approx(-line["eval/length"], abs=1e-5)
         assert line["eval/gold_se"] == pytest.approx(line["eval/length_se"], abs=1e-5)
     written = {row.key for line in evaluations for key in line if (row := metric(key))} - {"step"}
+    labels = {key for key in METRICS if key.startswith("eval/labels/")}
     lab = {"eval/kl_reverse_exact", "eval/kl_forward_exact", "eval/entropy", "eval/mass/*", "eval/length/*"}
-    assert written == {key for key in METRICS if key.startswith("eval/")} - lab  # pairs and answers, all in the table
+    assert (
+        written == {key for key in METRICS if key.startswith("eval/")} - lab - labels
+    )  # pairs and answers, all in the table
     assert all(metric(key) for line in lines for key in line if key != "kind")
     assert not any("gold" in key for line in lines if line["kind"] == "step" for key in line)
     manifest = json.loads((result.folder / "manifest.json").read_text())

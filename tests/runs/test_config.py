@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import pytest
 from hypothesis import given, settings
@@ -161,6 +161,7 @@ def configs() -> st.SearchStrategy[Config]:
         "max_cut": st.floats(0, 1),
         "prompts": st.integers(2, 2**60),
         "trained_layers": st.none(),  # never beside adapters, which are drawn
+        "adapter": st.none(),  # never beside new adapters
         "columns": st.dictionaries(st.from_regex(r"[a-z]{1,6}", fullmatch=True), st.text(min_size=1)),
         "autocast": st.sampled_from(["auto", True, False]),
         "override": st.dictionaries(st.from_regex(r"[a-z]{1,6}", fullmatch=True), number | st.text() | st.booleans()),
@@ -176,6 +177,8 @@ def configs() -> st.SearchStrategy[Config]:
             return section(hint)
         if name in ranges:
             return ranges[name]
+        if get_origin(hint) is Literal:
+            return st.sampled_from(get_args(hint))
         return plain[hint] if hint in plain else st.none() | plain[next(t for t in hint.__args__ if t in plain)]
 
     def section(schema: Any) -> st.SearchStrategy[Any]:

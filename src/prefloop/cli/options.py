@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from prefloop.core.errors import UserError
 from prefloop.runs.schema import Flag
@@ -54,6 +54,8 @@ class Rows(Output):
     """Our column names and those of the file, such as chosen=response."""
     limit: int | None = None
     """Read at most this many rows."""
+    faulty: Literal["refuse", "skip"] = "refuse"
+    """Rows that cannot be used: refuse the file, or skip and count them."""
 
     def __post_init__(self) -> None:
         require_positive(self, "limit")

@@ -38,13 +38,15 @@ def run(options: Options) -> int:
         lambda: _record(options.file, loaded, report),
         lambda: _print_report(options.file, loaded, report),
     )
-    return BAD_ROWS if loaded.faults else 0
+    return BAD_ROWS if loaded.faults and options.faulty == "refuse" else 0
 
 
 def _record(file: Path, loaded: Loaded, report: Report) -> dict[str, Any]:
+    from prefloop.data.fault import by_reason
+
     faults = [{"row": f.row, "what": f.what} for f in loaded.faults]
     read_as = {"format": loaded.format, "columns": loaded.columns, "unused": loaded.unused, "notes": loaded.notes}
-    return {"file": str(file), **read_as, **asdict(report), "faults": faults}
+    return {"file": str(file), **read_as, **asdict(report), "reasons": by_reason(loaded.faults), "faults": faults}
 
 
 def _print_report(file: Path, loaded: Loaded, report: Report) -> None:

@@ -53,7 +53,7 @@ def run(options: Options) -> int:
     else:
         rendering = tokens.template(options.model, options.template)
         options.show(lambda: tokens.record(rendering, groups), lambda: tokens.show(rendering, groups))
-    return BAD_ROWS if loaded.faults else 0
+    return BAD_ROWS if loaded.faults and options.faulty == "refuse" else 0
 
 
 def _print(groups: list[Group], loaded: Loaded) -> None:

@@ -44,14 +44,16 @@ def read_data(options: Shared, path: Path) -> Loaded:
         UserError: a wrong format or column map.
         DataError: a file or row that cannot be used.
     """
-    from prefloop.data.formats import faulty, load_usable
+    from prefloop.data.formats import load_usable
     from prefloop.data.records import with_system
+    from prefloop.data.skipping import kept
 
     loaded = load_usable(
         path, format=options.format, group_by=options.group_by, columns=options.columns, limit=options.limit
     )
-    if loaded.faults:
-        raise faulty(path, loaded)
+    loaded = kept(path, loaded, options.faulty)
+    for remark in loaded.remarks:
+        options.say(f"{path}: {remark}")
     return replace(loaded, groups=with_system(options.system, loaded.groups))
 
 

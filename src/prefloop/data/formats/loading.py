@@ -152,10 +152,11 @@ def faulty(path: Path, loaded: Loaded) -> DataError:
     lines = "".join(f"\n    {short(str(fault), FAULT)}" for fault in faults[:SHOWN])
     more = f"\n    … and {len(faults) - SHOWN} more" if len(faults) > SHOWN else ""
     columns = f" (columns: {listed(loaded.columns)})" if loaded.columns else ""
+    mend = next((f.fix for f in faults if f.fix), "fix or remove these rows (`prefloop data check FILE` lists them)")
     return DataError(
         f"{len(faults)} of {total} rows cannot be used{lines}{more}",
         where=f"{path}{columns}",
-        fix=next((f.fix for f in faults if f.fix), "fix or remove these rows; `prefloop data check FILE` lists them"),
+        fix=f"{mend}; faulty=skip leaves them out" if len(faults) <= len(loaded.groups) else mend,
     )
 
 

@@ -8,9 +8,10 @@ from pathlib import Path
 
 from prefloop.core.errors import DataError
 from prefloop.core.files import sha256
-from prefloop.data.formats import faulty, load_usable
+from prefloop.data.formats import load_usable
 from prefloop.data.instructions import builtin, instructions
 from prefloop.data.records import Group, first_responses, split
+from prefloop.data.skipping import apart, kept
 from prefloop.policies.conversation import Template
 from prefloop.worlds.text.problem import TextProblem
 from prefloop.worlds.text.spec import DataOptions
@@ -65,7 +66,8 @@ def open_data(options: DataOptions, *, seed: int = 0) -> TextData:
         train, held_out = split(train, options.held_out_share, seed)
     else:
         held_out, more = _read(options, "held_out")
-        notes = tuple(dict.fromkeys((*notes, *more)))
+        train, both = apart(train, held_out, options.faulty)
+        notes = tuple(dict.fromkeys((*notes, *more, *both)))
     for name, groups in (("train", train), ("held_out", held_out)):
         if not groups:
             raise DataError(f"no {name} examples are left", where=f"data.{name}", fix="use more data, or another share")
@@ -87,7 +89,6 @@ def _read(options: DataOptions, side: str) -> tuple[list[Group], tuple[str, ...]
     loaded = load_usable(
         path, format=options.format, group_by=options.group_by, columns=options.columns, limit=options.limit
     )
-    if loaded.faults:
-        raise faulty(Path(path), loaded)
+    loaded = kept(Path(path), loaded, options.faulty)
     notes = tuple(f"{path}: {remark}" for remark in loaded.remarks)
     return loaded.groups if options.responses is None else first_responses(loaded.groups, options.responses), notes

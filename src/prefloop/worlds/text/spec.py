@@ -53,6 +53,8 @@ class DataOptions:
     """Column whose equal values stay on the same side of the split."""
     held_out_share: float = 0.2
     """Share of the groups that `held_out: split` uses for evaluation."""
+    faulty: Literal["refuse", "skip"] = "refuse"
+    """Rows that cannot be used, and training questions that are held out too: `refuse` or `skip` them, counted."""
     responses: int | None = None
     """Number of responses of each group to use; null uses as many as the method needs."""
     template: str = "auto"
