@@ -20,6 +20,7 @@ from prefloop.worlds.text.spec import DataOptions
 
 PAIR = {"prompt": "q", "chosen": "a", "rejected": "b"}
 CASES = [(name, rows, made) for name, cases in ROWS.items() for rows, made in cases]
+REPLY = {"role": "assistant", "lang": "en", "replies": []}
 CALL = {"type": "function", "function": {"name": "weather", "arguments": {"city": "Rome"}}}
 
 
@@ -77,6 +78,11 @@ def test_the_rest_of_a_list_of_answers_is_kept_per_answer(tmp_path: Path) -> Non
     first, second = read(tmp_path, *ROWS["helpsteer2"][0][0]).groups
     assert first.columns == {"correctness": 4, "verbosity": [1, 3]}
     assert second.columns == {"correctness": 4, "verbosity": 2}
+    first, *_ = read(tmp_path, *ROWS["helpsteer3"][0][0]).groups
+    assert first.columns == {"domain": "code", "overall_preference": -3, "reasoning": ["…"] * 4}
+    tree = {"text": "q", "role": "prompter", "replies": [{**REPLY, "text": x, "rank": i} for i, x in enumerate("ab")]}
+    (group,) = read(tmp_path, {"message_tree_id": "t", "prompt": tree}).groups
+    assert group.columns == {"message_tree_id": "t", "lang": ["en", "en"]}
 
 
 # ------------------------------------------------------------------------------------------- columns of conversations

@@ -56,8 +56,10 @@ def fitted(text: str, rows: int) -> str:
     lines = text.split("\n")
     if _rows(lines) <= rows:
         return text
-    while _rows(lines) > max(rows - 1, 2):
+    while len(lines) > 1 and _rows(lines) > max(rows - 1, 2):
         lines.pop(-2 if len(lines) > 2 else -1)
+    if len(lines) == 1:  # the first line alone fills the room
+        return f"{lines[0][: (rows - 1) * COLUMNS]} …"
     return "\n".join([*lines[:-1], "…", lines[-1]])
 
 

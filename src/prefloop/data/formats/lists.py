@@ -7,7 +7,7 @@ from itertools import combinations
 from typing import Any
 
 from prefloop.data.formats.answers import answered, asked
-from prefloop.data.formats.row import Content, Prompt, Row, Unusable, kind, number, objects, shown, text
+from prefloop.data.formats.row import Content, Prompt, Row, Unusable, beside, kind, number, objects, shown, text
 from prefloop.data.records import Message
 
 ROLES = {"prompter": "user", "assistant": "assistant"}  # of OpenAssistant
@@ -47,7 +47,7 @@ def ultrafeedback(row: Row) -> Content:
     items = objects(row.take("completions"), "completions", "response and overall_score")
     scores = tuple([_overall(item) for item in items])
     prompt, answers = answered(asked(row), [("completions", item.get("response")) for item in items])
-    return Content(prompt, answers, scores, _beside(items, ("response", "overall_score")))
+    return Content(prompt, answers, scores, beside(items, ("response", "overall_score")))
 
 
 def _overall(item: Mapping[str, Any]) -> float:
@@ -80,18 +80,12 @@ def nectar(row: Row) -> Content:
     items = objects(row.take("answers"), "answers", "answer and rank (format=prompt_only: keep them for rewards)")
     ranks = [number(item.get("rank"), "rank") for item in items]
     prompt, answers = answered(asked(row), [("answers", item.get("answer")) for item in items])
-    return Content(prompt, answers, _by_rank(ranks), _beside(items, ("answer", "rank")))
+    return Content(prompt, answers, _by_rank(ranks), beside(items, ("answer", "rank")))
 
 
 def _by_rank(ranks: Sequence[float]) -> tuple[float, ...]:
     """Scores of ranks: the last has 0, the best the most."""
     return tuple([max(ranks) - rank for rank in ranks])
-
-
-def _beside(items: Sequence[Mapping[str, Any]], used: tuple[str, ...]) -> dict[str, Any]:
-    """What the answers of a list have beside text and score: a list per key."""
-    names = dict.fromkeys(str(key) for item in items for key in item if key not in used)
-    return {name: [item.get(name) for item in items] for name in names}
 
 
 def helpsteer2(row: Row) -> Content:
@@ -149,7 +143,7 @@ def message_tree(row: Row) -> list[Content]:
             row.notes.append("replies without a rank are left out")
         scores = _by_rank([number(reply["rank"], "rank") for reply in ranked])
         answers = tuple([Message("assistant", text(reply.get("text"), "text")) for reply in ranked])
-        made.append(Content(path, answers, scores))
+        made.append(Content(path, answers, scores, beside(ranked, ("text", "role", "rank", "replies"))))
     if not made:
         raise Unusable("no question of this tree has two ranked replies")
     return made

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from prefloop.data.formats.answers import answered, asked, waiting
 from prefloop.data.formats.messages import messages
-from prefloop.data.formats.row import Content, Prompt, Row, Unusable, number, objects
+from prefloop.data.formats.row import Content, Prompt, Row, Unusable, beside, number, objects
 from prefloop.data.formats.stated import TIE, coded, first_share, likelihood, stated
 from prefloop.data.formats.transcripts import transcript
 from prefloop.data.records import Message
@@ -113,23 +114,24 @@ def pandalm(row: Row) -> Content:
 def helpsteer3(row: Row) -> Content:
     """HelpSteer 3: scores from -3 (the first) to 3; `individual_preference` gives the shares of the annotators."""
     prompt = waiting(messages(row.take("context"), "context"))
-    overall, each = row.take("overall_preference"), row.take("individual_preference")
-    scores = _verdicts(overall, each, "overall_preference", "individual_preference", "score")
-    return _verdict(prompt, ("response1", "response2"), scores, row)
+    scores, more = _verdicts(row, "overall_preference", "individual_preference", "score")
+    return replace(_verdict(prompt, ("response1", "response2"), scores, row), columns=more)
 
 
 def helpsteer2_preference(row: Row) -> Content:
     """HelpSteer 2, preferences: strengths from -3 (the first) to 3, of each annotator where they are given."""
-    overall, each = row.take("preference_strength"), row.take("all_preferences_unprocessed")
-    scores = _verdicts(overall, each, "preference_strength", "all_preferences_unprocessed", "strength")
-    return _compared(row, ("response_1", "response_2"), scores)
+    scores, more = _verdicts(row, "preference_strength", "all_preferences_unprocessed", "strength")
+    return replace(_compared(row, ("response_1", "response_2"), scores), columns=more)
 
 
-def _verdicts(overall: Any, each: Any, column: str, individual: str, key: str) -> tuple[float, float]:
-    total = _strength(overall, column)
+def _verdicts(row: Row, overall: str, individual: str, key: str) -> tuple[tuple[float, float], dict[str, Any]]:
+    """The shares of the annotators, or the overall verdict; and what the annotators say beside it."""
+    total, each = _strength(row[overall], overall), row.take(individual)
     if not each:
-        return first_share([total])
-    return first_share([_strength(x.get(key), f"{individual}.{key}") for x in objects(each, individual, key)])
+        row.take(overall)
+        return first_share([total]), {}
+    said = objects(each, individual, key)
+    return first_share([_strength(x.get(key), f"{individual}.{key}") for x in said]), beside(said, (key,))
 
 
 def _strength(value: Any, column: str) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -62,7 +62,7 @@ def short(text: str, length: int) -> str:
 
 def listed(names: Iterable[Any]) -> str:
     """Column names, as many as a message can hold."""
-    short = [excerpt(str(name)) for name in names]
+    short = [excerpt(" ".join(str(name).split())) for name in names]  # a name may be of several lines
     more = f", … and {len(short) - SHOWN_NAMES} more" if len(short) > SHOWN_NAMES else ""
     return ", ".join(short[:SHOWN_NAMES]) + more
 
@@ -107,3 +107,9 @@ def objects(value: Any, column: str, needed: str) -> list[Mapping[str, Any]]:
         if not isinstance(item, dict):
             raise Unusable(f"`{column}` contains {kind(item)}, not an object with {needed}")
     return value
+
+
+def beside(items: Sequence[Mapping[str, Any]], used: Collection[str]) -> dict[str, Any]:
+    """What the objects of a list have beside the keys that are used: a list of values per key."""
+    names = dict.fromkeys(str(key) for item in items for key in item if key not in used)
+    return {name: [item.get(name) for item in items] for name in names}
