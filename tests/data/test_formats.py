@@ -12,7 +12,7 @@ import pytest
 from format_rows import ROWS, asked, aspects, lines, turn
 from paths import real
 from prefloop.cli.main import execute
-from prefloop.core.errors import DataError
+from prefloop.core.errors import DataError, UserError
 from prefloop.data.formats import FORMATS, Loaded, load, load_usable
 from prefloop.data.records import Message
 from prefloop.worlds.text.open_data import open_data
@@ -428,6 +428,21 @@ def test_what_is_unused_or_guessed_is_printed_and_in_the_record(
     assert execute(["data", "check", str(path), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["unused"] == ["source"] and len(found["notes"]) == 1
+
+
+def test_a_file_is_converted_without_loss(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path, out = tmp_path / "data.jsonl", tmp_path / "out.jsonl"
+    rows = [{**ROWS["alpaca_farm"][0][0][0], "preference": p, "annotator": 1} for p in (1, 2, 1.5, None)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(DataError, match=r"no `preference` \(null\)"):
+        execute(["data", "convert", str(path), "--out", str(out)])
+    assert not out.exists()
+    assert execute(["data", "convert", str(path), "--out", str(out), "--faulty", "skip"]) == 0
+    shown = capsys.readouterr().out
+    assert "3 rows of `alpaca_farm` are written as `rated`" in shown and "left out: 1 ×" in shown
+    assert load(out) == load_usable(path).groups
+    with pytest.raises(UserError, match="already exists"):
+        execute(["data", "convert", str(path), "--out", str(out), "--faulty", "skip"])
 
 
 def test_what_is_unused_or_guessed_is_known_to_a_run(tmp_path: Path) -> None:

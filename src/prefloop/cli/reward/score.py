@@ -59,6 +59,8 @@ def run(options: Options) -> int:
 
 
 def _line(group: Group, scores: list[float]) -> dict[str, Any]:
-    prompt = [{"role": m.role, "content": m.content} for m in group.prompt]
+    responses = [[answer.plain] for answer in group.answers] if group.more else list(group.responses)
+    tools = {"tools": json.loads(group.tools)} if group.tools else {}
     rated = {} if group.scores is None else {"ratings": list(group.scores)}
-    return {"row": group.row, "prompt": prompt, "responses": list(group.responses), "scores": scores, **rated}
+    prompt = [message.plain for message in group.prompt]
+    return {"row": group.row, "prompt": prompt, "responses": responses, "scores": scores, **tools, **rated}

@@ -1,0 +1,70 @@
+"""`prefloop data convert FILE --out OUT`: any format as rows of messages, which are read again without loss."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from prefloop.cli.data.shared import read
+from prefloop.cli.options import Rows, require_place, require_positive
+from prefloop.core.errors import UserError
+from prefloop.core.files import write
+from prefloop.runs.schema import Flag
+
+if TYPE_CHECKING:
+    from prefloop.data.formats import Loaded
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options(Rows):
+    """Write a file as JSON Lines of messages, in the simplest format that can hold it: preference, unpaired, example,
+    prompt_only, rated or unscored.
+    """
+
+    file: Annotated[Path, Flag(positional=True)]
+    """A data file of any format, see docs/formats.md."""
+    out: Annotated[Path, Flag(metavar="FILE")]
+    """Output file, JSON Lines."""
+    faulty: Literal["refuse", "skip"] = "refuse"
+    """Rows that cannot be used: refuse the file, or leave them out and count them."""
+
+    def __post_init__(self) -> None:
+        require_positive(self, "limit")
+        require_place(self.out)
+
+
+def run(options: Options) -> int:
+    """Convert the file.
+
+    Raises:
+        UserError, DataError: nothing was written.
+    """
+    from prefloop.data.formats import faulty, shape, to_row
+
+    if options.out.exists():
+        raise UserError("the file already exists", where=str(options.out), fix="choose another name")
+    loaded = read(options, options.file, options.limit)
+    if loaded.faults and options.faulty == "refuse":
+        raise faulty(options.file, loaded)
+    found = shape(loaded.groups)
+    rows = (json.dumps(to_row(group, found), ensure_ascii=False) for group in loaded.groups)
+    write(options.out, "".join(row + "\n" for row in rows))
+    record = _record(options, loaded, found)
+    options.show(lambda: record, lambda: print("\n".join(_lines(record, loaded))))
+    return 0
+
+
+def _record(options: Options, loaded: Loaded, found: str) -> dict[str, Any]:
+    from prefloop.data.reading import by_reason
+
+    counts = {"rows": len(loaded.groups), "left_out": len(loaded.faults), "reasons": by_reason(loaded.faults)}
+    remarks = {"unused": loaded.unused, "notes": loaded.notes}
+    return {"file": str(options.out), "from": loaded.format, "format": found, **counts, **remarks}
+
+
+def _lines(record: dict[str, Any], loaded: Loaded) -> list[str]:
+    left_out = [f"left out: {count:,} × {reason}" for reason, count in record["reasons"].items()]
+    written = f"{record['rows']:,} rows of `{record['from']}` are written as `{record['format']}`: {record['file']}"
+    return [written, *left_out, *(f"note: {remark}" for remark in loaded.remarks)]
