@@ -233,6 +233,12 @@ def test_answers_that_repeat_the_prompt_are_cut_to_the_answer(tmp_path: Path, pr
     assert read(tmp_path, {**plain, "rejected": "A stone."}).faults == []
 
 
+def test_answers_that_begin_with_the_name_of_the_speaker_are_refused(tmp_path: Path) -> None:
+    named = {"prompt": "Human: q", "chosen": "Assistant: a", "rejected": "\n\nAssistant: b"}
+    assert "`chosen` and `rejected` begin with `Assistant:`" in refused(tmp_path, named)
+    assert read(tmp_path, {**named, "rejected": "b"}).faults == []
+
+
 def test_conversations_beside_a_prompt(tmp_path: Path) -> None:
     told = [turn("s", "system"), asked("x"), turn("y"), asked()]
     pair = {"chosen": [*told, turn("a")], "rejected": [*told, turn("b")]}

@@ -11,6 +11,7 @@ from prefloop.data.formats.transcripts import transcript
 from prefloop.data.records import Message, prompt_text
 
 REPEATED_WORDS = 3  # answers that begin with a prompt of at least so many words repeat it
+SPEAKER = ("Assistant:", "ASSISTANT:", "### Assistant:")  # a name that is left from a transcript
 EMPTY = ("system", "tool")  # roles that may say nothing
 
 
@@ -165,9 +166,17 @@ def _plain(conversation: Prompt) -> list[tuple[str, str]]:
 
 
 def _refuse_repeats(prompt: Prompt, given: Sequence[tuple[str, Any]]) -> None:
-    """Texts that all begin with the whole prompt are no answers; one alone may well begin with the question."""
+    """Texts that all begin with the speaker's name or the whole prompt are no answers.
+
+    One answer alone may well begin with the question.
+    """
+    texts = [value.lstrip() for _, value in given if isinstance(value, str)]
+    if not texts or len(texts) < len(given):
+        return
+    names = " and ".join(dict.fromkeys(f"`{column}`" for column, _ in given))
+    if all(said.startswith(SPEAKER) for said in texts):
+        raise Unusable(f"{names} begin with `{texts[0].partition(':')[0]}:`", "remove the name from the answers")
     question = prompt[-1].content.strip()
-    repeated = all(isinstance(value, str) and value.lstrip().startswith(question) for _, value in given)
-    if repeated and len(given) > 1 and len(question.split()) >= REPEATED_WORDS:
-        names = " and ".join(dict.fromkeys(f"`{column}`" for column, _ in given))
+    repeated = len(texts) > 1 and all(said.startswith(question) for said in texts)
+    if repeated and len(question.split()) >= REPEATED_WORDS:
         raise Unusable(f"{names} repeat the prompt", "remove the prompt from the answers")
