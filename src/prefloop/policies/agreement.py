@@ -4,15 +4,23 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from prefloop.core.errors import DataError
 from prefloop.data.records import Message
 
-MARK = "\ue000"  # a private character that breaks up special tokens spelled in a text; its tokens are removed again
-FOREIGN = ("<|im_start|>", "<|start_header_id|>", "<start_of_turn>", "<|start_of_role|>", "[INST]", "<｜User｜>")
-TAG = re.compile(r"<\|?/?\w*think\w*\|?>|\[/?THINK\]|◁/?think▷", re.IGNORECASE)  # around reasoning
+MARK = "\U0010abcd"  # a private character that breaks up special tokens spelled in a text; its tokens are removed again
+HEADER = re.compile(  # what chat templates write before a turn
+    r"<\|im_start\|>\s*(?:system|user|assistant)|<\|start_header_id\|>\s*(?:system|user|assistant)|<start_of_turn>\s*\w"
+    r"|<\|start_of_role\|>\s*\w|\[INST\].*\[/INST\]|<｜User｜>.*<｜Assistant｜>|<\|start\|>\s*\w+<\|",
+    re.DOTALL,
+)
+OPEN = re.compile(r"<(?:\w+:)?think(?:ing)?>|<\|START_THINKING\|>|\[THINK\]|◁think▷|<\|channel>thought", re.IGNORECASE)
+CLOSE = re.compile(r"</(?:\w+:)?think(?:ing)?>|<\|END_THINKING\|>|\[/THINK\]|◁/think▷|<channel\|>", re.IGNORECASE)
+TAG = re.compile(f"{OPEN.pattern}|{CLOSE.pattern}", re.IGNORECASE)  # around reasoning
+LAST_TAGS = re.compile(rf"\s*(?:(?:{TAG.pattern})\s*)+$", re.IGNORECASE)
+SWITCH = re.compile(r"/(?:no_?)?think\b")  # asks for reasoning or none; templates may take it out of a message
 SHOWN = 200  # characters of a rendering in a message
 THOUGHTS = ("reasoning_content", "reasoning", "thinking")  # keys of a message
 OWN = "use a template that keeps it: data.template=FILE.jinja"
@@ -29,11 +37,10 @@ def check_prompt(messages: Sequence[Message], tools: str, text: str, between: st
         DataError: with what was found or is missing.
     """
     for message in messages:
-        marks = (mark for mark in (between, *FOREIGN) if mark and mark in message.content)
-        if (found := next(marks, None)) and message.role != "assistant":
-            what = f"the prompt is rendered already: it contains `{found}`, which a chat template writes"
+        if message.role != "assistant" and (found := _written_by_a_template(message.content, between)):
+            what = f"the prompt is rendered already: it contains {_shown(found)}, which a chat template writes"
             raise DataError(what, where=where, fix="give the messages, or data.template=plain to use the text as it is")
-    shown = _squeezed(text.replace(MARK, ""))
+    shown = _squeezed(text)
     for message in messages:
         said = TAG.split(message.content)[-1] if message.role == "assistant" else message.content  # reasoning may go
         if not _is_shown(said, shown):
@@ -41,60 +48,92 @@ def check_prompt(messages: Sequence[Message], tools: str, text: str, between: st
             raise DataError(what, where=where, fix=OWN)
         _check_calls(message, shown, where)
     for tool in json.loads(tools) if tools else ():
-        name = _name(tool)
-        if name and name not in shown:
+        if (name := _name(tool)) and name not in shown:
             raise DataError(f"the chat template does not write the tool `{name}`", where=where, fix=OWN)
 
 
-def check_answer(answer: Message, text: str, where: str) -> None:
-    """Refuse a rendering that lacks a part of the answer.
-
-    Raises:
-        DataError: with the part and the rendering.
-    """
-    shown = _squeezed(text.replace(MARK, ""))
-    reasoning = [
-        json.loads(value) for key, value in answer.more if key in ("reasoning_content", "reasoning", "thinking")
-    ]
-    for part in (*TAG.split(answer.content), *reasoning):
-        if not _is_shown(str(part), shown):
-            what = f"the chat template drops a part of the answer: {_shown(str(part))}"
-            raise DataError(f"{what}\n    it renders …{_shown(text, end=True)}", where=where, fix=OWN)
-    _check_calls(answer, shown, where)
-
-
-def check_boundary(asked: str, answered: str, lost: str, where: str) -> None:
-    """Refuse an answered conversation that is not its prompt followed by the answer.
+def start_of_answer(asked: str, answered: str, where: str) -> int:
+    """Where the answer starts in an answered conversation: where its prompt ends, or opens the reasoning.
 
     Args:
-        asked, answered: both as rendered.
-        lost: the end of the first that the second does not share; only tags around reasoning may be missing.
+        asked, answered: both as rendered; only tags around reasoning and whitespace may be missing in the second.
 
     Raises:
-        DataError: with both renderings.
+        DataError: the second is not the first followed by an answer; with both renderings.
     """
-    if answered.startswith(asked) or not TAG.sub("", lost).strip():
-        return
-    same = next((i for i, (x, y) in enumerate(zip(asked, answered, strict=False)) if x != y), len(answered))
+    said = LAST_TAGS.sub("", asked).rstrip()
+    if answered.startswith(said):
+        return len(said)
+    same = next((i for i, (x, y) in enumerate(zip(said, answered, strict=False)) if x != y), len(answered))
     asked, answered = (f"…{_shown(text[max(0, same - SHOWN // 2) :])}" for text in (asked, answered))
     what = "the chat template does not render an answered conversation as the prompt followed by the answer"
     both = f"\n    prompt:   {asked}\n    answered: {answered}"
     raise DataError(what + both, where=where, fix="use a template in which they agree: data.template=FILE.jinja")
 
 
-def check_reasoning(written: str, where: str) -> None:
-    """Refuse an answer whose reasoning the template puts into a second pair of tags.
+def check_answer(answer: Message, written: str, where: str) -> None:
+    """Refuse a rendering that lacks a part of the answer, or puts its reasoning into a second pair of tags.
 
     Args:
-        written: what the assistant writes, as rendered.
+        written: what the template writes from the start of the answer.
 
     Raises:
-        DataError: with the rendering.
+        DataError: with the part and the rendering.
     """
-    opening = [tag for tag in TAG.findall(written) if "/" not in tag]
-    if len(opening) > 1:
-        what = f"the chat template adds {opening[0]} to an answer that has its own: {_shown(written)}"
+    shown = _squeezed(written)
+    reasoning = [json.loads(value) for key, value in answer.more if key in THOUGHTS]
+    for part in (*TAG.split(answer.content), *reasoning):
+        if not _is_shown(str(part), shown):
+            what = f"the chat template drops a part of the answer: {_shown(str(part))}"
+            fix = f"write it into the answer as <think>…</think>, or {OWN}" if part in reasoning else OWN
+            raise DataError(f"{what}\n    it renders …{_shown(written, end=True)}", where=where, fix=fix)
+    own, tags = len(OPEN.findall(answer.content)), OPEN.findall(written)
+    if 0 < own < len(tags):
+        what = f"the chat template adds {tags[0]} to an answer that has its own: {_shown(written)}"
         raise DataError(what, where=where, fix="give the reasoning as `reasoning_content` of the answer's message")
+    if len(tags) - len(CLOSE.findall(written)) > max(0, own - len(CLOSE.findall(answer.content))):
+        what = f"the chat template puts the answer into the reasoning, which it does not close: {_shown(written)}"
+        raise DataError(what, where=where, fix=f"give answers with {tags[0]}, switch reasoning off, or {OWN}")
+    _check_calls(answer, shown, where)
+
+
+def check_unrendered(answer: Message, ends: Sequence[str], where: str) -> None:
+    """Refuse an answer that has the markup of its turn already.
+
+    Args:
+        ends: tokens that end an answer.
+
+    Raises:
+        DataError: with what was found.
+    """
+    head = HEADER.match(answer.content.lstrip())
+    said = answer.content.rstrip()
+    found = head[0] if head else next((end for end in ends if said.endswith(end)), "")
+    if found:
+        what = f"the answer is rendered already: it {'starts' if head else 'ends'} with {_shown(found)}"
+        raise DataError(f"{what}, which the chat template writes", where=where, fix="give the text of the answer alone")
+
+
+def continued(asked: str, content: str) -> str | None:
+    """The conversation in which an answer with its own reasoning continues the reasoning that the prompt opens.
+
+    Args:
+        asked: the rendered prompt.
+        content: the answer, with MARK where it spells special tokens.
+    """
+    tags, own = LAST_TAGS.search(asked), OPEN.match(content.lstrip())
+    if not tags or not own or tags[0].strip() != own[0]:
+        return None
+    thoughts = content.lstrip()[own.end() :]
+    return asked + (thoughts.lstrip() if asked[-1].isspace() else thoughts)
+
+
+def _written_by_a_template(text: str, between: str) -> str:
+    """The first mark of a chat template in a text, or nothing."""
+    if between and (between in text if re.search(r"[<\[#|]", between) else text.rstrip().endswith(between)):
+        return between
+    found = HEADER.search(text)
+    return found[0] if found else ""
 
 
 def _check_calls(message: Message, shown: str, where: str) -> None:
@@ -102,11 +141,29 @@ def _check_calls(message: Message, shown: str, where: str) -> None:
         name = _name(call)
         if name and name not in shown:
             raise DataError(f"the chat template does not write the tool call `{name}`", where=where, fix=OWN)
+        for value in _texts(parsed(_function(call).get("arguments"))):
+            if not _is_shown(value, shown):
+                what = f"the chat template does not write {_shown(value)} in the arguments of the tool call `{name}`"
+                raise DataError(what, where=where, fix=OWN)
+
+
+def _function(tool: Any) -> dict[str, Any]:
+    inner = tool.get("function", tool) if isinstance(tool, dict) else {}
+    return inner if isinstance(inner, dict) else {}
 
 
 def _name(tool: Any) -> str:
-    inner = tool.get("function", tool) if isinstance(tool, dict) else {}
-    return str(inner.get("name", "")) if isinstance(inner, dict) else ""
+    return str(_function(tool).get("name", ""))
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """The texts in a value of JSON, keys included."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        yield from value
+    for inner in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+        yield from _texts(inner)
 
 
 def _is_shown(text: str, shown: str) -> bool:
@@ -120,12 +177,52 @@ def _is_shown(text: str, shown: str) -> bool:
 
 
 def _squeezed(text: str) -> str:
-    return "".join(text.split())
+    return SWITCH.sub("", "".join(text.replace(MARK, "").split()))
 
 
 def _shown(text: str, *, end: bool = False) -> str:
     part = text.replace(MARK, "")
     return repr(part if len(part) <= SHOWN else part[-SHOWN:] if end else f"{part[:SHOWN]}…")
+
+
+def plain_text(messages: Sequence[Message], tools: str, where: str) -> str:
+    """The text of a single message, which is all that plain text can express."""
+    extra = "tools" if tools else next((key for m in messages for key, _ in m.more), "")
+    if len(messages) > 1 or extra:
+        has = f"`{extra}`" if extra else "roles: " + ", ".join(m.role for m in messages)
+        fix = "give a chat template (data.template=FILE.jinja), or prompts that are one text"
+        raise DataError(f"plain text has no place for {has}", where=where, fix=fix)
+    return messages[0].content
+
+
+# ---- arguments of tool calls ----------------------------------------------------------------------------------------
+
+
+def with_arguments(messages: list[dict[str, Any]], form: Callable[[Any], Any]) -> list[dict[str, Any]]:
+    """The messages with the arguments of their tool calls in another form."""
+
+    def made(call: Any) -> Any:
+        function = _function(call)
+        if "arguments" not in function:
+            return call
+        function = {**function, "arguments": form(function["arguments"])}
+        return {**call, "function": function} if "function" in call else function
+
+    return [{**m, "tool_calls": [made(c) for c in m["tool_calls"]]} if m.get("tool_calls") else m for m in messages]
+
+
+def parsed(arguments: Any) -> Any:
+    """Arguments as an object: many files have them as JSON text, templates take objects."""
+    try:
+        value = json.loads(arguments) if isinstance(arguments, str) else arguments
+    except ValueError:
+        return arguments
+    return value if isinstance(value, dict) else arguments
+
+
+def as_text(arguments: Any) -> Any:
+    """Arguments as JSON text, which a few templates take."""
+    return arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False)
 
 
 # ---- special tokens that a text spells ------------------------------------------------------------------------------

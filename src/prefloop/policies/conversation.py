@@ -2,7 +2,7 @@
 
 A chat template renders the whole conversation. What the assistant writes is what the answered conversation has beyond
 the generation prompt, up to the token that ends the turn; both are compared id by id. `plain` is text, as base models
-read it: prompt, answer, EOS.
+read it: prompt, answer, EOS; special tokens that it spells are meant.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
@@ -25,18 +25,23 @@ from prefloop.core.errors import DataError, UserError, excerpt
 from prefloop.data.records import Group, Message
 from prefloop.policies.agreement import (
     MARK,
+    TAG,
+    as_text,
     break_up,
     check_answer,
-    check_boundary,
     check_prompt,
-    check_reasoning,
+    check_unrendered,
+    continued,
+    parsed,
+    plain_text,
+    start_of_answer,
+    with_arguments,
     without_mark,
 )
 
 Tokenizer = Any  # transformers.PreTrainedTokenizerBase
 
 AUTO, CHAT, PLAIN = "auto", "chat", "plain"  # values of `data.template` that are not files
-REASONING = ("<think>", "</think>", "[THINK]", "[/THINK]", "◁think▷", "◁/think▷")  # tags that are meant where spelled
 QUESTION, ANSWER = "Question?", "Answer."  # a conversation that shows what the template writes around an answer
 _PROBE: tuple[dict[str, Any], ...] = ({"role": "user", "content": QUESTION},)
 MARKED = 3  # characters between question and answer that are no mark yet
@@ -86,7 +91,8 @@ class Template:
         """Prompt and answers of a group.
 
         The prompt is what the generation prompt and all answered conversations have in common. It ends before the
-        generation prompt does if that opens a reasoning block which the answers do not have.
+        generation prompt does if that opens a reasoning block which the answers do not have. An answer with its own
+        reasoning, which the template would drop, continues the block that the generation prompt opens.
 
         Raises:
             DataError: the template drops a part of an answer, or renders an answered conversation as something other
@@ -94,18 +100,14 @@ class Template:
         """
         where = where or f"row {group.row}"
         asked = self._prompt(group.prompt, group.tools, where)
-        whole = [self._answered(group, answer, where) for answer in group.answers]
+        whole = [self._answered(group, answer, asked.text, where) for answer in group.answers]
         common = _common([asked.ids, *(w.ids for w in whole)])
-        for given in whole:
-            check_boundary(asked.text, given.text, self.text(asked.ids[common:]), where)
-            if self.kind == CHAT:
-                check_reasoning(self.text(given.ids[common:]), where)
-        if marked := _common_start(whole):
+        if (marked := _common_start(whole)) > common:
             common, asked = marked, whole[0]
         written = [w.ids[common:] for w in whole]
         return Answered(
             torch.tensor(asked.ids[:common], dtype=torch.long),
-            tuple(torch.tensor(self._closed(ids), dtype=torch.long) for ids in written),
+            tuple(torch.tensor(self._closed(ids, where), dtype=torch.long) for ids in written),
             tuple(torch.tensor(ids, dtype=torch.long) for ids in written),
         )
 
@@ -164,25 +166,31 @@ class Template:
         """What the template writes behind an answer, from the token that ends it if there is one."""
         if self.kind == PLAIN:
             return ()
-        ids = self._tokens(self.sketch, "chat template").ids
         behind = self.sketch.rfind(ANSWER) + len(ANSWER)
-        said = _common([ids, self._tokens(self.sketch[:behind], "chat template").ids])
-        return tuple(self._final_run(ids)) or ids[said:]
+        ids = self._tokens(self.sketch, "chat template").ids
+        said = ids[_common([ids, self._tokens(self.sketch[:behind], "chat template").ids]) :]
+        return said[next((n for n, i in enumerate(said) if i in self._final), 0) :]
 
     @property
     def _written_end(self) -> tuple[int, ...]:
         """The special token that the template writes behind an answer, if it does."""
         first = self.closing[:1]
-        return first if set(first) <= set(self._special.values()) else ()
+        return first if set(first) <= self._final else ()
 
-    def _closed(self, ids: tuple[int, ...]) -> tuple[int, ...]:
+    def _closed(self, ids: tuple[int, ...], where: str) -> tuple[int, ...]:
         """An answer up to the token that ends it; the EOS is added if nothing does."""
-        run = self._final_run(ids)
-        if not run:
-            return (*self._without_blank_end(ids), self.end)
+        closed = bool(self._written_end) and ids[-len(self.closing) :] == self.closing
+        run = self.closing if closed else self._final_run(ids)
         first = len(ids) - len(run)
         place = next((i for i in range(first, len(ids)) if ids[i] in self.ends), first)
-        return ids[: place + 1]
+        answer = ids[: place + 1] if run else (*ids, self.end)
+        if answer[-1] not in self.ends:
+            what = f"the chat template ends the answer with {self.text(answer[-1:])}, at which the policy does not stop"
+            raise DataError(what, where=where, fix="add it to `eos_token_id` in the model's generation_config.json")
+        if early := next((i for i in answer[:-1] if i in self.ends), None):
+            what = f"the answer contains {self.text([early])}, which ends an answer"
+            raise DataError(what, where=where, fix="remove it from the text")
+        return answer
 
     @cached_property
     def end(self) -> int:
@@ -191,52 +199,70 @@ class Template:
         return int(own[0]) if own else min(self.ends)
 
     def _final_run(self, ids: Sequence[int]) -> list[int]:
-        """The special tokens and line breaks at the end, from the first special one."""
-        special = self._special.values()
-        run = list(takewhile(lambda i: i in special or self.text([i]).isspace(), reversed(ids)))[::-1]
-        first = next((n for n, i in enumerate(run) if i in special), len(run))
+        """The special tokens and whitespace at the end, from the first special one."""
+        run = list(takewhile(lambda i: i in self._final or not self.text([i]).strip(), reversed(ids)))[::-1]
+        first = next((n for n, i in enumerate(run) if i in self._final), len(run))
         return run[first:]
 
-    def _without_blank_end(self, ids: tuple[int, ...]) -> tuple[int, ...]:
-        """Without the whitespace that a template writes behind every message."""
-        if self.kind == PLAIN:
-            return ids
-        blank = sum(1 for _ in takewhile(lambda i: self.text([i]).isspace(), reversed(ids)))
-        return ids[: len(ids) - blank]
+    @cached_property
+    def _final(self) -> frozenset[int]:
+        """Special tokens that can stand at the end of an answer: not the unknown token, which stands for text."""
+        unknown = {self.tokenizer.unk_token_id} - {self.tokenizer.eos_token_id}
+        return frozenset(self._special.values()) - unknown
 
     # ------------------------------------------------------------------------------------------------- rendering
 
     def _prompt(self, messages: Sequence[Message], tools: str, where: str) -> _Rendered:
         if self.kind == PLAIN:
-            return self._tokens(_plain(messages, tools, where), where)
+            return self._tokens(plain_text(messages, tools, where), where)
         text = self._render([m.plain for m in messages], tools, True, where) + self._header
+        bare = self._render([m.plain for m in messages], "", True, where) + self._header if tools else ""
         check_prompt(messages, tools, text, self.between, where)
+        if bare == text:
+            fix = "use a template that writes them: data.template=FILE.jinja"
+            raise DataError("the chat template does not write the tools", where=where, fix=fix)
         return self._tokens(text, where)
 
-    def _answered(self, group: Group, answer: Message, where: str) -> _Rendered:
+    def _answered(self, group: Group, answer: Message, asked: str, where: str) -> _Rendered:
         if self.kind == PLAIN:
-            return self._tokens(_plain(group.prompt, group.tools, where) + _plain([answer], "", where), where)
+            return self._tokens(plain_text(group.prompt, group.tools, where) + plain_text([answer], "", where), where)
+        check_unrendered(answer, self._end_names, where)
         messages = [m.plain for m in (*group.prompt, answer)]
         text = self._render(messages, group.tools, False, where)
-        check_answer(answer, text, where)
-        start = self._marked(messages, group.tools) if self._has_marks else None
-        return replace(self._tokens(text, where), start=start)
+        start = self._marked(messages, group.tools) if self._has_marks else 0
+        try:
+            check_answer(answer, text[start_of_answer(asked, text, where) :], where)
+        except DataError:
+            own = None if answer.more else continued(asked, break_up(answer.content, self._spelled))
+            if own is None:
+                raise
+            text, start = own + self.sketch[self.sketch.rfind(ANSWER) + len(ANSWER) :], 0
+        return replace(self._tokens(text if self._written_end else text.rstrip(), where), start=start)
 
     def _render(self, messages: list[dict[str, Any]], tools: str, opened: bool, where: str) -> str:
-        """The text of a conversation in which MARK breaks up special tokens that a message spells."""
-        from jinja2 import TemplateError
+        """The text of a conversation in which MARK breaks up special tokens that a message spells.
 
+        Arguments of tool calls are given as objects, or as JSON text to a template that takes only that.
+
+        Raises:
+            DataError: the template raises an error, or a message contains MARK.
+        """
+        if any(MARK in str(m.values()) for m in messages):
+            raise DataError(f"a message contains the private character U+{ord(MARK):X}", where=where, fix="remove it")
+        said = break_up(messages, self._spelled)
+        rendering = partial(
+            self.tokenizer.apply_chat_template,
+            tools=break_up(json.loads(tools), self._spelled) if tools else None,
+            tokenize=False,
+            add_generation_prompt=opened,
+            **self.options,
+        )
         try:
-            return str(
-                self.tokenizer.apply_chat_template(
-                    break_up(messages, self._spelled),
-                    tools=break_up(json.loads(tools), self._spelled) if tools else None,
-                    tokenize=False,
-                    add_generation_prompt=opened,
-                    **self.options,
-                )
-            )
-        except (TemplateError, TypeError, ValueError, KeyError) as error:
+            try:
+                return str(rendering(with_arguments(said, parsed)))
+            except TypeError:
+                return str(rendering(with_arguments(said, as_text)))
+        except Exception as error:  # a template may raise anything
             first = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise DataError(f"the chat template rejects the messages: {excerpt(first)}", where=where) from error
 
@@ -244,10 +270,10 @@ class Template:
     def _has_marks(self) -> bool:
         return bool(re.search(r"\{%-?\s*generation\b", str(self.tokenizer.chat_template)))
 
-    def _marked(self, messages: list[dict[str, Any]], tools: str) -> int | None:
-        """Index of the first token of the last run that the template marks as written by the assistant."""
+    def _marked(self, messages: list[dict[str, Any]], tools: str) -> int:
+        """Index of the first token of the last run that the template marks as written by the assistant, or 0."""
         made = self.tokenizer.apply_chat_template(
-            break_up(messages, self._spelled),
+            with_arguments(break_up(messages, self._spelled), parsed),
             tools=break_up(json.loads(tools), self._spelled) if tools else None,
             tokenize=True,
             return_dict=True,
@@ -256,7 +282,7 @@ class Template:
         )
         mask = [made["assistant_masks"][i] for i in without_mark(made["input_ids"], self._mark_ids)]
         starts = [i for i, inside in enumerate(mask) if inside and not (i and mask[i - 1])]
-        return starts[-1] if starts else None
+        return starts[-1] if starts else 0
 
     def _tokens(self, text: str, where: str) -> _Rendered:
         """Token ids of a text; special tokens that MARK breaks up become the tokens of their text."""
@@ -266,7 +292,9 @@ class Template:
         if MARK not in text:
             return _Rendered(tuple(ids), text)
         kept = tuple(ids[i] for i in without_mark(ids, self._mark_ids))
-        if self.text(kept) != self.text(ids).replace(MARK, ""):
+        special = set(self._special.values())
+        own = sum(i in special for i in kept) == len(self._spelled.findall(text))
+        if not own or self.text(kept) != self.text(ids).replace(MARK, ""):
             names = ", ".join(f"`{name}`" for name in self._special if name in text.replace(MARK, ""))
             what = f"this tokenizer cannot write special tokens as text, but a message spells one of {excerpt(names)}"
             raise DataError(what, where=where, fix="remove it from the text")
@@ -274,9 +302,9 @@ class Template:
 
     @cached_property
     def _special(self) -> dict[str, int]:
-        """The special tokens by their text, without those of reasoning, which a text may use, and the unknown token."""
-        added, kept = self.tokenizer.added_tokens_decoder, (*REASONING, self.tokenizer.unk_token)
-        return {t.content: i for i, t in added.items() if t.special and t.content not in kept}
+        """The special tokens by their text, without those of reasoning, which a text may use."""
+        added = self.tokenizer.added_tokens_decoder.items()
+        return {token.content: i for i, token in added if token.special and not TAG.fullmatch(token.content)}
 
     @cached_property
     def _spelled(self) -> re.Pattern[str]:
@@ -291,23 +319,26 @@ class Template:
         return both[len(before) :]
 
     @cached_property
+    def _end_names(self) -> tuple[str, ...]:
+        """The special tokens that end an answer, by their text."""
+        return tuple(name for name, i in self._special.items() if i in self.ends)
+
+    @cached_property
     def _header(self) -> str:
         """What the template writes before an answer if it has no generation prompt of its own."""
         asked, same = (self._render([*_PROBE], "", opened, "chat template") for opened in (True, False))
-        if asked != same:
-            return ""
         whole = self.sketch
-        header = whole[len(asked) : whole.rfind(ANSWER)] if whole.startswith(asked) else ""
+        header = whole[len(asked) : whole.rfind(ANSWER)] if asked == same and whole.startswith(asked) else ""
         return header if header.strip() else ""
 
     @cached_property
     def between(self) -> str:
-        """What the template writes between a question and its answer; empty if it has no marks of its own."""
+        """What the template writes between a question and its answer."""
         if self.kind == PLAIN:
             return ""
-        text = self._render([*_PROBE], "", True, "chat template")
+        text = self._render([*_PROBE], "", True, "chat template") + self._header
         found = text[text.rfind(QUESTION) + len(QUESTION) :].strip()
-        return found if len(found) > MARKED and re.search(r"[<\[#|]", found) else ""
+        return found if len(found) > MARKED else ""
 
 
 @dataclass(frozen=True)
@@ -316,7 +347,7 @@ class _Rendered:
 
     ids: tuple[int, ...]
     text: str
-    start: int | None = None  # where the last answer starts, if the template marks it
+    start: int = 0  # where the last answer starts, if the template marks it
 
 
 def template_of(
@@ -354,23 +385,12 @@ def _file(path: Path) -> str:
         raise UserError(f"cannot read the chat template: {reason}", where=f"data.template={path}", fix=fix) from None
 
 
-def _plain(messages: Sequence[Message], tools: str, where: str) -> str:
-    """The text of a single message, which is all that plain text can express."""
-    extra = "tools" if tools else next((key for m in messages for key, _ in m.more), "")
-    if len(messages) > 1 or extra:
-        has = f"`{extra}`" if extra else "roles: " + ", ".join(m.role for m in messages)
-        fix = "give a chat template (data.template=FILE.jinja), or prompts that are one text"
-        raise DataError(f"plain text has no place for {has}", where=where, fix=fix)
-    return messages[0].content
-
-
 def _common(rows: Sequence[tuple[int, ...]]) -> int:
     """Length of the longest common prefix."""
     return next((i for i, column in enumerate(zip(*rows, strict=False)) if len(set(column)) > 1), min(map(len, rows)))
 
 
-def _common_start(whole: Sequence[_Rendered]) -> int | None:
-    """Where all answers start by the template's marks, if their beginnings are equal."""
-    starts = {w.start for w in whole}
-    start = next(iter(starts), None)
-    return start if len(starts) == 1 and start is not None and len({w.ids[:start] for w in whole}) == 1 else None
+def _common_start(whole: Sequence[_Rendered]) -> int:
+    """Where all answers start by the template's marks, if their beginnings are equal; otherwise 0."""
+    start = whole[0].start if len({w.start for w in whole}) == 1 else 0
+    return start if len({w.ids[:start] for w in whole}) == 1 else 0
