@@ -1,7 +1,8 @@
 """`prefloop VERB ...`: calls the verb's module, and turns errors into messages and exit codes.
 
 Exit codes: 0 done · 1 a bug in Prefloop, with its traceback · 2 an error in command or configuration · 3 unusable
-data, model or reward · 4 the training diverged · 130 or 143 interrupted.
+data, model or reward · 4 the training diverged · 129, 130 or 143 interrupted. After an error in a training the message
+says what is kept, and how to continue.
 """
 
 from __future__ import annotations
@@ -45,14 +46,16 @@ def main(argv: list[str] | None = None) -> int:
         return done
     except KeyboardInterrupt:
         return 130
-    except BrokenPipeError:  # the reader, such as `head`, has closed the pipe
+    except BrokenPipeError as error:  # the reader, such as `head`, has closed the pipe
+        if _notes(error):
+            _complain("the reader of the output has gone" + _notes(error))
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except BaseException as error:
         code = getattr(error, "exit_code", None)  # only user errors have one
         if not isinstance(code, int):
             raise
-        _complain(str(error))
+        _complain(str(error) + _notes(error))
         return code
 
 
@@ -106,6 +109,11 @@ def usage(verbs: Mapping[str, str]) -> str:
         "\n\nusage: prefloop VERB ...\n\n" + "\n".join(lines) + "\n\n"
         "`prefloop VERB --help` explains a verb; `prefloop --version` prints the version."
     )
+
+
+def _notes(error: BaseException) -> str:
+    """What was added to an error on its way, such as how to continue; Python prints it below a traceback."""
+    return "".join(f"\n{note}" for note in getattr(error, "__notes__", []))
 
 
 def _complain(text: str) -> None:

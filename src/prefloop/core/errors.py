@@ -67,7 +67,7 @@ def _rows(lines: Iterable[str]) -> int:
     return sum(max(1, -(-len(line) // COLUMNS)) for line in lines)
 
 
-def raised(error: Exception) -> str:
+def raised(error: BaseException) -> str:
     """Type and message of an exception, for use in a sentence."""
     return f"{type(error).__name__}: {excerpt(str(error))}"
 

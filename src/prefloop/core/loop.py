@@ -130,9 +130,8 @@ class Loop:
             )
         if is_active(method.kl) and method.kl_estimator == "exact" and not isinstance(policy, Enumerable):
             raise UserError("this policy cannot sum over all responses", fix="kl_estimator=k2")
-        self.method, self.policy, self.problem, self.plan = method, policy, problem, plan
-        self.reference, self.optimizer, self.poll = reference, optimizer, poll
-        self.sampler, self.across = writer, across
+        self.method, self.policy, self.problem, self.plan, self.across = method, policy, problem, plan, across
+        self.reference, self.optimizer, self.poll, self.sampler = reference, optimizer, poll, writer
         self.rng = streams(seed)
         self.step = self.samples = self.sampled_tokens = self.trained_tokens = self.queries = 0
         self.moments: dict[str, Tensor] = {}
@@ -150,8 +149,7 @@ class Loop:
                 self.collect(iteration)
             pass_, part = divmod(place, per_pass)
             groups, epoch = self.plan.batch // self.method.responses, iteration * self.method.reuse + pass_
-            order = self.rng["shuffle"].epoch(groups, epoch)
-            rows = order.chunk(per_pass, dim=-1)[part]
+            rows = self.rng["shuffle"].epoch(groups, epoch).chunk(per_pass, dim=-1)[part]
             record = self.update(rows, iteration, pass_)
             if place + 1 == per_collection:
                 self.collection = self.signal = None
@@ -312,6 +310,7 @@ class Loop:
             lr = torch.where(lost, 0.0, torch.as_tensor(lr))
         for group in self.optimizer.param_groups:
             group["lr"] = lr
+        self._boundary = {}  # until the step is whole
         self.optimizer.step()
         self.step += 1
         return norm, lr
@@ -329,8 +328,9 @@ class Loop:
 
     def state(self) -> dict[str, Any]:
         """The complete state at the last step boundary: tensors, numbers and nested dicts or lists of them."""
-        moments = self.optimizer.state_dict()["state"]
-        optimizer = {str(k): v for k, v in moments.items()}
+        if not self._boundary:
+            raise RuntimeError("the optimiser's step was not finished: the weights are between two steps")
+        optimizer = {str(k): v for k, v in self.optimizer.state_dict()["state"].items()}
         drawn = {**self._boundary["streams"], "evaluation": self.rng["evaluation"].state()}  # used by observers
         return {**self._boundary, "streams": drawn, "policy": self.policy.state(), "optimizer": optimizer}
 

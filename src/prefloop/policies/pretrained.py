@@ -7,12 +7,13 @@ import hashlib
 import importlib.util
 import re
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
 from torch import nn
 
-from prefloop.core.errors import DataError, UserError
+from prefloop.core.errors import DataError, UserError, raised
 from prefloop.core.files import published, sha256
 from prefloop.policies import adapters
 from prefloop.policies.architecture import backbone_of, text_of
@@ -168,10 +169,34 @@ def save(model: Model, tokenizer: Tokenizer, folder: Path | str, card: str) -> N
     if folder.exists() and any(folder.iterdir()):
         raise UserError("the model folder already exists", where=str(folder), fix="choose another folder")
     merged = copy.deepcopy(model).merge_and_unload() if is_adapted(model) else model
+    _save(merged, tokenizer, folder, card)
+
+
+def _save(merged: Model, tokenizer: Tokenizer, folder: Path, card: str, **weights: Any) -> None:
     with published(folder) as temporary, quiet():
-        merged.save_pretrained(temporary)
+        merged.save_pretrained(temporary, **weights)
         tokenizer.save_pretrained(temporary)
         (temporary / "README.md").write_text(card, encoding="utf-8")
+
+
+def try_to_save(model: Model, tokenizer: Tokenizer) -> None:
+    """Save a copy without numbers and its smallest tensor, to find out before a training whether `save` will work.
+
+    Raises:
+        DataError: it will not.
+    """
+    empty = {id(p): nn.Parameter(p.detach().to("meta"), requires_grad=False) for p in model.parameters()}
+    try:
+        copied = copy.deepcopy(model, empty)
+        merged = copied.merge_and_unload() if is_adapted(model) else copied
+        name, smallest = min(merged.named_parameters(), key=lambda item: item[1].numel())
+        with TemporaryDirectory() as folder:
+            one = {name: torch.zeros(smallest.shape, dtype=smallest.dtype)}
+            _save(merged, tokenizer, Path(folder) / "model", "", state_dict=one)
+    except Exception as error:  # the libraries raise anything
+        fix = "use another model, or do not save it (save.final=false)"
+        what = f"the trained model could not be saved: {raised(error)}"
+        raise DataError(what, where="model.path", fix=fix) from error
 
 
 def with_lora(model: Model, rank: int, *, alpha: int | None = None, seed: int = 0) -> Model:

@@ -33,36 +33,45 @@ def silent(text: str) -> None:
 
 
 def save(root: str | Path, step: int, state: Mapping[str, Any], *, keep: int = 2) -> Path:
-    """Write and verify a checkpoint, then delete all but the `keep` newest.
+    """Write and verify a checkpoint, then delete all but the `keep` newest; before, if the disk is full.
 
     Args:
         root: folder of the run's checkpoints.
         state: nested dicts with text keys; tensors, numbers, text, booleans, None and lists of these.
 
     Raises:
-        DataError: the disk is full or fails; older checkpoints are untouched.
+        DataError: the disk is full or fails; the newest complete checkpoint is untouched.
         TypeError: the state contains something else.
     """
     root, tensors = Path(root), dict[str, Tensor]()
     tree = _encoded(state, "state", tensors)
     try:
-        root.mkdir(parents=True, exist_ok=True)
-        remove_temporary(root)  # safe because of the run folder's lock
-        path = root / f"step-{step:08d}"
-        with published(path) as temporary:
-            _write(temporary, tree, tensors)
-            if path.exists():  # left by a fallback to an older one
-                _remove(path)
-        verify(path)
-        for old in list(checkpoints(root))[keep:]:
-            _remove(old)
+        try:
+            return _save(root, step, tree, tensors, keep)
+        except (OSError, SafetensorError) as error:
+            spare = [path for path in checkpoints(root) if path != newest(root)]
+            if not (_is_full(error) and spare):
+                raise
+            for old in spare:
+                _remove(old)
+            return _save(root, step, tree, tensors, keep)
     except (OSError, SafetensorError) as error:
         remove_temporary(root)
-        full = getattr(error, "errno", None) == errno.ENOSPC or "No space left" in str(error)
-        reason = "the disk is full" if full else str(error)
-        fix = "free some space; older checkpoints are untouched" if full else "check the disk"
+        reason = "the disk is full" if _is_full(error) else str(error)
+        fix = "free some space; the newest checkpoint is untouched" if _is_full(error) else "check the disk"
         raise DataError(f"cannot write the checkpoint: {reason}", where=str(root), fix=fix) from error
-    return path
+
+
+def newest(root: str | Path) -> Path | None:
+    """The newest complete checkpoint; its hashes are not verified."""
+    return next((path for path in checkpoints(root) if _is_complete(path, silent)), None)
+
+
+def remove(root: str | Path, step: int) -> None:
+    """Delete the checkpoint of a step, if there is one."""
+    path = _path(Path(root), step)
+    if path.exists():
+        _remove(path)
 
 
 def load(path: str | Path) -> dict[str, Any]:
@@ -141,6 +150,28 @@ def _is_complete(path: Path, say: Say) -> bool:
 
 
 # ---- writing ------------------------------------------------------------------------------------------------------
+
+
+def _path(root: Path, step: int) -> Path:
+    return root / f"step-{step:08d}"
+
+
+def _save(root: Path, step: int, tree: Any, tensors: dict[str, Tensor], keep: int) -> Path:
+    root.mkdir(parents=True, exist_ok=True)
+    remove_temporary(root)  # safe because of the run folder's lock
+    path = _path(root, step)
+    with published(path) as temporary:
+        _write(temporary, tree, tensors)
+        if path.exists():  # left by a fallback to an older one
+            _remove(path)
+    verify(path)
+    for old in list(checkpoints(root))[keep:]:
+        _remove(old)
+    return path
+
+
+def _is_full(error: Exception) -> bool:
+    return getattr(error, "errno", None) == errno.ENOSPC or "No space left" in str(error)
 
 
 def _write(folder: Path, tree: Any, tensors: dict[str, Tensor]) -> None:

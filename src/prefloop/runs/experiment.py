@@ -13,6 +13,7 @@ import torch
 
 from prefloop.core.batch import Batch
 from prefloop.core.errors import DataError, UserError
+from prefloop.core.files import plain, refuse
 from prefloop.core.loop import Loop, Plan, Record
 from prefloop.core.method import Method
 from prefloop.core.metrics import step_metrics
@@ -21,12 +22,15 @@ from prefloop.policies import pretrained
 from prefloop.policies.causal_lm import CausalLM
 from prefloop.runs import checkpoint
 from prefloop.runs.config import Config, load, to_yaml
+from prefloop.runs.ends import Stopped as Stopped
+from prefloop.runs.ends import kept, save
 from prefloop.runs.evaluation import Baseline, Metrics, evaluate, evaluate_reference, greedy_answers
-from prefloop.runs.folder import CONFIG, RunFolder, existing, read, read_manifest
-from prefloop.runs.interrupt import Interrupt, Interrupted
+from prefloop.runs.folder import CONFIG, FINAL, RunFolder, existing, read, read_manifest
+from prefloop.runs.interrupt import Interrupt
 from prefloop.runs.offline import collect_offline, offline_groups
 from prefloop.runs.progress import Progress
 from prefloop.runs.records import card, manifest_of, samples
+from prefloop.runs.trial import check_end
 from prefloop.runs.world import TextWorld, check_reward, groups_used, method_of, open_world, plan_of
 from prefloop.worlds.text.open_data import open_data
 from prefloop.worlds.text.problem import TextProblem
@@ -62,14 +66,6 @@ class Result:
     notes: tuple[str, ...]  # everything that was guessed, left out or replaced
 
 
-class Stopped(Exception):
-    """A run that was interrupted; everything up to its last step is on disk."""
-
-    def __init__(self, folder: Path, step: int, exit_code: int) -> None:
-        self.folder, self.exit_code = folder, exit_code
-        super().__init__(f"stopped after step {step}; to continue: prefloop train --resume {folder}")
-
-
 # ---- from outside -------------------------------------------------------------------------------------------------
 
 
@@ -91,7 +87,8 @@ def run(
     Raises:
         UserError, DataError: before anything is trained.
         Interrupted: before the run folder is created.
-        Stopped: during training; everything so far is on disk, and the message gives the command to continue.
+        Stopped: during training; everything so far is on disk, and the message gives the command to continue. Other
+            errors of the training say the same in a note.
     """
     with Interrupt(quiet=quiet) as interrupt:
         start = start or prepare([config], poll=interrupt.poll, say=speaker(quiet))
@@ -120,23 +117,24 @@ def resume(
     if is_finished(home, config):
         raise UserError("this run is finished", where=str(home), fix="start a new run with another configuration")
     with Interrupt(quiet=quiet) as interrupt, RunFolder.open(home) as folder:
-        start = start or prepare([config], poll=interrupt.poll, say=speaker(quiet))
+        last = checkpoint.newest(folder.checkpoints)
+        trained = last is not None and checkpoint.step_of(last) == config.training.steps
+        start = start or prepare([config], poll=interrupt.poll, say=speaker(quiet), ends=not trained)
         _check_unchanged(home, start.world)
         this = _begin(config, start, interrupt.poll)
         newest, state = checkpoint.restore(folder.checkpoints, fallback=True, say=speaker(quiet))
         this.loop.restore(state["loop"])
-        folder.rewind(state["offsets"])
+        folder.rewind(state["offsets"], state["waiting"])
         folder.event("resume", {"step": this.loop.step, "checkpoint": newest.name})
-        if this.evaluation_is_due(this.loop.step) and this.loop.step not in evaluated_steps(home):
-            this.evaluate(folder)  # it was interrupted before it was written
         return _train(this, folder, label or config.method, quiet, observers)
 
 
-def prepare(configs: Sequence[Config], *, poll: Poll = no_op, say: Say = print) -> Start:
+def prepare(configs: Sequence[Config], *, poll: Poll = no_op, say: Say = print, ends: bool = True) -> Start:
     """Open what the configurations of a comparison share, evaluate the reference, and draw its offline responses.
 
     Args:
-        configs: may differ in method, override and training; the rest is taken from the first.
+        configs: may differ in method, override, training and what they save; the rest is taken from the first.
+        ends: whether to find out if what they save can be saved; false if only that is left to do.
 
     Raises:
         UserError, DataError: what is wrong, where, and how to fix it.
@@ -148,6 +146,9 @@ def prepare(configs: Sequence[Config], *, poll: Poll = no_op, say: Say = print) 
         check_reward(config, method, data)
     most = max(groups_used(config, method) for config, method in zip(configs, methods, strict=True))
     world = open_world(first, data, methods=methods, groups=most, poll=poll, say=say)
+    if ends:
+        for config in configs:
+            check_end(config, world.model)
     baseline = evaluate_reference(first, world, poll)
     sizes = {
         (offline_groups(method, plan, len(world.data.train)), method.responses)
@@ -159,8 +160,9 @@ def prepare(configs: Sequence[Config], *, poll: Poll = no_op, say: Say = print) 
 
 
 def is_finished(folder: Path, config: Config) -> bool:
-    """Whether a run is finished: its last step has been evaluated."""
-    return config.training.steps in evaluated_steps(folder)
+    """Whether a run is finished: its last step is evaluated, and its final model is there if one is to be saved."""
+    saved = not config.save.final or (folder / FINAL).exists()
+    return saved and config.training.steps in evaluated_steps(folder)
 
 
 def evaluated_steps(folder: Path) -> list[int]:
@@ -192,10 +194,9 @@ class _Run:
 
     def record(self, folder: RunFolder, metrics: Metrics, answers: Batch | None, greedy: Batch | None) -> None:
         """Write an evaluation and its answers; those at temperature 0 are for reading and give no metrics."""
-        folder.metrics({"kind": "evaluation", "step": self.loop.step, **metrics})
-        lines = samples(self.problem, self.policy, greedy, self.loop.step)
-        folder.samples([{**line, "greedy": True} for line in lines])
-        folder.samples(samples(self.problem, self.policy, answers, self.loop.step))
+        lines = [{**line, "greedy": True} for line in samples(self.problem, self.policy, greedy, self.loop.step)]
+        lines += samples(self.problem, self.policy, answers, self.loop.step)
+        folder.evaluation({"kind": "evaluation", "step": self.loop.step, **metrics}, lines)
 
     def evaluate(self, folder: RunFolder, *, last: bool = False) -> Metrics:
         """Evaluate the current policy; everything is measured before anything is written, in case of interruption."""
@@ -204,6 +205,12 @@ class _Run:
         metrics, answers = evaluate(config, world, self.start.baseline, self.policy, beta=beta, poll=poll)
         self.record(folder, metrics, answers, greedy_answers(config, world, self.policy, poll) if last else None)
         return metrics
+
+    def evaluated(self, folder: RunFolder) -> Metrics | None:
+        """The evaluation of the current step, if it is on disk."""
+        lines = (line for line in read(folder.path, "metrics") if line["kind"] == "evaluation")
+        found = next((line for line in lines if line["step"] == self.loop.step), {})
+        return {key: value for key, value in found.items() if key not in ("kind", "step")} or None
 
     def evaluation_is_due(self, step: int) -> bool:
         """Whether to evaluate during training; the final evaluation always happens."""
@@ -239,31 +246,41 @@ def _begin(config: Config, start: Start, poll: Poll) -> _Run:
 
 
 def _train(this: _Run, folder: RunFolder, label: str, quiet: bool, observers: Sequence[Observer]) -> Result:
-    """Train the remaining steps with observers; an interruption saves the loop at the last step boundary."""
-    clock = time.monotonic()
+    """Train the remaining steps with observers, evaluate, and save the final model.
+
+    Before the last evaluation a checkpoint of the last step is saved; it is deleted when the final model is
+    there, as are those that an end of the run left.
+    """
+    clock, loop, config = time.monotonic(), this.loop, this.config
     watchers = [_recorder(this, folder), _saver(this, folder), *observers]
-    try:
-        with Progress(this.config.training.steps, label, quiet=quiet) as bar:
-            bar.advance(this.loop.step)
-            for record in this.loop:
+    with kept(folder, loop):
+        if this.evaluation_is_due(loop.step) and not this.evaluated(folder):
+            this.evaluate(folder)  # the run ended before it was written
+        with Progress(config.training.steps, label, quiet=quiet) as bar:
+            bar.advance(loop.step)
+            for record in loop:
                 for observe in watchers:
-                    observe(record, this.loop)
+                    observe(record, loop)
                 bar.advance(note=_note(record))
-        after = this.evaluate(folder, last=True)
-    except Interrupted as stop:  # not on a second Ctrl-C: then the last checkpoint remains the newest
-        save(folder, this.loop)
-        folder.event("interrupted", {"step": this.loop.step})
-        raise Stopped(folder.path, this.loop.step, stop.exit_code) from None
-    before, note = this.start.baseline.metrics, this.start.world.reward.note
-    if this.config.save.final:
-        text = card(this.config, this.method, note, before, after)
-        pretrained.save(this.policy.model, this.policy.tokenizer, folder.final, text)
-    return Result(folder.path, before, after, time.monotonic() - clock, note, this.start.world.notes)
+        if config.save.final:
+            _save_last(folder, loop, speaker(quiet))
+        after = this.evaluated(folder) or this.evaluate(folder, last=True)
+        before, world = this.start.baseline.metrics, this.start.world
+        if config.save.final:
+            text = card(config, this.method, world.reward.note, before, after)
+            pretrained.save(this.policy.model, this.policy.tokenizer, folder.final, text)
+            for step in map(checkpoint.step_of, list(checkpoint.checkpoints(folder.checkpoints))):
+                if not this.checkpoint_is_due(step):  # kept for the rest of the run, which is done
+                    checkpoint.remove(folder.checkpoints, step)
+    return Result(folder.path, before, after, time.monotonic() - clock, world.reward.note, world.notes)
 
 
-def save(folder: RunFolder, loop: Loop) -> Path:
-    """Save a checkpoint of the loop, with the current lengths of the records."""
-    return checkpoint.save(folder.checkpoints, loop.step, {"loop": loop.state(), "offsets": folder.offsets()})
+def _save_last(folder: RunFolder, loop: Loop, say: Say) -> None:
+    """Save the last step until the final model is there; without room for both, the final model comes first."""
+    try:
+        save(folder, loop)
+    except DataError as error:
+        say(f"{error.what}: the final model is saved without it")
 
 
 def _recorder(this: _Run, folder: RunFolder) -> Observer:
@@ -272,7 +289,12 @@ def _recorder(this: _Run, folder: RunFolder) -> Observer:
 
     def observe(record: Record, loop: Loop) -> None:
         nonlocal clock
-        folder.metrics({"kind": "step", **step_metrics(record, this.method)})
+        try:
+            line = {"kind": "step", **plain(step_metrics(record, this.method), refuse, "metrics")}
+        except Exception:  # the step is done: a run that continues after it has one line for each step
+            folder.metrics({"kind": "step", "step": record.step})
+            raise
+        folder.metrics(line)
         folder.timing({"step": record.step, "seconds": time.monotonic() - clock})
         if this.evaluation_is_due(record.step):
             this.evaluate(folder)

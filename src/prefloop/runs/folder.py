@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -14,14 +15,16 @@ import secrets
 from collections.abc import Iterable, Mapping
 from datetime import UTC, date, datetime
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, BinaryIO
 
 from prefloop.core.errors import DataError, UserError, shown
-from prefloop.core.files import refuse, to_json, write
+from prefloop.core.files import refuse, remove_temporary, to_json, write
 
-RECORDS = ("metrics", "samples", "timing")  # truncated to the checkpoint on resume
+RECORDS = ("samples", "metrics", "timing")  # truncated to the checkpoint on resume
 LOGS = (*RECORDS, "events")
-CONFIG, MANIFEST, LOCK = "config.yaml", "manifest.json", ".lock"
+NOTHING: Mapping[str, str] = MappingProxyType({})
+CONFIG, MANIFEST, FINAL, LOCK = "config.yaml", "manifest.json", "final", ".lock"
 
 
 class RunFolder:
@@ -35,9 +38,12 @@ class RunFolder:
         """Lock an existing folder; see `create` and `open`."""
         self.path = path
         self._lock = _locked(path / LOCK)
+        remove_temporary(path)  # left by a killed process
         for name in LOGS:
             _repair(_log(path, name))
-        self._files: dict[str, BinaryIO] = {name: _log(path, name).open("ab") for name in LOGS}
+        self._files = {name: _log(path, name).open("ab", buffering=0) for name in LOGS}
+        self._sizes = {name: _log(path, name).stat().st_size for name in LOGS}
+        self._waiting = dict.fromkeys(LOGS, b"")  # lines that a full disk has not taken
 
     @classmethod
     def create(cls, output: str | Path, method: str, *, config: str, manifest: Mapping[str, Any]) -> RunFolder:
@@ -74,7 +80,7 @@ class RunFolder:
 
     @property
     def final(self) -> Path:
-        return self.path / "final"
+        return self.path / FINAL
 
     def metrics(self, record: Mapping[str, Any]) -> None:
         """Append one line of results that depend only on the seed, such as `{"step": 1, "loss": 0.69}`.
@@ -82,34 +88,64 @@ class RunFolder:
         Raises:
             DataError: a value is NaN, infinite, or not a number, text, list or mapping.
         """
-        self._append("metrics", [record])
+        self._append({"metrics": [record]})
 
     def timing(self, record: Mapping[str, Any]) -> None:
         """Append one line of times and rates, which differ from run to run."""
-        self._append("timing", [record])
+        self._append({"timing": [record]})
 
     def samples(self, records: Iterable[Mapping[str, Any]]) -> None:
         """Append responses, one line each."""
-        self._append("samples", records)
+        self._append({"samples": records})
+
+    def evaluation(self, record: Mapping[str, Any], answers: Iterable[Mapping[str, Any]]) -> None:
+        """Append the answers of an evaluation and then its metrics, which mark it as complete."""
+        self._append({"samples": answers, "metrics": [record]})
 
     def event(self, kind: str, detail: Mapping[str, Any] | None = None) -> None:
         """Append an event of the process, with the time in UTC."""
         now = datetime.now(UTC).isoformat(timespec="milliseconds")
-        self._append("events", [{"time": now, "event": kind, **(detail or {})}])
+        self._append({"events": [{"time": now, "event": kind, **(detail or {})}]})
 
-    def _append(self, name: str, records: Iterable[Mapping[str, Any]]) -> None:
-        lines = [_line(record, name) for record in records]
-        self._files[name].write(b"".join(lines))
-        self._files[name].flush()
+    def _append(self, records: Mapping[str, Iterable[Mapping[str, Any]]]) -> None:
+        """Append lines to several records, all or none of them; if the disk is full they wait.
+
+        Raises:
+            DataError: the disk is full or fails; no record ends in a part of a line.
+        """
+        lines = {name: b"".join(_line(record, name) for record in some) for name, some in records.items()}
+        for name, data in lines.items():
+            self._waiting[name] += data
+        self._write()
+
+    def _write(self) -> None:
+        for name, data in self._waiting.items():
+            rest = memoryview(data)
+            try:
+                while rest:
+                    rest = rest[self._files[name].write(rest) :]
+            except OSError as error:
+                os.truncate(_log(self.path, name), self._sizes[name])
+                fix = "free some space" if error.errno == errno.ENOSPC else "check the disk"
+                raise DataError(f"cannot write: {error.strerror}", where=str(_log(self.path, name)), fix=fix) from error
+            self._sizes[name] += len(data)
+            self._waiting[name] = b""
 
     def offsets(self) -> dict[str, int]:
         """Sizes of the records in bytes, for a checkpoint."""
         for file in self._files.values():
             os.fsync(file.fileno())
-        return {name: _log(self.path, name).stat().st_size for name in RECORDS}
+        return {name: self._sizes[name] for name in RECORDS}
 
-    def rewind(self, offsets: Mapping[str, int]) -> None:
+    def waiting(self) -> dict[str, str]:
+        """Lines that could not be written, for a checkpoint."""
+        return {name: self._waiting[name].decode("utf-8") for name in RECORDS}
+
+    def rewind(self, offsets: Mapping[str, int], waiting: Mapping[str, str] = NOTHING) -> None:
         """Truncate the records to a checkpoint's offsets, so that resumed steps are not written twice.
+
+        Args:
+            waiting: lines that could not be written then.
 
         Raises:
             DataError: a record is shorter than at the checkpoint.
@@ -121,6 +157,9 @@ class RunFolder:
                 raise DataError(f"{offsets[name] - sizes[name]} bytes are missing since the checkpoint", where=where)
         for name in RECORDS:
             os.truncate(_log(self.path, name), offsets[name])
+            self._sizes[name] = offsets[name]
+            self._waiting[name] = waiting.get(name, "").encode()
+        self._write()
 
     def close(self) -> None:
         """Release the folder."""

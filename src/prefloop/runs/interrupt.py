@@ -1,13 +1,14 @@
-"""Ctrl-C without loss: the first signal requests a stop at the next safe point, the second stops immediately."""
+"""Signals without loss: the first requests a stop at the next safe point, the second stops immediately."""
 
 from __future__ import annotations
 
 import os
 import signal
 import threading
+from contextlib import suppress
 from types import FrameType
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # Ctrl-C, kill, a terminal that closes
 
 
 class Interrupted(BaseException):
@@ -15,12 +16,12 @@ class Interrupted(BaseException):
 
     def __init__(self, number: int) -> None:
         self.signal = signal.Signals(number)
-        self.exit_code = 128 + number  # 130 after Ctrl-C, 143 after SIGTERM, as in shells
+        self.exit_code = 128 + number  # 130 after Ctrl-C, 143 after SIGTERM, 129 after SIGHUP, as in shells
         super().__init__(f"stopped by {self.signal.name}")
 
 
 class Interrupt:
-    """A context in which SIGINT and SIGTERM set a flag that `poll` reads.
+    """A context in which SIGINT, SIGTERM and SIGHUP set a flag that `poll` reads; under `nohup` SIGHUP stays ignored.
 
     Outside the main thread, where Python handles no signals, it has no effect.
     """
@@ -32,7 +33,9 @@ class Interrupt:
 
     def __enter__(self) -> Interrupt:
         if threading.current_thread() is threading.main_thread():
-            self._before = {number: signal.signal(number, self._handle) for number in SIGNALS}
+            ignored = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+            chosen = [number for number in SIGNALS if not (number == signal.SIGHUP and ignored)]
+            self._before = {number: signal.signal(number, self._handle) for number in chosen}
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -54,4 +57,5 @@ class Interrupt:
             raise KeyboardInterrupt
         self.requested = number
         if not self._quiet:  # unlike print(), write() is safe in a signal handler
-            os.write(2, b"\nstopping at the next safe point; press again to stop immediately\n")
+            with suppress(OSError):  # the terminal has gone
+                os.write(2, b"\nstopping at the next safe point; press again to stop immediately\n")

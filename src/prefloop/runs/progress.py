@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
 
 from rich.console import Console
 from rich.markup import escape
@@ -56,7 +57,8 @@ class Progress:
 
     def __exit__(self, *_: object) -> None:
         if self._bar:
-            self._bar.stop()
+            with suppress(OSError):  # the terminal has gone
+                self._bar.stop()
 
     def advance(self, units: int = 1, note: str = "") -> None:
         """Record `units` more units; `note` shows a recent value, such as a loss."""

@@ -16,7 +16,7 @@ from prefloop.worlds.text.examine import examined
 from prefloop.worlds.text.open_data import TextData
 from prefloop.worlds.text.open_model import OpenModel, open_model
 from prefloop.worlds.text.open_reward import LABELS, TextReward, open_reward, threshold_of
-from prefloop.worlds.text.problem import TextProblem, Truncation
+from prefloop.worlds.text.problem import TextProblem, Truncation, check_groups
 
 
 @dataclass(frozen=True)
@@ -56,10 +56,10 @@ def plan_of(config: Config, method: Method) -> Plan:
 
 
 def check_reward(config: Config, method: Method, data: TextData) -> None:
-    """Refuse a method that is incompatible with the reward, before a model is loaded.
+    """Refuse a method that is incompatible with the reward or the data, before a model is loaded.
 
     Raises:
-        UserError: fresh responses without a scorer, or a method without the labels it needs.
+        UserError: fresh responses without a scorer, a method without the labels it needs, or groups of other sizes.
         DataError: no label is positive.
     """
     if method.on_policy > 0 and config.reward.name == LABELS:
@@ -68,6 +68,8 @@ def check_reward(config: Config, method: Method, data: TextData) -> None:
             where="reward.name",
             fix="use a reward (length_min, bradley_terry, module:function, …) or set on_policy: 0",
         )
+    if method.on_policy < 1 and data.has_responses:
+        check_groups(data.train, method.responses)
     if "labels" in method.needs:
         _check_labels(config, threshold_of(config.reward, data), data)
 

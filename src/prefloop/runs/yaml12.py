@@ -115,6 +115,6 @@ def read(path: Path) -> dict[str, Any]:
     if len(data) > BYTES:
         raise UserError(f"a configuration has at most {BYTES:,} bytes", where=str(path), fix=SMALL)
     tree = parse(text, str(path))
-    if tree is not None and not isinstance(tree, dict):
+    if not isinstance(tree, dict | None) or not all(isinstance(key, str) for key in tree or ()):
         raise UserError("a configuration must consist of `key: value` lines", where=str(path))
     return tree or {}

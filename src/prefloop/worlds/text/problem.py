@@ -96,13 +96,7 @@ class TextProblem:
         if self.offline is not None:
             rows = torch.tensor(places(self.offline.mask.shape[0], start, count, rng))
             return _narrowed(self.offline[rows], responses)
-        largest = max(len(group.responses) for group in self.train)
-        if 0 < largest < responses:
-            raise UserError(
-                f"the method needs groups of {responses} responses, but the data have at most {largest}",
-                where="method and data.train",
-                fix=f"override: {{responses: {largest}}}",
-            )
+        check_groups(self.train, responses)
         return self.batch_of([self.train[i] for i in places(len(self.train), start, count, rng)], responses)
 
     def score(self, batch: Batch) -> Batch:
@@ -275,6 +269,23 @@ def label_threshold(groups: Sequence[Group]) -> float | None:
     """0 if the scores of the data are labels already (+1 and −1, or 1 and 0 for pairs); None for ratings."""
     values = {score for group in groups for score in group.scores or ()}
     return 0.0 if values and (values <= {1.0, -1.0} or values <= {1.0, 0.0}) else None
+
+
+def check_groups(groups: Sequence[Group], responses: int) -> None:
+    """Refuse groups that a method with so many responses to a prompt cannot train on.
+
+    Raises:
+        UserError: all groups are too small, one is too large, or one is empty.
+    """
+    largest = max(len(group.responses) for group in groups)
+    if 0 < largest < responses:
+        raise UserError(
+            f"the method needs groups of {responses} responses, but the data have at most {largest}",
+            where="method and data.train",
+            fix=f"override: {{responses: {largest}}}",
+        )
+    for group in groups:
+        _check_size(group, responses)
 
 
 def _check_size(group: Group, responses: int) -> None:

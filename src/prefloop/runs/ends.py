@@ -1,0 +1,106 @@
+"""Whatever ends a run, the state of its last finished step is on disk and the message says how to continue."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from prefloop.core.errors import DataError, raised
+from prefloop.core.loop import Diverged, Loop
+from prefloop.runs import checkpoint
+from prefloop.runs.folder import RunFolder
+from prefloop.runs.interrupt import Interrupted
+
+
+class Stopped(Exception):
+    """A run that was interrupted; everything up to its last step is on disk."""
+
+    def __init__(self, folder: Path, step: int, exit_code: int) -> None:
+        self.folder, self.exit_code = folder, exit_code
+        super().__init__(f"stopped after step {step}; to continue: prefloop train --resume {folder}")
+
+
+@contextmanager
+def kept(folder: RunFolder, loop: Loop) -> Iterator[None]:
+    """Save the loop at its last step boundary when the body is interrupted or fails in any way.
+
+    A second signal stops immediately: then the last checkpoint remains the newest.
+
+    Raises:
+        Stopped: the body was interrupted.
+        DataError: the body called `sys.exit`.
+        BaseException: the error of the body, with a note of what is kept and how to continue.
+    """
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise
+    except Interrupted as stop:
+        try:
+            save(folder, loop)
+        except Exception as problem:
+            problem.add_note(_newest(folder))
+            raise
+        _event(folder, "interrupted", loop, stop)
+        raise Stopped(folder.path, loop.step, stop.exit_code) from None
+    except BaseException as error:
+        traceback.clear_frames(error.__traceback__)  # their tensors and the gradients leave memory for the state
+        loop.optimizer.zero_grad(set_to_none=True)
+        told = error if isinstance(error, Exception) else _exit(error)
+        told.add_note(_keep(folder, loop, told))
+        _event(folder, "failed", loop, told)
+        raise told from error if told is not error else error.__cause__
+
+
+def save(folder: RunFolder, loop: Loop) -> Path:
+    """Save a checkpoint of the loop, with the current lengths of the records.
+
+    After the last step only the weights are saved, from which the run can be finished.
+
+    Raises:
+        DataError: the disk is full or fails.
+        RuntimeError: see `Loop.state`.
+    """
+    state = loop.state()
+    if loop.step == loop.plan.steps:
+        state |= {"optimizer": {}, "collection": None, "signal": None}
+    records = {"offsets": folder.offsets(), "waiting": folder.waiting()}
+    return checkpoint.save(folder.checkpoints, loop.step, {"loop": state, **records})
+
+
+def _keep(folder: RunFolder, loop: Loop, error: Exception) -> str:
+    """Save the loop; a sentence on what is kept."""
+    if loop.step == 0:
+        return "  kept:  nothing, because no step was finished"
+    try:
+        save(folder, loop)
+    except Exception as problem:
+        return f"  kept:  step {loop.step} could not be saved ({raised(problem)})\n{_newest(folder)}"
+    again = "The same error comes back unless its cause is removed."
+    if isinstance(error, Diverged):
+        again = "It diverges again, because a run keeps its configuration: start a new one with a lower training.lr."
+    return f"  kept:  everything up to step {loop.step}; to continue: {_command(folder)}\n         {again}"
+
+
+def _newest(folder: RunFolder) -> str:
+    newest = checkpoint.newest(folder.checkpoints)
+    if newest is None:
+        return "  kept:  nothing, because there is no earlier checkpoint"
+    return f"  kept:  everything up to step {checkpoint.step_of(newest)}; to continue: {_command(folder)}"
+
+
+def _command(folder: RunFolder) -> str:
+    return f"prefloop train --resume {folder.path}"
+
+
+def _exit(error: BaseException) -> DataError:
+    """`sys.exit` in a user's function would end the program as if it had been asked to."""
+    fix = "raise an error with a message instead"
+    return DataError(f"a function of yours ended the program ({raised(error)})", where="training", fix=fix)
+
+
+def _event(folder: RunFolder, kind: str, loop: Loop, error: BaseException) -> None:
+    with suppress(DataError):  # a full disk
+        folder.event(kind, {"step": loop.step, "reason": raised(error)})
