@@ -122,7 +122,7 @@ def continued(asked: str, content: str) -> str | None:
         content: the answer, with MARK where it spells special tokens.
     """
     tags, own = LAST_TAGS.search(asked), OPEN.match(content.lstrip())
-    if not tags or not own or tags[0].strip() != own[0]:
+    if not tags or not own or tags[0].strip() != own[0] or len(TAG.findall(content)) != 2 or not CLOSE.search(content):
         return None
     thoughts = content.lstrip()[own.end() :]
     return asked + (thoughts.lstrip() if asked[-1].isspace() else thoughts)

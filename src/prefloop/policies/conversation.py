@@ -247,7 +247,7 @@ class Template:
         Raises:
             DataError: the template raises an error, or a message contains MARK.
         """
-        if any(MARK in str(m.values()) for m in messages):
+        if MARK in json.dumps(messages, ensure_ascii=False):
             raise DataError(f"a message contains the private character U+{ord(MARK):X}", where=where, fix="remove it")
         said = break_up(messages, self._spelled)
         rendering = partial(
@@ -298,7 +298,7 @@ class Template:
             names = ", ".join(f"`{name}`" for name in self._special if name in text.replace(MARK, ""))
             what = f"this tokenizer cannot write special tokens as text, but a message spells one of {excerpt(names)}"
             raise DataError(what, where=where, fix="remove it from the text")
-        return _Rendered(kept, text.replace(MARK, ""))
+        return _Rendered(kept, text)
 
     @cached_property
     def _special(self) -> dict[str, int]:
@@ -343,7 +343,7 @@ class Template:
 
 @dataclass(frozen=True)
 class _Rendered:
-    """A conversation as text and ids."""
+    """A conversation as ids and as text, in which MARK breaks up special tokens that a message spells."""
 
     ids: tuple[int, ...]
     text: str
