@@ -48,3 +48,36 @@ def test_plain_text_has_no_roles(model: str, pairs: str, capsys: pytest.CaptureF
 def test_an_unknown_model_is_refused(pairs: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["data", "show", pairs, "--model", str(tmp_path / "absent")]) == 2
     assert "does not exist" in capsys.readouterr().err
+
+
+@pytest.fixture
+def long(tmp_path: Path) -> str:
+    rows = [{"prompt": f"a {'b ' * n}", "chosen": "yes b", "rejected": "no"} for n in (1, 2, 3, 30)]
+    (tmp_path / "long.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(tmp_path / "long.jsonl")
+
+
+def test_check_counts_tokens(model: str, long: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["data", "check", long, "--model", model, "--json"]) == 0
+    counts = json.loads(capsys.readouterr().out)["tokens"]
+    assert (counts["longest_prompt"], counts["longest_answer"], counts["longest"]) == (36, 3, 39)
+
+
+def test_check_finds_what_the_template_refuses(
+    model: str, pairs: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "no.jinja").write_text("{{ raise_exception('roles must alternate') }}")
+    assert main(["data", "check", pairs, "--model", model, "--template", str(tmp_path / "no.jinja")]) == 3
+    assert "roles must alternate" in capsys.readouterr().err
+
+
+def test_a_run_leaves_out_what_cannot_be_rendered_if_told_so(
+    model: str, long: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["train", "--method=dpo", f"--model.path={model}", "--reward.name=labels", f"--data.train={long}"]
+    words += ["--training.steps=2", "--training.batch=4", "--training.minibatch=4", f"--output={tmp_path}"]
+    words += ["--data.max_prompt_tokens=20", "--evaluation.prompts=2", "--evaluation.max_cut=1"]
+    assert main([*words, "--json"]) == 3 and "more than 20 tokens" in capsys.readouterr().err
+    assert main([*words, "--json", "--data.faulty=skip"]) == 0
+    notes = json.loads(capsys.readouterr().out)["notes"]
+    assert any("training: 1 of 4 rows are left out" in note for note in notes)

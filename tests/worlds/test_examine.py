@@ -9,7 +9,7 @@ from prefloop.core.errors import DataError
 from prefloop.core.streams import streams
 from prefloop.data.records import Group, Message
 from prefloop.policies.conversation import template_of
-from prefloop.worlds.text.examine import examined
+from prefloop.worlds.text.examine import examined, sound
 from prefloop.worlds.text.problem import TextProblem, places
 
 TEMPLATE = template_of(tiny.tokenizer())
@@ -53,3 +53,10 @@ def test_on_policy_runs_keep_every_prompt() -> None:
     groups = [pair(0, "a", "yes", "yes"), pair(1, "b")]
     kept, lost = examined(TextProblem(groups, TEMPLATE), 4, fresh=True, given=False, seed=0)
     assert len(kept.train) == 2 and lost.identical == lost.responses == 0
+
+
+def test_rows_that_cannot_be_rendered_are_told_apart() -> None:
+    groups = [pair(1), pair(2, "a " * 9), pair(4, "b")]
+    kept, faults = sound(TextProblem(groups, TEMPLATE, max_prompt_tokens=8), groups, fresh=True, given=True)
+    assert [g.row for g in kept] == [1, 4] and [f.row for f in faults][:1] == [2]
+    assert "more than 8 tokens" in faults[0].what and "max_prompt_tokens" in faults[0].fix

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from prefloop.core.errors import DataError
-from prefloop.data.fault import by_reason
+from prefloop.data.fault import Fault, by_reason
 from prefloop.data.formats import Loaded, faulty
 from prefloop.data.records import Group
 
@@ -24,11 +24,16 @@ def kept(path: Path, loaded: Loaded, how: Faulty) -> Loaded:
     """
     if not loaded.faults:
         return loaded
-    lost, total = len(loaded.faults), len(loaded.groups) + len(loaded.faults)
-    if how == "refuse" or lost > MOST * total:
+    total = len(loaded.groups) + len(loaded.faults)
+    if how == "refuse" or len(loaded.faults) > MOST * total:
         raise faulty(path, loaded)
-    reasons = ", ".join(f"{reason} ({count:,})" for reason, count in by_reason(loaded.faults).items())
-    return replace(loaded, notes=(*loaded.notes, f"{lost:,} of {total:,} rows are left out: {reasons}"))
+    return replace(loaded, notes=(*loaded.notes, left_out(loaded.faults, total)))
+
+
+def left_out(faults: Sequence[Fault], total: int) -> str:
+    """A note about rows that are left out, counted by reason."""
+    reasons = ", ".join(f"{reason} ({count:,})" for reason, count in by_reason(faults).items())
+    return f"{len(faults):,} of {total:,} rows are left out: {reasons}"
 
 
 def apart(train: Sequence[Group], held_out: Sequence[Group], how: Faulty) -> tuple[list[Group], tuple[str, ...]]:

@@ -10,9 +10,10 @@ from prefloop.core.loop import Plan
 from prefloop.core.method import Method
 from prefloop.core.methods import method
 from prefloop.core.protocols import no_op
+from prefloop.data.skipping import MOST, left_out
 from prefloop.policies.pretrained import context
 from prefloop.runs.config import Config
-from prefloop.worlds.text.examine import examined
+from prefloop.worlds.text.examine import examined, sound
 from prefloop.worlds.text.open_data import TextData
 from prefloop.worlds.text.open_model import OpenModel, open_model
 from prefloop.worlds.text.open_reward import LABELS, TextReward, open_reward, threshold_of
@@ -98,6 +99,22 @@ def groups_used(config: Config, method: Method) -> int:
     return collections * (t.batch // method.responses)
 
 
+def _sound(data: TextData, problem: TextProblem, *, fresh: bool, given: bool) -> TextData:
+    """The data without rows that cannot be rendered, and a note about those.
+
+    Raises:
+        DataError: more than half of the training rows.
+    """
+    train, faults = sound(problem, data.train, fresh=fresh, given=given)
+    if len(faults) > MOST * len(data.train):
+        what = f"{len(faults)} of {len(data.train)} training rows cannot be rendered; the first: {faults[0]}"
+        raise DataError(what, where="data.train", fix=faults[0].fix)
+    held_out, more = sound(problem, data.held_out, fresh=True, given=True)
+    sides = (("training", faults, len(data.train)), ("held-out", more, len(data.held_out)))
+    notes = tuple(f"{side}: {left_out(lost, total)}" for side, lost, total in sides if lost)
+    return replace(data, train=train, held_out=held_out, notes=(*data.notes, *notes))
+
+
 def open_world(
     config: Config,
     data: TextData,
@@ -129,6 +146,9 @@ def open_world(
     bare = data.problem(model.template, config.sampling.max_new_tokens, context(model.reference.model))
     given = data.has_responses and any(m.on_policy < 1 for m in methods)
     fresh = any(m.on_policy > 0 for m in methods) or not data.has_responses
+    if config.data.faulty == "skip":
+        data = _sound(data, bare, fresh=fresh, given=given)
+        bare = replace(bare, train=data.train)
     problem, lost = examined(
         bare, groups or groups_used(config, methods[0]), fresh=fresh, given=given, seed=config.seed
     )

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
+from prefloop.cli.data import tokens
 from prefloop.cli.data.shared import BAD_ROWS, print_faults, read
 from prefloop.cli.options import Rows
 from prefloop.runs.schema import Flag
@@ -25,7 +26,13 @@ class Options(Rows):
     """
 
     file: Annotated[Path, Flag(positional=True)]
-    """.jsonl, .json (both also .gz) or .parquet."""
+    """A data file, see docs/formats.md."""
+    model: str | None = None
+    """Also render every row as this model would be trained on it, and count its tokens."""
+    template: str = "auto"
+    """With --model: auto, chat, plain or a Jinja file."""
+    system: str | None = None
+    """With --model: system message for prompts that have none."""
 
 
 def run(options: Options) -> int:
@@ -33,10 +40,13 @@ def run(options: Options) -> int:
     from prefloop.data.check import check
 
     loaded = read(options, options.file, options.limit)
+    counts: tokens.Counts | None = None
+    if options.model is not None:
+        loaded, counts = tokens.counted(loaded, tokens.template(options.model, options.template), options.system)
     report = check(loaded.groups)
     options.show(
-        lambda: _record(options.file, loaded, report),
-        lambda: _print_report(options.file, loaded, report),
+        lambda: {**_record(options.file, loaded, report), **({"tokens": asdict(counts)} if counts else {})},
+        lambda: _print_report(options.file, loaded, report, counts),
     )
     return BAD_ROWS if loaded.faults and options.faulty == "refuse" else 0
 
@@ -49,7 +59,7 @@ def _record(file: Path, loaded: Loaded, report: Report) -> dict[str, Any]:
     return {"file": str(file), **read_as, **asdict(report), "reasons": by_reason(loaded.faults), "faults": faults}
 
 
-def _print_report(file: Path, loaded: Loaded, report: Report) -> None:
+def _print_report(file: Path, loaded: Loaded, report: Report, counts: tokens.Counts | None) -> None:
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
@@ -60,7 +70,7 @@ def _print_report(file: Path, loaded: Loaded, report: Report) -> None:
     console.print(Text(str(file), style="bold"), soft_wrap=True)
     table = Table.grid(padding=(0, 2))
     table.add_row(Text("format", style="cyan"), Text(f"{loaded.format}: {FORMATS[loaded.format].help}"))
-    for name, value in _facts(report).items():
+    for name, value in {**_facts(report), **(counts.facts() if counts else {})}.items():
         table.add_row(Text(name, style="cyan"), Text(value))
     console.print(table)
     for remark in (*loaded.remarks, *_remarks(report)):

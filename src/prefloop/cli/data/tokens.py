@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import median
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from prefloop.data.formats import Loaded
     from prefloop.data.records import Group
     from prefloop.policies.conversation import Answered, Template
 
@@ -25,6 +29,47 @@ def template(model: str, setting: str) -> Template:
 
     tokenizer, stops = pretrained.tokenizer_of(model)
     return template_of(tokenizer, setting, stops=stops)
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Tokens of prompts and answers, ends included: 0 if there are none."""
+
+    template: str
+    longest_prompt: int
+    longest_answer: int
+    median_answer: float
+    longest: int  # prompt and answer
+
+    def facts(self) -> dict[str, str]:
+        answers = f"answers up to {self.longest_answer:,} tokens, median {self.median_answer:,.0f}"
+        return {"tokens": f"prompts up to {self.longest_prompt:,}; {answers}; together up to {self.longest:,}"}
+
+
+def counted(loaded: Loaded, rendering: Template, system: str | None) -> tuple[Loaded, Counts]:
+    """The file with rows that cannot be rendered among its faults, and the tokens of the others.
+
+    Raises:
+        DataError: no row can be rendered.
+    """
+    from prefloop.data.formats import faulty
+    from prefloop.worlds.text.examine import sound
+    from prefloop.worlds.text.problem import TextProblem
+
+    unlimited = 10**9
+    problem = TextProblem(loaded.groups, rendering, None, system, unlimited, unlimited)
+    groups, faults = sound(problem, loaded.groups, fresh=False, given=True)
+    found = replace(loaded, groups=groups, faults=[*loaded.faults, *faults], notes=(*loaded.notes, rendering.note))
+    if not groups:
+        raise faulty(Path("the file"), found)
+    prompts = [len(p) for p in problem.render([g for g in groups if not g.responses])]
+    made = problem.answered([g for g in groups if g.responses])
+    answers = [len(a) for one in made for a in one.answers]
+    prompts += [len(one.prompt) for one in made]
+    both = [len(one.prompt) + max(map(len, one.answers)) for one in made]
+    middle = median(answers) if answers else 0.0
+    counts = Counts(rendering.note, max(prompts), max(answers, default=0), middle, max([*prompts, *both]))
+    return found, counts
 
 
 def record(rendering: Template, groups: Sequence[Group]) -> list[dict[str, Any]]:

@@ -8,6 +8,7 @@ from itertools import combinations
 
 from prefloop.core.errors import DataError
 from prefloop.core.streams import streams
+from prefloop.data.fault import Fault
 from prefloop.data.records import Group
 from prefloop.worlds.text.problem import TextProblem, Truncation, places
 
@@ -37,6 +38,28 @@ def examined(
     if fresh:
         kept.render(used)
     return kept, truncation(problem, used if given else [], left_out=len(problem.train) - len(distinct))
+
+
+def sound(
+    problem: TextProblem, groups: Sequence[Group], *, fresh: bool, given: bool
+) -> tuple[list[Group], list[Fault]]:
+    """The groups that can be rendered within the problem's limits, and why the others cannot.
+
+    Args:
+        fresh, given: whether prompts are answered by the policy, and whether the responses of the data are used.
+    """
+    kept, faults = list[Group](), list[Fault]()
+    for group in groups:
+        try:
+            if fresh or not group.responses:
+                problem.render([group])
+            if given and group.responses:
+                problem.answered([group])
+        except DataError as error:
+            faults.append(Fault(group.row, error.what.splitlines()[0], error.fix))
+        else:
+            kept.append(group)
+    return kept, faults
 
 
 def truncation(problem: TextProblem, groups: Sequence[Group], *, left_out: int = 0) -> Truncation:
