@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForSequenceClassification, BertConfig, BertForSequenceClassification
+from transformers import AutoModelForSequenceClassification
 
 import tiny
 from prefloop.core.errors import DataError, UserError
@@ -185,12 +185,6 @@ def foreign_code(folder: Path) -> None:
     (folder / "mine.py").write_text("raise SystemExit('this code was run')\n")
 
 
-def encoder(folder: Path) -> None:
-    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
-    BertForSequenceClassification(BertConfig(vocab_size=12, num_labels=1, **sizes)).save_pretrained(folder)
-    tiny.tokenizer().save_pretrained(folder)
-
-
 def no_template(folder: Path) -> None:
     external(folder)
     (folder / "chat_template.jinja").unlink()
@@ -209,7 +203,6 @@ REFUSED: dict[str, tuple[Callable[[Path], Any], str]] = {
     "holed": (holed, "lacks its weights: model.norm.weight would be newly initialised"),
     "pickled": (pickled, "its weights are pickles .pytorch_model.bin., which are never loaded"),
     "foreign code": (foreign_code, "the reward model cannot be loaded"),
-    "encoder": (encoder, "BertForSequenceClassification does not score by one linear layer on the last token"),
     "template": (no_template, "no chat template"),
     "changed": (
         lambda folder: external(folder, tiny.TEMPLATE.replace(" : ", " ")),

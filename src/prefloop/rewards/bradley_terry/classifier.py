@@ -1,7 +1,8 @@
 """Reward models in the layout of Hugging Face sequence classification with one label: reading and writing.
 
-Such a model scores a conversation by one linear layer, `score`, on the hidden state of its last token. Only local
-folders with safetensors weights are read; no model code is run and nothing is unpickled.
+Most score a conversation by one linear layer, `score`, on the hidden state of its last token that is not padding; all
+others by their own forward pass. Only local folders with safetensors weights are read; no model code is run and nothing
+is unpickled.
 """
 
 from __future__ import annotations
@@ -16,8 +17,11 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from prefloop.core.errors import DataError
+from prefloop.policies.architecture import plain_ids
 from prefloop.policies.folder import check_files, check_tokenizer, read_config, read_model, read_tokenizer
 from prefloop.policies.pretrained import Tokenizer
+from prefloop.rewards.bradley_terry.encoding import last_place
+from prefloop.rewards.bradley_terry.whole import Whole, context, is_encoder
 
 HEAD = "score"  # name of the linear layer in transformers
 WEIGHTS = "model.safetensors"
@@ -30,18 +34,18 @@ TRAIN_ONE = "train one: prefloop reward train DATA --model MODEL --out DIR"
 class Classifier:
     """The parts of a sequence classifier with one label, in float32 and eval mode."""
 
-    backbone: nn.Module
+    backbone: nn.Module  # gives hidden states, or, as `Whole`, scores
     head: nn.Linear
     tokenizer: Tokenizer
     context: int | None  # maximum number of tokens
+    padding: int | None = None  # the score is read at the last token that is not this one
 
 
 def read(folder: Path) -> Classifier:
     """Read a reward model saved by transformers or another library.
 
     Raises:
-        DataError: not a sequence classifier, more than one label, no safetensors weights, missing weights, or an
-            architecture whose score is not one linear layer on the last token.
+        DataError: not a sequence classifier, more than one label, or not all of a model's files.
     """
     check_files(folder, WHAT)
     config = _config(folder)
@@ -51,8 +55,13 @@ def read(folder: Path) -> Classifier:
     model = read_model(kind, folder, WHAT, spare=("lm_head.weight",), config=config, dtype=torch.float32)
     tokenizer = read_tokenizer(folder, WHAT)
     check_tokenizer(tokenizer, model.get_input_embeddings().weight.shape[0], folder, WHAT)
-    backbone, head = _parts(model.requires_grad_(False), folder)
-    return Classifier(backbone, head, tokenizer, getattr(config, "max_position_embeddings", None))
+    model.requires_grad_(False)
+    head, most = getattr(model, HEAD, None), context(model, tokenizer)
+    if isinstance(head, nn.Linear) and _is_linear(model, head):
+        return Classifier(model.base_model, head, tokenizer, most, model.config.get_text_config().pad_token_id)
+    paired = not tokenizer.chat_template and is_encoder(tokenizer)
+    typed = paired and "token_type_ids" in tokenizer.model_input_names
+    return Classifier(Whole(model, paired=paired, typed=typed), _identity(), tokenizer, most)
 
 
 def _config(folder: Path) -> Any:
@@ -67,17 +76,28 @@ def _config(folder: Path) -> Any:
     return config
 
 
-def _parts(model: Any, folder: Path) -> tuple[nn.Module, nn.Linear]:
-    """Backbone and head, after checking that the model's own logit is head(last state of the backbone)."""
-    backbone, head = model.base_model, getattr(model, HEAD, None)
-    ids = torch.tensor([[i for i in range(4) if i != model.config.pad_token_id][:2]])
-    if isinstance(head, nn.Linear):
-        with torch.no_grad():
-            own, linear = model(ids).logits, head(backbone(ids).last_hidden_state)[:, -1]
-        if torch.allclose(linear, own, rtol=1e-3, atol=1e-4):
-            return backbone, head
-    what = f"{type(model).__name__} does not score by one linear layer on the last token: unsupported architecture"
-    raise DataError(what, where=str(folder), fix="use a reward model on a causal language model")
+def _is_linear(model: Any, head: nn.Linear) -> bool:
+    """Whether the model's own score is head(state of the last token that is not padding), with and without padding."""
+    padding = model.config.get_text_config().pad_token_id
+    ids = plain_ids(model, 4)
+    rows = [
+        ids,
+        ids[:2],
+        *([] if padding is None else [[*ids, padding], [ids[0], padding, *ids[1:3], padding, padding]]),
+    ]
+    with torch.no_grad():
+        own = [model(torch.tensor([row])).logits[0] for row in rows]
+        states = [head(model.base_model(torch.tensor([row])).last_hidden_state[0]) for row in rows]
+    linear = [state[last_place(torch.tensor(row), padding)] for row, state in zip(rows, states, strict=True)]
+    return torch.allclose(torch.stack(linear), torch.stack(own), rtol=1e-3, atol=1e-4)
+
+
+def _identity() -> nn.Linear:
+    """A head that leaves a score as it is."""
+    made = nn.utils.skip_init(nn.Linear, 1, 1)
+    nn.init.ones_(made.weight)
+    nn.init.zeros_(made.bias)
+    return made.requires_grad_(False)
 
 
 def write(folder: Path, backbone: nn.Module, head: nn.Linear, tokenizer: Tokenizer) -> bool:

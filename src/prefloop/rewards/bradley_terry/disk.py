@@ -17,11 +17,12 @@ from torch import Tensor, nn
 from prefloop.core.errors import DataError, UserError
 from prefloop.core.files import published
 from prefloop.policies.architecture import state_size
-from prefloop.policies.conversation import CHAT, Tokenizer, template_of
+from prefloop.policies.conversation import CHAT, PLAIN, Tokenizer, template_of
 from prefloop.policies.folder import check_files, read_config, read_tokenizer
 from prefloop.rewards.bradley_terry import classifier as sequence_classifier
 from prefloop.rewards.bradley_terry.model import WIDTH, BradleyTerry
 from prefloop.rewards.bradley_terry.options import Pooling
+from prefloop.rewards.bradley_terry.whole import Whole
 
 WEIGHTS, FACTS = "model.safetensors", "reward.json"
 BACKBONE, HEAD = "backbone.", "head."  # prefixes in the weights file of our own layout
@@ -102,8 +103,10 @@ def load(folder: Path | str, *, micro_tokens: int = 8192, autocast: bool = False
 def _third_party(folder: Path, micro_tokens: int, autocast: bool) -> BradleyTerry:
     read = sequence_classifier.read(folder)
     head = read.head if read.head.bias is not None else _with_bias(read.head, 0.0)
-    template = template_of(read.tokenizer, CHAT)
-    template.check(str(folder))
+    paired = isinstance(read.backbone, Whole) and read.backbone.paired
+    template = template_of(read.tokenizer, PLAIN if paired else CHAT)
+    if not paired:
+        template.check(str(folder))
     most = min(CONTEXT, read.context or CONTEXT)
     return BradleyTerry(
         backbone=read.backbone,
@@ -111,6 +114,7 @@ def _third_party(folder: Path, micro_tokens: int, autocast: bool) -> BradleyTerr
         template=template,
         whole=True,
         pooling="last",
+        padding=read.padding,
         max_tokens=most,
         micro_tokens=micro_tokens,
         autocast=autocast,

@@ -71,6 +71,12 @@ def make_row(prompt: Int[Tensor, " L"], response: Int[Tensor, " T"], max_tokens:
     return Row(whole[-max_tokens:], len(response), len(whole) > max_tokens)
 
 
+def last_place(ids: Int[Tensor, " L"], padding: int | None) -> int:
+    """Place of the last token that is not padding, also where that is the token that ends an answer."""
+    said = (ids != padding).nonzero() if padding is not None else ids.new_empty(0)
+    return int(said[-1]) if len(said) else (len(ids) - 1 if padding is None else 0)
+
+
 def encode(template: Template, groups: Sequence[Group], max_tokens: int, *, whole: bool = False) -> Rows:
     """All responses of the groups; duplicates with the same prompt share one row.
 

@@ -23,12 +23,15 @@ from prefloop.policies.packing import packs
 from prefloop.rewards.bradley_terry.encoding import (
     Comparison,
     Row,
+    Rows,
     Scored,
     comparison,
     encode,
+    last_place,
     make_row,
 )
 from prefloop.rewards.bradley_terry.options import Pooling
+from prefloop.rewards.bradley_terry.whole import Whole, paired_rows
 
 WIDTH = {"last": 1, "mean": 1, "both": 2}  # inputs of the head, in hidden sizes
 
@@ -42,6 +45,7 @@ class BradleyTerry:
     template: Template  # renders the conversations that it scores
     whole: bool = False  # whether it reads all that the template renders, as third-party models do, or up to the end
     pooling: Pooling = "last"  # hidden state of the last token, mean over response tokens, or both
+    padding: int | None = None  # the last token is the last one that is not this one
     max_tokens: int = 1024  # longer sequences are cut on the left
     micro_tokens: int = 8192  # maximum number of tokens per forward pass, padding included
     autocast: bool = False  # bfloat16 matrix products of the backbone
@@ -72,7 +76,7 @@ class BradleyTerry:
         Raises:
             DataError: no response, or a prompt that the chat template rejects.
         """
-        encoded = encode(self.template, groups, self.max_tokens, whole=self.whole)
+        encoded = self._encode(groups)
         if not encoded.rows:
             raise DataError("no responses to score", fix="give pairs, or rows with `responses`")
         places = torch.tensor([place for own in encoded.places for place in own])
@@ -88,6 +92,11 @@ class BradleyTerry:
             DataError: no preference, or a prompt that the chat template rejects.
         """
         return comparison(groups, self.score_groups(groups))
+
+    def _encode(self, groups: Sequence[Group]) -> Rows:
+        if isinstance(self.backbone, Whole) and self.backbone.paired:
+            return paired_rows(self.tokenizer, groups, self.max_tokens)
+        return encode(self.template, groups, self.max_tokens, whole=self.whole)
 
     def _row(self, prompt: Tensor, response: Tensor) -> Row:
         """The row of a sampled response, closed as given ones are if it ended."""
@@ -112,6 +121,9 @@ class BradleyTerry:
     def pool(self, rows: Sequence[Row]) -> Float[Tensor, "n D"]:
         """Pooled hidden states, differentiable. Padding is on the right, so causal attention needs no mask."""
         device = self.head.weight.device
+        if isinstance(self.backbone, Whole):
+            with torch.autocast(device.type, torch.bfloat16, enabled=self.autocast):
+                return self.backbone(rows)
         ids = pad_sequence([r.ids for r in rows], batch_first=True).to(device)
         end = torch.tensor([len(r.ids) for r in rows], device=device)[:, None]
         start = end - torch.tensor([r.response for r in rows], device=device)[:, None]
@@ -119,7 +131,8 @@ class BradleyTerry:
             hidden = self.backbone(ids, use_cache=False).last_hidden_state.float()
         place = torch.arange(ids.shape[1], device=device)
         inside = ((place >= start) & (place < end))[..., None]
-        last = hidden[torch.arange(len(rows), device=device), end[:, 0] - 1]
+        final = torch.tensor([last_place(row.ids, self.padding) for row in rows], device=device)
+        last = hidden[torch.arange(len(rows), device=device), final]
         mean = torch.where(inside, hidden, 0.0).sum(1) / inside.sum(1).clamp(min=1)
         states = {"last": (last,), "mean": (mean,), "both": (last, mean)}
         return torch.cat(states[self.pooling], -1)
