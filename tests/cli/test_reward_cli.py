@@ -367,7 +367,7 @@ def test_wrong_options_of_a_run_are_named(case: str, home: Path, monkeypatch: py
         (["--reward.gold=length_mode"], "needs the option `target`"),
         (["--reward.gold_options={scale: 1}"], "without a gold reward"),
         (
-            ["--reward.gold=length_min", "--reward.name=labels", "--override.on_policy=0"],
+            ["--reward.gold=length_min", "--reward.name=labels", "--method=dpo"],
             "no fresh responses to measure gold on",
         ),
     ],

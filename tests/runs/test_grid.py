@@ -71,9 +71,9 @@ def test_cells_are_the_runs_that_they_are_alone(
     loaded: list[str] = []
     load = pretrained.load
 
-    def counted(path: str) -> tuple[pretrained.Model, pretrained.Tokenizer]:
+    def counted(path: str, **options: Any) -> tuple[pretrained.Model, pretrained.Tokenizer]:
         loaded.append(path)
-        return load(path)
+        return load(path, **options)
 
     monkeypatch.setattr(pretrained, "load", counted)
     together = grid.grid(cells(model, tmp_path / "b", adapters), quiet=True)

@@ -103,7 +103,14 @@ def draw(size: Size) -> list[Row]:
     """
     model, problem = _reference(size)
     batch = collect_offline(problem, model.reference, groups(size), 2, seed=DRAWING)
-    texts = zip(problem.decode_prompts(batch), problem.decode(batch), batch.lengths.tolist(), strict=True)
+    both = [
+        [
+            str(model.tokenizer.decode(ids[:n].tolist(), skip_special_tokens=True)).strip()
+            for ids, n in zip(*row, strict=True)
+        ]
+        for row in zip(batch.responses, batch.lengths.tolist(), strict=True)
+    ]  # special tokens inside a response would be text in a file
+    texts = zip(problem.decode_prompts(batch), both, batch.lengths.tolist(), strict=True)
     rows = [{"prompt": prompt, "responses": both, "scores": tokens} for prompt, both, tokens in texts]
     return [row for row in rows if all(row["responses"])]
 
