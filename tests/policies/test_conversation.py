@@ -245,3 +245,13 @@ def test_any_text_is_trained_as_it_is_rendered_or_refused(name: str, asked: str,
             assert written in "".join(own.text(ids).split())
         else:
             assert ids == expected(family, pair, reply)
+
+
+def test_many_groups_at_once_are_as_each_alone() -> None:
+    family = FAMILIES["qwen3"]
+    own, told = template(family), conversations(family)
+    groups = [told[case].group for case in ("one turn", "spelled", "group", "call", "key", "tools")]
+    for group, made in zip(groups, own.answered_all(groups), strict=True):
+        alone = own.answered(group)
+        assert made.prompt.tolist() == alone.prompt.tolist()
+        assert [ids.tolist() for ids in made.answers] == [ids.tolist() for ids in alone.answers]

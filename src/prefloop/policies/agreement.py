@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from prefloop.core.errors import DataError
@@ -24,6 +25,15 @@ SWITCH = re.compile(r"/(?:no_?)?think\b")  # asks for reasoning or none; templat
 SHOWN = 200  # characters of a rendering in a message
 THOUGHTS = ("reasoning_content", "reasoning", "thinking")  # keys of a message
 OWN = "use a template that keeps it: data.template=FILE.jinja"
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """A conversation as text, in which MARK breaks up special tokens that a message spells, and as ids."""
+
+    text: str
+    start: int = 0  # where the last answer starts, if the template marks it
+    ids: tuple[int, ...] = ()
 
 
 def check_prompt(messages: Sequence[Message], tools: str, text: str, between: str, where: str) -> None:
@@ -183,6 +193,20 @@ def _squeezed(text: str) -> str:
 def _shown(text: str, *, end: bool = False) -> str:
     part = text.replace(MARK, "")
     return repr(part if len(part) <= SHOWN else part[-SHOWN:] if end else f"{part[:SHOWN]}…")
+
+
+def common_prefix(rows: Sequence[tuple[int, ...]]) -> int:
+    """Length of the longest common prefix."""
+    first, last = min(rows), max(rows)
+    if last[: len(first)] == first:
+        return len(first)
+    return next(i for i, (x, y) in enumerate(zip(first, last, strict=False)) if x != y)
+
+
+def marked_start(whole: Sequence[Rendered]) -> int:
+    """Where all answers start by the template's marks, if their beginnings are equal; otherwise 0."""
+    start = whole[0].start if len({w.start for w in whole}) == 1 else 0
+    return start if len({w.ids[:start] for w in whole}) == 1 else 0
 
 
 def plain_text(messages: Sequence[Message], tools: str, where: str) -> str:

@@ -26,12 +26,15 @@ from prefloop.data.records import Group, Message
 from prefloop.policies.agreement import (
     MARK,
     TAG,
+    Rendered,
     as_text,
     break_up,
     check_answer,
     check_prompt,
     check_unrendered,
+    common_prefix,
     continued,
+    marked_start,
     parsed,
     plain_text,
     start_of_answer,
@@ -85,7 +88,7 @@ class Template:
         Raises:
             DataError: the template rejects or drops a part of the conversation, or it is rendered already.
         """
-        return torch.tensor(self._prompt(messages, tools, where).ids, dtype=torch.long)
+        return torch.tensor(self._tokens(self._asked(messages, tools, where), where), dtype=torch.long)
 
     def answered(self, group: Group, *, where: str = "") -> Answered:
         """Prompt and answers of a group.
@@ -98,11 +101,24 @@ class Template:
             DataError: the template drops a part of an answer, or renders an answered conversation as something other
                 than the prompt followed by the answer; the message shows both.
         """
-        where = where or f"row {group.row}"
-        asked = self._prompt(group.prompt, group.tools, where)
-        whole = [self._answered(group, answer, asked.text, where) for answer in group.answers]
-        common = _common([asked.ids, *(w.ids for w in whole)])
-        if (marked := _common_start(whole)) > common:
+        return self.answered_all([group], where=where)[0]
+
+    def answered_all(self, groups: Sequence[Group], *, where: str = "") -> list[Answered]:
+        """Prompts and answers of many groups, as `answered`; all texts are tokenised in one call."""
+        places = [where or f"row {group.row}" for group in groups]
+        rendered = [self._rendered(group, place) for group, place in zip(groups, places, strict=True)]
+        ids = iter(self._ids([one.text for row in rendered for one in row]))
+        whole = [
+            [replace(one, ids=self._checked(next(ids), one.text, place)) for one in row]
+            for row, place in zip(rendered, places, strict=True)
+        ]
+        return [self._parted(row, place) for row, place in zip(whole, places, strict=True)]
+
+    def _parted(self, rendered: list[Rendered], where: str) -> Answered:
+        """The common prompt of a rendered prompt and its answered conversations, and what each has beyond it."""
+        asked, *whole = rendered
+        common = common_prefix([asked.ids, *(w.ids for w in whole)])
+        if whole and (marked := marked_start(whole)) > common:
             common, asked = marked, whole[0]
         written = [w.ids[common:] for w in whole]
         return Answered(
@@ -167,8 +183,8 @@ class Template:
         if self.kind == PLAIN:
             return ()
         behind = self.sketch.rfind(ANSWER) + len(ANSWER)
-        ids = self._tokens(self.sketch, "chat template").ids
-        said = ids[_common([ids, self._tokens(self.sketch[:behind], "chat template").ids]) :]
+        ids = self._tokens(self.sketch, "chat template")
+        said = ids[common_prefix([ids, self._tokens(self.sketch[:behind], "chat template")]) :]
         return said[next((n for n, i in enumerate(said) if i in self._final), 0) :]
 
     @property
@@ -212,20 +228,25 @@ class Template:
 
     # ------------------------------------------------------------------------------------------------- rendering
 
-    def _prompt(self, messages: Sequence[Message], tools: str, where: str) -> _Rendered:
+    def _rendered(self, group: Group, where: str) -> list[Rendered]:
+        """The prompt and the answered conversations of a group, as text."""
+        asked = self._asked(group.prompt, group.tools, where)
+        return [Rendered(asked), *(self._answered(group, answer, asked, where) for answer in group.answers)]
+
+    def _asked(self, messages: Sequence[Message], tools: str, where: str) -> str:
         if self.kind == PLAIN:
-            return self._tokens(plain_text(messages, tools, where), where)
+            return plain_text(messages, tools, where)
         text = self._render([m.plain for m in messages], tools, True, where) + self._header
         bare = self._render([m.plain for m in messages], "", True, where) + self._header if tools else ""
         check_prompt(messages, tools, text, self.between, where)
         if bare == text:
             fix = "use a template that writes them: data.template=FILE.jinja"
             raise DataError("the chat template does not write the tools", where=where, fix=fix)
-        return self._tokens(text, where)
+        return text
 
-    def _answered(self, group: Group, answer: Message, asked: str, where: str) -> _Rendered:
+    def _answered(self, group: Group, answer: Message, asked: str, where: str) -> Rendered:
         if self.kind == PLAIN:
-            return self._tokens(plain_text(group.prompt, group.tools, where) + plain_text([answer], "", where), where)
+            return Rendered(asked + plain_text([answer], "", where))
         check_unrendered(answer, self._end_names, where)
         messages = [m.plain for m in (*group.prompt, answer)]
         text = self._render(messages, group.tools, False, where)
@@ -237,7 +258,7 @@ class Template:
             if own is None:
                 raise
             text, start = own + self.sketch[self.sketch.rfind(ANSWER) + len(ANSWER) :], 0
-        return replace(self._tokens(text if self._written_end else text.rstrip(), where), start=start)
+        return Rendered(text if self._written_end else text.rstrip(), start)
 
     def _render(self, messages: list[dict[str, Any]], tools: str, opened: bool, where: str) -> str:
         """The text of a conversation in which MARK breaks up special tokens that a message spells.
@@ -275,30 +296,33 @@ class Template:
         made = self.tokenizer.apply_chat_template(
             with_arguments(break_up(messages, self._spelled), parsed),
             tools=break_up(json.loads(tools), self._spelled) if tools else None,
-            tokenize=True,
-            return_dict=True,
-            return_assistant_tokens_mask=True,
-            **self.options,
+            **{"tokenize": True, "return_dict": True, "return_assistant_tokens_mask": True, **self.options},
         )
         mask = [made["assistant_masks"][i] for i in without_mark(made["input_ids"], self._mark_ids)]
         starts = [i for i, inside in enumerate(mask) if inside and not (i and mask[i - 1])]
         return starts[-1] if starts else 0
 
-    def _tokens(self, text: str, where: str) -> _Rendered:
-        """Token ids of a text; special tokens that MARK breaks up become the tokens of their text."""
-        ids = self.tokenizer(text, add_special_tokens=self.kind == PLAIN, return_attention_mask=False)["input_ids"]
-        if self.kind == PLAIN and ids and ids[-1] in self._special.values():
-            ids = ids[:-1]  # some tokenizers end every text; the end of an answer is added where it belongs
+    def _tokens(self, text: str, where: str) -> tuple[int, ...]:
+        return self._checked(self._ids([text])[0], text, where)
+
+    def _ids(self, texts: list[str]) -> list[list[int]]:
+        """Token ids of texts, in one call, which the tokenizer may spread over the processors."""
+        made = self.tokenizer(texts, add_special_tokens=self.kind == PLAIN, return_attention_mask=False)["input_ids"]
+        if self.kind == PLAIN:  # some tokenizers end every text; the end of an answer is added where it belongs
+            return [ids[:-1] if ids and ids[-1] in self._special.values() else ids for ids in made]
+        return list(made)
+
+    def _checked(self, ids: list[int], text: str, where: str) -> tuple[int, ...]:
+        """The ids of a text, where special tokens that MARK breaks up are the tokens of their text."""
         if MARK not in text:
-            return _Rendered(tuple(ids), text)
+            return tuple(ids)
         kept = tuple(ids[i] for i in without_mark(ids, self._mark_ids))
-        special = set(self._special.values())
-        own = sum(i in special for i in kept) == len(self._spelled.findall(text))
+        own = sum(i in self._special.values() for i in kept) == len(self._spelled.findall(text))
         if not own or self.text(kept) != self.text(ids).replace(MARK, ""):
             names = ", ".join(f"`{name}`" for name in self._special if name in text.replace(MARK, ""))
             what = f"this tokenizer cannot write special tokens as text, but a message spells one of {excerpt(names)}"
             raise DataError(what, where=where, fix="remove it from the text")
-        return _Rendered(kept, text)
+        return kept
 
     @cached_property
     def _special(self) -> dict[str, int]:
@@ -327,9 +351,8 @@ class Template:
     def _header(self) -> str:
         """What the template writes before an answer if it has no generation prompt of its own."""
         asked, same = (self._render([*_PROBE], "", opened, "chat template") for opened in (True, False))
-        whole = self.sketch
-        header = whole[len(asked) : whole.rfind(ANSWER)] if asked == same and whole.startswith(asked) else ""
-        return header if header.strip() else ""
+        header = self.sketch[len(asked) : self.sketch.rfind(ANSWER)] if asked == same else ""
+        return header if header.strip() and self.sketch.startswith(asked) else ""
 
     @cached_property
     def between(self) -> str:
@@ -339,15 +362,6 @@ class Template:
         text = self._render([*_PROBE], "", True, "chat template") + self._header
         found = text[text.rfind(QUESTION) + len(QUESTION) :].strip()
         return found if len(found) > MARKED else ""
-
-
-@dataclass(frozen=True)
-class _Rendered:
-    """A conversation as ids and as text, in which MARK breaks up special tokens that a message spells."""
-
-    ids: tuple[int, ...]
-    text: str
-    start: int = 0  # where the last answer starts, if the template marks it
 
 
 def template_of(
@@ -383,14 +397,3 @@ def _file(path: Path) -> str:
         reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
         fix = f"use {AUTO}, {CHAT}, {PLAIN} or a file that ends in .jinja"
         raise UserError(f"cannot read the chat template: {reason}", where=f"data.template={path}", fix=fix) from None
-
-
-def _common(rows: Sequence[tuple[int, ...]]) -> int:
-    """Length of the longest common prefix."""
-    return next((i for i, column in enumerate(zip(*rows, strict=False)) if len(set(column)) > 1), min(map(len, rows)))
-
-
-def _common_start(whole: Sequence[_Rendered]) -> int:
-    """Where all answers start by the template's marks, if their beginnings are equal; otherwise 0."""
-    start = whole[0].start if len({w.start for w in whole}) == 1 else 0
-    return start if len({w.ids[:start] for w in whole}) == 1 else 0
