@@ -465,3 +465,25 @@ def test_a_policy_that_cannot_write_needs_a_sampler() -> None:
     with pytest.raises(UserError, match=r"(?s)cannot write.*sampler"):
         Loop(METHODS["rwr"], mute, Arms(rewards(), 3, 2), PLAN, **given)  # type: ignore[arg-type]
     Loop(METHODS["rwr"], mute, Arms(rewards(), 3, 2), PLAN, sampler=Engine(policy), **given)  # type: ignore[arg-type]
+
+
+def test_an_error_inside_the_step_of_the_optimiser_leaves_no_state(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Elsewhere in a step the state is that of the last boundary."""
+    loop, calls = make_loop(METHODS["online_dpo"], PLAN), 0
+    whole = type(loop.optimizer).step
+
+    def torn(*args: Any, **options: Any) -> None:
+        nonlocal calls
+        calls += 1
+        whole(*args, **options)
+        if calls == 2:
+            raise MemoryError
+
+    monkeypatch.setattr(type(loop.optimizer), "step", torn)
+    steps = iter(loop)
+    next(steps)
+    assert loop.state()["counters"]["step"] == 1
+    with pytest.raises(MemoryError):
+        next(steps)
+    with pytest.raises(RuntimeError, match="not finished"):
+        loop.state()

@@ -225,9 +225,6 @@ def test_divergence_keeps_the_last_step_and_says_that_it_comes_back(
 
 
 def test_metrics_that_cannot_be_recorded_leave_a_line_for_their_step(model: Path, tmp_path: Path) -> None:
-    def bad(*_: Any) -> dict[str, float]:
-        raise DataError("`kl` is inf")
-
     with pytest.MonkeyPatch.context() as patch, pytest.raises(DataError, match="is inf"):
         Fault(patch, experiment, "step_metrics", 3, lambda: DataError("`kl` is inf"))
         start(model, tmp_path)

@@ -77,7 +77,7 @@ class SaveConfig:
     """What is saved on disk besides the records."""
 
     every: int = 0
-    """Steps between checkpoints; 0 saves one only on interruption."""
+    """Steps between checkpoints; 0 saves one only when a run ends early."""
     final: bool = True
     """Write the trained model in Hugging Face layout."""
 
