@@ -89,8 +89,8 @@ def encode(template: Template, groups: Sequence[Group], max_tokens: int, *, whol
     known: dict[tuple[int, ...], int] = {}
     rows: list[Row] = []
     places = []
-    for group in groups:
-        made, own = template.answered(group), []
+    for made in template.answered_all(groups) if groups else []:
+        own = []
         for said in made.rendered if whole else made.answers:
             place = known.setdefault((len(made.prompt), *made.prompt.tolist(), *said.tolist()), len(rows))
             if place == len(rows):

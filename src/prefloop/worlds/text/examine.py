@@ -12,6 +12,7 @@ from prefloop.data.fault import Fault
 from prefloop.data.records import Group
 from prefloop.worlds.text.problem import TextProblem, Truncation, places
 
+PORTION = 64  # rows that are rendered together
 BYTES = 4  # tokens that a character can have, at most: a shorter common beginning cannot fill the limit
 
 
@@ -49,17 +50,24 @@ def sound(
         fresh, given: whether prompts are answered by the policy, and whether the responses of the data are used.
     """
     kept, faults = list[Group](), list[Fault]()
-    for group in groups:
+    for start in range(0, len(groups), PORTION):
+        portion = groups[start : start + PORTION]
         try:
-            if fresh or not group.responses:
-                problem.render([group])
-            if given and group.responses:
-                problem.answered([group])
-        except DataError as error:
-            faults.append(Fault(group.row, error.what.splitlines()[0], error.fix))
-        else:
-            kept.append(group)
+            _render(problem, portion, fresh, given)
+            kept += portion
+        except DataError:
+            for group in portion:
+                try:
+                    _render(problem, [group], fresh, given)
+                    kept.append(group)
+                except DataError as error:
+                    faults.append(Fault(group.row, error.what.splitlines()[0], error.fix))
     return kept, faults
+
+
+def _render(problem: TextProblem, groups: Sequence[Group], fresh: bool, given: bool) -> None:
+    problem.render([group for group in groups if fresh or not group.responses])
+    problem.answered([group for group in groups if given and group.responses])
 
 
 def truncation(problem: TextProblem, groups: Sequence[Group], *, left_out: int = 0) -> Truncation:

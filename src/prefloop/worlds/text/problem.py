@@ -160,7 +160,14 @@ class TextProblem:
             DataError: prompts that are too long, a conversation that exceeds the context, or one that the template
                 rejects or changes.
         """
-        made = [self._answered(group) for group in groups]
+        keys = [(self.system, g.prompt, g.tools, g.responses, g.more) for g in groups]
+        new = {key: group for key, group in zip(keys, groups, strict=True) if key not in self.known.answered}
+        said = [self._with_system(group) for group in new.values()]
+        rendered = self.template.answered_all(said) if said else []
+        for (key, group), one in zip(new.items(), rendered, strict=True):
+            self.known.answered[key] = one
+            self.known.groups.setdefault(tuple(one.prompt.tolist()), []).append(group)
+        made = [self.known.answered[key] for key in keys]
         self._checked(groups, [one.prompt for one in made])
         for group, one in zip(groups, made, strict=True):
             longest = len(one.prompt) + min(self.max_new_tokens, max(map(len, one.answers), default=0))
@@ -169,13 +176,6 @@ class TextProblem:
                 fix = "shorten or remove it, or lower sampling.max_new_tokens, which cuts responses"
                 raise DataError(what, where=f"row {group.row}", fix=fix)
         return made
-
-    def _answered(self, group: Group) -> Answered:
-        key = (self.system, group.prompt, group.tools, group.responses, group.more)
-        if key not in self.known.answered:
-            made = self.known.answered[key] = self.template.answered(self._with_system(group))
-            self.known.groups.setdefault(tuple(made.prompt.tolist()), []).append(group)
-        return self.known.answered[key]
 
     def render(self, groups: Sequence[Group]) -> list[Int[Tensor, " L"]]:
         """Prompt token ids up to the start of an answer, system message included.
