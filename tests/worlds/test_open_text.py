@@ -116,3 +116,12 @@ def test_a_policy_starts_at_the_reference_and_leaves_it_alone(model: Path, rank:
         p.data.add_(1.0)
     assert all(torch.equal(x, y) for x, y in zip(before, opened.reference.model.parameters(), strict=True))
     assert all(torch.equal(x, two.state()[name]) for name, x in start.items())
+
+
+def test_shards_are_hashed_together(tmp_path: Path) -> None:
+    for i in range(2):
+        (tmp_path / f"part-{i}.jsonl").write_text(f'{{"prompt": "q{i}"}}\n')
+    options = DataOptions(train=str(tmp_path / "part-*.jsonl"))
+    before = data_hashes(options)
+    (tmp_path / "part-1.jsonl").write_text('{"prompt": "another"}\n')
+    assert len(before[options.train]) == 64 and data_hashes(options)[options.train] != before[options.train]

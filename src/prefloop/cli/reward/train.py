@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from prefloop.cli.options import require, require_place, require_positive
 from prefloop.cli.reward.shared import Shared, read_data
 from prefloop.core.errors import DataError
-from prefloop.core.files import sha256, write
+from prefloop.core.files import write
 from prefloop.rewards.bradley_terry.options import NAMES, FitOptions, Pooling, Ties, fit_options
 from prefloop.runs.schema import Flag
 
@@ -102,18 +102,19 @@ def _print(options: Options, record: dict[str, Any]) -> None:
 
 def _sides(options: Options) -> tuple[list[Group], list[Group], dict[str, str]]:
     """Training groups, held-out groups of other questions, and the SHA-256 of their files."""
+    from prefloop.data.reading import data_hash
     from prefloop.data.records import split
     from prefloop.rewards.bradley_terry.model import digests, known
 
     whole = read_data(options, options.data).groups
-    hashes = {str(options.data): sha256(options.data)}
+    hashes = {str(options.data): data_hash(str(options.data))}
     if options.held_out == "none":
         return whole, [], hashes
     if options.held_out == "split":
         fitted_to, held_out = split(whole, options.held_out_share, options.seed)
     else:
         fitted_to, held_out = whole, read_data(options, Path(options.held_out)).groups
-        hashes[options.held_out] = sha256(options.held_out)
+        hashes[options.held_out] = data_hash(options.held_out)
     trained_on = frozenset().union(*map(digests, fitted_to))
     unseen = [group for group in held_out if not known(group, trained_on)]
     if lost := len(held_out) - len(unseen):

@@ -10,6 +10,7 @@ from prefloop.core.errors import DataError
 from prefloop.core.files import sha256
 from prefloop.data.formats import load_usable
 from prefloop.data.instructions import builtin, instructions
+from prefloop.data.reading import data_hash
 from prefloop.data.records import Group, first_responses, split
 from prefloop.data.skipping import apart, kept
 from prefloop.policies.conversation import Template
@@ -75,10 +76,16 @@ def open_data(options: DataOptions, *, seed: int = 0) -> TextData:
 
 
 def data_hashes(options: DataOptions) -> dict[str, str]:
-    """SHA-256 of every data file, by its name in the options."""
+    """SHA-256 of the data (of all shards together), by their names in the options; empty if there are none."""
     names = dict.fromkeys((options.train, options.held_out))
-    files = {name: builtin() if name == BUILTIN else Path(name) for name in names if name != SPLIT}
-    return {name: sha256(file) if file.is_file() else "" for name, file in files.items()}
+    return {name: _hash(name) for name in names if name != SPLIT}
+
+
+def _hash(name: str) -> str:
+    try:
+        return sha256(builtin()) if name == BUILTIN else data_hash(name)
+    except DataError:
+        return ""
 
 
 def _read(options: DataOptions, side: str) -> tuple[list[Group], tuple[str, ...]]:
