@@ -29,6 +29,7 @@ VERBS = {  # each is a module in this folder, imported when called
     "reward card": "measure a reward model on unseen preferences",
     "reward score": "score responses with a reward model",
     "data check": "check a file of preferences, labels or prompts",
+    "data stats": "show what the columns of a file hold",
     "data show": "show the first rows of a file as Prefloop reads them",
     "data convert": "write a file of any format as rows of messages",
     "report": "write an HTML page that compares run folders",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 from prefloop.cli.data.shared import read
 from prefloop.cli.options import Rows, require_place, require_positive
@@ -27,8 +27,6 @@ class Options(Rows):
     """A data file of any format, see docs/formats.md."""
     out: Annotated[Path, Flag(metavar="FILE")]
     """Output file, JSON Lines."""
-    faulty: Literal["refuse", "skip"] = "refuse"
-    """Rows that cannot be used: refuse the file, or leave them out and count them."""
 
     def __post_init__(self) -> None:
         require_positive(self, "limit")
