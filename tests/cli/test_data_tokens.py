@@ -81,3 +81,12 @@ def test_a_run_leaves_out_what_cannot_be_rendered_if_told_so(
     assert main([*words, "--json", "--data.faulty=skip"]) == 0
     notes = json.loads(capsys.readouterr().out)["notes"]
     assert any("training: 1 of 4 rows are left out" in note for note in notes)
+
+
+def test_check_refuses_questions_that_are_held_out_too(
+    pairs: str, long: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["data", "check", long, "--held-out", pairs]) == 0
+    capsys.readouterr()
+    assert main(["data", "check", long, "--held-out", long]) == 3
+    assert "4 of 4 training rows ask questions that are held out too" in capsys.readouterr().err

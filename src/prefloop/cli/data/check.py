@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -33,16 +33,26 @@ class Options(Rows):
     """With --model: auto, chat, plain or a Jinja file."""
     system: str | None = None
     """With --model: system message for prompts that have none."""
+    held_out: Annotated[Path | None, Flag(metavar="FILE")] = None
+    """Held-out file: questions in both are refused, as `train` does."""
 
 
 def run(options: Options) -> int:
-    """Check the file; 3 if some rows cannot be used."""
+    """Check the file; 3 if some rows cannot be used.
+
+    Raises:
+        DataError: a file that cannot be read, or questions that are held out too.
+    """
     from prefloop.data.check import check
+    from prefloop.data.skipping import apart
 
     loaded = read(options, options.file, options.limit)
     counts: tokens.Counts | None = None
     if options.model is not None:
         loaded, counts = tokens.counted(loaded, tokens.template(options.model, options.template), options.system)
+    if options.held_out is not None:
+        _, notes = apart(loaded.groups, read(options, options.held_out, options.limit).groups, options.faulty)
+        loaded = replace(loaded, notes=(*loaded.notes, *notes))
     report = check(loaded.groups)
     options.show(
         lambda: {**_record(options.file, loaded, report), **({"tokens": asdict(counts)} if counts else {})},
