@@ -43,8 +43,12 @@ def test_every_format_has_an_example() -> None:
     assert list(ROWS) == list(FORMATS)
 
 
+PAGE = Path(__file__).parents[2] / "docs" / "formats.md"
+
+
+@pytest.mark.skipif(not PAGE.is_file(), reason="a source distribution has no docs/")
 def test_the_page_shows_the_table() -> None:
-    page = (Path(__file__).parents[2] / "docs" / "formats.md").read_text(encoding="utf-8")
+    page = PAGE.read_text(encoding="utf-8")
     for name, format in FORMATS.items():
         columns = ", ".join(f"`{column}`" for column in format.columns)
         assert f"| `{name}` | {columns} | {format.help[0].upper()}{format.help[1:]} |" in page
