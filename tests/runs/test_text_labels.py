@@ -181,3 +181,9 @@ def test_a_run_on_labels_measures_held_out_labels(model: Path, tmp_path: Path) -
     result = experiment.run(config(model, tmp_path, "kto", data, *flags), quiet=True)
     assert result.before["eval/labels/auc"] == 0.5 and result.before["eval/labels/good"] == 0.0
     assert result.after["eval/labels/count"] >= 4 and result.after["eval/labels/good"] != 0.0
+
+
+def test_labels_that_are_all_positive_are_refused(model: Path, tmp_path: Path) -> None:
+    data = file(tmp_path, [{"prompt": f"a {i}", "completion": "yes", "label": True} for i in range(8)])
+    with pytest.raises(DataError, match="no training response has a negative label"):
+        experiment.prepare([config(model, tmp_path, "kto", data, "--reward.name=labels", "--data.held_out=split")])

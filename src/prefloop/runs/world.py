@@ -61,7 +61,7 @@ def check_reward(config: Config, method: Method, data: TextData) -> None:
 
     Raises:
         UserError: fresh responses without a scorer, a method without the labels it needs, or groups of other sizes.
-        DataError: no label is positive.
+        DataError: all labels are equal.
     """
     if method.on_policy > 0 and config.reward.name == LABELS:
         raise UserError(
@@ -84,12 +84,14 @@ def _check_labels(config: Config, threshold: float | None, data: TextData) -> No
             where=f"method={config.method}, reward.name={config.reward.name}",
             fix="set reward.label_threshold=NUMBER: responses that score above it get the label +1",
         )
-    if of_data and not any(score > threshold for group in data.train for score in group.scores or ()):
-        raise DataError(
-            f"the method `{config.method}` reads labels, but no training response has a positive label",
-            where="data.train",
-            fix="use data with both kinds of labels, or another reward.label_threshold",
-        )
+    kinds = {score > threshold for group in data.train for score in group.scores or ()} if of_data else {True, False}
+    for kind, name in ((True, "positive"), (False, "negative")):
+        if kind not in kinds:
+            raise DataError(
+                f"the method `{config.method}` reads labels, but no training response has a {name} label",
+                where="data.train",
+                fix="use data with both kinds of labels, or another reward.label_threshold",
+            )
 
 
 def groups_used(config: Config, method: Method) -> int:
