@@ -419,3 +419,14 @@ def test_no_file_ends_in_a_traceback(tmp_path: Path, file: tuple[str, bytes]) ->
 @settings(calm, max_examples=6000)
 def test_no_file_of_thousands_ends_in_a_traceback(tmp_path: Path, file: tuple[str, bytes]) -> None:
     survives(tmp_path, *file)
+
+
+def test_columns_of_bytes_are_refused_unless_they_are_empty(tmp_path: Path) -> None:
+    for value, refused in ((b"\x89PNG", True), (None, False)):
+        table = pyarrow.table({"prompt": ["a"], "picture": pyarrow.array([value], pyarrow.binary())})
+        parquet.write_table(table, tmp_path / "rows.parquet")
+        if refused:
+            with pytest.raises(DataError, match="the column `picture` holds bytes"):
+                list(open_rows(tmp_path / "rows.parquet"))
+        else:
+            assert [row for _, row in open_rows(tmp_path / "rows.parquet")] == [{"prompt": "a", "picture": None}]

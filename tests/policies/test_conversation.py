@@ -22,8 +22,9 @@ from tests.policies.chat_family import Family
 from tests.policies.chat_templates import FAMILIES
 
 from prefloop.core.errors import DataError
-from prefloop.policies.agreement import MARK, TAG
+from prefloop.policies.agreement import TAG
 from prefloop.policies.conversation import Answered, Template, template_of
+from prefloop.policies.rendering import MARK
 
 NAMES = sorted(FAMILIES)
 CONVERSATIONS = list(conversations(FAMILIES["chatml"]))

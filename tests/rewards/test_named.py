@@ -104,3 +104,11 @@ def test_two_values_of_one_prompt_are_refused(mine: Callable[..., str]) -> None:
     with pytest.raises(DataError, match="different values in the column `answer`") as error:
         scores(mine(reward), [*GROUPS, other])
     assert error.value.where == "rows 1 and 9"
+
+
+def test_an_option_of_a_built_in_rule_is_no_column() -> None:
+    groups = [replace(group, columns={"word": "no", "target": 9}) for group in GROUPS]
+    assert scores("keyword", groups, {"word": "yes"}) == [[1.0, 0.0], [1.0, 0.0]]
+    assert scores("keyword", groups) == [[0.0, 0.0], [0.0, 0.0]]  # its default is `best`
+    with pytest.raises(UserError, match="needs the option `target`"):
+        scores("length_mode", groups)

@@ -69,13 +69,17 @@ def _numbered(path: Path, batches: Iterator[pyarrow.RecordBatch], budget: Budget
             raise DataError(f"two columns are called `{twice}`", where=str(path), fix="rename one of them")
         budget.spend(batch.nbytes, path)
         for start in range(0, batch.num_rows, BATCH):
-            for row in _plain(batch.slice(start, BATCH)).to_pylist():
+            for row in _plain(path, batch.slice(start, BATCH)).to_pylist():
                 number += 1
                 yield number, row
 
 
-def _plain(batch: pyarrow.RecordBatch) -> pyarrow.RecordBatch:
-    """The batch with numbers, text, lists and structs only: decimals as numbers, times as text, no bytes."""
+def _plain(path: Path, batch: pyarrow.RecordBatch) -> pyarrow.RecordBatch:
+    """The batch with numbers, text, lists and structs only: decimals as numbers, times as text.
+
+    Raises:
+        DataError: a column of bytes, such as images, which cannot be read as text.
+    """
     import pyarrow
     from pyarrow import types
 
@@ -85,6 +89,9 @@ def _plain(batch: pyarrow.RecordBatch) -> pyarrow.RecordBatch:
             made[name] = column.cast(pyarrow.float64())
         elif types.is_temporal(column.type):
             made[name] = column.cast(pyarrow.string())
-        elif not (types.is_binary(column.type) or types.is_large_binary(column.type)):
+        elif (types.is_binary(column.type) or types.is_large_binary(column.type)) and column.null_count < len(column):
+            fix = "save it as text, or leave the column out"
+            raise DataError(f"the column `{name}` holds bytes, not text", where=str(path), fix=fix)
+        else:
             made[name] = column
     return pyarrow.RecordBatch.from_pydict(made) if made else batch

@@ -11,7 +11,7 @@ from prefloop.data import arrow_rows, csv_rows, json_rows
 from prefloop.data.fault import Fault, FileRow, by_reason
 from prefloop.data.json_rows import Rows
 from prefloop.data.opening import Budget
-from prefloop.data.places import data_hash, files_of, kind
+from prefloop.data.shards import data_hash, files_of, kind
 
 __all__ = ["Fault", "FileRow", "Source", "by_reason", "data_hash", "open_rows", "rows"]
 

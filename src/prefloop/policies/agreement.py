@@ -1,17 +1,16 @@
-"""Whether a rendered conversation says what its messages say, and the special tokens that they spell."""
+"""Whether a rendered conversation says what its messages say, and nothing twice."""
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from prefloop.core.errors import DataError
 from prefloop.data.records import Message
+from prefloop.policies.rendering import MARK, function_of, parsed
 
-MARK = "\U0010abcd"  # a private character that breaks up special tokens spelled in a text; its tokens are removed again
 HEADER = re.compile(  # what chat templates write before a turn
     r"<\|im_start\|>\s*(?:system|user|assistant)|<\|start_header_id\|>\s*(?:system|user|assistant)|<start_of_turn>\s*\w"
     r"|<\|start_of_role\|>\s*\w|\[INST\].*\[/INST\]|<｜User｜>.*<｜Assistant｜>|<\|start\|>\s*\w+<\|",
@@ -25,15 +24,6 @@ SWITCH = re.compile(r"/(?:no_?)?think\b")  # asks for reasoning or none; templat
 SHOWN = 200  # characters of a rendering in a message
 THOUGHTS = ("reasoning_content", "reasoning", "thinking")  # keys of a message
 OWN = "use a template that keeps it: data.template=FILE.jinja"
-
-
-@dataclass(frozen=True)
-class Rendered:
-    """A conversation as text, in which MARK breaks up special tokens that a message spells, and as ids."""
-
-    text: str
-    start: int = 0  # where the last answer starts, if the template marks it
-    ids: tuple[int, ...] = ()
 
 
 def check_prompt(messages: Sequence[Message], tools: str, text: str, between: str, where: str) -> None:
@@ -151,19 +141,14 @@ def _check_calls(message: Message, shown: str, where: str) -> None:
         name = _name(call)
         if name and name not in shown:
             raise DataError(f"the chat template does not write the tool call `{name}`", where=where, fix=OWN)
-        for value in _texts(parsed(_function(call).get("arguments"))):
+        for value in _texts(parsed(function_of(call).get("arguments"))):
             if not _is_shown(value, shown):
                 what = f"the chat template does not write {_shown(value)} in the arguments of the tool call `{name}`"
                 raise DataError(what, where=where, fix=OWN)
 
 
-def _function(tool: Any) -> dict[str, Any]:
-    inner = tool.get("function", tool) if isinstance(tool, dict) else {}
-    return inner if isinstance(inner, dict) else {}
-
-
 def _name(tool: Any) -> str:
-    return str(_function(tool).get("name", ""))
+    return str(function_of(tool).get("name", ""))
 
 
 def _texts(value: Any) -> Iterator[str]:
@@ -193,81 +178,3 @@ def _squeezed(text: str) -> str:
 def _shown(text: str, *, end: bool = False) -> str:
     part = text.replace(MARK, "")
     return repr(part if len(part) <= SHOWN else part[-SHOWN:] if end else f"{part[:SHOWN]}…")
-
-
-def common_prefix(rows: Sequence[tuple[int, ...]]) -> int:
-    """Length of the longest common prefix."""
-    first, last = min(rows), max(rows)
-    if last[: len(first)] == first:
-        return len(first)
-    return next(i for i, (x, y) in enumerate(zip(first, last, strict=False)) if x != y)
-
-
-def marked_start(whole: Sequence[Rendered]) -> int:
-    """Where all answers start by the template's marks, if their beginnings are equal; otherwise 0."""
-    start = whole[0].start if len({w.start for w in whole}) == 1 else 0
-    return start if len({w.ids[:start] for w in whole}) == 1 else 0
-
-
-def plain_text(messages: Sequence[Message], tools: str, where: str) -> str:
-    """The text of a single message, which is all that plain text can express."""
-    extra = "tools" if tools else next((key for m in messages for key, _ in m.more), "")
-    if len(messages) > 1 or extra:
-        has = f"`{extra}`" if extra else "roles: " + ", ".join(m.role for m in messages)
-        fix = "give a chat template (data.template=FILE.jinja), or prompts that are one text"
-        raise DataError(f"plain text has no place for {has}", where=where, fix=fix)
-    return messages[0].content
-
-
-# ---- arguments of tool calls ----------------------------------------------------------------------------------------
-
-
-def with_arguments(messages: list[dict[str, Any]], form: Callable[[Any], Any]) -> list[dict[str, Any]]:
-    """The messages with the arguments of their tool calls in another form."""
-
-    def made(call: Any) -> Any:
-        function = _function(call)
-        if "arguments" not in function:
-            return call
-        function = {**function, "arguments": form(function["arguments"])}
-        return {**call, "function": function} if "function" in call else function
-
-    return [{**m, "tool_calls": [made(c) for c in m["tool_calls"]]} if m.get("tool_calls") else m for m in messages]
-
-
-def parsed(arguments: Any) -> Any:
-    """Arguments as an object: many files have them as JSON text, templates take objects."""
-    try:
-        value = json.loads(arguments) if isinstance(arguments, str) else arguments
-    except ValueError:
-        return arguments
-    return value if isinstance(value, dict) else arguments
-
-
-def as_text(arguments: Any) -> Any:
-    """Arguments as JSON text, which a few templates take."""
-    return arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False)
-
-
-# ---- special tokens that a text spells ------------------------------------------------------------------------------
-
-
-def break_up(value: Any, spelled: re.Pattern[str]) -> Any:
-    """A value of JSON with MARK behind the first character of every match in its texts."""
-    if isinstance(value, str):
-        return spelled.sub(lambda found: f"{found[0][0]}{MARK}{found[0][1:]}", value)
-    if isinstance(value, dict):
-        return {key: break_up(inner, spelled) for key, inner in value.items()}
-    return [break_up(inner, spelled) for inner in value] if isinstance(value, list) else value
-
-
-def without_mark(ids: Sequence[int], mark: Sequence[int]) -> list[int]:
-    """Indices of the ids outside all occurrences of the ids of MARK."""
-    kept, i = [], 0
-    while i < len(ids):
-        if mark and list(ids[i : i + len(mark)]) == list(mark):
-            i += len(mark)
-        else:
-            kept.append(i)
-            i += 1
-    return kept

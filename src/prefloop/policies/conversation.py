@@ -23,21 +23,16 @@ from torch import Tensor
 
 from prefloop.core.errors import DataError, UserError, excerpt
 from prefloop.data.records import Group, Message
-from prefloop.policies.agreement import (
+from prefloop.policies.agreement import TAG, check_answer, check_prompt, check_unrendered, continued, start_of_answer
+from prefloop.policies.rendering import (
     MARK,
-    TAG,
     Rendered,
     as_text,
     break_up,
-    check_answer,
-    check_prompt,
-    check_unrendered,
     common_prefix,
-    continued,
     marked_start,
     parsed,
     plain_text,
-    start_of_answer,
     with_arguments,
     without_mark,
 )

@@ -63,7 +63,8 @@ def build(
         DataError: at scoring time: the function raised, or did not return a finite number.
     """
     rule = rule_of(name, where)
-    asked = _asked(rule, options, named)
+    named = {} if name in RULES else named  # a rule's option may be called as a column is
+    asked = asked_by_name(rule, options, named)
     score = partial(rule.score, **checked(name, rule, options, where, named))
     if rule.reads == ("tokens",):
         return lambda batch: torch.where(batch.present, score(batch.lengths), 0.0)
@@ -86,7 +87,7 @@ def build(
     return scores
 
 
-def _asked(rule: Rule, options: Mapping[str, Any], named: Named) -> list[str]:
+def asked_by_name(rule: Rule, options: Mapping[str, Any], named: Named) -> list[str]:
     """Names that a function reads from the data: its keyword-only arguments that are no options."""
     parameters = inspect.signature(rule.score).parameters.values()
     if any(p.kind is p.VAR_KEYWORD for p in parameters):

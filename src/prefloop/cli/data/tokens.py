@@ -57,7 +57,9 @@ def counted(loaded: Loaded, rendering: Template, system: str | None) -> tuple[Lo
     from prefloop.worlds.text.problem import TextProblem
 
     unlimited = 10**9
-    problem = TextProblem(loaded.groups, rendering, None, system, unlimited, unlimited)
+    problem = TextProblem(
+        loaded.groups, rendering, system=system, max_prompt_tokens=unlimited, max_new_tokens=unlimited
+    )
     groups, faults = sound(problem, loaded.groups, fresh=False, given=True)
     found = replace(loaded, groups=groups, faults=[*loaded.faults, *faults], notes=(*loaded.notes, rendering.note))
     if not groups:

@@ -20,6 +20,7 @@ from prefloop.rewards.bradley_terry.ensemble import Combine, Ensemble, RewardMod
 from prefloop.rewards.bradley_terry.fit import fit
 from prefloop.rewards.bradley_terry.model import known
 from prefloop.rewards.bradley_terry.options import NAMES, Ties, fit_options
+from prefloop.rewards.rules import RULES
 from prefloop.worlds.text.open_data import TextData
 from prefloop.worlds.text.problem import Scorer, TextProblem, label_threshold
 from prefloop.worlds.text.spec import RewardOptions
@@ -88,7 +89,8 @@ def _scorer(
     if options.name == LABELS:
         return None, ""
     if options.name != LEARNED:
-        return _rule(options.name, options.options, problem), _unused_scores(options.name, data)
+        notes = (_unused_scores(options.name, data), _read_by_name(options, problem))
+        return _rule(options.name, options.options, problem), "; ".join(filter(None, notes))
     train = with_system(data.options.system, data.train)  # fitted and tested on the prompts that it will score
     model = learned(options.options, reference, problem.template, train, seed, poll)
     _check_rendering(model, problem.template)
@@ -103,6 +105,14 @@ def _check_rendering(model: RewardModel, template: Template) -> None:
         what = "the reward model's chat template renders a conversation otherwise than the policy's"
         both = f"\n    policy: {template.sketch!r}\n    reward: {model.template.sketch!r}"
         raise UserError(what + both, where=f"{WHERE}.path", fix="use one template for both: data.template=FILE.jinja")
+
+
+def _read_by_name(options: RewardOptions, problem: TextProblem) -> str:
+    """A note on what a user's function gets from the data: an argument may be called as a column is by accident."""
+    if options.name in RULES:
+        return ""
+    read = scorers.asked_by_name(scorers.rule_of(options.name), options.options, problem.named())
+    return f"`{options.name}` reads by name: {', '.join(read)}" if read else ""
 
 
 def _unused_scores(name: str, data: TextData) -> str:

@@ -214,10 +214,7 @@ class TextProblem:
 
     def decode(self, batch: Batch) -> list[list[str]]:
         """Texts of the responses without the token that ends them; empty slots of ragged groups give empty texts."""
-        return [
-            [self.template.response(ids[:n].tolist()) for ids, n in zip(group, lengths, strict=True)]
-            for group, lengths in zip(batch.responses, batch.lengths.tolist(), strict=True)
-        ]
+        return _each_response(self.template.response, batch)
 
     def decode_prompts(self, batch: Batch) -> list[str]:
         """The last user message if the prompt comes from the data, otherwise the decoded tokens."""
@@ -240,7 +237,7 @@ class TextProblem:
         return {
             **{key: partial(self._column, key) for key in columns},
             "messages": partial(self._each, lambda group: [m.plain for m in self._with_system(group).prompt]),
-            "raw": self._raw,
+            "raw": partial(_each_response, self.template.text),
         }
 
     def _column(self, key: str, batch: Batch) -> list[list[Any]]:
@@ -251,12 +248,6 @@ class TextProblem:
     def _each(self, read: Callable[[Group], Any], batch: Batch) -> list[list[Any]]:
         size = batch.mask.shape[-2]
         return [[None if group is None else read(group)] * size for group in self.groups(batch)]
-
-    def _raw(self, batch: Batch) -> list[list[str]]:
-        return [
-            [self.template.text(ids[:n].tolist()) for ids, n in zip(group, lengths, strict=True)]
-            for group, lengths in zip(batch.responses, batch.lengths.tolist(), strict=True)
-        ]
 
 
 def places(n: int, start: int, count: int, rng: Stream) -> list[int]:
@@ -312,6 +303,14 @@ def _narrowed(batch: Batch, responses: int) -> Batch:
     grouped = {f.name: x for f in fields(Batch) if isinstance(x := getattr(batch, f.name), Tensor)}
     cut = {k: x[:, :responses] for k, x in grouped.items() if x.shape[:2] == size and k not in ("prompts", "source")}
     return replace(batch, **cut, source=torch.full((size[0],), DATASET))
+
+
+def _each_response(read: Callable[[list[int]], str], batch: Batch) -> list[list[str]]:
+    """What is read from the token ids of every response."""
+    return [
+        [read(ids[:n].tolist()) for ids, n in zip(group, lengths, strict=True)]
+        for group, lengths in zip(batch.responses, batch.lengths.tolist(), strict=True)
+    ]
 
 
 def _check_column(key: str, same: Sequence[Group]) -> None:
