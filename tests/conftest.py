@@ -1,8 +1,9 @@
-"""Settings of every test run, and the optional folder of real data."""
+"""Settings of every test run, and what several tests need: a tiny model, one thread, the folder of real data."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -28,3 +29,27 @@ def preference_data() -> Path:
     if not folder.is_dir():
         pytest.skip("no real data here: set PREFLOOP_TEST_DATA to its folder")
     return folder
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a tiny language model."""
+    import torch
+
+    import tiny
+    from prefloop.policies import pretrained
+
+    folder = tmp_path_factory.mktemp("model") / "tiny"
+    pretrained.save(tiny.llama(len(tiny.WORDS), torch.float32), tiny.tokenizer(), folder, "a tiny model")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """Small products; more threads only wait for each other."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)

@@ -28,16 +28,9 @@ from prefloop.runs import experiment
 from prefloop.runs.folder import read
 from prefloop.worlds.text import open_reward
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 WORDS = [word for word in tiny.WORDS if word.isalpha()]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Any:
-    """Small products; more threads only wait for each other."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,8 @@ from prefloop.policies.causal_lm import CausalLM
 from prefloop.policies.gpt import GPT
 from prefloop.policies.mlp import MLP
 from prefloop.policies.sampler import Sampling
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 F64 = torch.float64
 FILE = Path(__file__).with_name("recorded.json")
@@ -108,14 +110,6 @@ def run(kind: str, row: Method) -> dict[str, Any]:
         for r in loop
     ]
     return {"steps": steps, "weights": {k: float(x.abs().sum()) for k, x in sorted(policy.state().items())}}
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

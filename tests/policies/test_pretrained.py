@@ -18,16 +18,18 @@ from prefloop.data.records import Message
 from prefloop.policies import smollm2
 from prefloop.policies.architecture import parts
 from prefloop.policies.cache import WEIGHTS_RECORD
+from prefloop.policies.causal_lm import CausalLM
 from prefloop.policies.conversation import template_of
 from prefloop.policies.pretrained import (
-    end_ids,
     load,
     model_hash,
     prompt_limit,
     save,
+    stops,
     train_last_layers,
     with_lora,
 )
+from prefloop.policies.sampler import Sampling
 
 ASK = [{"role": "user", "content": "a b c"}]
 IDS = torch.tensor([[2, 3, 6, 9]])
@@ -144,14 +146,20 @@ def test_the_context_less_the_response_limits_the_prompt():
     assert prompt_limit(tiny.llama(), 10) == prompt_limit(tiny.gpt2(), 10) == 54
 
 
-def test_end_ids_are_those_of_tokenizer_and_generation_config():
+def test_an_answer_ends_where_tokenizer_and_generation_config_say():
     model, tokenizer = tiny.llama(), tiny.tokenizer()
-    assert end_ids(model, tokenizer) == (1,)
+
+    def ends() -> tuple[int, ...]:
+        return CausalLM(model, tokenizer, sampling=Sampling()).eos_ids
+
+    assert ends() == (1,)
     model.generation_config.eos_token_id = [7, 1]
-    assert end_ids(model, tokenizer) == (1, 7)
+    assert stops(model.generation_config) == (7, 1) and ends() == (1, 7)
+    model.generation_config.eos_token_id = 7
+    assert ends() == (1, 7)
     model.generation_config.eos_token_id = tokenizer.eos_token = None
-    with pytest.raises(UserError, match="end-of-sequence"):
-        end_ids(model, tokenizer)
+    with pytest.raises(UserError, match="no token that ends an answer"):
+        ends()
 
 
 def test_a_model_that_changes_its_logits_after_the_head_is_refused(monkeypatch):
@@ -235,8 +243,8 @@ def test_smollm2_is_converted_once_and_checked(tmp_path: Path, monkeypatch):
     recorded = (smollm2.smollm2() / WEIGHTS_RECORD).read_text().strip()
     assert recorded == WEIGHTS_SHA256  # as transformers converts it with accelerate
     assert sum(p.numel() for p in model.parameters()) == 134_515_008
-    assert end_ids(model, tokenizer) == (2,) and prompt_limit(model, 64) == 8128
-    template = template_of(tokenizer)
+    template = template_of(tokenizer, stops=stops(model.generation_config))
+    assert template.ends == {2} and prompt_limit(model, 64) == 8128
     ids = template.prompt([Message("user", "What is the capital of France?")])
     answer = model.generate(ids[None], max_new_tokens=12, do_sample=False)[0, len(ids) :]
     assert "Paris" in template.response(answer.tolist())

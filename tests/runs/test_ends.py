@@ -8,7 +8,7 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,22 +27,9 @@ from prefloop.runs import config as configuration
 from prefloop.runs.folder import RunFolder, read
 from prefloop.worlds.text.problem import TextProblem
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 MORE = ["--evaluation.every=2", "--training.batch=8", "--training.minibatch=4", "--override.reuse=2"]
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("model") / "tiny"
-    pretrained.save(tiny.llama(len(tiny.WORDS), torch.float32), tiny.tokenizer(), path, "a tiny model")
-    return path
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def flags(model: Path, output: Path, *more: str) -> list[str]:

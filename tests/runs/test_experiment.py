@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import signal
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -26,6 +25,8 @@ from prefloop.runs.folder import read
 from prefloop.runs.interrupt import Interrupt, Interrupted
 from prefloop.worlds.text.problem import TextProblem
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 ROWS = {
     "rloo": ["--evaluation.every=2", "--training.batch=8", "--training.minibatch=8"],
     "online_dpo": ["--override.reuse=2", "--training.batch=8", "--training.minibatch=4"],
@@ -33,22 +34,6 @@ ROWS = {
     "rwr": ["--override.on_policy=0.5", "--training.batch=16", "--training.minibatch=8"],
     "dpo": ["--training.batch=4", "--training.minibatch=4"],
 }
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("model") / "tiny"
-    pretrained.save(tiny.llama(len(tiny.WORDS), torch.float32), tiny.tokenizer(), folder, "a tiny model")
-    return folder
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Any:
-    """Small products; more threads only wait for each other."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def flags(model: Path, output: Path, method: str, *more: str) -> list[str]:

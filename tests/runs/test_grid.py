@@ -5,14 +5,12 @@ from __future__ import annotations
 import json
 import shutil
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-import tiny
 from prefloop.core.loop import Loop, Record
 from prefloop.policies import pretrained
 from prefloop.runs import config as configuration
@@ -22,27 +20,14 @@ from prefloop.runs.folder import read, runs
 from prefloop.runs.interrupt import Interrupted
 from prefloop.runs.sources import sources
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 CELLS = {
     "offline": ["--method=dpo"],
     "online": ["--method=dpo", "--override.on_policy=1"],
     "mixed, larger groups": ["--method=rwr", "--override.on_policy=0.5", "--training.batch=16"],
     "with a critic": ["--method=ppo"],
 }
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("model") / "tiny"
-    pretrained.save(tiny.llama(len(tiny.WORDS), torch.float32), tiny.tokenizer(), folder, "a tiny model")
-    return folder
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def cell(model: Path, output: Path, *more: str) -> Config:

@@ -18,7 +18,6 @@ from prefloop.core.methods import METHODS, Method
 from prefloop.core.objectives import implicit_reward
 from prefloop.core.streams import streams
 from prefloop.data.records import Group, Message
-from prefloop.policies import pretrained
 from prefloop.policies.conversation import template_of
 from prefloop.runs import config as configuration
 from prefloop.runs import experiment
@@ -38,13 +37,6 @@ def unpaired(logp: Tensor, signal: Signal, batch: Batch) -> Tensor:
 @pytest.fixture(autouse=True)
 def own(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(METHODS, "own_unpaired", Method(unpaired, on_policy=0.0, responses=1))
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("model") / "tiny"
-    pretrained.save(tiny.llama(len(tiny.WORDS), torch.float32), tiny.tokenizer(), folder, "a tiny model")
-    return folder
 
 
 def config(model: Path, tmp_path: Path, method: str, *more: str) -> configuration.Config:

@@ -24,13 +24,6 @@ from prefloop.worlds.text.spec import DataOptions, ModelOptions, RewardOptions, 
 WORDS = [w for w in tiny.WORDS if w.isalpha()]
 
 
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("model") / "tiny"
-    pretrained.save(tiny.llama(len(tiny.WORDS), torch.float32), tiny.tokenizer(), folder, "a tiny model")
-    return folder
-
-
 @pytest.fixture
 def pairs(tmp_path: Path) -> Path:
     lines = [{"prompt": f"{a} {b}", "chosen": f"{a} yes no", "rejected": b} for a in WORDS for b in WORDS]

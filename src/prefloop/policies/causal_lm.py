@@ -18,8 +18,9 @@ from prefloop.core.protocols import Evaluation, no_op
 from prefloop.core.streams import Stream
 from prefloop.policies import packing, sampler
 from prefloop.policies.adapters import starts_adapted
+from prefloop.policies.conversation import template_of
 from prefloop.policies.network import Network
-from prefloop.policies.pretrained import Model, Tokenizer, check_prompt, end_ids, is_adapted, prompt_limit
+from prefloop.policies.pretrained import Model, Tokenizer, check_prompt, is_adapted, prompt_limit, stops
 from prefloop.policies.sampler import Sampling
 
 CPU_BF16 = frozenset({"avx512_bf16", "amx_bf16"})
@@ -31,7 +32,7 @@ class CausalLM:
     Args:
         model: a Hugging Face causal language model, with or without LoRA adapters; its weights are trained in place.
         sampling: how responses are drawn.
-        ends: ids of the tokens that end a response; by default those of tokenizer and generation config.
+        ends: ids of the tokens that end a response; by default `Template.ends`.
         micro_tokens: maximum number of tokens of a micro-batch, padding included.
         autocast: bfloat16 matrix products of backbone and head; weights and log-softmax stay float32.
         critic: adds a value head, linear on the last hidden state and initialised to zero.
@@ -57,7 +58,7 @@ class CausalLM:
         self.model, self.tokenizer, self.sampling = model.eval(), tokenizer, sampling
         self.micro_tokens, self.autocast, self.cached, self.frozen = micro_tokens, autocast, cached, frozen
         self.network = Network(model, autocast=autocast, critic=critic, gradient_checkpointing=gradient_checkpointing)
-        self.eos_ids = tuple(sorted(ends)) or end_ids(model, tokenizer)
+        self.eos_ids = tuple(sorted(ends or template_of(tokenizer, stops=stops(model.generation_config)).ends))
         self.prompt_limit = prompt_limit(model, sampling.max_new_tokens)
 
     @property

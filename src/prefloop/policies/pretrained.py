@@ -65,10 +65,15 @@ def tokenizer_of(path: str) -> tuple[Tokenizer, tuple[int, ...]]:
     from transformers import GenerationConfig
 
     folder = resolve(path)
-    tokenizer = read_tokenizer(folder)
     name = next((n for n in ("generation_config.json", "config.json") if (folder / n).is_file()), None)
-    ends = GenerationConfig.from_pretrained(folder, name, local_files_only=True).eos_token_id if name else None
-    return tokenizer, tuple(ends) if isinstance(ends, list) else () if ends is None else (ends,)
+    stopped = stops(GenerationConfig.from_pretrained(folder, name, local_files_only=True)) if name else ()
+    return read_tokenizer(folder), stopped
+
+
+def stops(generation: Any) -> tuple[int, ...]:
+    """The ids at which a generation configuration stops; `Template.ends` adds those of tokenizer and template."""
+    ids = generation.eos_token_id
+    return () if ids is None else tuple(ids) if isinstance(ids, list) else (ids,)
 
 
 def _freeze_images(model: Model) -> None:
@@ -252,19 +257,6 @@ def train_last_layers(model: Model, count: int) -> None:
 def is_adapted(model: Model) -> bool:
     """Whether the model has adapters."""
     return hasattr(model, "merge_and_unload")
-
-
-def end_ids(model: Model, tokenizer: Tokenizer) -> tuple[int, ...]:
-    """Ids of the tokens that end a response.
-
-    Raises:
-        UserError: neither the tokenizer nor the generation config names one.
-    """
-    named = [tokenizer.eos_token_id, model.generation_config.eos_token_id]
-    ids = {i for ids in named if ids is not None for i in (ids if isinstance(ids, list) else [ids])}
-    if not ids:
-        raise UserError("the model defines no end-of-sequence token", where="model.path", fix="set `eos_token`")
-    return tuple(sorted(ids))
 
 
 def prompt_limit(model: Model, max_new_tokens: int) -> int | None:

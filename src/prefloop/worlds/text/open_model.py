@@ -92,7 +92,7 @@ def open_model(
             model = pretrained.with_lora(model, options.lora_rank, seed=seed)
         if options.trained_layers:
             pretrained.train_last_layers(model, options.trained_layers)
-    rendering = template_of(tokenizer, template, template_options, stops=pretrained.end_ids(model, tokenizer))
+    rendering = template_of(tokenizer, template, template_options, stops=pretrained.stops(model.generation_config))
     trained = frozenset(name for name, p in model.named_parameters() if p.requires_grad)
     reference = CausalLM(
         model.requires_grad_(False),
