@@ -6,9 +6,12 @@ from __future__ import annotations
 import errno
 import json
 import os
+import random
 import signal
 import sys
+import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -362,8 +365,8 @@ def test_sizes_of_all_groups_are_checked_before_a_model_is_loaded(
 EVENTS = ("open", "os.rename", "os.mkdir", "os.remove", "os.rmdir", "os.truncate", "shutil.rmtree")
 
 
-def child(work: Callable[[], object]) -> int:
-    """The exit status of work in a forked process; negative for a signal."""
+def child(work: Callable[[], object], *, seconds: float | None = None) -> int:
+    """The exit status of work in a forked process, killed after some seconds; negative for a signal."""
     pid = os.fork()
     if pid == 0:
         try:
@@ -371,6 +374,9 @@ def child(work: Callable[[], object]) -> int:
         except BaseException:
             os._exit(1)
         os._exit(0)
+    if seconds is not None:
+        time.sleep(seconds)
+        os.kill(pid, signal.SIGKILL)  # a process that has ended is still there until it is waited for
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
@@ -404,11 +410,7 @@ def check_kills(model: Path, tmp_path: Path, numbers: Callable[[int], list[int]]
         output = tmp_path / f"at-{number}"
         assert child(killed_at(number, output, lambda to=output: start(model, to, *more))) == -signal.SIGKILL
         runs = folder.runs(output)
-        if not runs or checkpoint.newest(runs[0] / "checkpoints") is None:
-            if runs:
-                config = configuration.load(runs[0] / "config.yaml")
-                steps = [line for line in read(runs[0], "metrics") if line["kind"] == "step"]
-                assert experiment.is_finished(runs[0], config) or len(steps) <= config.save.every
+        if not runs:
             continue
         if not experiment.is_finished(runs[0], configuration.load(runs[0] / "config.yaml")):
             experiment.resume(runs[0], quiet=True)
@@ -416,6 +418,55 @@ def check_kills(model: Path, tmp_path: Path, numbers: Callable[[int], list[int]]
         assert contents(runs[0]) == whole, f"killed before change {number} of {total}"
         assert not list(runs[0].glob(".tmp-*"))
     assert resumed
+
+
+def test_killed_before_its_first_checkpoint_a_run_starts_again_and_says_so(
+    model: Path, tmp_path: Path, whole: dict[str, bytes], capsys: pytest.CaptureFixture[str]
+) -> None:
+    def killed(record: Record, loop: Loop) -> None:
+        if record.step == 3:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    assert child(lambda: start(model, tmp_path, observers=[killed])) == -signal.SIGKILL
+    run = only(tmp_path)
+    assert steps_kept(run) == [] and len(read(run, "metrics")) == 5  # 2 evaluations and 3 steps
+    assert main(["train", "--resume", str(run)]) == 0
+    assert "no checkpoint: 3 recorded steps are lost, and the run starts again" in capsys.readouterr().out
+    assert contents(run) == whole
+    (restart,) = read(run, "events")
+    assert (restart["event"], restart["step"], restart["steps_lost"]) == ("restart", 0, 3)
+
+
+def test_killed_before_its_manifest_a_run_names_the_command_that_starts_it(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text("method: dpo\n", encoding="utf-8")
+    with pytest.raises(UserError) as caught:
+        experiment.resume(tmp_path, quiet=True)
+    assert caught.value.fix == f"nothing was trained here; to start: prefloop train {tmp_path / 'config.yaml'}"
+
+
+def unfinished(output: Path) -> bool:
+    runs = folder.runs(output)
+    return not (runs and experiment.is_finished(runs[0], configuration.load(runs[0] / "config.yaml")))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("every", [0, 2])
+def test_killed_at_random_times_and_again_while_resuming(model: Path, tmp_path: Path, every: int) -> None:
+    rng, more = random.Random(every), [f"--save.every={every}", "--training.steps=12"]
+    clock = time.monotonic()
+    assert child(lambda: start(model, tmp_path / "whole", *more)) == 0
+    seconds, whole = time.monotonic() - clock, contents(only(tmp_path / "whole"))
+    kills = 0
+    for number in range(int(os.environ.get("PREFLOOP_KILLS", "20"))):
+        output, codes = tmp_path / str(number), list[int]()
+        while unfinished(output):
+            runs = folder.runs(output)
+            work = partial(experiment.resume, runs[0], quiet=True) if runs else partial(start, model, output, *more)
+            codes.append(child(work, seconds=rng.uniform(0, 1.1 * seconds) if len(codes) < 5 else None))
+            assert codes[-1] in (0, -signal.SIGKILL), f"trial {number}: {codes}"
+        kills += codes.count(-signal.SIGKILL)
+        assert contents(only(output)) == whole, f"trial {number}: {codes}"
+    assert kills > 0
 
 
 def test_killed_before_some_changes_of_files(model: Path, tmp_path: Path) -> None:

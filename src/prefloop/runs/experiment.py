@@ -25,7 +25,7 @@ from prefloop.runs.config import Config, load, to_yaml
 from prefloop.runs.ends import Stopped as Stopped
 from prefloop.runs.ends import kept, save
 from prefloop.runs.evaluation import Baseline, Metrics, evaluate, evaluate_reference, greedy_answers
-from prefloop.runs.folder import CONFIG, FINAL, RunFolder, existing, read, read_manifest
+from prefloop.runs.folder import CONFIG, FINAL, RECORDS, RunFolder, existing, read, read_manifest
 from prefloop.runs.interrupt import Interrupt
 from prefloop.runs.offline import collect_offline, offline_groups
 from prefloop.runs.progress import Progress
@@ -94,7 +94,7 @@ def run(
         start = start or prepare([config], poll=interrupt.poll, say=speaker(quiet))
         this = _begin(config, start, interrupt.poll)
         with RunFolder.create(config.output, config.method, config=to_yaml(config), manifest=this.manifest()) as folder:
-            this.record(folder, start.baseline.metrics, start.baseline.answers, start.baseline.greedy)
+            this.record_start(folder)
             return _train(this, folder, label or config.method, quiet, observers)
 
 
@@ -106,26 +106,30 @@ def resume(
     start: Start | None = None,
     observers: Sequence[Observer] = (),
 ) -> Result:
-    """Continue an interrupted run from its newest checkpoint; its records are the same as without the interruption.
+    """Continue an interrupted run from its newest checkpoint, or start it again if it was killed before its first;
+    its records are the same as without the interruption.
 
     Raises:
-        UserError: no such run, no checkpoint, or the run is finished.
+        UserError: no such run, or the run is finished.
         DataError: the data or the model have changed since the run was started.
     """
-    home = existing(path)
+    home, say = existing(path), speaker(quiet)
     config = load(home / CONFIG)
     if is_finished(home, config):
         raise UserError("this run is finished", where=str(home), fix="start a new run with another configuration")
     with Interrupt(quiet=quiet) as interrupt, RunFolder.open(home) as folder:
         last = checkpoint.newest(folder.checkpoints)
         trained = last is not None and checkpoint.step_of(last) == config.training.steps
-        start = start or prepare([config], poll=interrupt.poll, say=speaker(quiet), ends=not trained)
+        start = start or prepare([config], poll=interrupt.poll, say=say, ends=not trained)
         _check_unchanged(home, start.world)
         this = _begin(config, start, interrupt.poll)
-        newest, state = checkpoint.restore(folder.checkpoints, fallback=True, say=speaker(quiet))
-        this.loop.restore(state["loop"])
-        folder.rewind(state["offsets"], state["waiting"])
-        folder.event("resume", {"step": this.loop.step, "checkpoint": newest.name})
+        if last is None and config.training.steps not in evaluated_steps(home):
+            _start_again(this, folder, say)
+        else:
+            newest, state = checkpoint.restore(folder.checkpoints, fallback=True, say=say)
+            this.loop.restore(state["loop"])
+            folder.rewind(state["offsets"], state["waiting"])
+            folder.event("resume", {"step": this.loop.step, "checkpoint": newest.name})
         return _train(this, folder, label or config.method, quiet, observers)
 
 
@@ -198,6 +202,11 @@ class _Run:
         lines += samples(self.problem, self.policy, answers, self.loop.step)
         folder.evaluation({"kind": "evaluation", "step": self.loop.step, **metrics}, lines)
 
+    def record_start(self, folder: RunFolder) -> None:
+        """Write the evaluation of the untrained model."""
+        baseline = self.start.baseline
+        self.record(folder, baseline.metrics, baseline.answers, baseline.greedy)
+
     def evaluate(self, folder: RunFolder, *, last: bool = False) -> Metrics:
         """Evaluate the current policy; everything is measured before anything is written, in case of interruption."""
         config, world, poll = self.config, self.start.world, self.loop.poll
@@ -243,6 +252,17 @@ def _begin(config: Config, start: Start, poll: Poll) -> _Run:
         poll=poll,
     )
     return _Run(config, start, method, problem, policy, loop)
+
+
+def _start_again(this: _Run, folder: RunFolder, say: Say) -> None:
+    """Start a run again that was killed before its first checkpoint; its records are written anew."""
+    steps = sum(line["kind"] == "step" for line in read(folder.path, "metrics"))
+    say(
+        f"{folder.path} has no checkpoint: {steps} recorded steps are lost, and the run starts again with the same seed"
+    )
+    folder.rewind(dict.fromkeys(RECORDS, 0))
+    folder.event("restart", {"step": 0, "steps_lost": steps})
+    this.record_start(folder)
 
 
 def _train(this: _Run, folder: RunFolder, label: str, quiet: bool, observers: Sequence[Observer]) -> Result:

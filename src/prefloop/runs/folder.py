@@ -230,6 +230,8 @@ def existing(path: str | Path) -> Path:
     path = Path(path)
     if not (path / CONFIG).is_file() or not (path / MANIFEST).is_file():
         fix = f"give a folder that contains {CONFIG} and {MANIFEST}"
+        if (path / CONFIG).is_file():
+            fix = f"nothing was trained here; to start: prefloop train {path / CONFIG}"
         raise UserError("not a run folder", where=str(path), fix=fix)
     return path
 
