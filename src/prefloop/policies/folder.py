@@ -12,6 +12,14 @@ from prefloop.core.errors import DataError, excerpt
 from prefloop.policies.cache import quiet
 
 MODEL_FILES = ("*.json", "*.safetensors", "*.jinja", "*.txt", "*.model")  # no pickles, no code
+COMPANIONS = (  # how a model reads images, video and sound, and how it generates
+    "processor_config.json",
+    "preprocessor_config.json",
+    "video_preprocessor_config.json",
+    "audio_tokenizer_config.json",
+    "generation_config.json",
+)
+OLD_TEMPLATE = "chat_template.json"  # of older processors, which their tokenizer does not read
 LOCAL: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
 ADAPTER = "adapter_config.json"
 POINTER = b"version https://git-lfs.github.com/spec"
@@ -179,7 +187,7 @@ def _few(names: Sequence[str]) -> str:
 
 
 def read_tokenizer(folder: Path, what: str = "model") -> Any:
-    """The tokenizer of a model.
+    """The tokenizer of a model, with the chat template of the model's processor if it has none of its own.
 
     Raises:
         DataError: it cannot be read.
@@ -188,9 +196,12 @@ def read_tokenizer(folder: Path, what: str = "model") -> Any:
 
     try:
         with quiet():
-            return AutoTokenizer.from_pretrained(folder, **LOCAL)
+            tokenizer = AutoTokenizer.from_pretrained(folder, **LOCAL)
     except Exception as error:  # damaged files and missing libraries may raise anything
         raise unreadable(error, folder, f"tokenizer of the {what}") from error
+    if not tokenizer.chat_template and (folder / OLD_TEMPLATE).is_file():
+        tokenizer.chat_template = read_json(folder / OLD_TEMPLATE).get("chat_template")
+    return tokenizer
 
 
 def check_tokenizer(tokenizer: Any, rows: int, folder: Path, what: str = "model") -> None:

@@ -6,6 +6,8 @@ import copy
 import hashlib
 import importlib.util
 import re
+import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -18,7 +20,15 @@ from prefloop.core.files import published, sha256
 from prefloop.policies import adapters
 from prefloop.policies.architecture import backbone_of, text_of
 from prefloop.policies.cache import WEIGHTS_RECORD, quiet
-from prefloop.policies.folder import MODEL_FILES, check_files, check_tokenizer, read_config, read_model, read_tokenizer
+from prefloop.policies.folder import (
+    COMPANIONS,
+    MODEL_FILES,
+    check_files,
+    check_tokenizer,
+    read_config,
+    read_model,
+    read_tokenizer,
+)
 from prefloop.policies.selfcheck import check_evaluation
 from prefloop.policies.smollm2 import SMOLLM2, smollm2
 
@@ -164,8 +174,23 @@ def model_hash(path: str) -> str:
     return hashlib.sha256(lines.encode()).hexdigest()
 
 
-def save(model: Model, tokenizer: Tokenizer, folder: Path | str, card: str) -> None:
+def companions(path: str) -> tuple[Path, ...]:
+    """The files of a model that say how it reads images, video and sound, and how it generates; of an adapter, its
+    base model's.
+
+    Raises:
+        UserError: the model does not exist.
+    """
+    folder = resolve(path)
+    own = tuple(file for name in COMPANIONS if (file := folder / name).is_file())
+    return (*own, *(companions(adapters.base_of(folder)) if adapters.is_adapter(folder) else ()))
+
+
+def save(model: Model, tokenizer: Tokenizer, folder: Path | str, card: str, *, beside: Sequence[Path] = ()) -> None:
     """Write a model in Hugging Face layout atomically; a LoRA adapter is merged into a copy of the weights.
+
+    Args:
+        beside: files to copy, such as `companions` of the model that was trained, unless the model writes its own.
 
     Raises:
         UserError: the folder exists and is not empty.
@@ -174,13 +199,18 @@ def save(model: Model, tokenizer: Tokenizer, folder: Path | str, card: str) -> N
     if folder.exists() and any(folder.iterdir()):
         raise UserError("the model folder already exists", where=str(folder), fix="choose another folder")
     merged = copy.deepcopy(model).merge_and_unload() if is_adapted(model) else model
-    _save(merged, tokenizer, folder, card)
+    _save(merged, tokenizer, folder, card, beside)
 
 
-def _save(merged: Model, tokenizer: Tokenizer, folder: Path, card: str, **weights: Any) -> None:
+def _save(
+    merged: Model, tokenizer: Tokenizer, folder: Path, card: str, beside: Sequence[Path] = (), **weights: Any
+) -> None:
     with published(folder) as temporary, quiet():
         merged.save_pretrained(temporary, **weights)
         tokenizer.save_pretrained(temporary)
+        for file in beside:
+            if not (temporary / file.name).exists():
+                shutil.copyfile(file, temporary / file.name)
         (temporary / "README.md").write_text(card, encoding="utf-8")
 
 

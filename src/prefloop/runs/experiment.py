@@ -288,7 +288,8 @@ def _train(this: _Run, folder: RunFolder, label: str, quiet: bool, observers: Se
         before, world = this.start.baseline.metrics, this.start.world
         if config.save.final:
             text = card(config, this.method, world.reward.note, before, after)
-            pretrained.save(this.policy.model, this.policy.tokenizer, folder.final, text)
+            beside = pretrained.companions(config.model.path)
+            pretrained.save(this.policy.model, this.policy.tokenizer, folder.final, text, beside=beside)
             for step in map(checkpoint.step_of, list(checkpoint.checkpoints(folder.checkpoints))):
                 if not this.checkpoint_is_due(step):  # kept for the rest of the run, which is done
                     checkpoint.remove(folder.checkpoints, step)
