@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+from datetime import date
 from pathlib import Path
 
 import pytest
@@ -21,7 +22,7 @@ from prefloop.rewards.bradley_terry.fit import fit
 from prefloop.rewards.bradley_terry.options import FitOptions
 from prefloop.runs import config as configuration
 from prefloop.runs import experiment
-from prefloop.runs.folder import read
+from prefloop.runs.folder import read, read_manifest
 from prefloop.runs.interrupt import Interrupt, Interrupted
 from prefloop.worlds.text.problem import TextProblem
 
@@ -136,6 +137,27 @@ def test_a_finished_run_and_changed_data_are_not_resumed(model: Path, tmp_path: 
     data.write_text('{"prompt": "a"}\n{"prompt": "no"}\n', encoding="utf-8")
     with pytest.raises(DataError, match="has changed since the run was started"):
         experiment.resume(str(stop.value).split()[-1], quiet=True)
+
+
+def test_a_run_goes_on_with_the_date_that_its_template_wrote(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its configuration has it, so that a resumed run, or one that starts from it, asks the same prompts."""
+    dated = tmp_path / "dated.jinja"
+    dated.write_text("{{ strftime_now('%d %b %Y') }} " + tiny.TEMPLATE)
+
+    def on(day: date) -> None:
+        monkeypatch.setattr("prefloop.policies.conversation.date", type("Day", (date,), {"today": lambda: day}))
+
+    on(date(2024, 7, 26))
+    folder = start(model, tmp_path, "dpo", *ROWS["dpo"], f"--data.template={dated}").folder
+    recorded = configuration.load(folder / "config.yaml")
+    assert recorded.data.template_date == "2024-07-26"
+    assert any("writes the date 2024-07-26" in note for note in read_manifest(folder)["notes"])
+    on(date(2024, 7, 27))
+    assert experiment.prepare([recorded], say=lambda text: None).world.model.template.date == "2024-07-26"
+    plain = start(model, tmp_path, "dpo", *ROWS["dpo"]).folder
+    assert configuration.load(plain / "config.yaml").data.template_date is None
 
 
 def test_a_mixture_uses_every_prompt_once(model: Path, tmp_path: Path) -> None:

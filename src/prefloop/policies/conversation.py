@@ -12,6 +12,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import date
 from functools import cached_property, partial
 from itertools import takewhile
 from pathlib import Path
@@ -23,19 +24,22 @@ from torch import Tensor
 
 from prefloop.core.errors import DataError, UserError, excerpt
 from prefloop.data.records import Group, Message
-from prefloop.policies.agreement import TAG, check_answer, check_prompt, check_unrendered, continued, start_of_answer
+from prefloop.policies.agreement import check_answer, check_prompt, check_unrendered, continued, start_of_answer
 from prefloop.policies.rendering import (
+    CLOCK,
     MARK,
     Rendered,
     as_text,
     break_up,
     common_prefix,
+    dated,
     marked_start,
     parsed,
     plain_text,
     with_arguments,
     without_mark,
 )
+from prefloop.policies.token_ids import TokenIds
 
 Tokenizer = Any  # transformers.PreTrainedTokenizerBase
 
@@ -63,6 +67,7 @@ class Template:
         options: further arguments of the chat template, such as `enable_thinking`.
         stops: ids at which the policy stops by its own configuration.
         source: where the template comes from.
+        date: the day that a template which writes the date writes, as YYYY-MM-DD.
     """
 
     tokenizer: Tokenizer
@@ -70,6 +75,7 @@ class Template:
     options: Mapping[str, Any] = field(default_factory=dict)
     stops: tuple[int, ...] = ()
     source: str = "the model's own chat template"
+    date: str = field(default_factory=lambda: date.today().isoformat())
 
     # ---------------------------------------------------------------------------------------------------- token ids
 
@@ -102,9 +108,9 @@ class Template:
         """Prompts and answers of many groups, as `answered`; all texts are tokenised in one call."""
         places = [where or f"row {group.row}" for group in groups]
         rendered = [self._rendered(group, place) for group, place in zip(groups, places, strict=True)]
-        ids = iter(self._ids([one.text for row in rendered for one in row]))
+        ids = iter(self._ids.of([one.text for row in rendered for one in row]))
         whole = [
-            [replace(one, ids=self._checked(next(ids), one.text, place)) for one in row]
+            [replace(one, ids=self._ids.checked(next(ids), one.text, place)) for one in row]
             for row, place in zip(rendered, places, strict=True)
         ]
         return [self._parted(row, place) for row, place in zip(whole, places, strict=True)]
@@ -112,6 +118,10 @@ class Template:
     def _parted(self, rendered: list[Rendered], where: str) -> Answered:
         """The common prompt of a rendered prompt and its answered conversations, and what each has beyond it."""
         asked, *whole = rendered
+        if self.kind == PLAIN:
+            said = [one.text.removeprefix(asked.text) for one in whole]
+            ids = [self._ids.behind(asked.ids, asked.text, w.ids, x, where) for w, x in zip(whole, said, strict=True)]
+            whole = [replace(w, ids=i) for w, i in zip(whole, ids, strict=True)]
         common = common_prefix([asked.ids, *(w.ids for w in whole)])
         if whole and (marked := marked_start(whole)) > common:
             common, asked = marked, whole[0]
@@ -132,7 +142,7 @@ class Template:
 
     def text(self, ids: Sequence[int]) -> str:
         """The text of token ids, special tokens included."""
-        return str(self.tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False))
+        return self._ids.text(ids)
 
     def response(self, ids: Sequence[int]) -> str:
         """The text of a response with special tokens, without those that end it and surrounding whitespace."""
@@ -158,12 +168,20 @@ class Template:
 
     @property
     def note(self) -> str:
-        """What was taken, and what ends an answer; for the user."""
-        end = self.text([self.end])
+        """What was taken, what ends an answer, and the date that is written; for the user."""
+        end = f"answers end with `{self.text([self.end])}`"
         if self.kind == PLAIN:
-            return f"template: plain text, prompt and answer without a break; answers end with `{end}`"
-        added = "" if self._written_end else ", which the template does not write itself"
-        return f"template: {self.source}; answers end with `{end}`{added}"
+            return f"template: plain text, prompt and answer without a break; {end}"
+        if not self._written_end:
+            text = self.text(self.closing).strip()
+            end += " behind " * bool(text) + f"`{text}`, which is text to this tokenizer" * bool(text)
+            end += ", which the template does not write itself"
+        return f"template: {self.source}; {end}" + (f"; it writes the date {self.date}" if self.writes_date else "")
+
+    @cached_property
+    def writes_date(self) -> bool:
+        """Whether the template writes the date of the day on which it is rendered."""
+        return self.kind == CHAT and CLOCK in str(self.tokenizer.chat_template)
 
     @cached_property
     def sketch(self) -> str:
@@ -219,7 +237,7 @@ class Template:
     def _final(self) -> frozenset[int]:
         """Special tokens that can stand at the end of an answer: not the unknown token, which stands for text."""
         unknown = {self.tokenizer.unk_token_id} - {self.tokenizer.eos_token_id}
-        return frozenset(self._special.values()) - unknown
+        return frozenset(self._ids.special.values()) - unknown
 
     # ------------------------------------------------------------------------------------------------- rendering
 
@@ -249,7 +267,7 @@ class Template:
         try:
             check_answer(answer, text[start_of_answer(asked, text, where) :], where)
         except DataError:
-            own = None if answer.more else continued(asked, break_up(answer.content, self._spelled))
+            own = None if answer.more else continued(asked, break_up(answer.content, self._ids.spelled))
             if own is None:
                 raise
             text, start = own + self.sketch[self.sketch.rfind(ANSWER) + len(ANSWER) :], 0
@@ -265,12 +283,13 @@ class Template:
         """
         if MARK in json.dumps(messages, ensure_ascii=False):
             raise DataError(f"a message contains the private character U+{ord(MARK):X}", where=where, fix="remove it")
-        said = break_up(messages, self._spelled)
+        said = break_up(messages, self._ids.spelled)
         rendering = partial(
             self.tokenizer.apply_chat_template,
-            tools=break_up(json.loads(tools), self._spelled) if tools else None,
+            tools=break_up(json.loads(tools), self._ids.spelled) if tools else None,
             tokenize=False,
             add_generation_prompt=opened,
+            chat_template=self._dated(tools),
             **self.options,
         )
         try:
@@ -282,6 +301,12 @@ class Template:
             first = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise DataError(f"the chat template rejects the messages: {excerpt(first)}", where=where) from error
 
+    def _dated(self, tools: str) -> str | None:
+        """The template with a fixed date; None if it writes none."""
+        if not self.writes_date:
+            return None
+        return dated(self.tokenizer.get_chat_template(tools=json.loads(tools) if tools else None), self.date)
+
     @cached_property
     def _has_marks(self) -> bool:
         return bool(re.search(r"\{%-?\s*generation\b", str(self.tokenizer.chat_template)))
@@ -289,58 +314,26 @@ class Template:
     def _marked(self, messages: list[dict[str, Any]], tools: str) -> int:
         """Index of the first token of the last run that the template marks as written by the assistant, or 0."""
         made = self.tokenizer.apply_chat_template(
-            with_arguments(break_up(messages, self._spelled), parsed),
-            tools=break_up(json.loads(tools), self._spelled) if tools else None,
+            with_arguments(break_up(messages, self._ids.spelled), parsed),
+            tools=break_up(json.loads(tools), self._ids.spelled) if tools else None,
+            chat_template=self._dated(tools),
             **{"tokenize": True, "return_dict": True, "return_assistant_tokens_mask": True, **self.options},
         )
-        mask = [made["assistant_masks"][i] for i in without_mark(made["input_ids"], self._mark_ids)]
+        mask = [made["assistant_masks"][i] for i in without_mark(made["input_ids"], self._ids.mark)]
         starts = [i for i, inside in enumerate(mask) if inside and not (i and mask[i - 1])]
         return starts[-1] if starts else 0
 
     def _tokens(self, text: str, where: str) -> tuple[int, ...]:
-        return self._checked(self._ids([text])[0], text, where)
-
-    def _ids(self, texts: list[str]) -> list[list[int]]:
-        """Token ids of texts, in one call, which the tokenizer may spread over the processors."""
-        made = self.tokenizer(texts, add_special_tokens=self.kind == PLAIN, return_attention_mask=False)["input_ids"]
-        if self.kind == PLAIN:  # some tokenizers end every text; the end of an answer is added where it belongs
-            return [ids[:-1] if ids and ids[-1] in self._special.values() else ids for ids in made]
-        return list(made)
-
-    def _checked(self, ids: list[int], text: str, where: str) -> tuple[int, ...]:
-        """The ids of a text, where special tokens that MARK breaks up are the tokens of their text."""
-        if MARK not in text:
-            return tuple(ids)
-        kept = tuple(ids[i] for i in without_mark(ids, self._mark_ids))
-        own = sum(i in self._special.values() for i in kept) == len(self._spelled.findall(text))
-        if not own or self.text(kept) != self.text(ids).replace(MARK, ""):
-            names = ", ".join(f"`{name}`" for name in self._special if name in text.replace(MARK, ""))
-            what = f"this tokenizer cannot write special tokens as text, but a message spells one of {excerpt(names)}"
-            raise DataError(what, where=where, fix="remove it from the text")
-        return kept
+        return self._ids.checked(self._ids.of([text])[0], text, where)
 
     @cached_property
-    def _special(self) -> dict[str, int]:
-        """The special tokens by their text, without those of reasoning, which a text may use."""
-        added = self.tokenizer.added_tokens_decoder.items()
-        return {token.content: i for i, token in added if token.special and not TAG.fullmatch(token.content)}
-
-    @cached_property
-    def _spelled(self) -> re.Pattern[str]:
-        """Matches a special token that a text spells."""
-        names = sorted(filter(None, self._special), key=len, reverse=True)
-        return re.compile("|".join(map(re.escape, names)) or r"(?!)")
-
-    @cached_property
-    def _mark_ids(self) -> list[int]:
-        """The tokens of MARK inside a text."""
-        before, both = (self.tokenizer(x, add_special_tokens=False)["input_ids"] for x in ("<", f"<{MARK}"))
-        return both[len(before) :]
+    def _ids(self) -> TokenIds:
+        return TokenIds(self.tokenizer, added=self.kind == PLAIN)
 
     @cached_property
     def _end_names(self) -> tuple[str, ...]:
         """The special tokens that end an answer, by their text."""
-        return tuple(name for name, i in self._special.items() if i in self.ends)
+        return tuple(name for name, i in self._ids.special.items() if i in self.ends)
 
     @cached_property
     def _header(self) -> str:
@@ -360,7 +353,12 @@ class Template:
 
 
 def template_of(
-    tokenizer: Tokenizer, setting: str = AUTO, options: Mapping[str, Any] | None = None, *, stops: Sequence[int] = ()
+    tokenizer: Tokenizer,
+    setting: str = AUTO,
+    options: Mapping[str, Any] | None = None,
+    *,
+    stops: Sequence[int] = (),
+    date: str | None = None,
 ) -> Template:
     """The template of a configuration.
 
@@ -368,6 +366,7 @@ def template_of(
         setting: `auto` (the tokenizer's chat template, or plain text if it has none), `chat`, `plain`, or a Jinja file.
         options: further arguments of the chat template.
         stops: ids at which the policy stops by its own configuration.
+        date: the day that the template writes, as YYYY-MM-DD; today by default.
 
     Raises:
         UserError: there is no such file, or the tokenizer has no chat template.
@@ -382,7 +381,8 @@ def template_of(
         raise UserError("the model has no chat template", where="data.template", fix=fix)
     if kind == PLAIN and options:
         raise UserError("plain text takes no options", where="data.template_options", fix="remove them")
-    return Template(tokenizer, kind, dict(options or {}), tuple(stops), source)
+    made = Template(tokenizer, kind, dict(options or {}), tuple(stops), source)
+    return made if date is None else replace(made, date=date)
 
 
 def _file(path: Path) -> str:

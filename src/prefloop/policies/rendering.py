@@ -1,4 +1,4 @@
-"""Pieces of rendering a conversation: plain text, arguments of tool calls, special tokens that a text spells."""
+"""Pieces of rendering a conversation: plain text, dates, arguments of tool calls, special tokens that a text spells."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import date
 from typing import Any
 
 from prefloop.core.errors import DataError
@@ -45,6 +46,24 @@ def plain_text(messages: Sequence[Message], tools: str, where: str) -> str:
         fix = "give a chat template (data.template=FILE.jinja), or prompts that are one text"
         raise DataError(f"plain text has no place for {has}", where=where, fix=fix)
     return messages[0].content
+
+
+# ---- the date that a template writes --------------------------------------------------------------------------------
+
+CLOCK = "strftime_now"  # the function with which chat templates write the date of the day on which they are rendered
+PARTS = "aAwdbBmyYHIpMSfjUWcxX%"  # of a date, as `strftime` names them
+
+
+def dated(template: str, day: str) -> str:
+    """The chat template in which the function CLOCK writes a fixed day, at 00:00.
+
+    Args:
+        day: as YYYY-MM-DD.
+    """
+    fixed = date.fromisoformat(day)
+    said = {f"%{pad}{part}": fixed.strftime(f"%{pad}{part}") for part in PARTS for pad in ("-" * (part != "%"), "")}
+    replaced = "".join(f" | replace({name!r}, {text!r})" for name, text in said.items())
+    return f"{{%- macro {CLOCK}(format) -%}}{{{{ format{replaced} }}}}{{%- endmacro -%}}{template}"
 
 
 # ---- arguments of tool calls ----------------------------------------------------------------------------------------

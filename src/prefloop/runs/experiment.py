@@ -20,6 +20,7 @@ from prefloop.core.metrics import step_metrics
 from prefloop.core.protocols import no_op
 from prefloop.policies import pretrained
 from prefloop.policies.causal_lm import CausalLM
+from prefloop.policies.conversation import Template
 from prefloop.runs import checkpoint
 from prefloop.runs.config import Config, load, to_yaml
 from prefloop.runs.ends import Stopped as Stopped
@@ -92,6 +93,7 @@ def run(
     """
     with Interrupt(quiet=quiet) as interrupt:
         start = start or prepare([config], poll=interrupt.poll, say=speaker(quiet))
+        config = _with_date(config, start.world.model.template)
         this = _begin(config, start, interrupt.poll)
         with RunFolder.create(config.output, config.method, config=to_yaml(config), manifest=this.manifest()) as folder:
             this.record_start(folder)
@@ -231,6 +233,12 @@ class _Run:
 
 def _due(step: int, every: int, last: int) -> bool:
     return every > 0 and 0 < step < last and step % every == 0
+
+
+def _with_date(config: Config, template: Template) -> Config:
+    """The configuration with the date that the template writes, if it does: a resumed run writes the same one."""
+    date = template.date if template.writes_date else config.data.template_date
+    return replace(config, data=replace(config.data, template_date=date))
 
 
 def _begin(config: Config, start: Start, poll: Poll) -> _Run:

@@ -142,6 +142,7 @@ def open_world(
         config.sampling,
         template=config.data.template,
         template_options=config.data.template_options,
+        template_date=config.data.template_date,
         micro_tokens=config.training.micro_tokens,
         seed=config.seed,
     )

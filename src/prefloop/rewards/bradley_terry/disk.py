@@ -68,8 +68,13 @@ def require_free(folder: Path) -> None:
         raise UserError("the folder already exists", where=str(folder), fix="choose another folder")
 
 
-def load(folder: Path | str, *, micro_tokens: int = 8192, autocast: bool = False) -> BradleyTerry:
+def load(
+    folder: Path | str, *, micro_tokens: int = 8192, autocast: bool = False, date: str | None = None
+) -> BradleyTerry:
     """A saved reward model: one of ours, or a third-party sequence classifier with one label.
+
+    Args:
+        date: see `template_of`.
 
     Raises:
         UserError: the folder does not exist.
@@ -79,7 +84,7 @@ def load(folder: Path | str, *, micro_tokens: int = 8192, autocast: bool = False
     if not folder.is_dir():
         raise UserError("the reward model does not exist", where=str(folder), fix=sequence_classifier.TRAIN_ONE)
     if not (folder / FACTS).is_file():
-        return _third_party(folder, micro_tokens, autocast)
+        return _third_party(folder, micro_tokens, autocast, date)
     facts = _facts(folder)
     if facts["layout"] == CLASSIFIER:
         read = sequence_classifier.read(folder)
@@ -89,7 +94,7 @@ def load(folder: Path | str, *, micro_tokens: int = 8192, autocast: bool = False
     return BradleyTerry(
         backbone=backbone.eval(),
         head=head,
-        template=template_of(tokenizer, facts["template"], facts["template_options"]),
+        template=template_of(tokenizer, facts["template"], facts["template_options"], date=date),
         whole=facts["whole"],
         pooling=facts["pooling"],
         max_tokens=facts["max_tokens"],
@@ -100,11 +105,11 @@ def load(folder: Path | str, *, micro_tokens: int = 8192, autocast: bool = False
     )
 
 
-def _third_party(folder: Path, micro_tokens: int, autocast: bool) -> BradleyTerry:
+def _third_party(folder: Path, micro_tokens: int, autocast: bool, date: str | None) -> BradleyTerry:
     read = sequence_classifier.read(folder)
     head = read.head if read.head.bias is not None else _with_bias(read.head, 0.0)
     paired = isinstance(read.backbone, Whole) and read.backbone.paired
-    template = template_of(read.tokenizer, PLAIN if paired else CHAT)
+    template = template_of(read.tokenizer, PLAIN if paired else CHAT, date=date)
     if not paired:
         template.check(str(folder))
     most = min(CONTEXT, read.context or CONTEXT)

@@ -69,6 +69,7 @@ def open_model(
     *,
     template: str = AUTO,
     template_options: Mapping[str, Any] | None = None,
+    template_date: str | None = None,
     micro_tokens: int = 8192,
     seed: int = 0,
 ) -> OpenModel:
@@ -76,7 +77,7 @@ def open_model(
 
     Args:
         sampling: how the reference and every policy write responses.
-        template, template_options: see `conversation.template_of`.
+        template, template_options, template_date: see `conversation.template_of`.
         micro_tokens: maximum number of tokens per forward pass, padding included.
         seed: seed of new weights, such as those of LoRA adapters.
 
@@ -92,7 +93,8 @@ def open_model(
             model = pretrained.with_lora(model, options.lora_rank, seed=seed)
         if options.trained_layers:
             pretrained.train_last_layers(model, options.trained_layers)
-    rendering = template_of(tokenizer, template, template_options, stops=pretrained.stops(model.generation_config))
+    stops = pretrained.stops(model.generation_config)
+    rendering = template_of(tokenizer, template, template_options, stops=stops, date=template_date)
     trained = frozenset(name for name, p in model.named_parameters() if p.requires_grad)
     reference = CausalLM(
         model.requires_grad_(False),

@@ -179,7 +179,7 @@ def learned(
     _check(options)
     if "path" in options:
         paths = _paths(options)
-        members = tuple(saved.load(path, autocast=policy.autocast) for path in paths)
+        members = tuple(saved.load(path, autocast=policy.autocast, date=template.date) for path in paths)
         return Ensemble(members, options.get("combine", "mean")) if len(members) > 1 else members[0]
     how = fit_options({k: v for k, v in options.items() if k != "pairs"}, where=WHERE)
     pairs = first_pairs(train, options.get("pairs", PAIRS), how.loss.ties)

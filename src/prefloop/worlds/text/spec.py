@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from datetime import date
 from typing import Any, Literal
 
 from prefloop.core.errors import UserError, shown
@@ -61,6 +62,8 @@ class DataOptions:
     """`chat` (the model's chat template), `plain` text, a Jinja file, or `auto`: chat if the model has a template."""
     template_options: dict[str, Any] = field(default_factory=dict)
     """Further arguments of the chat template, such as `{enable_thinking: false}`."""
+    template_date: str | None = None
+    """The day, as YYYY-MM-DD, that a template which writes the date writes; null: the day on which the run starts."""
     max_prompt_tokens: int = 256
     """Longer prompts raise an error."""
     system: str | None = None
@@ -71,6 +74,8 @@ class DataOptions:
     def __post_init__(self) -> None:
         share = 0 <= self.held_out_share < 1
         require(share, "data.held_out_share", self.held_out_share, "use a share from 0 to below 1")
+        day = self.template_date
+        require(day is None or _is_day(day), "data.template_date", day, "write it as YYYY-MM-DD")
         require_positive("data", self, ("responses", "max_prompt_tokens", "limit"))
 
 
@@ -112,6 +117,13 @@ class SamplingOptions:
         require(self.temperature >= 0, "sampling.temperature", self.temperature, "use 0 or more")
         require(0 < self.top_p <= 1, "sampling.top_p", self.top_p, "use a value above 0 and up to 1")
         require(self.top_k >= 0, "sampling.top_k", self.top_k, "use 0 (all tokens) or more")
+
+
+def _is_day(text: str) -> bool:
+    try:
+        return date.fromisoformat(text).isoformat() == text
+    except ValueError:
+        return False
 
 
 def require(holds: bool, key: str, value: object, fix: str) -> None:
