@@ -9,6 +9,7 @@ from prefloop.data.records import Message
 Made = tuple[str, tuple[str, ...], tuple[float, ...] | None]  # the prompt as `role: content` lines
 
 TIE = (0.5, 0.5)
+WON = ("winner_model_a", "winner_model_b", "winner_tie")
 
 
 def turn(content: str, role: str = "assistant") -> dict[str, Any]:
@@ -56,14 +57,25 @@ TREE = {
     ],
 }
 
+MADE_OF_TREE: list[Made] = [
+    ("user: q", ("good", "bad", "fair"), (2.0, 0.0, 1.0)),
+    ("user: q\nassistant: good\nuser: more", ("b", "a"), (0.0, 1.0)),
+]
+
+
+def one_message_per_row(name: str, message: dict[str, Any], parent: str | None = None) -> list[dict[str, Any]]:
+    """The messages of a tree as rows, each with the name of the one that it answers."""
+    own = {"message_id": name, "parent_id": parent, "message_tree_id": "t"}
+    own |= {key: value for key, value in message.items() if key != "replies"}
+    replies = enumerate(message.get("replies", []))
+    return [own, *(row for i, reply in replies for row in one_message_per_row(f"{name}.{i}", reply, name))]
+
+
 ROWS: dict[str, list[tuple[list[dict[str, Any]], list[Made]]]] = {
     "message_tree": [
         (
             [{"message_tree_id": "t", "tree_state": "ready", "prompt": TREE}],
-            [
-                ("user: q", ("good", "bad", "fair"), (2.0, 0.0, 1.0)),
-                ("user: q\nassistant: good\nuser: more", ("b", "a"), (0.0, 1.0)),
-            ],
+            MADE_OF_TREE,
         )
     ],
     "fine_grained": [
@@ -236,6 +248,40 @@ ROWS: dict[str, list[tuple[list[dict[str, Any]], list[Made]]]] = {
             ],
             [("user: q", ("a", "b"), scores) for scores in ((1.0, 0.0), (0.0, 1.0), TIE, TIE)],
         )
+    ],
+    "arena_winners": [
+        (
+            [
+                {
+                    "id": 1,
+                    "prompt": '["q"]',
+                    "response_a": '["a"]',
+                    "response_b": '["b"]',
+                    "winner_model_a": a,
+                    "winner_model_b": b,
+                    "winner_tie": tie,
+                }
+                for a, b, tie in ((1, 0, 0), (0, 1, 0), (0.0, 0.0, 1.0), (False, False, True))
+            ],
+            [("user: q", ("a", "b"), scores) for scores in ((1.0, 0.0), (0.0, 1.0), TIE, TIE)],
+        ),
+        (
+            [
+                {
+                    "prompt": ["q", "r"],
+                    "response_a": '["x", "a"]',
+                    "response_b": ["x", "b"],
+                    "winner_model_a": 1,
+                    "winner_model_b": 0,
+                    "winner_tie": 0,
+                }
+            ],
+            [("user: q\nassistant: x\nuser: r", ("a", "b"), (1.0, 0.0))],
+        ),
+        (
+            [{"prompt": "q", "response_a": "a", "response_b": "[1]"} | dict(zip(WON, (0, 1, 0), strict=True))],
+            [("user: q", ("a", "[1]"), (0.0, 1.0))],
+        ),
     ],
     "argilla_pair": [
         (
@@ -413,6 +459,7 @@ ROWS: dict[str, list[tuple[list[dict[str, Any]], list[Made]]]] = {
         ),
         ([{"conversation": [asked(), turn("a")], "model": "m"}], [("user: q", ("a",), None)]),
     ],
+    "message_rows": [(one_message_per_row("t", TREE), MADE_OF_TREE)],
     "reference_answer": [([{"question": "q", "answer": "#### 4"}], [("user: q", (), None)])],
     "turns": [
         ([{"question_id": 1, "category": "writing", "turns": ["q", "r"], "reference": []}], [("user: q", (), None)])

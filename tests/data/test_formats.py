@@ -13,6 +13,7 @@ from format_rows import ROWS, asked, aspects, lines, turn
 from paths import real
 from prefloop.cli.main import execute
 from prefloop.core.errors import DataError, UserError
+from prefloop.data import skipping
 from prefloop.data.formats import FORMATS, Loaded, load, load_usable
 from prefloop.data.records import Message
 from prefloop.worlds.text.open_data import open_data
@@ -70,7 +71,10 @@ def test_every_column_is_used_or_named(tmp_path: Path, name: str) -> None:
     for rows, _ in ROWS[name]:
         found = read(tmp_path, *({**row, "mine": {"x": 1}, "empty": None} for row in rows))
         assert "mine" in found.unused and "empty" not in found.unused
-        assert all(g.columns["mine"] == {"x": 1} and g.columns["empty"] is None for g in found.groups)
+        for group in found.groups:
+            each = len(group.responses) if FORMATS[name].join else 0  # the columns of joined rows are those of replies
+            assert group.columns["mine"] == ([{"x": 1}] * each or {"x": 1})
+            assert group.columns["empty"] is None
         kept = {name for g in found.groups for name, value in g.columns.items() if value is not None}
         assert set(found.unused) == kept
 
@@ -87,6 +91,69 @@ def test_the_rest_of_a_list_of_answers_is_kept_per_answer(tmp_path: Path) -> Non
     tree = {"text": "q", "role": "prompter", "replies": [{**REPLY, "text": x, "rank": i} for i, x in enumerate("ab")]}
     (group,) = read(tmp_path, {"message_tree_id": "t", "prompt": tree}).groups
     assert group.columns == {"message_tree_id": "t", "lang": ["en", "en"]}
+
+
+def test_messages_are_put_together_in_any_order(tmp_path: Path) -> None:
+    rows, _ = ROWS["message_rows"][0]
+    upside_down = read(tmp_path, *reversed(rows))
+    in_order = read(tmp_path, *rows)
+    assert [g.prompt for g in upside_down.groups] == [g.prompt for g in in_order.groups]
+    assert [set(g.responses) for g in upside_down.groups] == [set(g.responses) for g in in_order.groups]
+    assert read(tmp_path, *rows, group_by="message_tree_id").groups[1].key == "t"
+
+
+def test_messages_of_no_tree_are_faults(tmp_path: Path) -> None:
+    rows, made = ROWS["message_rows"][0]
+    circle = [{**rows[0], "message_id": name, "parent_id": other} for name, other in (("x", "y"), ("y", "x"))]
+    found = read(tmp_path, *rows, rows[1], *circle, {"text": "alone"}, None)
+    assert len(found.groups) == len(made)
+    assert [fault.what.partition(" ")[0] for fault in found.faults] == ["a", "its", "null,", "its", "its"]
+    assert len({fault.row for fault in found.faults}) == 5
+    mapped = [{("id" if name == "message_id" else name): value for name, value in row.items()} for row in rows]
+    assert len(read(tmp_path, *mapped, columns={"message_id": "id"}).groups) == len(made)
+
+
+# --------------------------------------------------------------------------------- answers of a row that cannot be used
+
+
+@pytest.mark.parametrize(
+    ("row", "kept", "what"),
+    [
+        (
+            {"prompt": "q", "completions": [{"response": x, "overall_score": len(x)} for x in ("aa", " ", "b")]},
+            (("aa", 2.0), ("b", 1.0)),
+            "`response` is empty, in `completions[1]`",
+        ),
+        (
+            {"prompt": "q", "completions": [{"response": "c"}, *({"response": x, "overall_score": 1} for x in "ab")]},
+            (("a", 1.0), ("b", 1.0)),
+            "neither an `overall_score` nor ratings, in `completions[0]`",
+        ),
+        (
+            {"prompt": "q", "answers": [{"answer": x, "rank": i} for i, x in enumerate(("a", None, "b"), 1)]},
+            (("a", 2.0), ("b", 0.0)),
+            "`answer` is null, not text or a list of messages, in `answers[1]`",
+        ),
+        (
+            {"prompt": "q", "responses": ["a", "b", "c"], "scores": [1, None, 3]},
+            (("a", 1.0), ("c", 3.0)),
+            "`scores` contains None, which is not a finite number, in `responses[1]`",
+        ),
+    ],
+)
+def test_one_bad_answer_does_not_cost_the_row(tmp_path: Path, row: Any, kept: Any, what: str) -> None:
+    """It is refused with its place, or left out and counted; the others are a group."""
+    found = read(tmp_path, row, row)
+    assert all(tuple(zip(g.responses, g.scores or (), strict=True)) == kept for g in found.groups)
+    assert [fault.part for fault in found.faults] == [True, True] and what in found.faults[0].what
+    path = tmp_path / "data.jsonl"
+    with pytest.raises(DataError, match="2 answers of usable rows cannot be used") as error:
+        load(path)
+    assert what in str(error.value) and "faulty=skip" in str(error.value)
+    notes = skipping.kept(path, found, "skip").notes
+    assert len(notes) == 1 and notes[0].startswith("2 answers of usable rows are left out: ") and "(2)" in notes[0]
+    lists = {name: value[:2] if isinstance(value, list) else value for name, value in row.items()}
+    assert "1 of 1 rows cannot be used" in refused(tmp_path, lists)  # a single answer is compared with nothing
 
 
 # ------------------------------------------------------------------------------------------- columns of conversations
@@ -296,6 +363,15 @@ def test_conversations_beside_a_prompt(tmp_path: Path) -> None:
             {"conversation_a": [asked(), turn("a"), asked("r"), turn("b")]},
             "differ before their last answers",
         ),
+        ("arena", {"conversation_a": [asked(), turn("c"), asked("r"), turn("b")]}, "judge several answers at once"),
+        ("arena_winners", {"winner_tie": 1}, "one must be 1"),
+        ("arena_winners", {"winner_model_a": None, "winner_tie": None}, "no `winner_model_a` (null)"),
+        ("arena_winners", {"response_a": '["a", "b"]'}, "2 answers to 1 questions"),
+        ("arena_winners", {"response_a": "[null]"}, "`response_a` is null"),
+        ("arena_winners", {"response_a": '["a'}, "`response_a` is text, but no JSON"),
+        ("message_rows", {}, "no question of this tree has two ranked replies"),
+        ("message_rows", {"parent_id": "x"}, "its tree has no first message: `parent_id` 'x'"),
+        ("message_rows", {"message_id": []}, "`message_id` is no text"),
         ("conversation", {"messages": [asked()]}, "prompt=messages"),
         ("labelled_conversation", {"label": "yes"}, "invalid `label` 'yes'"),
         ("unscored", {"responses": "a"}, "`responses` is a str"),
@@ -320,7 +396,6 @@ def test_faults_of_formats_are_named(tmp_path: Path, name: str, change: Any, wha
         ({**PAIR, "chosen": None}, ["no `chosen` (null)"]),
         ({**PAIR, "chosen": [None]}, ["`chosen` contains null"]),
         ({**PAIR, "chosen": [{"role": "assistant", "content": None}]}, ["`content` is null"]),
-        ({"message_id": 1, "parent_id": None, "text": "q", "role": "prompter"}, ["one message of a tree per row"]),
         ({"prompt": "q", "chosen": "a"}, ["completion=chosen"]),
     ],
 )

@@ -32,11 +32,12 @@ class FileRow(int):
 
 @dataclass(frozen=True)
 class Fault:
-    """Why a row cannot be used."""
+    """Why a row cannot be used, or one of its answers."""
 
     row: int  # from 1
     what: str
     fix: str = ""
+    part: bool = False  # only one of its answers; the row can be used without it
 
     def __post_init__(self) -> None:
         if len(self.what) > LONGEST:
@@ -54,7 +55,15 @@ class Fault:
     def record(self) -> dict[str, Any]:
         """The fault for JSON."""
         file = {"file": self.row.file} if isinstance(self.row, FileRow) else {}
-        return {**file, "row": int(self.row), "what": self.what}
+        return {**file, "row": int(self.row), "what": self.what, **({"part": True} if self.part else {})}
+
+
+def counted(faults: Iterable[Fault], usable: int) -> str:
+    """How many rows, of these and the usable ones, and how many answers of usable rows the faults are about."""
+    parts = [fault.part for fault in faults]
+    rows, answers = len(parts) - sum(parts), sum(parts)
+    words = [f"{rows:,} of {rows + usable:,} rows"] if rows or not answers else []
+    return " and ".join([*words, *([f"{answers:,} answer{'s' * (answers > 1)} of usable rows"] if answers else [])])
 
 
 def by_reason(faults: Iterable[Fault]) -> dict[str, int]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from prefloop.core.errors import DataError
-from prefloop.data.fault import Fault, by_reason
+from prefloop.data.fault import Fault, by_reason, counted
 from prefloop.data.formats import Loaded, faulty
 from prefloop.data.records import Group
 
@@ -24,16 +24,16 @@ def kept(path: Path, loaded: Loaded, how: Faulty) -> Loaded:
     """
     if not loaded.faults:
         return loaded
-    total = len(loaded.groups) + len(loaded.faults)
-    if how == "refuse" or len(loaded.faults) > MOST * total:
+    bad = sum(not fault.part for fault in loaded.faults)
+    if how == "refuse" or bad > MOST * (len(loaded.groups) + bad):
         raise faulty(path, loaded)
-    return replace(loaded, notes=(*loaded.notes, left_out(loaded.faults, total)))
+    return replace(loaded, notes=(*loaded.notes, left_out(loaded.faults, len(loaded.groups))))
 
 
-def left_out(faults: Sequence[Fault], total: int) -> str:
-    """A note about rows that are left out, counted by reason."""
+def left_out(faults: Sequence[Fault], usable: int) -> str:
+    """A note about rows, and answers of usable rows, that are left out, counted by reason."""
     reasons = ", ".join(f"{reason} ({count:,})" for reason, count in by_reason(faults).items())
-    return f"{len(faults):,} of {total:,} rows are left out: {reasons}"
+    return f"{counted(faults, usable)} are left out: {reasons}"
 
 
 def apart(train: Sequence[Group], held_out: Sequence[Group], how: Faulty) -> tuple[list[Group], tuple[str, ...]]:

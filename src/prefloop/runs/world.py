@@ -112,8 +112,8 @@ def _sound(data: TextData, problem: TextProblem, *, fresh: bool, given: bool) ->
         what = f"{len(faults)} of {len(data.train)} training rows cannot be rendered; the first: {faults[0]}"
         raise DataError(what, where="data.train", fix=faults[0].fix)
     held_out, more = sound(problem, data.held_out, fresh=True, given=True)
-    sides = (("training", faults, len(data.train)), ("held-out", more, len(data.held_out)))
-    notes = tuple(f"{side}: {left_out(lost, total)}" for side, lost, total in sides if lost)
+    sides = (("training", faults, len(train)), ("held-out", more, len(held_out)))
+    notes = tuple(f"{side}: {left_out(lost, usable)}" for side, lost, usable in sides if lost)
     return replace(data, train=train, held_out=held_out, notes=(*data.notes, *notes))
 
 

@@ -64,7 +64,7 @@ def run(options: Options) -> int:
 def _record(file: Path, loaded: Loaded, report: Report) -> dict[str, Any]:
     from prefloop.data.fault import by_reason
 
-    faults = [{"row": f.row, "what": f.what} for f in loaded.faults]
+    faults = [fault.record for fault in loaded.faults]
     read_as = {"format": loaded.format, "columns": loaded.columns, "unused": loaded.unused, "notes": loaded.notes}
     return {"file": str(file), **read_as, **asdict(report), "reasons": by_reason(loaded.faults), "faults": faults}
 

@@ -31,9 +31,11 @@ def print_faults(loaded: Loaded) -> None:
     from rich.console import Console
     from rich.text import Text
 
+    from prefloop.data.fault import counted
+
     console = Console(highlight=False)
     if loaded.faults:
-        console.print(Text(f"{len(loaded.faults)} rows cannot be used:", style="red"))
+        console.print(Text(f"{counted(loaded.faults, len(loaded.groups))} cannot be used:", style="red"))
     for fault in loaded.faults[:FAULTS_SHOWN]:
         console.print(Text(f"  {fault}" + (f" ({fault.fix})" if fault.fix else "")))
     if len(loaded.faults) > FAULTS_SHOWN:

@@ -11,6 +11,7 @@ from prefloop.data.formats.transcripts import transcript
 from prefloop.data.records import Message, prompt_text
 
 REPEATED_WORDS = 3  # answers that begin with a prompt of at least so many words repeat it
+SEVERAL = "leave such rows out: they judge several answers at once, and a pair has one answer each to the same prompt"
 SPEAKER = ("Assistant:", "ASSISTANT:", "### Assistant:")  # a name that is left from a transcript
 EMPTY = ("system", "tool")  # roles that may say nothing
 
@@ -106,7 +107,7 @@ def answered(prompt: Prompt | None, given: Sequence[tuple[str, Any]]) -> tuple[P
     whole = {messages[:-1] for messages in said if len(messages) > 1}
     if len(whole) > 1:
         names = " and ".join(f"`{column}`" for column, _ in given[:2])
-        raise Unusable(f"the conversations in {names} differ before their last answers")
+        raise Unusable(f"the conversations in {names} differ before their last answers", SEVERAL)
     if prompt is not None and not whole:
         _refuse_repeats(prompt, given)
         return prompt, tuple([messages[-1] for messages in said])

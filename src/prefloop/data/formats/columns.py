@@ -138,9 +138,6 @@ def unknown(where: str, row: Mapping[str, Any], first: Mapping[str, Any]) -> Dat
         if inner is not None:
             fix = "map them: " + " ".join(f"{c}={column}.{c}" for c in FORMATS[inner].columns)
             return DataError(f"the columns of the format `{inner}` are inside `{column}`", where=where, fix=fix)
-    if "message_id" in row and "parent_id" in row:
-        fix = "use the file of trees (…_trees.jsonl.gz), or a list of pairs"
-        return DataError("one message of a tree per row (OpenAssistant) is no format", where=where, fix=fix)
     found = fitting([k for k, v in row.items() if v is not None])
     needed = max((FORMATS[name].columns for name in OWN if name != found), key=lambda x: _nearness(x, row, first))
     if found is None:

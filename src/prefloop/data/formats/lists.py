@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from itertools import combinations
 from typing import Any
 
 from prefloop.data.formats.answers import answered, asked
-from prefloop.data.formats.row import Content, Prompt, Row, Unusable, beside, kind, number, objects, shown, text
-from prefloop.data.records import Message
+from prefloop.data.formats.row import Content, Row, Unusable, beside, kind, number, objects, shown
 
-ROLES = {"prompter": "user", "assistant": "assistant"}  # of OpenAssistant
 ASPECTS = ("helpfulness", "correctness", "coherence", "complexity", "verbosity")
 WRONG_TEN = 2.0  # an overall score of 10 was an error of UltraFeedback's first version if the mean rating is no higher
+COMPARED = 2  # answers that a row without its faulty ones must have
 TURN = "<extra_id_1>"  # of HelpSteer
 
 
@@ -38,16 +38,46 @@ def _scored(row: Row, texts: str, numbers: str) -> Content:
     prompt, responses, scores = asked(row), row.take(texts), row.take(numbers)
     if not isinstance(responses, list) or not isinstance(scores, list) or not len(responses) == len(scores) > 0:
         raise Unusable(f"`{texts}` and `{numbers}` must be two lists of the same length")
-    values = tuple([number(score, numbers) for score in scores])
-    return Content(*answered(prompt, [(texts, r) for r in responses]), values)
+
+    def content(rated: Sequence[tuple[Any, Any]]) -> Content:
+        values = tuple([number(score, numbers) for _, score in rated])
+        return Content(*answered(prompt, [(texts, response) for response, _ in rated]), values)
+
+    return _without_faulty(content, list(zip(responses, scores, strict=True)), texts)
+
+
+def _without_faulty(content: Callable[[Sequence[Any]], Content], items: Sequence[Any], column: str) -> Content:
+    """What a reader makes of a list of answers, without those that cannot be used; two must be left.
+
+    Raises:
+        Unusable: fewer are left, or the answers cannot be used together.
+    """
+    try:
+        return content(items)
+    except Unusable:
+        sound, faults = list[Any](), list[Unusable]()
+        for place, item in enumerate(items):
+            try:
+                content([item])
+                sound.append(item)
+            except Unusable as fault:
+                faults.append(Unusable(f"{fault.what}, in `{column}[{place}]`", fault.fix))
+        if not faults or len(sound) < COMPARED:
+            raise
+        return replace(content(sound), faults=tuple(faults))
 
 
 def ultrafeedback(row: Row) -> Content:
     """UltraFeedback, raw: `completions` with their `overall_score`, or the mean rating of their aspects."""
     items = objects(row.take("completions"), "completions", "response and overall_score")
-    scores = tuple([_overall(item) for item in items])
-    prompt, answers = answered(asked(row), [("completions", item.get("response")) for item in items])
-    return Content(prompt, answers, scores, beside(items, ("response", "overall_score")))
+    prompt = asked(row)
+
+    def content(items: Sequence[Any]) -> Content:
+        scores = tuple([_overall(item) for item in items])
+        given = answered(prompt, [("response", item.get("response")) for item in items])
+        return Content(*given, scores, beside(items, ("response", "overall_score")))
+
+    return _without_faulty(content, items, "completions")
 
 
 def _overall(item: Mapping[str, Any]) -> float:
@@ -78,12 +108,17 @@ def _rating(annotation: Any) -> float | None:
 def nectar(row: Row) -> Content:
     """Nectar: `answers` with a `rank`, 1 for the best."""
     items = objects(row.take("answers"), "answers", "answer and rank (format=prompt_only: keep them for rewards)")
-    ranks = [number(item.get("rank"), "rank") for item in items]
-    prompt, answers = answered(asked(row), [("answers", item.get("answer")) for item in items])
-    return Content(prompt, answers, _by_rank(ranks), beside(items, ("answer", "rank")))
+    prompt = asked(row)
+
+    def content(items: Sequence[Any]) -> Content:
+        ranks = [number(item.get("rank"), "rank") for item in items]
+        given = answered(prompt, [("answer", item.get("answer")) for item in items])
+        return Content(*given, by_rank(ranks), beside(items, ("answer", "rank")))
+
+    return _without_faulty(content, items, "answers")
 
 
-def _by_rank(ranks: Sequence[float]) -> tuple[float, ...]:
+def by_rank(ranks: Sequence[float]) -> tuple[float, ...]:
     """Scores of ranks: the last has 0, the best the most."""
     return tuple([max(ranks) - rank for rank in ranks])
 
@@ -129,37 +164,3 @@ def fine_grained(row: Row) -> Content:
 
 def _order(a: float, b: float) -> int:
     return 0 if a == b else 1 if a > b else 2
-
-
-def message_tree(row: Row) -> list[Content]:
-    """OpenAssistant: every question of a tree with two or more ranked replies is a group."""
-    made = []
-    for path, replies in _questions(row.take("prompt")):
-        ranked = [reply for reply in replies if reply.get("rank") is not None and reply.get("role") == "assistant"]
-        if len(ranked) < 2:
-            row.notes.append("questions with fewer than two ranked replies are left out")
-            continue
-        if len(ranked) < len(replies):
-            row.notes.append("replies without a rank are left out")
-        scores = _by_rank([number(reply["rank"], "rank") for reply in ranked])
-        answers = tuple([Message("assistant", text(reply.get("text"), "text")) for reply in ranked])
-        made.append(Content(path, answers, scores, beside(ranked, ("text", "role", "rank", "replies"))))
-    if not made:
-        raise Unusable("no question of this tree has two ranked replies")
-    return made
-
-
-def _questions(root: Any) -> Iterator[tuple[Prompt, list[Mapping[str, Any]]]]:
-    """Every question of a tree, with what was said before it, and the replies to it that were not deleted."""
-    left: list[tuple[Prompt, Any]] = [((), root)]
-    while left:
-        path, node = left.pop()
-        if not isinstance(node, dict) or not isinstance(node.get("replies", []), list):
-            raise Unusable(f"a message of the tree is {kind(node)}, not an object with text, role and replies")
-        if not isinstance(node.get("role"), str) or node["role"] not in ROLES:
-            raise Unusable(f"a message of the tree has the role {shown(node.get('role'))}", "prompter or assistant")
-        path = (*path, Message(ROLES[node["role"]], text(node.get("text"), "text")))
-        replies = [r for r in node.get("replies") or [] if not (isinstance(r, dict) and r.get("deleted"))]
-        left += [(path, reply) for reply in reversed(replies)]
-        if path[-1].role == "user":
-            yield path, [r for r in replies if isinstance(r, dict)]

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from prefloop.core.errors import DataError, excerpt, nearest
+from prefloop.data.fault import Fault, counted
 from prefloop.data.formats.columns import (
     Names,
     check_mapped,
@@ -25,7 +26,7 @@ from prefloop.data.formats.messages import schemas
 from prefloop.data.formats.row import Content, Prompt, Row, Unusable, kind, listed, short, shown
 from prefloop.data.formats.stated import refuse_marked
 from prefloop.data.formats.table import FORMATS
-from prefloop.data.reading import Fault, open_rows
+from prefloop.data.reading import open_rows
 from prefloop.data.records import Group, Message, prompt_text
 
 SHOWN = 5  # faults that a message lists
@@ -110,14 +111,27 @@ def load_usable(
         nothing = _Reader("preference", False, "prompt", names)
         raise faulty(path, _loaded([x for n, row in head for x in nothing(n, row)], nothing, (), ()))
     where = f"row {number} of {path}"
-    reader = _Reader(_format(where, format, first, names), format == "auto", group_by, names)
+    found = _format(where, format, first, names)
+    every: Iterator[tuple[int, Any]] = chain(head, numbered)
     _check_group_by(where, group_by, first)
+    if (join := FORMATS[found].join) is not None:
+        every, names = join(_renamed(every, names)), Names({})
+    reader = _Reader(found, format == "auto", group_by, names)
     with _uncollected():
-        made = [x for n, row in chain(head, numbered) for x in reader(n, row)]
+        made = [x for n, row in every for x in reader(n, row)]
     loaded = _loaded(made, reader, tuple(first), source.notes)
     if not loaded.groups:
         raise faulty(path, loaded)
     return loaded
+
+
+def _renamed(rows: Iterable[tuple[int, Any]], names: Names) -> Iterator[tuple[int, Any]]:
+    """The rows by our names."""
+    for n, row in rows:
+        if isinstance(row, dict):
+            ours, displaced = names.arranged(row, names(row))
+            row = {**ours, **displaced}
+        yield n, row
 
 
 @contextmanager
@@ -148,13 +162,13 @@ def _loaded(made: Sequence[Group | Fault], reader: _Reader, columns: tuple[str, 
 
 def faulty(path: Path, loaded: Loaded) -> DataError:
     """The error about unusable rows: how many, and the first few."""
-    faults, total = loaded.faults, len(loaded.groups) + len(loaded.faults)
+    faults = loaded.faults
     lines = "".join(f"\n    {short(str(fault), FAULT)}" for fault in faults[:SHOWN])
     more = f"\n    … and {len(faults) - SHOWN} more" if len(faults) > SHOWN else ""
     columns = f" (columns: {listed(loaded.columns)})" if loaded.columns else ""
     mend = next((f.fix for f in faults if f.fix), "fix or remove these rows (`prefloop data check FILE` lists them)")
     return DataError(
-        f"{len(faults)} of {total} rows cannot be used{lines}{more}",
+        f"{counted(faults, len(loaded.groups))} cannot be used{lines}{more}",
         where=f"{path}{columns}",
         fix=f"{mend}; faulty=skip leaves them out" if len(faults) <= len(loaded.groups) else mend,
     )
@@ -204,7 +218,7 @@ class _Reader:
         except RecursionError:
             return (Fault(number, "lists or objects in it are nested too deeply"),)
 
-    def _groups(self, number: int, row: Any) -> Sequence[Group]:
+    def _groups(self, number: int, row: Any) -> Sequence[Group | Fault]:
         if not isinstance(row, dict):
             what = f"a {type(row).__name__}, not an object with columns" if row is not None else "null, not an object"
             raise Unusable(what, '{"prompt": …, "chosen": …, …}')
@@ -219,7 +233,8 @@ class _Reader:
         left = {theirs.get(name, name): value for name, value in ours.items()} if renamed else ours
         columns = {**left, **displaced, **own.get("columns", {})}
         key = _key(row, self.group_by, own)
-        return [_group(content, tools, key, number, columns) for content in contents]
+        parts = [Fault(number, fault.what, fault.fix, part=True) for c in contents for fault in c.faults]
+        return [*parts, *[_group(content, tools, key, number, columns) for content in contents]]
 
     def _layout(self, row: Mapping[str, Any]) -> tuple[dict[str, str], str | None]:
         """Which columns have other names, and the format of the row; both depend on what is not null only."""

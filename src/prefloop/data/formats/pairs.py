@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from prefloop.data.formats.answers import answered, asked, waiting
-from prefloop.data.formats.messages import messages
-from prefloop.data.formats.row import Content, Prompt, Row, Unusable, beside, number, objects
+from prefloop.data.formats.answers import SEVERAL, answered, asked, waiting
+from prefloop.data.formats.messages import messages, parsed
+from prefloop.data.formats.row import Content, Prompt, Row, Unusable, beside, kind, number, objects, text
 from prefloop.data.formats.stated import TIE, coded, first_share, likelihood, stated
 from prefloop.data.formats.transcripts import transcript
 from prefloop.data.records import Message
 
 FIRST, SECOND = (1.0, 0.0), (0.0, 1.0)
+TURNS = re.compile(r'\s*\[(?:"|null)')  # how a list of texts begins in JSON
+VERDICTS = ("winner_model_a", "winner_model_b", "winner_tie")
 WINNERS = {"model_a": FIRST, "model_b": SECOND, **dict.fromkeys(("tie", "both_bad", "tie (bothbad)"), TIE)}
 
 
@@ -63,7 +66,7 @@ def implicit_prompt(row: Row) -> Content:
         same += 1
     if len(chosen) != same + 1 or len(rejected) != same + 1:
         left = f"{len(chosen) - same} and {len(rejected) - same} messages follow"
-        raise Unusable(f"the common prompt must be followed by one answer: {same} messages are common, {left}")
+        raise Unusable(f"the common prompt must be followed by one answer: {same} messages are common, {left}", SEVERAL)
     prompt = waiting(chosen[:same])
     last = [("chosen", [chosen[-1].plain]), ("rejected", [rejected[-1].plain])]
     return _chosen(*answered(prompt, last), row)
@@ -155,6 +158,31 @@ def safe_rlhf(row: Row) -> Content:
 
 
 def arena(row: Row) -> Content:
-    """Chatbot Arena: two conversations with one answer each; `both_bad` is a tie."""
+    """Chatbot Arena: two conversations that differ in their last answers; `both_bad` is a tie."""
     scores = coded(row.take("winner"), "winner", WINNERS)
     return _verdict(None, ("conversation_a", "conversation_b"), scores, row)
+
+
+def arena_winners(row: Row) -> Content:
+    """Chatbot Arena of 55k rows: turns as lists of texts in JSON; one of three columns is 1."""
+    names = ("response_a", "response_b")
+    questions, *answers = [_turns(row.take(name), name) for name in ("prompt", *names)]
+    won = [row.take(name) for name in VERDICTS]
+    if sorted(won, key=str) not in ([0, 0, 1], [False, False, True]):
+        raise Unusable("of `winner_model_a`, `winner_model_b` and `winner_tie`, one must be 1 and the others 0")
+    for name, own in zip(names, answers, strict=True):
+        if len(own) != len(questions):
+            raise Unusable(f"`{name}` has {len(own)} answers to {len(questions)} questions in `prompt`")
+        turns = [(("user", question), ("assistant", answer)) for question, answer in zip(questions, own, strict=True)]
+        row[name] = [{"role": role, "content": said} for turn in turns for role, said in turn]
+    return _verdict(None, names, (FIRST, SECOND, TIE)[won.index(1)], row)
+
+
+def _turns(value: Any, column: str) -> list[str]:
+    """A list of texts, also as JSON; other text is one turn."""
+    if isinstance(value, str) and TURNS.match(value):
+        value = parsed(value, column)
+    turns = [value] if isinstance(value, str) else value
+    if not isinstance(turns, list) or not turns:
+        raise Unusable(f"`{column}` is {kind(value)}, not a list of texts")
+    return [text(turn, column) for turn in turns]

@@ -42,6 +42,7 @@ class Content:
     answers: tuple[Message, ...] = ()
     scores: tuple[float, ...] | None = None
     columns: Mapping[str, Any] = field(default_factory=dict)  # what lists of answers say beside text and score
+    faults: tuple[Unusable, ...] = ()  # answers of the row that cannot be used
 
 
 def kind(value: Any) -> str:
@@ -111,5 +112,5 @@ def objects(value: Any, column: str, needed: str) -> list[Mapping[str, Any]]:
 
 def beside(items: Sequence[Mapping[str, Any]], used: Collection[str]) -> dict[str, Any]:
     """What the objects of a list have beside the keys that are used: a list of values per key."""
-    names = dict.fromkeys(str(key) for item in items for key in item if key not in used)
+    names = dict.fromkeys(str(key) for item in items for key in item if key not in used and item[key] is not None)
     return {name: [item.get(name) for item in items] for name in names}

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
-from prefloop.data.formats import lists, pairs, singles
+from prefloop.data.formats import lists, pairs, singles, trees
 from prefloop.data.formats.row import Content, Row
 
 
@@ -16,6 +17,7 @@ class Format:
     columns: tuple[str, ...]
     read: Callable[[Row], Content | list[Content]]
     help: str
+    join: Callable[[Iterable[tuple[int, Any]]], Iterator[tuple[int, Any]]] | None = None  # puts rows together first
     merged: bool = False  # rows that follow each other and have the same prompt are one group
     bare: bool = False  # no preference, label or score: columns that look like one must not be overlooked
 
@@ -32,7 +34,7 @@ ALIASES = {  # names of our columns in files of others, used if ours is not ther
 FORMATS: dict[str, Format] = {
     "message_tree": Format(
         ("message_tree_id", "prompt"),
-        lists.message_tree,
+        trees.message_tree,
         "OpenAssistant: trees of messages; the ranked replies to each question are a group",
     ),
     "fine_grained": Format(
@@ -97,6 +99,11 @@ FORMATS: dict[str, Format] = {
         pairs.arena,
         "Chatbot Arena: two conversations and a winner; tie and both_bad are ties",
     ),
+    "arena_winners": Format(
+        ("prompt", "response_a", "response_b", "winner_model_a", "winner_model_b", "winner_tie"),
+        pairs.arena_winners,
+        "Chatbot Arena of 55k rows: turns as lists in JSON, and three columns of which one is 1",
+    ),
     "argilla_pair": Format(
         ("prompt", "chosen_response", "rejected_response"),
         pairs.argilla_pair,
@@ -156,6 +163,12 @@ FORMATS: dict[str, Format] = {
         singles.capybara,
         "Capybara, LMSYS-Chat, WildChat: a conversation in messages, or in pairs of input and output",
         bare=True,
+    ),
+    "message_rows": Format(
+        ("message_id", "text", "role"),
+        trees.message_rows,
+        "OpenAssistant, one message per row: trees are put together by parent_id; ranked replies are a group",
+        join=trees.joined,
     ),
     "reference_answer": Format(
         ("prompt", "answer"),
