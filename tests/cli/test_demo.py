@@ -28,7 +28,7 @@ data: {train: builtin, held_out: builtin, system: ""}
 reward: {name: one_sentence}
 sampling: {max_new_tokens: 6}
 training: {steps: 2, batch: 16, minibatch: 8, lr: 1.0e-2}
-evaluation: {prompts: 4, every: 1, greedy: true, max_cut: 1.0}
+evaluation: {prompts: 4, every: 1, greedy: 4, max_cut: 1.0}
 save: {final: false}
 """
 

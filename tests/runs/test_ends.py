@@ -185,7 +185,8 @@ def test_a_reward_that_fails_loses_no_step(
         name = f"flaky_{abs(hash(fault))}_{at}"
         (tmp_path / f"{name}.py").write_text(REWARD.format(at=at, fault=fault), encoding="utf-8")
         output = tmp_path / str(at)
-        run = ["train", *flags(model, output, f"--reward.name={name}:flaky", "--training.steps=9")]
+        more = ("--training.steps=9", "--evaluation.greedy=0")
+        run = ["train", *flags(model, output, f"--reward.name={name}:flaky", *more)]
         assert main(run) == (code if at else 0)
         err = capsys.readouterr().err
         if at:

@@ -91,7 +91,7 @@ def test_a_run_that_was_stopped_in_its_last_evaluation_writes_it_once(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """At each of its last safe points; answers at temperature 0 are a part of it."""
-    more = [*ROWS["rloo"], "--evaluation.greedy=true"]
+    more = [*ROWS["rloo"], "--evaluation.greedy=6"]
     seen, limit = 0, 10**9
 
     def poll(self: Interrupt) -> None:
@@ -197,6 +197,26 @@ def test_preferences_start_at_one_half_and_training_pairs_are_learnt(model: Path
     assert result.before["eval/rewards/accuracies"] == 0.5
     assert result.after["eval/rewards/accuracies"] == 1.0
     assert "eval/reward" not in result.after  # labels cannot score fresh answers
+
+
+def test_a_run_on_labels_records_answers_and_how_each_held_out_pair_is_ordered(model: Path, tmp_path: Path) -> None:
+    words = [w for w in tiny.WORDS if w.isalpha()]
+    lines = [{"prompt": f"{a} {b}", "chosen": words[0], "rejected": words[1]} for a in words for b in words]
+    data = tmp_path / "pairs.jsonl"
+    data.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    more = [f"--data.train={data}", "--data.held_out=split", "--reward.name=labels", "--evaluation.greedy=3"]
+    results = [start(model, tmp_path, method, *more) for method in ("dpo", "simpo")]
+    answers, judged = (read(results[0].folder, name) for name in ("samples", "pairs"))
+    assert [line["step"] for line in answers] == [0] * 3 + [4] * 3
+    assert all(line["greedy"] and line["response"] and "score" not in line for line in answers)
+    assert {line["prompt"] for line in answers[:3]} == {line["prompt"] for line in answers[3:]}
+    for result in results:
+        last = [line for line in read(result.folder, "pairs") if line["step"] == 4]
+        for key, criterion in (("rewards/accuracies", "implicit"), ("accuracy/mean_logp", "mean")):
+            assert sum(line[criterion] for line in last) / len(last) == pytest.approx(result.after[f"eval/{key}"])
+    assert {line["implicit"] for line in judged if line["step"] == 0} == {0.5}
+    names = [[(line["pair"], line["question"]) for line in read(r.folder, "pairs")] for r in results]
+    assert names[0] == names[1] and len(set(names[0])) == len(names[0]) / 2  # the same pairs in both, twice each
 
 
 def test_an_evaluation_on_the_way_changes_nothing(model: Path, tmp_path: Path) -> None:

@@ -13,7 +13,8 @@ from prefloop.runs.forecast import Speed, seconds, start, trained
 SPEED = Speed(opening=3.0, sampling=0.1, forward=0.2, training=0.5)
 EVALUATIONS = 2 * 10 * (0.1 + 2 * 0.2)  # answers to ten prompts, which two models read
 CONFIG = Config(
-    training=TrainingConfig(steps=4, batch=8, minibatch=8), evaluation=EvaluationConfig(prompts=10, every=3, samples=1)
+    training=TrainingConfig(steps=4, batch=8, minibatch=8),
+    evaluation=EvaluationConfig(prompts=10, every=3, samples=1, greedy=0),
 )
 
 
@@ -38,7 +39,7 @@ def test_a_run_is_the_sum_of_its_steps_and_evaluations(config: Config, step: flo
 
 
 def test_answers_at_temperature_0_are_sampled_too() -> None:
-    greedy = replace(CONFIG, method="dpo", evaluation=replace(CONFIG.evaluation, greedy=True))
+    greedy = replace(CONFIG, method="dpo", evaluation=replace(CONFIG.evaluation, greedy=10))
     assert seconds(greedy, SPEED) == pytest.approx(seconds(run("dpo"), SPEED) + 1.0)
     assert start([greedy], SPEED, 0) == pytest.approx(3.0 + 2 * 1.0)
 

@@ -74,16 +74,25 @@ def preference_accuracy(
     """
     reward = beta * (policy_logp.double() - reference_logp.double())
     columns = {
-        "implicit": wins(reward),
-        "summed": wins(policy_logp),
-        "mean": wins(policy_logp / lengths.clamp(min=1)),
-        "longer": wins(lengths),
+        **outcomes(policy_logp, reference_logp, lengths),
         "margin": reward[:, 0] - reward[:, 1],
         "reward_winner": reward[:, 0],
         "reward_loser": reward[:, 1],
     }
     intervals = {k: bootstrap(x.double().cpu().numpy(), clusters=keys, seed=seed, n=n) for k, x in columns.items()}
     return Preference(**intervals, pairs=len(reward), questions=intervals["implicit"].units, beta=beta)
+
+
+def outcomes(
+    policy_logp: Float[Tensor, "P 2"], reference_logp: Float[Tensor, "P 2"], lengths: Int[Tensor, "P 2"]
+) -> dict[str, Float[Tensor, " P"]]:
+    """By each criterion of `Preference`, 1 for every pair whose winner (column 0) it prefers, ½ for a tie, else 0."""
+    return {
+        "implicit": wins(policy_logp.double() - reference_logp.double()),
+        "summed": wins(policy_logp),
+        "mean": wins(policy_logp / lengths.clamp(min=1)),
+        "longer": wins(lengths),
+    }
 
 
 def winner_first(batch: Batch) -> Batch:

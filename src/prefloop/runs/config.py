@@ -58,8 +58,8 @@ class EvaluationConfig:
     """Held-out pairs for preference accuracy, if the held-out set has pairs."""
     every: int = 0
     """Steps between evaluations; 0 evaluates only before and after training."""
-    greedy: bool = False
-    """Also answer the held-out prompts at temperature 0, before and after: for reading, not for metrics."""
+    greedy: int = 12
+    """Held-out questions also answered at temperature 0 before and after training: for reading, not for metrics."""
     max_cut: float = 0.2
     """Maximum share of the untrained model's answers that the length limit may cut."""
 
@@ -69,6 +69,7 @@ class EvaluationConfig:
             self.prompts >= 2, "evaluation.prompts", self.prompts, "use 2 or more: a single one has no standard error"
         )
         require(0 <= self.max_cut <= 1, "evaluation.max_cut", self.max_cut, "use a share between 0 and 1")
+        require(self.greedy >= 0, "evaluation.greedy", self.greedy, "use 0 (none) or more")
         require(self.every >= 0, "evaluation.every", self.every, "use 0 (before and after only) or more")
 
 

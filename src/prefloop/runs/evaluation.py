@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import hashlib
+import json
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from prefloop.analysis.divergence import kl_estimates, sequence_logp
 from prefloop.analysis.labels import label_metrics
-from prefloop.analysis.preference import preference_accuracy, winner_first
+from prefloop.analysis.preference import outcomes, preference_accuracy, winner_first
 from prefloop.analysis.statistics import mean_se
 from prefloop.core.batch import Batch
 from prefloop.core.errors import DataError
 from prefloop.core.streams import streams
-from prefloop.data.records import spread
+from prefloop.data.records import Group, spread
 from prefloop.policies.causal_lm import CausalLM
 from prefloop.runs.config import Config
 from prefloop.runs.world import TextWorld
 
 Metrics = dict[str, float]
+Line = dict[str, Any]
 Poll = Callable[[], None]
 
 
@@ -30,6 +34,7 @@ class Pairs:
 
     batch: Batch
     keys: list[str]  # the question of each pair
+    names: list[Line]  # hashes of each pair and of its question, equal in all runs on the same data
     reference: Tensor  # summed log π_ref [P, 2]
 
 
@@ -50,7 +55,28 @@ class Baseline:
     answers: Batch | None  # None if no reward scores fresh answers
     pairs: Pairs | None  # None if the held-out set has no pairs with a winner
     labelled: Labelled | None  # None if the held-out set has no single responses of both labels
-    greedy: Batch | None = None  # answers at temperature 0; None if not requested, or if no reward scores them
+    greedy: Batch | None = None  # answers at temperature 0; None if not requested
+
+    @property
+    def judged(self) -> list[Line]:
+        """See `Evaluation.judged`."""
+        return [] if self.pairs is None else _judged(self.pairs.reference, self.pairs)
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What was measured at one step.
+
+    Args:
+        metrics: keys start with `eval/`: means with standard errors over prompts (`_se`), accuracies with the ends of
+            their intervals (`_low`, `_high`).
+        answers: the policy's answers; None if no reward scores them.
+        judged: for each held-out pair whether it is ordered as the annotator did, by each criterion; ties count ½.
+    """
+
+    metrics: Metrics
+    answers: Batch | None
+    judged: Sequence[Line]
 
 
 def evaluate_reference(config: Config, world: TextWorld, poll: Poll) -> Baseline:
@@ -76,44 +102,49 @@ def evaluate_reference(config: Config, world: TextWorld, poll: Poll) -> Baseline
 
 def evaluate(
     config: Config, world: TextWorld, baseline: Baseline, policy: CausalLM, *, beta: float, poll: Poll
-) -> tuple[Metrics, Batch | None]:
+) -> Evaluation:
     """Rewards, lengths and both KLs on held-out prompts, preference accuracy on held-out pairs, and the answers.
 
     Args:
         beta: scale of the implicit rewards.
-
-    Returns:
-        Metrics whose keys start with `eval/`, means with standard errors over prompts (`_se`), accuracies with the ends
-        of their intervals (`_low`, `_high`); and the policy's answers, None if no reward scores them.
     """
     metrics: Metrics = {}
+    judged: list[Line] = []
     answers = _answers(config, world, policy, poll)
     if answers is not None and baseline.answers is not None:
         metrics |= _scores(world, policy, answers)
         metrics |= kl_estimates(policy, world.model.reference, answers, baseline.answers, poll).metrics()
     if baseline.pairs is not None:
-        metrics |= _preference(sequence_logp(policy, baseline.pairs.batch, poll), baseline.pairs, beta)
+        logp = sequence_logp(policy, baseline.pairs.batch, poll)
+        metrics |= _preference(logp, baseline.pairs, beta)
+        judged = _judged(logp, baseline.pairs)
     if baseline.labelled is not None:
         metrics |= _separation(sequence_logp(policy, baseline.labelled.batch, poll)[:, 0], baseline.labelled, beta)
-    return metrics, answers
+    return Evaluation(metrics, answers, judged)
 
 
 def greedy_answers(config: Config, world: TextWorld, policy: CausalLM, poll: Poll) -> Batch | None:
-    """One scored answer at temperature 0 to each held-out prompt, if `evaluation.greedy` is set."""
-    return _answers(config, world, policy.greedy(), poll, samples=1) if config.evaluation.greedy else None
+    """One answer at temperature 0 to each of the first `evaluation.greedy` held-out questions that leave room for it.
+
+    It is scored if the run has a reward that can.
+    """
+    limit, groups = policy.prompt_limit, spread(world.data.held_out)[: config.evaluation.greedy]
+    prompts = [ids for ids in world.problem.render(groups) if limit is None or len(ids) <= limit]
+    return _drawn(config, world, policy.greedy(), prompts, 1, poll) if prompts else None
 
 
-def _answers(
-    config: Config, world: TextWorld, policy: CausalLM, poll: Poll, *, samples: int | None = None
-) -> Batch | None:
-    """Scored answers to the held-out prompts, with the same random numbers at every evaluation of a seed."""
+def _answers(config: Config, world: TextWorld, policy: CausalLM, poll: Poll) -> Batch | None:
+    """Scored answers to the held-out prompts; None if no reward scores them."""
     if world.reward.scorer is None:
         return None
     prompts = world.problem.render(world.data.held_out[: config.evaluation.prompts])
-    count = config.evaluation.samples if samples is None else samples
+    return _drawn(config, world, policy, prompts, config.evaluation.samples, poll)
+
+
+def _drawn(config: Config, world: TextWorld, policy: CausalLM, prompts: list[Tensor], count: int, poll: Poll) -> Batch:
+    """Answers, with the same random numbers at every evaluation of a seed."""
     with torch.no_grad():
-        drawn = policy.draw(prompts, count, streams(config.seed)["evaluation"], poll)
-    return world.problem.score(drawn)
+        return world.problem.score(policy.draw(prompts, count, streams(config.seed)["evaluation"], poll))
 
 
 def _scores(world: TextWorld, policy: CausalLM, answers: Batch) -> Metrics:
@@ -135,6 +166,23 @@ def _preference(logp: Tensor, pairs: Pairs, beta: float = 1.0) -> Metrics:
     return {k: float(v) for k, v in accuracy.metrics().items()}
 
 
+def _judged(logp: Tensor, pairs: Pairs) -> list[Line]:
+    found = outcomes(logp, pairs.reference, pairs.batch.lengths)
+    columns = {name: values.tolist() for name, values in found.items()}
+    return [{**own, **{k: v[i] for k, v in columns.items()}} for i, own in enumerate(pairs.names)]
+
+
+def _named(group: Group) -> Line:
+    """Hashes of a pair, by its texts and which of them won, and of its question."""
+    order = (0, 1) if group.scores and group.scores[0] > group.scores[1] else (1, 0)
+    texts = [[m.plain for m in group.prompt], *(group.answers[i].plain for i in order)]
+    return {"pair": _short(json.dumps(texts)), "question": _short(group.key)}
+
+
+def _short(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:12]
+
+
 def _pairs(config: Config, world: TextWorld, poll: Poll) -> Pairs | None:
     """The first held-out pairs with a winner, from as many questions as possible."""
     strict = [g for g in world.data.held_out if len(g.responses) == 2 and g.scores and g.scores[0] != g.scores[1]]
@@ -142,7 +190,8 @@ def _pairs(config: Config, world: TextWorld, poll: Poll) -> Pairs | None:
     if not chosen:
         return None
     batch = winner_first(world.problem.batch_of(chosen, 2))
-    return Pairs(batch, [g.key for g in chosen], sequence_logp(world.model.reference, batch, poll))
+    names, logp = [_named(group) for group in chosen], sequence_logp(world.model.reference, batch, poll)
+    return Pairs(batch, [group.key for group in chosen], names, logp)
 
 
 def _separation(logp: Tensor, held: Labelled, beta: float = 1.0) -> Metrics:

@@ -25,7 +25,7 @@ from prefloop.runs import checkpoint
 from prefloop.runs.config import Config, load, to_yaml
 from prefloop.runs.ends import Stopped as Stopped
 from prefloop.runs.ends import kept, save
-from prefloop.runs.evaluation import Baseline, Metrics, evaluate, evaluate_reference, greedy_answers
+from prefloop.runs.evaluation import Baseline, Evaluation, Metrics, evaluate, evaluate_reference, greedy_answers
 from prefloop.runs.folder import CONFIG, FINAL, RECORDS, RunFolder, existing, read, read_manifest
 from prefloop.runs.interrupt import Interrupt
 from prefloop.runs.offline import collect_offline, offline_groups
@@ -198,24 +198,27 @@ class _Run:
     def manifest(self) -> dict[str, Any]:
         return manifest_of(self.config, self.method, self.start.world, self.problem.offline)
 
-    def record(self, folder: RunFolder, metrics: Metrics, answers: Batch | None, greedy: Batch | None) -> None:
+    def record(self, folder: RunFolder, done: Evaluation, greedy: Batch | None) -> None:
         """Write an evaluation and its answers; those at temperature 0 are for reading and give no metrics."""
-        lines = [{**line, "greedy": True} for line in samples(self.problem, self.policy, greedy, self.loop.step)]
-        lines += samples(self.problem, self.policy, answers, self.loop.step)
-        folder.evaluation({"kind": "evaluation", "step": self.loop.step, **metrics}, lines)
+        step = self.loop.step
+        lines = [{**line, "greedy": True} for line in samples(self.problem, self.policy, greedy, step)]
+        lines += samples(self.problem, self.policy, done.answers, step)
+        pairs = [{"step": step, **line} for line in done.judged]
+        folder.evaluation({"kind": "evaluation", "step": step, **done.metrics}, lines, pairs)
 
     def record_start(self, folder: RunFolder) -> None:
         """Write the evaluation of the untrained model."""
         baseline = self.start.baseline
-        self.record(folder, baseline.metrics, baseline.answers, baseline.greedy)
+        done = Evaluation(baseline.metrics, baseline.answers, baseline.judged)
+        self.record(folder, done, baseline.greedy)
 
     def evaluate(self, folder: RunFolder, *, last: bool = False) -> Metrics:
         """Evaluate the current policy; everything is measured before anything is written, in case of interruption."""
         config, world, poll = self.config, self.start.world, self.loop.poll
         beta = float(self.method.defaults.get("beta", 1.0))
-        metrics, answers = evaluate(config, world, self.start.baseline, self.policy, beta=beta, poll=poll)
-        self.record(folder, metrics, answers, greedy_answers(config, world, self.policy, poll) if last else None)
-        return metrics
+        done = evaluate(config, world, self.start.baseline, self.policy, beta=beta, poll=poll)
+        self.record(folder, done, greedy_answers(config, world, self.policy, poll) if last else None)
+        return done.metrics
 
     def evaluated(self, folder: RunFolder) -> Metrics | None:
         """The evaluation of the current step, if it is on disk."""

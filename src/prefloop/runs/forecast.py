@@ -70,8 +70,7 @@ def seconds(config: Config, speed: Speed) -> float:
     training = plan.steps * plan.minibatch * trained(method) * speed.training
     evaluations = -(-plan.steps // (evaluation.every or plan.steps))
     each = evaluation.samples * evaluation.prompts * (speed.sampling + 2 * speed.forward)
-    greedy = evaluation.prompts * speed.sampling if evaluation.greedy else 0.0
-    return collecting + training + evaluations * each + greedy
+    return collecting + training + evaluations * each + evaluation.greedy * speed.sampling
 
 
 def start(configs: Sequence[Config], speed: Speed, prompts: int) -> float:
@@ -83,7 +82,7 @@ def start(configs: Sequence[Config], speed: Speed, prompts: int) -> float:
     methods = [(method_of(config), plan_of(config, method_of(config))) for config in configs]
     offline = {(offline_groups(m, plan, prompts), m.responses) for m, plan in methods if m.on_policy < 1}
     evaluation = configs[0].evaluation
-    answers = evaluation.prompts * (evaluation.samples + int(evaluation.greedy))
+    answers = evaluation.prompts * evaluation.samples + evaluation.greedy
     sampled = sum(groups * responses for groups, responses in offline)
     return speed.opening + (sampled + answers) * speed.sampling
 

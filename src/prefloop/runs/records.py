@@ -20,14 +20,15 @@ from prefloop.worlds.text.problem import TextProblem
 
 
 def samples(problem: TextProblem, policy: CausalLM, batch: Batch | None, step: int) -> list[dict[str, Any]]:
-    """The first answer to each held-out prompt; empty if no reward scores answers."""
-    if batch is None or batch.scores is None:
+    """The first answer to each prompt, with its score if a reward has scored it."""
+    if batch is None:
         return []
     texts, cut = problem.decode(batch), policy.is_cut(batch)
     asked = problem.decode_prompts(batch)
+    scores = [{}] * len(asked) if batch.scores is None else [{"score": float(s[0])} for s in batch.scores]
     return [
-        {"step": step, "prompt": p, "response": t[0], "tokens": int(n[0]), "score": float(s[0]), "cut": bool(c[0])}
-        for p, t, n, s, c in zip(asked, texts, batch.lengths, batch.scores, cut, strict=True)
+        {"step": step, "prompt": p, "response": t[0], "tokens": int(n[0]), **s, "cut": bool(c[0])}
+        for p, t, n, s, c in zip(asked, texts, batch.lengths, scores, cut, strict=True)
     ]
 
 

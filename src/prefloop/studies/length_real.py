@@ -217,7 +217,7 @@ def _over_training(cost: Array) -> Array:
 
 def answers(folder: Path) -> tuple[list[int], Array]:
     """Evaluation steps of a run, and answer lengths in tokens [E, N] in the order of the held-out prompts."""
-    rows = read(folder, "samples")
+    rows = [row for row in read(folder, "samples") if not row.get("greedy")]
     steps = sorted({row["step"] for row in rows})
     return steps, np.array([[row["tokens"] for row in rows if row["step"] == step] for step in steps], dtype=float)
 
