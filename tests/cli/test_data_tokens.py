@@ -90,3 +90,20 @@ def test_check_refuses_questions_that_are_held_out_too(
     capsys.readouterr()
     assert main(["data", "check", long, "--held-out", long]) == 3
     assert "4 of 4 training rows ask questions that are held out too" in capsys.readouterr().err
+
+
+def test_a_token_without_an_embedding_is_refused_by_check_and_train(
+    pairs: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tokenizer = tiny.tokenizer(tiny.TEMPLATE.replace("{{ bos_token }}", "<image>"))
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<image>"]})
+    pretrained.save(tiny.llama(len(tiny.WORDS), torch.float32), tokenizer, tmp_path / "image", "a tiny model")
+    model = str(tmp_path / "image")
+    said = "row 1: `<image>` is token 12, but the model's embedding has 12 rows"
+    assert main(["data", "check", pairs, "--model", model]) == 3
+    assert said in " ".join(capsys.readouterr().err.split())
+    for method in ("dpo", "online_dpo"):
+        words = ["train", f"--method={method}", f"--model.path={model}", f"--data.train={pairs}", "--training.steps=1"]
+        words += ["--data.faulty=skip", "--reward.name=length_min", f"--output={tmp_path}"]
+        assert main(words) == 3
+        assert "<image>" in capsys.readouterr().err

@@ -8,6 +8,7 @@ import importlib.util
 import re
 import shutil
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -291,14 +292,36 @@ def is_adapted(model: Model) -> bool:
 
 def prompt_limit(model: Model, max_new_tokens: int) -> int | None:
     """Maximum number of prompt tokens that leaves space for a response in the context; None if there is no limit."""
-    most = context(model)
+    most = Limits.of(model.config).context
     return None if most is None else most - max_new_tokens
 
 
-def context(model: Model) -> int | None:
-    """Maximum number of tokens of a sequence; None if there is no limit."""
-    limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-    return None if limit is None else int(limit)
+@dataclass(frozen=True)
+class Limits:
+    """What a model can read."""
+
+    context: int | None = None  # tokens of a sequence; None: no limit
+    vocabulary: int | None = None  # ids below this have an embedding; None: all
+
+    @staticmethod
+    def of(config: Any) -> Limits:
+        """The limits in the configuration of a model."""
+        text = config.get_text_config()
+        found = (getattr(text, name, None) for name in ("max_position_embeddings", "vocab_size"))
+        return Limits(*(None if limit is None else int(limit) for limit in found))
+
+
+UNLIMITED = Limits()
+
+
+def limits_of(path: str) -> Limits:
+    """The limits of a model, or of the one that an adapter was trained on; weights are not read.
+
+    Raises:
+        UserError, DataError: as for `load`.
+    """
+    folder = resolve(path)
+    return limits_of(adapters.base_of(folder)) if adapters.is_adapter(folder) else Limits.of(read_config(folder))
 
 
 def check_prompt(tokens: int, limit: int | None, where: str) -> None:

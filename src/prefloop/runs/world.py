@@ -11,7 +11,7 @@ from prefloop.core.method import Method
 from prefloop.core.methods import method
 from prefloop.core.protocols import no_op
 from prefloop.data.skipping import MOST, left_out
-from prefloop.policies.pretrained import context
+from prefloop.policies.pretrained import Limits
 from prefloop.runs.config import Config
 from prefloop.worlds.text.examine import examined, sound
 from prefloop.worlds.text.open_data import TextData
@@ -146,7 +146,7 @@ def open_world(
         micro_tokens=config.training.micro_tokens,
         seed=config.seed,
     )
-    bare = data.problem(model.template, config.sampling.max_new_tokens, context(model.reference.model))
+    bare = data.problem(model.template, config.sampling.max_new_tokens, Limits.of(model.reference.model.config))
     given = data.has_responses and any(m.on_policy < 1 for m in methods)
     fresh = any(m.on_policy > 0 for m in methods) or not data.has_responses
     if config.data.faulty == "skip":

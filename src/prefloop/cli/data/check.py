@@ -49,7 +49,10 @@ def run(options: Options) -> int:
     loaded = read(options, options.file, options.limit)
     counts: tokens.Counts | None = None
     if options.model is not None:
-        loaded, counts = tokens.counted(loaded, tokens.template(options.model, options.template), options.system)
+        from prefloop.policies.pretrained import limits_of
+
+        rendering = tokens.template(options.model, options.template)
+        loaded, counts = tokens.counted(loaded, rendering, limits_of(options.model), options.system)
     if options.held_out is not None:
         _, notes = apart(loaded.groups, read(options, options.held_out, options.limit).groups, options.faulty)
         loaded = replace(loaded, notes=(*loaded.notes, *notes))

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from prefloop.data.formats import Loaded
     from prefloop.data.records import Group
     from prefloop.policies.conversation import Answered, Template
+    from prefloop.policies.pretrained import Limits
 
 PROMPT, TRAINED, END = "cyan", "green", "bold red"  # styles
 SEPARATOR = "┊"  # between two tokens
@@ -46,7 +47,7 @@ class Counts:
         return {"tokens": f"prompts up to {self.longest_prompt:,}; {answers}; together up to {self.longest:,}"}
 
 
-def counted(loaded: Loaded, rendering: Template, system: str | None) -> tuple[Loaded, Counts]:
+def counted(loaded: Loaded, rendering: Template, limits: Limits, system: str | None) -> tuple[Loaded, Counts]:
     """The file with rows that cannot be rendered among its faults, and the tokens of the others.
 
     Raises:
@@ -58,7 +59,13 @@ def counted(loaded: Loaded, rendering: Template, system: str | None) -> tuple[Lo
 
     unlimited = 10**9
     problem = TextProblem(
-        loaded.groups, rendering, system=system, max_prompt_tokens=unlimited, max_new_tokens=unlimited
+        loaded.groups,
+        rendering,
+        system=system,
+        max_prompt_tokens=unlimited,
+        max_new_tokens=unlimited,
+        context=limits.context,
+        vocabulary=limits.vocabulary,
     )
     groups, faults = sound(problem, loaded.groups, fresh=False, given=True)
     found = replace(loaded, groups=groups, faults=[*loaded.faults, *faults], notes=(*loaded.notes, rendering.note))

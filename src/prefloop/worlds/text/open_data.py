@@ -14,6 +14,7 @@ from prefloop.data.reading import data_hash
 from prefloop.data.records import Group, first_responses, split
 from prefloop.data.skipping import apart, kept
 from prefloop.policies.conversation import Template
+from prefloop.policies.pretrained import UNLIMITED, Limits
 from prefloop.worlds.text.problem import TextProblem
 from prefloop.worlds.text.spec import DataOptions
 
@@ -35,11 +36,11 @@ class TextData:
         """Whether there are offline responses, not only prompts."""
         return any(group.responses for group in self.train)
 
-    def problem(self, template: Template, max_new_tokens: int, context: int | None = None) -> TextProblem:
+    def problem(self, template: Template, max_new_tokens: int, limits: Limits = UNLIMITED) -> TextProblem:
         """The problem without a scorer; nothing is rendered yet.
 
         Args:
-            context: maximum number of tokens of prompt and response.
+            limits: those of the model.
         """
         options = self.options
         return TextProblem(
@@ -48,7 +49,8 @@ class TextData:
             system=options.system,
             max_prompt_tokens=options.max_prompt_tokens,
             max_new_tokens=max_new_tokens,
-            context=context,
+            context=limits.context,
+            vocabulary=limits.vocabulary,
         )
 
 

@@ -62,6 +62,7 @@ class TextProblem:
         max_prompt_tokens: longer prompts raise an error.
         max_new_tokens: longer responses are cut; a cut response has no end.
         context: maximum number of tokens of prompt and response; None: no limit.
+        vocabulary: number of token ids that the model knows; None: all.
         label_threshold: labels are positive if the score is above it; None: no labels.
         offline: if given, `dataset` draws from it instead of `train`: whole groups with scores.
     """
@@ -73,6 +74,7 @@ class TextProblem:
     max_prompt_tokens: int = 256
     max_new_tokens: int = 64
     context: int | None = None
+    vocabulary: int | None = None
     label_threshold: float | None = None
     offline: Batch | None = None
     known: Known = field(default_factory=Known, repr=False)
@@ -164,6 +166,7 @@ class TextProblem:
         new = {key: group for key, group in zip(keys, groups, strict=True) if key not in self.known.answered}
         said = [self._with_system(group) for group in new.values()]
         rendered = self.template.answered_all(said) if said else []
+        self._check_ids(said, [(one.prompt, *one.answers) for one in rendered])
         for (key, group), one in zip(new.items(), rendered, strict=True):
             self.known.answered[key] = one
             self.known.groups.setdefault(tuple(one.prompt.tolist()), []).append(group)
@@ -190,9 +193,22 @@ class TextProblem:
         if key not in self.known.prompts:
             said = self._with_system(group)
             ids = self.template.prompt(said.prompt, said.tools, where=f"row {group.row}")
+            self._check_ids([group], [(ids,)])
             self.known.prompts[key] = ids
             self.known.groups.setdefault(tuple(ids.tolist()), []).append(group)
         return self.known.prompts[key]
+
+    def _check_ids(self, groups: Sequence[Group], rendered: Sequence[tuple[Tensor, ...]]) -> None:
+        """Refuse tokens without an embedding, such as special tokens that a template writes for another model."""
+        most = self.vocabulary
+        if most is None or not rendered or int(torch.cat([x for row in rendered for x in row]).max()) < most:
+            return
+        for group, row in zip(groups, rendered, strict=True):
+            if found := [i for i in torch.cat(row).tolist() if i >= most]:
+                token = self.template.text(found[:1])
+                what = f"`{token}` is token {found[0]}, but the model's embedding has {most} rows"
+                fix = "use a template or a text without it, or resize the embedding"
+                raise DataError(what, where=f"row {group.row}", fix=fix)
 
     def _with_system(self, group: Group) -> Group:
         return with_system(self.system, [group])[0]
