@@ -37,11 +37,14 @@ class TrainingConfig:
     """Gradients with a larger norm are scaled down to it."""
     weight_decay: float = 0.0
     """AdamW's decoupled weight decay."""
+    stop_if_flat: int = 10
+    """Stop after so many steps with nothing to learn from (equal scores, only ties, no gradient); 0 never stops."""
     micro_tokens: int = 8192
     """Token budget of one forward and backward pass; limits memory without changing gradients."""
 
     def __post_init__(self) -> None:
         require_positive("training", self, ("steps", "batch", "minibatch", "lr", "max_grad_norm", "micro_tokens"))
+        require(self.stop_if_flat >= 0, "training.stop_if_flat", self.stop_if_flat, "use 0 (never stop) or more")
         require(self.warmup >= 0, "training.warmup", self.warmup, "use 0 or more")
         require(self.weight_decay >= 0, "training.weight_decay", self.weight_decay, "use 0 or more")
 

@@ -26,10 +26,11 @@ from prefloop.runs.config import Config, load, to_yaml
 from prefloop.runs.ends import Stopped as Stopped
 from prefloop.runs.ends import kept, save
 from prefloop.runs.evaluation import Baseline, Evaluation, Metrics, evaluate, evaluate_reference, greedy_answers
+from prefloop.runs.flat import Flat, same_score
 from prefloop.runs.folder import CONFIG, FINAL, RECORDS, RunFolder, existing, read, read_manifest
 from prefloop.runs.interrupt import Interrupt
 from prefloop.runs.offline import collect_offline, offline_groups
-from prefloop.runs.progress import Progress
+from prefloop.runs.progress import Progress, step_note
 from prefloop.runs.records import card, manifest_of, samples
 from prefloop.runs.trial import check_end
 from prefloop.runs.world import TextWorld, check_reward, groups_used, method_of, open_world, plan_of
@@ -156,6 +157,9 @@ def prepare(configs: Sequence[Config], *, poll: Poll = no_op, say: Say = print, 
         for config in configs:
             check_end(config, world.model)
     baseline = evaluate_reference(first, world, poll)
+    if same := same_score(baseline.answers):
+        world = replace(world, notes=(*world.notes, same))
+        say(same)
     sizes = {
         (offline_groups(method, plan, len(world.data.train)), method.responses)
         for method, plan in zip(methods, plans, strict=True)
@@ -283,18 +287,22 @@ def _train(this: _Run, folder: RunFolder, label: str, quiet: bool, observers: Se
     there, as are those that an end of the run left.
     """
     clock, loop, config = time.monotonic(), this.loop, this.config
-    watchers = [_recorder(this, folder), _saver(this, folder), *observers]
+    recorder, flat, say = _recorder(this, folder), Flat(this.method, config.training.stop_if_flat), speaker(quiet)
+    watchers: list[Observer] = [_saver(this, folder), *observers, flat]
     with kept(folder, loop):
         if this.evaluation_is_due(loop.step) and not this.evaluated(folder):
             this.evaluate(folder)  # the run ended before it was written
         with Progress(config.training.steps, label, quiet=quiet) as bar:
             bar.advance(loop.step)
             for record in loop:
+                line = recorder(record, loop)
                 for observe in watchers:
                     observe(record, loop)
-                bar.advance(note=_note(record))
+                bar.advance(note=step_note(line, fresh=this.method.on_policy > 0))
+        if flat.note:
+            say(flat.note)
         if config.save.final:
-            _save_last(folder, loop, speaker(quiet))
+            _save_last(folder, loop, say)
         after = this.evaluated(folder) or this.evaluate(folder, last=True)
         before, world = this.start.baseline.metrics, this.start.world
         if config.save.final:
@@ -304,7 +312,8 @@ def _train(this: _Run, folder: RunFolder, label: str, quiet: bool, observers: Se
             for step in map(checkpoint.step_of, list(checkpoint.checkpoints(folder.checkpoints))):
                 if not this.checkpoint_is_due(step):  # kept for the rest of the run, which is done
                     checkpoint.remove(folder.checkpoints, step)
-    return Result(folder.path, before, after, time.monotonic() - clock, world.reward.note, world.notes)
+    notes = tuple(filter(None, (*world.notes, flat.note)))
+    return Result(folder.path, before, after, time.monotonic() - clock, world.reward.note, notes)
 
 
 def _save_last(folder: RunFolder, loop: Loop, say: Say) -> None:
@@ -315,11 +324,11 @@ def _save_last(folder: RunFolder, loop: Loop, say: Say) -> None:
         say(f"{error.what}: the final model is saved without it")
 
 
-def _recorder(this: _Run, folder: RunFolder) -> Observer:
-    """An observer that writes metrics and times of every step, and evaluates during training."""
+def _recorder(this: _Run, folder: RunFolder) -> Callable[[Record, Loop], dict[str, Any]]:
+    """A function that writes metrics and times of every step, evaluates during training, and returns the metrics."""
     clock = time.monotonic()
 
-    def observe(record: Record, loop: Loop) -> None:
+    def observe(record: Record, loop: Loop) -> dict[str, Any]:
         nonlocal clock
         try:
             line = {"kind": "step", **plain(step_metrics(record, this.method), refuse, "metrics")}
@@ -331,6 +340,7 @@ def _recorder(this: _Run, folder: RunFolder) -> Observer:
         if this.evaluation_is_due(record.step):
             this.evaluate(folder)
         clock = time.monotonic()
+        return line
 
     return observe
 
@@ -343,11 +353,6 @@ def _saver(this: _Run, folder: RunFolder) -> Observer:
             save(folder, loop)
 
     return observe
-
-
-def _note(record: Record) -> str:
-    reward = "" if record.batch.scores is None else f"  reward {float(record.batch.scores.mean()):.3f}"
-    return f"loss {float(record.loss):.4f}{reward}"
 
 
 def _check_unchanged(home: Path, world: TextWorld) -> None:

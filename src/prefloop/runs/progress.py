@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
+from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
@@ -15,6 +16,24 @@ from prefloop.analysis import numbers
 
 SECONDS = 15.0  # maximum time between two plain lines
 SHARE = 10  # a plain line at every tenth of the work, at most one per second
+
+
+FRESH = {"reward": "reward"}
+PAIRS = {"accuracy": "rewards/accuracies", "margin": "rewards/margins"}
+LOGPS = ("logps/chosen", "logps/rejected")
+
+
+def step_note(line: Mapping[str, Any], *, fresh: bool) -> str:
+    """The loss of a step, and what tells whether it learns: the reward of fresh responses, or how pairs are ordered.
+
+    Args:
+        line: metrics of the step.
+        fresh: whether the policy writes responses; the mean score of given ones says nothing.
+    """
+    shown = [f"{name} {line[key]:.3f}" for name, key in (FRESH if fresh else PAIRS).items() if key in line]
+    if not fresh and not shown and all(key in line for key in LOGPS):
+        shown = [f"log-prob chosen − rejected {numbers.fixed(line[LOGPS[0]] - line[LOGPS[1]], 1)}"]
+    return "  ".join([f"loss {line['loss']:.4f}", *shown])
 
 
 class Progress:
