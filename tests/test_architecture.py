@@ -28,7 +28,7 @@ RANK = {  # packages: imports point down, or stay in one package
 }
 LAYER = {  # inside the core
     **dict.fromkeys(("errors", "metric_table"), 0),
-    **dict.fromkeys(("files", "streams", "ranges", "user"), 1),
+    **dict.fromkeys(("files", "streams", "ranges", "shapes", "user"), 1),
     "batch": 2,
     **dict.fromkeys(("protocols", *PURE), 3),
     "fit": 4,
@@ -108,7 +108,7 @@ def test_worlds_know_neither_the_methods_nor_the_loop(module: str) -> None:
     assert inner(module) & {f"prefloop.core.{name}" for name in ("method", "methods", "loop")} == set()
 
 
-@pytest.mark.parametrize("name", (*CORE, "ranges", "methods"))
+@pytest.mark.parametrize("name", (*CORE, "ranges", "shapes", "methods"))
 def test_the_core_knows_no_files_no_models_and_does_not_print(name: str) -> None:
     module = f"prefloop.core.{name}"
     assert {imported.split(".")[0] for imported, _ in imports(module)} & OUTSIDE == set()
@@ -164,7 +164,7 @@ def code_lines(path: Path) -> int:
 
 
 def test_the_core_stays_small_enough_to_read() -> None:
-    """Batch to loop, without the table of methods, which is as long as there are methods, and the types in `ranges`."""
+    """Batch to loop, without the table of methods, which is as long as there are methods, `ranges` and `shapes`."""
     sizes = {name: code_lines(ROOT / "core" / f"{name}.py") for name in CORE}
     assert sum(sizes.values()) <= 1200, sizes  # see docs/design.md
 

@@ -111,7 +111,7 @@ def test_penalty_takes_one_weight_per_run_and_ignores_padding() -> None:
     batch = make_batch(5)
     both = {k: torch.stack([getattr(batch, k)] * 2) for k in ("responses", "mask", "logp_proximal", "logp_reference")}
     both["logp_reference"] = torch.where(both["mask"], both["logp_reference"], 1e9)
-    got = kl.penalty(torch.tensor([0.1, 2.0], dtype=F64), Batch(batch.prompts, **both))
+    got = kl.penalty(torch.tensor([0.1, 2.0], dtype=F64), Batch(torch.stack([batch.prompts] * 2), **both))
     for run, weight in enumerate((0.1, 2.0)):
         assert torch.allclose(got[run], kl.penalty(weight, batch), atol=1e-15)
 

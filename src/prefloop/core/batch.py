@@ -6,7 +6,7 @@ T response tokens · K pairs per prompt · V vocabulary or arms.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, TypeVar
 
@@ -15,6 +15,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from prefloop.core.errors import UserError
+from prefloop.core.shapes import Ids, check, filled, ids_of, padded
 
 Part = TypeVar("Part", bound=Callable[..., Any])
 Record = TypeVar("Record", "Batch", "Signal")
@@ -27,23 +28,83 @@ UNGROUPED = PER_RUN | {"prompts", "source", "pairs", "pair_weight"}  # fields wi
 class Batch:
     """Prompts, groups of responses to them, and what is known about each response.
 
-    A preference pair is G=2, an unpaired label G=1, best-of-n G=n, a one-token bandit T=1. An offline dataset and an
-    on-policy collection are the same type. Responses are left-aligned: token t of a response is at index t.
+    A preference pair is G = 2, an unpaired label G = 1, best-of-n G = n, a one-token bandit T = 1. An offline dataset
+    and an on-policy collection are the same type. Responses are left-aligned: token t of a response is at index t.
+    Shapes and types are checked; `Batch.from_pairs` and `Batch.from_groups` make a batch of lists of token ids.
+
+    Args:
+        prompts: P of them in the problem's own form: a tensor [*S, P, ...] or a list.
+        responses: token ids [*S, P, G, T] without the prompt, whole numbers.
+        mask: [*S, P, G, T], bool: True on response tokens, EOS included; by position, never by id.
+        scores: reward, rating or win rate of each response, [*S, P, G].
+        labels: +1 good, −1 not, [*S, P, G]; filled by the problem.
+        logp_behaviour: log-prob of each token under the exact sampling distribution, [*S, P, G, T].
+        logp_proximal: the same under the untempered policy at collection.
+        logp_reference: the same under the reference.
+        valid: [*S, P, G], bool: False on the empty slots of ragged groups; None: there are none.
+        values: the critic's V before each token, at collection, [*S, P, G, T].
+        penalty: KL penalty of each token that is part of the reward, [*S, P, G, T].
+        z: KTO's baseline, one number per run, [*S].
+        source: policy version that wrote each group, or DATASET, [*S, P].
     """
 
-    prompts: Any  # in the problem's own form: a tensor [*S, P, ...] or a list of length P
+    prompts: Any
     responses: Int[Tensor, "*S P G T"]
-    mask: Bool[Tensor, "*S P G T"]  # True on response tokens, EOS included; by position, never by id
-    scores: Float[Tensor, "*S P G"] | None = None  # reward, rating or win rate
-    labels: Float[Tensor, "*S P G"] | None = None  # +1 good, −1 not; filled by the problem
-    logp_behaviour: Float[Tensor, "*S P G T"] | None = None  # under the exact sampling distribution
-    logp_proximal: Float[Tensor, "*S P G T"] | None = None  # under the untempered policy at collection
+    mask: Bool[Tensor, "*S P G T"]
+    scores: Float[Tensor, "*S P G"] | None = None
+    labels: Float[Tensor, "*S P G"] | None = None
+    logp_behaviour: Float[Tensor, "*S P G T"] | None = None
+    logp_proximal: Float[Tensor, "*S P G T"] | None = None
     logp_reference: Float[Tensor, "*S P G T"] | None = None
-    valid: Bool[Tensor, "*S P G"] | None = None  # False on the empty slots of ragged groups
-    values: Float[Tensor, "*S P G T"] | None = None  # critic's V before each token, at collection
-    penalty: Float[Tensor, "*S P G T"] | None = None  # KL penalty that is part of the reward, per token
-    z: Float[Tensor, "*S"] | None = None  # KTO's baseline
-    source: Int[Tensor, "*S P"] | None = None  # policy version that wrote the group, or DATASET
+    valid: Bool[Tensor, "*S P G"] | None = None
+    values: Float[Tensor, "*S P G T"] | None = None
+    penalty: Float[Tensor, "*S P G T"] | None = None
+    z: Float[Tensor, "*S"] | None = None
+    source: Int[Tensor, "*S P"] | None = None
+
+    def __post_init__(self) -> None:
+        check(self)
+
+    @classmethod
+    def from_groups(
+        cls,
+        prompts: Sequence[Ids],
+        responses: Sequence[Sequence[Ids]],
+        scores: Sequence[Iterable[float]] | None = None,
+        *,
+        slots: int | None = None,
+    ) -> Batch:
+        """A batch of token ids, padded on the right; `valid` marks the empty slots of smaller groups.
+
+        Args:
+            prompts: token ids of each prompt.
+            responses: token ids of the responses to each prompt, each with the token that ends it.
+            scores: one number per response: ratings, rewards, or 1 and 0.
+            slots: responses per prompt (G); by default those of the largest group.
+
+        Raises:
+            UserError: numbers of prompts, responses and scores that differ, or what is no list of token ids.
+        """
+        tokens, mask = padded(responses, slots)
+        valid = mask.any(-1)
+        return cls(
+            [ids_of(x, f"prompt {p}") for p, x in enumerate(prompts)],
+            tokens,
+            mask,
+            scores=None if scores is None else filled(scores, valid),
+            valid=None if bool(valid.all()) else valid,
+        )
+
+    @classmethod
+    def from_pairs(cls, prompts: Sequence[Ids], chosen: Sequence[Ids], rejected: Sequence[Ids]) -> Batch:
+        """A batch of preference pairs: token ids of each prompt, its preferred response and the other one.
+
+        Raises:
+            UserError: lists of different lengths, or what is no list of token ids.
+        """
+        if not len(prompts) == len(chosen) == len(rejected):
+            raise UserError(f"{len(prompts)} prompts, {len(chosen)} chosen and {len(rejected)} rejected responses")
+        return cls.from_groups(prompts, list(zip(chosen, rejected, strict=True)), [(1.0, 0.0)] * len(prompts))
 
     def __getitem__(self, rows: Int[Tensor, "*S m"]) -> Batch:
         """The groups at prompt indices `rows`; a group is never split."""

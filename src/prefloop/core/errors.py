@@ -73,7 +73,10 @@ def raised(error: BaseException) -> str:
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """Suggest the nearest known name, or list them all."""
-    names = sorted(known)
-    close = difflib.get_close_matches(excerpt(name), names, n=1, cutoff=0.5)
-    return f"did you mean `{close[0]}`?" if close else f"choose one of: {', '.join(names)}"
+    """Suggest the nearest known name, or list them all; of equally near ones, that with the same first letter."""
+    names, wanted = {name.lower(): name for name in sorted(known)}, excerpt(name.lower())
+    close = difflib.get_close_matches(wanted, names, cutoff=0.5)
+    if not close:
+        return f"choose one of: {', '.join(names.values())}"
+    likeness = {c: (difflib.SequenceMatcher(None, c, wanted).ratio(), c[:1] == wanted[:1]) for c in close}
+    return f"did you mean `{names[max(close, key=likeness.__getitem__)]}`?"

@@ -32,6 +32,7 @@ from prefloop.core.ranges import (
     hyper_parameters,
     kind,
 )
+from prefloop.core.shapes import fits, one_of
 from prefloop.core.streams import Stream, streams
 
 
@@ -196,6 +197,7 @@ class Method:
         out = Signal()
         if self.weight is not None:
             out = replace(out, weight=self._call(self.weight, plain, state=state))
+            one_of(out.weight, (batch.mask.shape[:-1], batch.mask.shape), "weight", "response or token")
             if batch.penalty is not None:
                 out = replace(out, kl_weight=self._call(self.weight, batch, state=state) - out.weight)
         if self.pairs is not None:
@@ -241,6 +243,8 @@ class Method:
 
     def reduce(self, losses: Tensor, batch: Batch, signal: Signal) -> Float[Tensor, "*S"]:
         """Sum of the losses over all axes but the run axis, without padding and empty slots."""
+        whole = batch.mask[..., 0] if signal.pair_weight is None else signal.pair_weight
+        one_of(losses, (batch.mask.shape, whole.shape), "objective", "token, response or pair")
         if losses.ndim == batch.mask.ndim:
             losses = objectives.sequence(losses, batch)
             if self.reduction == "mean":
@@ -262,6 +266,7 @@ class Method:
             total: the denominator of the whole optimiser batch; by default that of `batch`.
         """
         self.check(batch)
+        fits(logp, batch.mask.shape, "logp")
         signal = self.signal(batch) if signal is None else signal
         total = self.denominator(batch, signal) if total is None else total
         losses = self._call(self.objective, switch(logp, self.negative), signal, batch)

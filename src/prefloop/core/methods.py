@@ -16,8 +16,22 @@ __all__ = ["METHODS", "Method", "method"]
 
 OWN = "imitating its own samples has an expected gradient of zero, so a mixture only dilutes the data"
 
+
+class UnknownMethod(UserError, KeyError):
+    """No method has that name."""
+
+    __str__ = UserError.__str__  # KeyError's shows the message as a Python string
+
+
+class Methods(dict[str, Method]):
+    """Methods by name; an unknown one suggests the nearest."""
+
+    def __missing__(self, name: str) -> Method:
+        raise UnknownMethod(f"unknown method `{name}`", fix=nearest(str(name), self))
+
+
 # fmt: off
-METHODS: dict[str, Method] = {
+METHODS = Methods({
     # supervised: c >= 0
     "sft": Method(_o.nll, _w.uniform, on_policy=0.0, responses=1, refuses_mixture=OWN,
         summary="Imitates all responses of the dataset equally.",
@@ -99,7 +113,7 @@ METHODS: dict[str, Method] = {
     "online_ipo": Method(_o.ipo, pairs=_p.best_vs_worst, responses=2,
         summary="IPO on pairs that the current policy writes and the reward labels.",
         paper="Calandriello 2024, arXiv:2403.08635"),
-}
+})
 # fmt: on
 
 
@@ -112,7 +126,6 @@ def method(name: str) -> Method:
     home, _, own = name.rpartition(":")
     if home:
         user.module(home, where=f"method={name}")
-    if own not in METHODS:
-        what = f"`{home}` does not add a method `{own}` to METHODS" if home else f"unknown method `{name}`"
-        raise UserError(what, fix=nearest(own, METHODS))
+    if home and own not in METHODS:
+        raise UserError(f"`{home}` does not add a method `{own}` to METHODS", fix=nearest(own, METHODS))
     return METHODS[own]
