@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.policies.chat_conversations import (
+    APPLE,
     ASKED,
     SPELLED,
     TOOLS,
@@ -204,6 +206,57 @@ def test_a_private_character_of_a_text_is_kept_or_refused() -> None:
     assert "\ue000 apple <|im_end|>." in own.text(kept.answers[0].tolist())
     with pytest.raises(DataError, match="private character"):
         own.answered(Conversation((ASKED,), (answer(f"{MARK} apple"),)).group)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_short_message_is_not_found_elsewhere(name: str) -> None:
+    """A system message of one word occurs in many renderings that drop it."""
+    family = FAMILIES[name]
+    for word in ("a", "user", "Name a fruit."):
+        told = Conversation(({"role": "system", "content": word}, ASKED), (APPLE,))
+        if "system" not in family.keeps.split():
+            with pytest.raises(DataError, match=r"drops|rejects|does not render"):
+                template(family).answered(told.group)
+        elif not family.always_thinks:
+            assert whole(template(family).answered(told.group), 0) == expected(family, told, APPLE)
+
+
+def called(**arguments: str) -> list[Said]:
+    return [{"function": {"name": "s", "arguments": arguments}}]
+
+
+QUESTION, CALLS = user("Yes?"), "{% for c in m.tool_calls or [] %}"
+
+
+@pytest.mark.parametrize(
+    ("body", "told"),
+    [
+        (
+            "{% if loop.index0 != 2 %}{{ m.content }}{% endif %}",
+            Conversation((QUESTION, answer("I"), QUESTION, answer("No."), user("Why?")), (APPLE,)),
+        ),
+        (
+            "{% if not m.tool_calls %}{{ m.content }}{% endif %}" + CALLS + "{{ c.function.name }}{% endfor %}",
+            Conversation((QUESTION,), (answer("m", tool_calls=called()),)),
+        ),
+        (
+            "{{ m.content }}" + CALLS + "{{ c.function.name }}{% endfor %}",
+            Conversation((QUESTION,), (answer("Yes.", tool_calls=called(s="Y")),)),
+        ),
+        (
+            "{{ m.content }}" + CALLS + "{{ c.function.arguments | tojson }}{% endfor %}",
+            Conversation((QUESTION,), (answer("", tool_calls=called(city="Rose")),)),
+        ),
+        ("{{ m.content.split('</think>')[-1] }}", Conversation((QUESTION,), (answer("<think>s</think>Yes."),))),
+        ("{{ m.content }}", Conversation((QUESTION,), (answer("Yes.", reasoning_content="Y"),))),
+    ],
+)
+def test_a_short_part_is_not_found_elsewhere(body: str, told: Conversation) -> None:
+    """A turn, the text beside a call, its arguments, its name, and reasoning, which a template drops."""
+    turns = "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' }}" + body + "{{ '<|im_end|>\n' }}{% endfor %}"
+    asked = "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+    with pytest.raises(DataError, match="the chat template drops"):
+        template(replace(FAMILIES["chatml"], template=turns + asked)).answered(told.group)
 
 
 PARTS = (

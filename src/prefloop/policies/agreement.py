@@ -38,13 +38,13 @@ def check_prompt(messages: Sequence[Message], tools: str, text: str, between: st
     """
     for message in messages:
         if message.role != "assistant" and (found := _written_by_a_template(message.content, between)):
-            what = f"the prompt is rendered already: it contains {_shown(found)}, which a chat template writes"
+            what = f"the prompt is rendered already: it contains {quoted(found)}, which a chat template writes"
             raise DataError(what, where=where, fix="give the messages, or data.template=plain to use the text as it is")
-    shown = _squeezed(text)
+    shown = squeezed(text)
     for message in messages:
         said = TAG.split(message.content)[-1] if message.role == "assistant" else message.content  # reasoning may go
         if not _is_shown(said, shown):
-            what = f"the chat template drops the {message.role} message {_shown(message.content)}"
+            what = f"the chat template drops the {message.role} message {quoted(message.content)}"
             raise DataError(what, where=where, fix=OWN)
         _check_calls(message, shown, where)
     for tool in json.loads(tools) if tools else ():
@@ -65,7 +65,7 @@ def start_of_answer(asked: str, answered: str, where: str) -> int:
     if answered.startswith(said):
         return len(said)
     same = next((i for i, (x, y) in enumerate(zip(said, answered, strict=False)) if x != y), len(answered))
-    asked, answered = (f"…{_shown(text[max(0, same - SHOWN // 2) :])}" for text in (asked, answered))
+    asked, answered = (f"…{quoted(text[max(0, same - SHOWN // 2) :])}" for text in (asked, answered))
     what = "the chat template does not render an answered conversation as the prompt followed by the answer"
     both = f"\n    prompt:   {asked}\n    answered: {answered}"
     raise DataError(what + both, where=where, fix="use a template in which they agree: data.template=FILE.jinja")
@@ -80,19 +80,19 @@ def check_answer(answer: Message, written: str, where: str) -> None:
     Raises:
         DataError: with the part and the rendering.
     """
-    shown = _squeezed(written)
+    shown = squeezed(written)
     reasoning = [json.loads(value) for key, value in answer.more if key in THOUGHTS]
     for part in (*TAG.split(answer.content), *reasoning):
         if not _is_shown(str(part), shown):
-            what = f"the chat template drops a part of the answer: {_shown(str(part))}"
+            what = f"the chat template drops a part of the answer: {quoted(str(part))}"
             fix = f"write it into the answer as <think>…</think>, or {OWN}" if part in reasoning else OWN
-            raise DataError(f"{what}\n    it renders …{_shown(written, end=True)}", where=where, fix=fix)
+            raise DataError(f"{what}\n    it renders …{quoted(written, end=True)}", where=where, fix=fix)
     own, tags = len(OPEN.findall(answer.content)), OPEN.findall(written)
     if 0 < own < len(tags):
-        what = f"the chat template adds {tags[0]} to an answer that has its own: {_shown(written)}"
+        what = f"the chat template adds {tags[0]} to an answer that has its own: {quoted(written)}"
         raise DataError(what, where=where, fix="give the reasoning as `reasoning_content` of the answer's message")
     if len(tags) - len(CLOSE.findall(written)) > max(0, own - len(CLOSE.findall(answer.content))):
-        what = f"the chat template puts the answer into the reasoning, which it does not close: {_shown(written)}"
+        what = f"the chat template puts the answer into the reasoning, which it does not close: {quoted(written)}"
         raise DataError(what, where=where, fix=f"give answers with {tags[0]}, switch reasoning off, or {OWN}")
     _check_calls(answer, shown, where)
 
@@ -110,7 +110,7 @@ def check_unrendered(answer: Message, ends: Sequence[str], where: str) -> None:
     said = answer.content.rstrip()
     found = head[0] if head else next((end for end in ends if said.endswith(end)), "")
     if found:
-        what = f"the answer is rendered already: it {'starts' if head else 'ends'} with {_shown(found)}"
+        what = f"the answer is rendered already: it {'starts' if head else 'ends'} with {quoted(found)}"
         raise DataError(f"{what}, which the chat template writes", where=where, fix="give the text of the answer alone")
 
 
@@ -143,7 +143,7 @@ def _check_calls(message: Message, shown: str, where: str) -> None:
             raise DataError(f"the chat template does not write the tool call `{name}`", where=where, fix=OWN)
         for value in _texts(parsed(function_of(call).get("arguments"))):
             if not _is_shown(value, shown):
-                what = f"the chat template does not write {_shown(value)} in the arguments of the tool call `{name}`"
+                what = f"the chat template does not write {quoted(value)} in the arguments of the tool call `{name}`"
                 raise DataError(what, where=where, fix=OWN)
 
 
@@ -163,18 +163,18 @@ def _texts(value: Any) -> Iterator[str]:
 
 def _is_shown(text: str, shown: str) -> bool:
     """Whether a squeezed rendering contains a text, as it is or inside JSON."""
-    said = _squeezed(text)
+    said = squeezed(text)
     return (
         said in shown
-        or _squeezed(json.dumps(text, ensure_ascii=False)[1:-1]) in shown
-        or _squeezed(json.dumps(text)[1:-1]) in shown
+        or squeezed(json.dumps(text, ensure_ascii=False)[1:-1]) in shown
+        or squeezed(json.dumps(text)[1:-1]) in shown
     )
 
 
-def _squeezed(text: str) -> str:
+def squeezed(text: str) -> str:
     return SWITCH.sub("", "".join(text.replace(MARK, "").split()))
 
 
-def _shown(text: str, *, end: bool = False) -> str:
+def quoted(text: str, *, end: bool = False) -> str:
     part = text.replace(MARK, "")
     return repr(part if len(part) <= SHOWN else part[-SHOWN:] if end else f"{part[:SHOWN]}…")

@@ -25,6 +25,7 @@ from torch import Tensor
 from prefloop.core.errors import DataError, UserError, excerpt
 from prefloop.data.records import Group, Message
 from prefloop.policies.agreement import check_answer, check_prompt, check_unrendered, continued, start_of_answer
+from prefloop.policies.marks import check_marks
 from prefloop.policies.rendering import (
     CLOCK,
     MARK,
@@ -252,6 +253,7 @@ class Template:
         text = self._render([m.plain for m in messages], tools, True, where) + self._header
         bare = self._render([m.plain for m in messages], "", True, where) + self._header if tools else ""
         check_prompt(messages, tools, text, self.between, where)
+        check_marks(messages, text, lambda said: self._render(said, tools, True, where), where, answer=False)
         if bare == text:
             fix = "use a template that writes them: data.template=FILE.jinja"
             raise DataError("the chat template does not write the tools", where=where, fix=fix)
@@ -266,6 +268,10 @@ class Template:
         start = self._marked(messages, group.tools) if self._has_marks else 0
         try:
             check_answer(answer, text[start_of_answer(asked, text, where) :], where)
+            asked_again = messages[:-1]
+            check_marks(
+                [answer], text, lambda x: self._render(asked_again + x, group.tools, False, where), where, answer=True
+            )
         except DataError:
             own = None if answer.more else continued(asked, break_up(answer.content, self._ids.spelled))
             if own is None:
