@@ -333,6 +333,12 @@ class Template:
         return self._ids.checked(self._ids.of([text])[0], text, where)
 
     @cached_property
+    def identity(self) -> bytes | None:
+        """What determines the ids of a conversation, as a hash; None if that cannot be known."""
+        date = self.date if self.writes_date else ""
+        return self._ids.identity((self.kind, sorted(self.options.items()), sorted(self.ends), self.end, date))
+
+    @cached_property
     def _ids(self) -> TokenIds:
         return TokenIds(self.tokenizer, added=self.kind == PLAIN)
 

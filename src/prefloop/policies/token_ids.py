@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,6 +14,14 @@ from prefloop.policies.agreement import TAG
 from prefloop.policies.rendering import MARK, without_mark
 
 SAMPLE = "Answer."  # any text
+
+
+def hashed(*parts: bytes) -> bytes:
+    """16 bytes that identify bytes."""
+    made = hashlib.blake2b(digest_size=16)
+    for part in parts:
+        made.update(len(part).to_bytes(8, "little") + part)
+    return made.digest()
 
 
 @dataclass(frozen=True)
@@ -28,6 +37,8 @@ class TokenIds:
 
     def of(self, texts: list[str]) -> list[list[int]]:
         """Token ids of texts, in one call, which the tokenizer may spread over the processors."""
+        if not texts:
+            return []
         made = self.tokenizer(texts, add_special_tokens=self.added, return_attention_mask=False)["input_ids"]
         return [ids[: -self._appended] for ids in made] if self.added and self._appended else list(made)
 
@@ -69,6 +80,15 @@ class TokenIds:
             what = "the tokenizer joins the end of the prompt and the start of the answer"
             raise DataError(what, where=where, fix="end the prompt, or start the answer, with a line break")
         return kept
+
+    def identity(self, setting: object) -> bytes | None:
+        """A hash of the tokenizer, its chat template and how they are used; None if the tokenizer is Python code."""
+        inner = getattr(self.tokenizer, "backend_tokenizer", None)
+        if inner is None:
+            return None
+        used = ("special_tokens_map", "split_special_tokens", "chat_template")
+        facts = (type(self.tokenizer).__name__, *(getattr(self.tokenizer, name, None) for name in used), setting)
+        return hashed(inner.to_str().encode(), repr(facts).encode())
 
     @cached_property
     def special(self) -> dict[str, int]:

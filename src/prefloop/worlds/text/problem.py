@@ -17,6 +17,7 @@ from prefloop.core.streams import Stream
 from prefloop.data.records import Group, with_system
 from prefloop.policies.conversation import Answered, Template
 from prefloop.policies.pretrained import check_prompt
+from prefloop.policies.token_cache import answered_all
 
 Scorer = Callable[[Batch], Float[Tensor, "P G"]]
 
@@ -165,7 +166,7 @@ class TextProblem:
         keys = [(self.system, g.prompt, g.tools, g.responses, g.more) for g in groups]
         new = {key: group for key, group in zip(keys, groups, strict=True) if key not in self.known.answered}
         said = [self._with_system(group) for group in new.values()]
-        rendered = self.template.answered_all(said) if said else []
+        rendered = answered_all(self.template, said)
         self._check_ids(said, [(one.prompt, *one.answers) for one in rendered])
         for (key, group), one in zip(new.items(), rendered, strict=True):
             self.known.answered[key] = one
@@ -186,17 +187,18 @@ class TextProblem:
         Raises:
             DataError: prompts that are too long, or that the template rejects or changes.
         """
-        return self._checked(groups, [self._render(group) for group in groups])
-
-    def _render(self, group: Group) -> Int[Tensor, " L"]:
-        key = (self.system, group.prompt, group.tools)
-        if key not in self.known.prompts:
-            said = self._with_system(group)
-            ids = self.template.prompt(said.prompt, said.tools, where=f"row {group.row}")
-            self._check_ids([group], [(ids,)])
+        keys: list[Asked] = [(self.system, group.prompt, group.tools) for group in groups]
+        new: dict[Asked, Group] = {}
+        for key, group in zip(keys, groups, strict=True):
+            if key not in self.known.prompts:
+                new.setdefault(key, group)
+        asked = [replace(self._with_system(group), responses=(), more=()) for group in new.values()]
+        prompts = [one.prompt for one in answered_all(self.template, asked)]
+        self._check_ids(asked, [(ids,) for ids in prompts])
+        for (key, group), ids in zip(new.items(), prompts, strict=True):
             self.known.prompts[key] = ids
             self.known.groups.setdefault(tuple(ids.tolist()), []).append(group)
-        return self.known.prompts[key]
+        return self._checked(groups, [self.known.prompts[key] for key in keys])
 
     def _check_ids(self, groups: Sequence[Group], rendered: Sequence[tuple[Tensor, ...]]) -> None:
         """Refuse tokens without an embedding, such as special tokens that a template writes for another model."""
