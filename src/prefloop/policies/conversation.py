@@ -15,7 +15,6 @@ from dataclasses import dataclass, field, replace
 from datetime import date
 from functools import cached_property, partial
 from itertools import takewhile
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -37,6 +36,7 @@ from prefloop.policies.rendering import (
     marked_start,
     parsed,
     plain_text,
+    read_template,
     with_arguments,
     without_mark,
 )
@@ -90,7 +90,7 @@ class Template:
         Raises:
             DataError: the template rejects or drops a part of the conversation, or it is rendered already.
         """
-        return torch.tensor(self._tokens(self._asked(messages, tools, where), where), dtype=torch.long)
+        return torch.tensor(self._ids.one(self._asked(messages, tools, where), where), dtype=torch.long)
 
     def answered(self, group: Group, *, where: str = "") -> Answered:
         """Prompt and answers of a group.
@@ -197,8 +197,8 @@ class Template:
         if self.kind == PLAIN:
             return ()
         behind = self.sketch.rfind(ANSWER) + len(ANSWER)
-        ids = self._tokens(self.sketch, "chat template")
-        said = ids[common_prefix([ids, self._tokens(self.sketch[:behind], "chat template")]) :]
+        ids = self._ids.one(self.sketch, "chat template")
+        said = ids[common_prefix([ids, self._ids.one(self.sketch[:behind], "chat template")]) :]
         return said[next((n for n, i in enumerate(said) if i in self._final), 0) :]
 
     @property
@@ -329,9 +329,6 @@ class Template:
         starts = [i for i, inside in enumerate(mask) if inside and not (i and mask[i - 1])]
         return starts[-1] if starts else 0
 
-    def _tokens(self, text: str, where: str) -> tuple[int, ...]:
-        return self._ids.checked(self._ids.of([text])[0], text, where)
-
     @cached_property
     def identity(self) -> bytes | None:
         """What determines the ids of a conversation, as a hash; None if that cannot be known."""
@@ -387,7 +384,7 @@ def template_of(
     kind = (CHAT if tokenizer.chat_template else PLAIN) if setting == AUTO else setting
     if kind not in (CHAT, PLAIN):
         tokenizer, kind = copy.copy(tokenizer), CHAT
-        tokenizer.chat_template, source = _file(Path(setting)), f"the chat template {setting}"
+        tokenizer.chat_template, source = read_template(setting), f"the chat template {setting}"
     if kind == CHAT and not tokenizer.chat_template:
         fix = "use data.template=plain for a base model, or give a file: data.template=FILE.jinja"
         raise UserError("the model has no chat template", where="data.template", fix=fix)
@@ -395,12 +392,3 @@ def template_of(
         raise UserError("plain text takes no options", where="data.template_options", fix="remove them")
     made = Template(tokenizer, kind, dict(options or {}), tuple(stops), source)
     return made if date is None else replace(made, date=date)
-
-
-def _file(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
-        fix = f"use {AUTO}, {CHAT}, {PLAIN} or a file that ends in .jinja"
-        raise UserError(f"cannot read the chat template: {reason}", where=f"data.template={path}", fix=fix) from None

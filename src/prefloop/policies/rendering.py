@@ -7,9 +7,10 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import date
+from pathlib import Path
 from typing import Any
 
-from prefloop.core.errors import DataError
+from prefloop.core.errors import DataError, UserError
 from prefloop.data.records import Message
 
 MARK = "\U0010abcd"  # a private character that breaks up special tokens spelled in a text; its tokens are removed again
@@ -46,6 +47,20 @@ def plain_text(messages: Sequence[Message], tools: str, where: str) -> str:
         fix = "give a chat template (data.template=FILE.jinja), or prompts that are one text"
         raise DataError(f"plain text has no place for {has}", where=where, fix=fix)
     return messages[0].content
+
+
+def read_template(file: str) -> str:
+    """The chat template in a file.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    try:
+        return Path(file).read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
+        fix = "use auto, chat, plain or a file that ends in .jinja"
+        raise UserError(f"cannot read the chat template: {reason}", where=f"data.template={file}", fix=fix) from None
 
 
 # ---- the date that a template writes --------------------------------------------------------------------------------

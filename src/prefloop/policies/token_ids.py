@@ -42,6 +42,10 @@ class TokenIds:
         made = self.tokenizer(texts, add_special_tokens=self.added, return_attention_mask=False)["input_ids"]
         return [ids[: -self._appended] for ids in made] if self.added and self._appended else list(made)
 
+    def one(self, text: str, where: str) -> tuple[int, ...]:
+        """Token ids of a text, as `checked`."""
+        return self.checked(self.of([text])[0], text, where)
+
     def text(self, ids: Sequence[int]) -> str:
         """The text of token ids, special tokens included."""
         return str(self.tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False))
