@@ -28,6 +28,8 @@ PAGES = ["README.md", "docs/tutorial.md", *sorted(str(p.relative_to(ROOT)) for p
 SKIPPED = {  # beginning of a command -> why it is not run here
     "make ": "this is `make test`; `make demo` is run by tools/fresh.sh",
     "pip ": "installs",
+    "prefloop chat": "reads standard input; tests/cli/test_answers.py has conversations",
+    "printf ": "a pipe; see there",
     "prefloop demo": "trains the real model; tools/fresh.sh runs it",
     "prefloop study run all": "more than an hour; size smoke is a test of its own",
 }

@@ -20,6 +20,8 @@ from prefloop.core.errors import UserError, nearest
 VERBS = {  # each is a module in this folder, imported when called
     "demo": "fine-tune a small language model in four ways and compare them (about five minutes on two cores)",
     "train": "fine-tune a model from a configuration file, or resume an interrupted run",
+    "sample": "answer the prompts of a file with a trained model, before and after",
+    "chat": "talk to a trained model",
     "methods": "list the methods, or explain one",
     "lab": "run a grid on small problems, hundreds of runs at once, with intervals",
     "study list": "list the paper's questions",

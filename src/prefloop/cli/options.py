@@ -4,6 +4,7 @@ makes its flags and help from the dataclass."""
 from __future__ import annotations
 
 import math
+import unicodedata
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +12,8 @@ from typing import Annotated, Any, Literal
 
 from prefloop.core.errors import UserError
 from prefloop.runs.schema import Flag
+
+CUT, EMPTY = " … (cut at the limit)", "(an empty answer)"  # how answers of a model are marked
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +62,11 @@ class Rows(Output):
 
     def __post_init__(self) -> None:
         require_positive(self, "limit")
+
+
+def printable(text: str) -> str:
+    """A text of a model or a file without characters that control the terminal; line breaks and tabs remain."""
+    return "".join(c if c in "\n\t" or unicodedata.category(c) not in ("Cc", "Cs") else repr(c)[1:-1] for c in text)
 
 
 def require(holds: bool, flag: str, value: Any, fix: str) -> None:

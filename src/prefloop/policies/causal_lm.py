@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Int
@@ -74,6 +75,7 @@ class CausalLM:
         responses: int,
         rng: Stream,
         poll: Callable[[], None] = no_op,
+        emit: Callable[[Tensor], None] | None = None,
     ) -> Batch:
         """Answers to each prompt with their log-probs; see `sampler.sample`.
 
@@ -91,6 +93,7 @@ class CausalLM:
                 sampling=self.sampling,
                 eos_ids=self.eos_ids,
                 poll=poll,
+                emit=emit,
                 autocast=self.autocast,
                 cached=self.cached,
             )
@@ -143,8 +146,13 @@ class CausalLM:
 
     def greedy(self) -> CausalLM:
         """A policy at temperature 0 that shares these weights."""
+        return self.sampled(temperature=0.0)
+
+    def sampled(self, **changes: Any) -> CausalLM:
+        """A policy with other sampling options that shares these weights; see `Sampling`."""
         twin = copy.copy(self)
-        twin.sampling = replace(self.sampling, temperature=0.0)
+        twin.sampling = replace(self.sampling, **changes)
+        twin.prompt_limit = prompt_limit(self.model, twin.sampling.max_new_tokens)
         return twin
 
     def reference(self) -> CausalLM:

@@ -81,6 +81,7 @@ def sample(
     sampling: Sampling,
     eos_ids: Sequence[int],
     poll: Callable[[], None] = no_op,
+    emit: Callable[[Tensor], None] | None = None,
     autocast: bool = False,
     cached: bool = True,
 ) -> Samples:
@@ -95,6 +96,7 @@ def sample(
         rng: draws `[P, G, max_new_tokens]` uniforms.
         eos_ids: a response ends with any of these, which belongs to it.
         poll: called before every token step.
+        emit: called with the token of every living row of a chunk after every step, for display.
         autocast: bfloat16 matrix products.
         cached: read each text once and keep its keys, values or states; False reads it again for every token.
     """
@@ -107,7 +109,7 @@ def sample(
         for groups, answers in _chunks([len(p) for p in prompts], responses, plan.rows):
             numbers = uniform[groups, answers].to(device)
             asked = [prompts[i].to(device) for i in groups]
-            chunk = _sample_chunk(kind, network, asked, numbers, plan, stop, wide, poll)
+            chunk = _sample_chunk(kind, network, asked, numbers, plan, stop, wide, poll, emit)
             for into, part in zip(_tensors(drawn), _tensors(chunk), strict=True):
                 into[groups, answers] = part.view(numbers.shape).to(into.device)
     length = max(int(drawn.mask.sum(-1).max()), 1) if len(prompts) else 1
@@ -161,6 +163,7 @@ def _sample_chunk(
     stop: Int[Tensor, " E"],
     wide: torch.dtype,
     poll: Callable[[], None],
+    emit: Callable[[Tensor], None] | None,
 ) -> Samples:
     """All responses of a chunk, `[n·g, T]`: each prompt is read once for all its rows."""
     poll()
@@ -173,6 +176,8 @@ def _sample_chunk(
         place = running.place[running.live]
         for into, values in zip(_tensors(out), (token, running.live, behaviour, proximal), strict=True):
             into[place, t] = values[running.live]
+        if emit is not None:
+            emit(token[running.live])
         running.live &= ~torch.isin(token, stop)
         if t + 1 == limit or not running.live.any():
             break
