@@ -22,6 +22,8 @@ from prefloop.data.check import check
 from prefloop.data.formats import FORMATS, load, load_usable
 from prefloop.data.instructions import instructions
 from prefloop.data.records import Group, Message, first_responses, split
+from prefloop.worlds.text.open_data import open_data
+from prefloop.worlds.text.spec import DataOptions
 
 PAIR = {"prompt": "q", "chosen": "yes", "rejected": "no"}
 TURNS = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}, {"role": "user", "content": "r"}]
@@ -453,3 +455,19 @@ def test_every_topic_is_on_both_sides() -> None:
 
 def test_the_table_explains_itself() -> None:
     assert all(f.help and f.columns for f in FORMATS.values())
+
+
+def test_questions_under_several_system_messages_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """They are one question of a split, unless a column says otherwise."""
+    rows = [{**PAIR, "prompt": "Begin.", "system": f"Task {i}", "task": i} for i in range(20)]
+    path = written(tmp_path, *rows)
+    assert check(load(path)).systems == 20
+    assert check(load(path, group_by="task")).systems == 0
+    assert execute(["data", "check", str(path)]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "20 rows ask a question that others ask under another system message" in shown and "--group-by" in shown
+    with pytest.raises(DataError, match="examples are left: the data have 1 different questions") as error:
+        open_data(DataOptions(str(path), held_out="split"))
+    assert "data.group_by=COLUMN" in error.value.fix
+    data = open_data(DataOptions(str(path), held_out="split", group_by="task"))
+    assert data.train and data.held_out

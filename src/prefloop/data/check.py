@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from statistics import quantiles
 
-from prefloop.data.records import Group
+from prefloop.data.records import Group, system
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,7 @@ class Report:
     groups: int
     keys: int  # distinct split keys (questions)
     prompts: int  # distinct
+    systems: int  # rows whose question another row asks under another system message
     responses: int
     group_sizes: dict[int, int]  # responses -> groups
     prompt_length: Lengths
@@ -54,6 +55,7 @@ def check(groups: Sequence[Group]) -> Report:
         groups=len(groups),
         keys=len({g.key for g in groups}),
         prompts=len({g.prompt for g in groups}),
+        systems=_systems(groups),
         responses=len(responses),
         group_sizes=dict(sorted(Counter(len(g.responses) for g in groups).items())),
         prompt_length=_lengths([len(g.text) for g in groups]),
@@ -65,6 +67,14 @@ def check(groups: Sequence[Group]) -> Report:
         duplicates=len(groups) - len({_identity(g) for g in groups}),
         contradictions=_contradictions(preferences),
     )
+
+
+def _systems(groups: Sequence[Group]) -> int:
+    """Rows whose question another row asks under another system message."""
+    seen: dict[str, set[str]] = {}
+    for group in groups:
+        seen.setdefault(group.key, set()).add(system(group))
+    return sum(len(seen[group.key]) > 1 for group in groups)
 
 
 def _preferences(group: Group) -> Iterator[tuple[object, str, str]]:

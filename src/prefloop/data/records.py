@@ -64,6 +64,11 @@ def prompt_text(prompt: Sequence[Message]) -> str:
     return "\n".join(f"{m.role}: {m.content}" for m in prompt)
 
 
+def system(group: Group) -> str:
+    """The system message of a group; empty if it has none."""
+    return group.prompt[0].content if group.prompt[0].role == "system" else ""
+
+
 def first_responses(groups: Sequence[Group], count: int) -> list[Group]:
     """The groups with at most the first `count` responses each."""
     cut = [None if g.scores is None else g.scores[:count] for g in groups]

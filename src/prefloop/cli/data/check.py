@@ -119,6 +119,9 @@ def _remarks(report: Report) -> list[str]:
     remarks = []
     if report.longer_wins is not None and report.longer_wins >= NOTABLE:
         remarks.append("longer responses are often preferred: compare any accuracy with that of picking the longer one")
+    if report.systems:
+        what = f"{report.systems:,} rows ask a question that others ask under another system message"
+        remarks.append(f"{what}: a split keeps them on one side; --group-by COLUMN identifies questions otherwise")
     if report.positive_labels in (0.0, 1.0):
         remarks.append("all labels are equal: there is nothing to learn from them")
     if report.duplicates or report.contradictions:

@@ -73,7 +73,10 @@ def open_data(options: DataOptions, *, seed: int = 0) -> TextData:
         notes = tuple(dict.fromkeys((*notes, *more, *both)))
     for name, groups in (("train", train), ("held_out", held_out)):
         if not groups:
-            raise DataError(f"no {name} examples are left", where=f"data.{name}", fix="use more data, or another share")
+            questions = len({group.key for group in (*train, *held_out)})
+            what = f"no {name} examples are left: the data have {questions:,} different questions"
+            fix = "use more data, another share, or data.group_by=COLUMN if a column identifies questions"
+            raise DataError(what, where=f"data.{name}", fix=fix)
     return TextData(options, train, held_out, data_hashes(options), notes)
 
 
