@@ -21,9 +21,11 @@ from prefloop.data.records import Group, Message
 from prefloop.policies.conversation import template_of
 from prefloop.runs import config as configuration
 from prefloop.runs import experiment
+from prefloop.runs.grid import grid
 from prefloop.runs.world import TextWorld
 from prefloop.worlds.text.problem import TextProblem, label_threshold
 
+RULE = "--reward.name=length_min"
 BOTH = ("kto", "binary_feedme", "own_unpaired")
 
 
@@ -72,16 +74,16 @@ def rated_rows(*scores: float) -> list[dict[str, Any]]:
 @pytest.mark.parametrize("method", BOTH)
 @pytest.mark.parametrize("share", [0, 1])
 def test_a_reward_without_a_threshold_is_refused_by_name(model: Path, tmp_path: Path, method: str, share: int) -> None:
-    """`length_min`, the default, is never positive; nothing is written."""
+    """`length_min` is never positive; nothing is written."""
     with pytest.raises(UserError, match=f"(?s)`{method}` reads labels.*`length_min`.*reward.label_threshold"):
-        experiment.run(config(model, tmp_path, method, f"--override.on_policy={share}"), quiet=True)
+        experiment.run(config(model, tmp_path, method, RULE, f"--override.on_policy={share}"), quiet=True)
     assert not (tmp_path / "runs").exists()
 
 
 @pytest.mark.parametrize("method", BOTH)
 @pytest.mark.parametrize("share", [0, 0.5, 1])
 def test_a_threshold_makes_labels_of_every_group(model: Path, tmp_path: Path, method: str, share: float) -> None:
-    more = ("--reward.label_threshold=-0.55", f"--override.on_policy={share}")
+    more = (RULE, "--reward.label_threshold=-0.55", f"--override.on_policy={share}")
     parts = opened(config(model, tmp_path, method, *more))
     rng = streams(0)["sampling"]
     with torch.no_grad():
@@ -133,7 +135,7 @@ def test_data_without_a_positive_label_are_refused(model: Path, tmp_path: Path, 
 
 
 def test_other_methods_need_no_threshold(model: Path, tmp_path: Path) -> None:
-    problem = opened(config(model, tmp_path, "rloo")).problem
+    problem = opened(config(model, tmp_path, "rloo", RULE)).problem
     assert problem.label_threshold is None
     drawn = Batch([torch.tensor([1])], torch.ones(1, 1, 2, dtype=torch.long), torch.ones(1, 1, 2, dtype=torch.bool))
     assert problem.score(drawn).labels is None
@@ -158,12 +160,26 @@ def test_a_problem_in_python_has_labels_by_its_threshold() -> None:
 def test_a_rule_that_replaces_the_files_own_preferences_says_so(model: Path, tmp_path: Path) -> None:
     pairs = file(tmp_path, [{"prompt": f"a {i}", "chosen": "no no", "rejected": "yes"} for i in range(8)])
     said: list[str] = []
-    experiment.prepare([config(model, tmp_path, "dpo", pairs)], say=said.append)
+    experiment.prepare([config(model, tmp_path, "dpo", pairs, RULE)], say=said.append)
     assert any("`length_min` scores the responses: the file's own preferences are not used" in text for text in said)
-    for flags in (["--data.train=builtin"], [pairs, "--reward.name=labels", "--data.held_out=split"]):
+    for flags in (["--data.train=builtin", RULE], [pairs, "--reward.name=labels", "--data.held_out=split"]):
         said.clear()
         experiment.prepare([config(model, tmp_path, "dpo", *flags)], say=said.append)
         assert [text.partition(":")[0] for text in said] == ["template"]
+
+
+def test_without_a_name_the_reward_is_the_labels_of_the_file_or_is_asked_for(model: Path, tmp_path: Path) -> None:
+    pairs = file(tmp_path, [{"prompt": f"a {i}", "chosen": "no no", "rejected": "yes"} for i in range(12)])
+    done = experiment.run(config(model, tmp_path, "dpo", pairs, "--data.held_out=split"), quiet=True)
+    assert configuration.load(done.folder / "config.yaml").reward.name == "labels"
+    assert "eval/rewards/accuracies" in done.after
+    with pytest.raises(UserError, match=r"(?s)no reward is named.*cannot score the fresh.*bradley_terry"):
+        experiment.run(config(model, tmp_path, "online_dpo", pairs), quiet=True)
+    with pytest.raises(UserError, match=r"(?s)no reward is named.*built-in prompts have no preferences.*length_min"):
+        grid({"a": config(model, tmp_path, "dpo")}, quiet=True)
+    prompts = file(tmp_path, [{"prompt": f"a {i}"} for i in range(12)])
+    with pytest.raises(UserError, match=r"prompts only, no labels"):
+        experiment.run(config(model, tmp_path, "dpo", prompts), quiet=True)
 
 
 def test_a_run_on_labels_measures_held_out_labels(model: Path, tmp_path: Path) -> None:

@@ -44,7 +44,7 @@ def run(options: Options) -> int:
         options.show(_keys, _print_keys)
         return 0
     if not (options.config or options.resume or options.changes):
-        fix = "prefloop train CONFIG.yaml, or prefloop train --data.train FILE --reward.name labels"
+        fix = "prefloop train CONFIG.yaml, or prefloop train --data.train FILE"
         raise UserError("give a configuration file, keys as flags, or --resume RUN", fix=fix)
     if options.config and options.resume:
         raise UserError("a resumed run keeps its configuration", where=str(options.config), fix="leave the file out")

@@ -38,7 +38,7 @@ class Where:
 
     name: str = "reward.name"
     options: str = "reward.options"
-    known: tuple[str, ...] = ("labels", "bradley_terry", "module:function")
+    known: tuple[str, ...] = ("auto", "labels", "bradley_terry", "module:function")
 
 
 REWARD = Where()

@@ -33,7 +33,7 @@ from prefloop.runs.offline import collect_offline, offline_groups
 from prefloop.runs.progress import Progress, step_note
 from prefloop.runs.records import card, manifest_of, samples
 from prefloop.runs.trial import check_end
-from prefloop.runs.world import TextWorld, check_reward, groups_used, method_of, open_world, plan_of
+from prefloop.runs.world import TextWorld, check_reward, groups_used, method_of, open_world, plan_of, resolved
 from prefloop.worlds.text.open_data import open_data
 from prefloop.worlds.text.problem import TextProblem
 
@@ -92,6 +92,7 @@ def run(
         Stopped: during training; everything so far is on disk, and the message gives the command to continue. Other
             errors of the training say the same in a note.
     """
+    config = resolved(config)
     with Interrupt(quiet=quiet) as interrupt:
         start = start or prepare([config], poll=interrupt.poll, say=speaker(quiet))
         config = _with_date(config, start.world.model.template)
@@ -146,6 +147,7 @@ def prepare(configs: Sequence[Config], *, poll: Poll = no_op, say: Say = print, 
     Raises:
         UserError, DataError: what is wrong, where, and how to fix it.
     """
+    configs = [resolved(config) for config in configs]
     first, methods = configs[0], [method_of(config) for config in configs]
     plans = [plan_of(config, method) for config, method in zip(configs, methods, strict=True)]
     data = open_data(first.data, seed=first.seed)

@@ -14,6 +14,7 @@ from prefloop.runs.config import Config, load
 from prefloop.runs.folder import CONFIG, read_manifest, runs
 from prefloop.runs.interrupt import Interrupt
 from prefloop.runs.sources import sources
+from prefloop.runs.world import resolved
 from prefloop.worlds.text.open_data import SPLIT, data_hashes
 
 
@@ -44,6 +45,7 @@ def grid(
         UserError, DataError: see `experiment.run`.
         Stopped: interrupted; the same call continues.
     """
+    configs = {label: resolved(config) for label, config in configs.items()}
     before = _existing(configs)
     folders = _finished(configs, before)
     for cells in comparisons({label: c for label, c in configs.items() if label not in folders}):

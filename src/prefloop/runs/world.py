@@ -14,10 +14,12 @@ from prefloop.data.skipping import MOST, left_out
 from prefloop.policies.pretrained import Limits
 from prefloop.runs.config import Config
 from prefloop.worlds.text.examine import examined, sound
-from prefloop.worlds.text.open_data import TextData
+from prefloop.worlds.text.open_data import BUILTIN, TextData
 from prefloop.worlds.text.open_model import OpenModel, open_model
-from prefloop.worlds.text.open_reward import LABELS, TextReward, open_reward, threshold_of
+from prefloop.worlds.text.open_reward import AUTO, LABELS, TextReward, open_reward, threshold_of
 from prefloop.worlds.text.problem import TextProblem, Truncation, check_groups
+
+NAME_A_REWARD = "use a reward: length_min (shorter is better), bradley_terry (fitted to preferences), module:function, …"
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,22 @@ def plan_of(config: Config, method: Method) -> Plan:
     return plan
 
 
+def resolved(config: Config) -> Config:
+    """The configuration with its reward named: `auto` stands for the labels of a data file, where they are enough.
+
+    Raises:
+        UserError: fresh responses or built-in prompts, which have no labels.
+    """
+    if config.reward.name != AUTO:
+        return config
+    if method_of(config).on_policy == 0 and config.data.train != BUILTIN:
+        return replace(config, reward=replace(config.reward, name=LABELS))
+    of = "the built-in prompts have no preferences"
+    if config.data.train != BUILTIN:
+        of = "the preferences of the data cannot score the fresh responses that on_policy > 0 draws"
+    raise UserError(f"no reward is named, and {of}", where="reward.name", fix=NAME_A_REWARD)
+
+
 def check_reward(config: Config, method: Method, data: TextData) -> None:
     """Refuse a method that is incompatible with the reward or the data, before a model is loaded.
 
@@ -67,8 +85,10 @@ def check_reward(config: Config, method: Method, data: TextData) -> None:
         raise UserError(
             "the labels of the data cannot score fresh responses, which on_policy > 0 requires",
             where="reward.name",
-            fix="use a reward (length_min, bradley_terry, module:function, …) or set on_policy: 0",
+            fix=f"{NAME_A_REWARD}, or set on_policy: 0",
         )
+    if config.reward.name == LABELS and not data.has_responses:
+        raise UserError("the data have prompts only, no labels", where="reward.name", fix=NAME_A_REWARD)
     if method.on_policy < 1 and data.has_responses:
         check_groups(data.train, method.responses)
     if "labels" in method.needs:

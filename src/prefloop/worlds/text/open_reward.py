@@ -29,7 +29,7 @@ SAVED = ("path", "combine")  # options for saved models
 PAIRS = 300  # default number of pairs that a model is fitted to
 FITTED = ("pairs", *NAMES)  # options for fitted models
 WHERE = "reward.options"
-LABELS, LEARNED = "labels", "bradley_terry"  # rewards that are not rules
+AUTO, LABELS, LEARNED = "auto", "labels", "bradley_terry"  # rewards that are not rules; `auto` is replaced before a run
 
 
 @dataclass(frozen=True)

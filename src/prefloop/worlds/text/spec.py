@@ -83,8 +83,9 @@ class DataOptions:
 class RewardOptions:
     """The reward of a response."""
 
-    name: str = "length_min"
-    """A rule (see docs/how-to/own-reward.md), labels, bradley_terry, or your own `module:function`."""
+    name: str = "auto"
+    """A rule (see docs/how-to/own-reward.md), labels, bradley_terry, or your own `module:function`; `auto` takes the
+    labels of a data file if no fresh responses are scored."""
     options: dict[str, Any] = field(default_factory=dict)
     """Keyword arguments of that reward; for `bradley_terry` see docs/reward-models.md."""
     label_threshold: float | None = None
