@@ -91,8 +91,9 @@ def number(value: Any) -> str:
 
 
 def run_command(method: Description) -> str:
-    """A command that trains this method, with a switch that changes it."""
-    return f"prefloop train CONFIG.yaml --method {method.name}" + (" --override.negative 0" if method.negative else "")
+    """A command that trains this method as published."""
+    source = "--data.train FILE" if method.on_policy == 0 else "--reward.name REWARD"
+    return f"prefloop train --method {method.name} {source}"
 
 
 def _print_table(rows: Sequence[Description]) -> None:
