@@ -48,7 +48,7 @@ def tiny_cells(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Mon
 def test_one_seed_from_the_command_to_the_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["demo", f"--output={tmp_path}"]) == 0
     shown = capsys.readouterr().out
-    assert re.search(r"^about \d+\.\d min in all", shown)
+    assert re.search(r"(?m)^about \d+\.\d min in all", shown)
     assert "they do not cover differences between seeds" in " ".join(shown.split())
     assert "predicted" in shown and "before" in shown and shown.count("on-policy sampling helps") == 2
     page = (tmp_path / "demo.html").read_text(encoding="utf-8")

@@ -36,7 +36,13 @@ MORE = ["--evaluation.every=2", "--training.batch=8", "--training.minibatch=4", 
 
 
 def flags(model: Path, output: Path, *more: str) -> list[str]:
-    fixed = ["--method=online_dpo", "--reward.name=length_min", "--sampling.max_new_tokens=6", "--evaluation.prompts=4", "--evaluation.max_cut=1"]
+    fixed = [
+        "--method=online_dpo",
+        "--reward.name=length_min",
+        "--sampling.max_new_tokens=6",
+        "--evaluation.prompts=4",
+        "--evaluation.max_cut=1",
+    ]
     fixed += ["--training.steps=5", "--training.lr=1e-2", "--model.autocast=false", *MORE]
     return [f"--model.path={model}", f"--output={output}", *fixed, *more]
 

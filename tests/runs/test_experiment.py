@@ -38,7 +38,12 @@ ROWS = {
 
 
 def flags(model: Path, output: Path, method: str, *more: str) -> list[str]:
-    fixed = ["--reward.name=length_min", "--sampling.max_new_tokens=10", "--evaluation.prompts=6", "--evaluation.max_cut=1"]
+    fixed = [
+        "--reward.name=length_min",
+        "--sampling.max_new_tokens=10",
+        "--evaluation.prompts=6",
+        "--evaluation.max_cut=1",
+    ]
     fixed += ["--training.steps=4", "--training.lr=1e-2", "--model.autocast=false"]
     return [f"--model.path={model}", f"--output={output}", f"--method={method}", *fixed, *more]
 

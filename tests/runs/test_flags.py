@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prefloop.core.errors import UserError
+from prefloop.runs import config as configuration
 from prefloop.runs.flags import given as parsed
 from prefloop.runs.flags import read
 from prefloop.runs.schema import Flag, keys
@@ -157,3 +158,45 @@ texts = st.text(st.characters(codec="utf-8", exclude_characters="\x00"), min_siz
 def test_values_survive_the_command_line(columns: dict[str, str], limit: int) -> None:
     got = parsed([Options], [*(f"--columns={k}={v}" for k, v in columns.items()), f"--limit={limit}", "file"])[0]
     assert got["limit"] == limit and got.get("columns", {}) == columns
+
+
+# ---- lists of values -------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Swept:
+    """Options with an inner schema of which every combination is wanted."""
+
+    inner: Annotated[list[dict[str, Any]], Flag(of=configuration.Config, lists=("method", "seed", "override"))] = field(
+        default_factory=list
+    )
+
+
+def swept(*words: str) -> list[dict[str, Any]]:
+    return read(Swept, words, "prog").inner
+
+
+def test_lists_give_every_combination_in_order() -> None:
+    got = swept("--method", "dpo,simpo", "--override.beta", "0.05, 1", "--seed=3", "--training.steps", "7")
+    assert [(one["method"], one["override"]["beta"]) for one in got] == [
+        ("dpo", 0.05),
+        ("dpo", 1),
+        ("simpo", 0.05),
+        ("simpo", 1),
+    ]
+    assert all(one["seed"] == 3 and one["training"] == {"steps": 7} for one in got)
+    assert swept() == [{}] and swept("--seed", "1") == [{"seed": 1}]
+
+
+def test_values_that_may_hold_commas_are_not_lists() -> None:
+    assert swept("--data.train", "a,b.jsonl") == [{"data": {"train": "a,b.jsonl"}}]
+    assert swept("--override.pair", "[1, 2]") == [{"override": {"pair": [1, 2]}}]
+    assert swept("--override", "{beta: 1, gamma: 2}") == [{"override": {"beta": 1, "gamma": 2}}]
+
+
+@pytest.mark.parametrize(("value", "what"), [("1,,2", "empty value"), ("1,2,1", "same value twice"), ("1,", "empty")])
+def test_a_list_with_empty_or_repeated_values_is_refused(value: str, what: str) -> None:
+    with pytest.raises(UserError, match=what):
+        swept("--seed", value)
+    with pytest.raises(UserError, match="must be a whole number"):
+        swept("--seed", "1,x")

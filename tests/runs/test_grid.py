@@ -31,7 +31,13 @@ CELLS = {
 
 
 def cell(model: Path, output: Path, *more: str) -> Config:
-    fixed = ["--reward.name=length_min", "--sampling.max_new_tokens=8", "--evaluation.prompts=5", "--evaluation.max_cut=1", "--evaluation.every=1"]
+    fixed = [
+        "--reward.name=length_min",
+        "--sampling.max_new_tokens=8",
+        "--evaluation.prompts=5",
+        "--evaluation.max_cut=1",
+        "--evaluation.every=1",
+    ]
     sizes = ["--training.steps=3", "--training.batch=8", "--training.minibatch=8", "--training.lr=1e-2"]
     where = [f"--model.path={model}", f"--output={output}", "--model.autocast=false"]
     return configuration.load(None, [*where, *fixed, *sizes, *more])

@@ -9,18 +9,18 @@ of reward on held-out prompts lies above 0, is contradicted if it lies below 0, 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from prefloop.cli.demo_cells import EXTRA, GRID, LABELS, configs
 from prefloop.cli.options import Output, require_folder, require_positive, require_seed
+from prefloop.cli.plan import predict
 from prefloop.core.errors import UserError, nearest
 from prefloop.runs.schema import Flag
 
 if TYPE_CHECKING:
-    from prefloop.runs.config import Config
+    pass
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,25 +70,10 @@ def run(options: Options) -> int:
 
     from prefloop.runs.grid import grid  # torch and transformers load here
 
-    predicted = None if options.silent else _predict(wanted, options, clock)
+    predicted = None if options.silent else predict(wanted, options, since=clock, hint="; --steps N shortens it")
     folders = grid(wanted, quiet=options.silent)
     _report({name: [folders[labels[name, s]] for s in seeds] for name in options.names}, options, clock, predicted)
     return 0
-
-
-def _predict(cells: Mapping[str, Config], options: Options, clock: float) -> float | None:
-    """Predict the seconds from timing a small part of the work, and print them; None if everything is finished."""
-    from prefloop.runs.forecast import forecast
-    from prefloop.runs.grid import finished
-
-    done = finished(cells)
-    left = {label: config for label, config in cells.items() if label not in done}
-    if not left:
-        options.say("these runs are finished: their results are reused")
-        return None
-    predicted = forecast(left) + time.monotonic() - clock
-    options.say(f"about {predicted / 60:.1f} min in all; --steps N shortens it")
-    return predicted
 
 
 def _report(folders: dict[str, list[Path]], options: Options, clock: float, predicted: float | None) -> None:
@@ -116,7 +101,7 @@ def _report(folders: dict[str, list[Path]], options: Options, clock: float, pred
         from prefloop.cli.demo_terminal import show
 
         show(cells)
-        said = "" if predicted is None else f" (predicted {predicted / 60:.1f})"
+        said = "" if not predicted else f" (predicted {predicted / 60:.1f})"
         print(f"\n{seconds / 60:.1f} min in all{said}. Frontier, curves and all answers: {where}")
 
     options.show(record, text)

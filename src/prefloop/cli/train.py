@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from prefloop.analysis.numbers import NONE, interval, number, plus_minus
+from prefloop.cli import train_grid
 from prefloop.cli.options import Output
+from prefloop.cli.plan import predict
 from prefloop.core.errors import UserError
 from prefloop.runs import config as configuration
 from prefloop.runs.schema import Flag
@@ -16,12 +18,15 @@ if TYPE_CHECKING:  # torch and transformers are imported after cheap checks
     from prefloop.runs.experiment import Result
 
 
+AXES = ("method", "seed", "override", "training", "model.lora_rank", "model.trained_layers")  # may be lists
+
+
 @dataclass(frozen=True, kw_only=True)
 class Options(Output):
     """Fine-tune a model from a YAML file, flags, or both.
 
     Every key of the file is a flag too: --training.steps 20, --override.beta 0.2. `--keys` lists them all with their
-    defaults.
+    defaults. Lists make a grid of runs: --method dpo,simpo --override.beta 0.05,0.1 --seed 0,1,2.
     """
 
     config: Annotated[Path | None, Flag(positional=True, metavar="CONFIG.yaml")] = None
@@ -30,8 +35,10 @@ class Options(Output):
     """Continue the interrupted run in this folder."""
     keys: bool = False
     """List every key with its default."""
-    changes: Annotated[dict[str, Any], Flag(of=configuration.Config)] = field(default_factory=dict)
-    """Keys given as flags."""
+    plan: bool = False
+    """Name the runs and predict their time without training."""
+    changes: Annotated[list[dict[str, Any]], Flag(of=configuration.Config, lists=AXES)] = field(default_factory=list)
+    """Keys given as flags, for each run of a grid."""
 
 
 def run(options: Options) -> int:
@@ -43,20 +50,38 @@ def run(options: Options) -> int:
     if options.keys:
         options.show(_keys, _print_keys)
         return 0
-    if not (options.config or options.resume or options.changes):
+    flags = options.changes[0]
+    if not (options.config or options.resume or flags):
         fix = "prefloop train CONFIG.yaml, or prefloop train --data.train FILE"
         raise UserError("give a configuration file, keys as flags, or --resume RUN", fix=fix)
     if options.config and options.resume:
         raise UserError("a resumed run keeps its configuration", where=str(options.config), fix="leave the file out")
-    if options.resume and options.changes:
+    if options.resume and (flags or options.plan):
         fix = "remove the other flags"
-        raise UserError("a resumed run keeps its configuration", where=", ".join(options.changes), fix=fix)
-    config = None if options.resume else configuration.changed(options.config, options.changes)
+        raise UserError("a resumed run keeps its configuration", where=", ".join(flags) or "--plan", fix=fix)
+    configs = [] if options.resume else [configuration.changed(options.config, tree) for tree in options.changes]
+    if len(configs) > 1 or options.plan:
+        return _grid(options, dict(zip(train_grid.labels(options.changes), configs, strict=True)))
     from prefloop.runs import experiment
 
     quiet = options.silent
-    result = experiment.run(config, quiet=quiet) if config else experiment.resume(str(options.resume), quiet=quiet)
+    result = experiment.run(configs[0], quiet=quiet) if configs else experiment.resume(str(options.resume), quiet=quiet)
     options.show(lambda: _record(result), lambda: _table(result))
+    return 0
+
+
+def _grid(options: Options, configs: dict[str, configuration.Config]) -> int:
+    """Predict the time of several runs, train those that are not finished, and compare them."""
+    from prefloop.runs.grid import grid
+
+    seconds = predict(configs, options)
+    if options.plan:
+        plan = {"runs": list(configs), "seconds": seconds}
+        options.show(lambda: plan, lambda: print("\n".join(label or "one run" for label in configs)))
+        return 0
+    found = train_grid.cells(grid(configs, quiet=options.silent))
+    output = next(iter(configs.values())).output
+    options.show(lambda: train_grid.record(found), lambda: train_grid.show(found, output))
     return 0
 
 

@@ -6,11 +6,11 @@ import argparse
 import difflib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import MISSING
-from itertools import takewhile
+from itertools import product, takewhile
 from typing import Any, Literal, NoReturn, TypeVar, get_args, get_origin
 
 from prefloop.core.errors import UserError, excerpt, shown
-from prefloop.runs.schema import UNIONS, Key, Raw, build, checked, keys, merged, word
+from prefloop.runs.schema import UNIONS, Flag, Key, Raw, build, checked, keys, merged, word
 
 Schema = TypeVar("Schema")
 COMMAND_LINE = "command line"
@@ -23,12 +23,62 @@ def read(schema: type[Schema], words: Sequence[str], prog: str) -> Schema:
         UserError: an unknown flag (the nearest is suggested), a missing or invalid value.
     """
     inner = [key for key in keys(schema) if key.flag.of]
-    tree, *trees = given([schema, *(_schema(key.flag.of, words) for key in inner)], words, prog)
+    schemas = [schema, *(_schema(key.flag.of, words) for key in inner)]
+    first, *raw = _trees(schemas, words, prog)
+    tree = checked(first, schema, COMMAND_LINE)
+    found = [_inner(key.flag, one, of) for key, one, of in zip(inner, raw, schemas[1:], strict=True)]
     for key in keys(schema):
         if key.default is MISSING and key.name not in tree:
             name = _metavar(key) if key.flag.positional else _flag(key.name)
             raise UserError(f"{name} is missing", where=COMMAND_LINE, fix=f"see {prog} --help")
-    return build(schema, tree | {key.name: found for key, found in zip(inner, trees, strict=True)})
+    return build(schema, tree | {key.name: one for key, one in zip(inner, found, strict=True)})
+
+
+def _inner(flag: Flag, tree: dict[str, Any], schema: type) -> Any:
+    """The checked tree of an inner schema, or one for each combination of the lists in it."""
+    if not flag.lists:
+        return checked(tree, schema, COMMAND_LINE)
+    return [checked(one, schema, COMMAND_LINE) for one in combinations(tree, flag.lists)]
+
+
+def combinations(tree: dict[str, Any], lists: Sequence[str]) -> list[dict[str, Any]]:
+    """One tree for each combination of the values of keys that have several: `1,2` and `a,b` give four.
+
+    Args:
+        tree: the text of values from the command line.
+        lists: keys and sections in which values may be lists.
+
+    Raises:
+        UserError: an empty or a repeated value in a list.
+    """
+    axes = {name: _listed(name, value) for name, value in _leaves(tree) if _in(name, lists) and "," in value}
+    out = []
+    for values in product(*axes.values()):
+        one = tree
+        for name, value in zip(axes, values, strict=True):
+            one = merged(one, _nested(name, value))
+        out.append(one)
+    return out
+
+
+def _leaves(tree: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Raw]]:
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            yield from _leaves(value, f"{above}{key}.")
+        elif isinstance(value, Raw) and not value.startswith(("{", "[", '"', "'")):
+            yield f"{above}{key}", value
+
+
+def _in(name: str, lists: Sequence[str]) -> bool:
+    return any(name == one or name.startswith(f"{one}.") for one in lists)
+
+
+def _listed(name: str, value: str) -> list[Raw]:
+    parts = [part.strip() for part in value.split(",")]
+    if not all(parts) or len(set(parts)) < len(parts):
+        what = "an empty value" if not all(parts) else "the same value twice"
+        raise UserError(f"{what} in the list", where=f"{_flag(name)} {excerpt(value)}", fix="write 1,2,3")
+    return [Raw(part) for part in parts]
 
 
 def _schema(of: Any, words: Sequence[str]) -> type:
@@ -44,6 +94,12 @@ def given(schemas: Sequence[type], words: Sequence[str], prog: str = "prefloop")
     Raises:
         UserError: an unknown flag (the nearest is suggested), a missing or invalid value.
     """
+    raw = _trees(schemas, words, prog)
+    return [checked(tree, schema, COMMAND_LINE) for tree, schema in zip(raw, schemas, strict=True)]
+
+
+def _trees(schemas: Sequence[type], words: Sequence[str], prog: str) -> list[dict[str, Any]]:
+    """For each schema, the text of its keys given on the command line."""
     listed = [[key for key in keys(schema) if not key.flag.of] for schema in schemas]
     every = [key for some in listed for key in some]
     parser = _parser(schemas, listed, prog)
@@ -51,7 +107,7 @@ def given(schemas: Sequence[type], words: Sequence[str], prog: str = "prefloop")
     if odd:
         raise _unknown(next((item for item in odd if item.startswith("-")), odd[0]), every)
     values = {name: value for name, value in vars(parsed).items() if value not in (None, [])}
-    return [checked(_tree(some, values), schema, COMMAND_LINE) for some, schema in zip(listed, schemas, strict=True)]
+    return [_tree(some, values) for some in listed]
 
 
 def _tree(listed: Sequence[Key], values: Mapping[str, Any]) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from prefloop.core.weights import best_only
 from prefloop.runs.config import Config
 from prefloop.runs.grid import comparisons
 from prefloop.runs.offline import offline_groups
-from prefloop.runs.world import TextWorld, method_of, open_world, plan_of
+from prefloop.runs.world import TextWorld, method_of, open_world, plan_of, resolved
 from prefloop.worlds.text.open_data import open_data
 
 T = TypeVar("T")
@@ -37,6 +37,7 @@ def forecast(configs: Mapping[str, Config]) -> float:
 
     Timed on the first run, so all runs should have the same model and similar prompts; timing adds a few percent.
     """
+    configs = {label: resolved(config) for label, config in configs.items()}
     clock, first = time.monotonic(), next(iter(configs.values()))
     world = open_world(first, open_data(first.data, seed=first.seed), say=lambda text: None)
     speed = measure(first, world, opening=time.monotonic() - clock)

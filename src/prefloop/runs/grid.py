@@ -62,6 +62,7 @@ def grid(
 
 def finished(configs: Mapping[str, Config]) -> dict[str, Path]:
     """The newest finished run of each configuration that has one."""
+    configs = {label: resolved(config) for label, config in configs.items()}
     return _finished(configs, _existing(configs))
 
 

@@ -36,6 +36,8 @@ class Flag:
         commas: whether a tuple is written as one list with commas, `1,2,3`.
         of: a schema whose keys all become flags, or a function from the words of the command line to one; the field
             gets the checked tree of the given keys.
+        lists: keys and sections of that schema whose values may be lists, `1,2,3`: the field gets one checked tree for
+            each combination.
         note: help text, for a class without source.
     """
 
@@ -44,6 +46,7 @@ class Flag:
     metavar: str = ""
     commas: bool = False
     of: type | Callable[[Sequence[str]], type] | None = None
+    lists: tuple[str, ...] = ()
     note: str = ""
 
 

@@ -19,7 +19,9 @@ from prefloop.worlds.text.open_model import OpenModel, open_model
 from prefloop.worlds.text.open_reward import AUTO, LABELS, TextReward, open_reward, threshold_of
 from prefloop.worlds.text.problem import TextProblem, Truncation, check_groups
 
-NAME_A_REWARD = "use a reward: length_min (shorter is better), bradley_terry (fitted to preferences), module:function, …"
+NAME_A_REWARD = (
+    "use a reward: length_min (shorter is better), bradley_terry (fitted to preferences), module:function, …"
+)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,81 @@
+"""`prefloop train` with lists: planned, trained as run folders, reused, and compared over seeds."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+import tiny
+from prefloop.analysis.statistics import iqm, stratified_bootstrap
+from prefloop.cli import train_grid
+from prefloop.cli.main import main
+from prefloop.policies import pretrained
+from prefloop.runs.folder import runs
+
+
+@pytest.fixture
+def words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """A command that trains two methods over two seeds."""
+    monkeypatch.chdir(tmp_path)
+    pretrained.save(tiny.llama(len(tiny.WORDS), torch.float32), tiny.tokenizer(), tmp_path / "model", "a tiny model")
+    rows = [{"prompt": f"a {i}", "chosen": "yes " * (i % 3 + 1), "rejected": "no no"} for i in range(24)]
+    Path("pairs.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    flags = {
+        "method": "dpo,simpo",
+        "seed": "0,1",
+        "data.train": "pairs.jsonl",
+        "data.held_out": "split",
+        "model.path": "model",
+        "model.autocast": "false",
+        "training.steps": "2",
+        "training.batch": "4",
+        "training.minibatch": "4",
+        "sampling.max_new_tokens": "6",
+    }
+    return ["train", *(f"--{key}={value}" for key, value in flags.items())]
+
+
+def test_a_grid_is_planned_trained_reused_and_compared(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*words, "--plan", "--json"]) == 0
+    plan = json.loads(capsys.readouterr().out)
+    assert plan["runs"] == ["dpo, seed 0", "dpo, seed 1", "simpo, seed 0", "simpo, seed 1"] and plan["seconds"] > 0
+    assert not Path("runs").exists()
+    assert main([*words, "--json"]) == 0
+    first = json.loads(capsys.readouterr().out)
+    made = runs("runs")
+    assert len(made) == 4 and [cell["cell"] for cell in first["cells"]] == ["dpo", "simpo"]
+    assert main([*words, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == first and runs("runs") == made
+    for cell in first["cells"]:
+        values = [_last(Path(run))["eval/rewards/accuracies"] for run in cell["runs"]]
+        want = stratified_bootstrap([[value] for value in values], iqm, seed=0)
+        assert cell["eval/rewards/accuracies"] == {"value": want.value, "low": want.low, "high": want.high}
+
+
+def _last(run: Path) -> dict[str, float]:
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    return [line for line in lines if line["kind"] == "evaluation"][-1]
+
+
+def test_the_table_fits_80_columns(
+    words: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    assert main(words) == 0
+    text = capsys.readouterr().out
+    assert "about" in text and "interquartile mean over seeds" in text and "prefloop report runs/*/" in text
+    assert all(len(line) <= 80 for line in text.splitlines() if line.startswith(("cell", "dpo", "simpo")))
+
+
+def test_names_of_cells() -> None:
+    trees = [{"method": "dpo", "override": {"beta": b}, "seed": s, "output": "x"} for b in (0.1, None) for s in (0, 1)]
+    assert train_grid.labels(trees) == [
+        "beta 0.1, seed 0",
+        "beta 0.1, seed 1",
+        "beta null, seed 0",
+        "beta null, seed 1",
+    ]
+    assert train_grid.labels([{"method": "dpo"}]) == [""]
