@@ -20,6 +20,8 @@ from transformers import (
 EOS = 1
 BOS = 2
 WORDS = ("<unk>", "<eos>", "<bos>", "user", "assistant", "system", ":", "yes", "no", "a", "b", "c")
+MARKS = ("[PAD]", "[CLS]", "[SEP]", "[UNK]")  # of an encoder
+TYPED = ("input_ids", "token_type_ids", "attention_mask")  # what an encoder that is told the type of a token reads
 TEMPLATE = (
     "{{ bos_token }} {% for m in messages %}{{ m['role'] }} : {{ m['content'] }} {% endfor %}"
     "{% if add_generation_prompt %}assistant :{% endif %}"
@@ -52,6 +54,23 @@ def tokenizer(template: str | None = TEMPLATE) -> PreTrainedTokenizerFast:
     inner.post_processor = processors.TemplateProcessing(single="<bos> $A", special_tokens=[("<bos>", BOS)])
     special = {"unk_token": "<unk>", "eos_token": "<eos>", "bos_token": "<bos>", "pad_token": "<eos>"}
     made = PreTrainedTokenizerFast(tokenizer_object=inner, **special)
+    made.chat_template = template
+    return made
+
+
+def encoder_tokenizer(template: str | None = None, inputs: tuple[str, ...] = ()) -> PreTrainedTokenizerFast:
+    """One token per word; puts marks around a text and between two, as those of encoders do."""
+    words = (*MARKS, *WORDS)
+    inner = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="[UNK]"))
+    inner.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    inner.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]",
+        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
+        special_tokens=[("[CLS]", words.index("[CLS]")), ("[SEP]", words.index("[SEP]"))],
+    )
+    names = dict(zip(("pad_token", "cls_token", "sep_token", "unk_token"), MARKS, strict=True))
+    more: dict[str, Any] = {"model_input_names": list(inputs)} if inputs else {}
+    made = PreTrainedTokenizerFast(tokenizer_object=inner, model_max_length=64, **names, **more)
     made.chat_template = template
     return made
 

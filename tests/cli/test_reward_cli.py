@@ -84,7 +84,7 @@ def test_training_says_how_good_the_model_is_and_keeps_it(home: Path, capsys: py
     assert found["facts"]["held_out_accuracy"] == 1.0 and found["facts"]["centring"] == 0.01
     assert found["facts"]["train_pairs"] + found["facts"]["held_out_pairs"] == 128
     manifest = json.loads((home / "rm1" / "manifest.json").read_text())
-    assert manifest["objective"]["ties"] == "half" and manifest["notes"] == [found["held_out"]]
+    assert manifest["objective"]["ties"] == "half" and manifest["notes"] == [*found["notes"], found["held_out"]]
     assert manifest["model"]["sha256"] == pretrained.model_hash(str(home / "tiny"))
     kept = saved.load(home / "rm1")
     assert kept.facts == found["facts"] and len(kept.trained_on) == found["facts"]["train_questions"]

@@ -8,9 +8,8 @@ from typing import Any
 
 import pytest
 import torch
-from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from torch import Tensor
-from transformers import AutoModelForSequenceClassification, PreTrainedTokenizerFast
+from transformers import AutoModelForSequenceClassification
 
 import architectures
 import tiny
@@ -22,7 +21,6 @@ from prefloop.rewards.bradley_terry.whole import Whole
 from prefloop.worlds.text.problem import TextProblem
 
 ANSWERS = ("yes a b", "no", "c c a b yes no a", "b")
-MARKS = ("[PAD]", "[CLS]", "[SEP]", "[UNK]")
 
 
 def classifier(kind: str, folder: Path, tokenizer: Any, **options: Any) -> Any:
@@ -97,25 +95,6 @@ def test_scores_do_not_depend_on_the_batch(tmp_path: Path) -> None:
 # ------------------------------------------------------------------------------------------------------- encoders
 
 
-TYPED = ("input_ids", "token_type_ids", "attention_mask")
-
-
-def encoder_tokenizer(template: str | None = None, inputs: tuple[str, ...] = ()) -> PreTrainedTokenizerFast:
-    words = (*MARKS, *tiny.WORDS)
-    inner = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="[UNK]"))
-    inner.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    inner.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]",
-        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
-        special_tokens=[("[CLS]", words.index("[CLS]")), ("[SEP]", words.index("[SEP]"))],
-    )
-    names = dict(zip(("pad_token", "cls_token", "sep_token", "unk_token"), MARKS, strict=True))
-    more: dict[str, Any] = {"model_input_names": list(inputs)} if inputs else {}
-    made = PreTrainedTokenizerFast(tokenizer_object=inner, model_max_length=64, **names, **more)
-    made.chat_template = template
-    return made
-
-
 UNTYPED = ("distilbert", "modernbert")
 ENCODERS = [
     "bert",
@@ -130,23 +109,23 @@ ENCODERS = [
 ]
 
 
-@pytest.mark.parametrize("inputs", [(), TYPED])
+@pytest.mark.parametrize("inputs", [(), tiny.TYPED])
 @pytest.mark.parametrize("kind", ENCODERS)
 def test_an_encoder_reads_question_and_answer_as_a_pair(kind: str, inputs: tuple[str, ...], tmp_path: Path) -> None:
     if inputs and kind in UNTYPED:
         pytest.skip("has no types of tokens")
-    model = classifier(kind, tmp_path, encoder_tokenizer(inputs=inputs))
+    model = classifier(kind, tmp_path, tiny.encoder_tokenizer(inputs=inputs))
     own = saved.load(tmp_path)
     assert ("token_type_ids" in own.tokenizer("a", "b")) == bool(inputs)
     expected = [theirs(model, **own.tokenizer("a b c", answer, return_tensors="pt")) for answer in ANSWERS]
-    assert isinstance(own.backbone, Whole) and own.backbone.paired and not own.backbone.apart
+    assert isinstance(own.backbone, Whole) and own.paired and not own.backbone.apart
     equal(own.score_groups([group(*ANSWERS)]).score, expected)
     scored = own.score_groups([group(*ANSWERS)])
     assert scored.length.tolist() == [len(answer.split()) + 1 for answer in ANSWERS] and not scored.cut.any()
 
 
 def test_the_command_line_scores_with_an_encoder(tmp_path: Path) -> None:
-    model = classifier("bert", tmp_path / "rm", encoder_tokenizer(inputs=TYPED))
+    model = classifier("bert", tmp_path / "rm", tiny.encoder_tokenizer(inputs=tiny.TYPED))
     data = tmp_path / "data.jsonl"
     data.write_text(json.dumps({"prompt": "a b c", "chosen": "yes a b", "rejected": "no"}) + "\n")
     out = tmp_path / "scored.jsonl"
@@ -157,7 +136,7 @@ def test_the_command_line_scores_with_an_encoder(tmp_path: Path) -> None:
 
 
 def test_pairs_of_texts_that_are_too_long_are_cut_as_transformers_does_and_counted(tmp_path: Path) -> None:
-    model = classifier("roberta", tmp_path, encoder_tokenizer(), max_position_embeddings=20)
+    model = classifier("roberta", tmp_path, tiny.encoder_tokenizer(), max_position_embeddings=20)
     own = saved.load(tmp_path)
     assert own.max_tokens == 19  # one position less than the table has: it begins behind the padding
     long = "b c " * 20
@@ -168,14 +147,14 @@ def test_pairs_of_texts_that_are_too_long_are_cut_as_transformers_does_and_count
 
 
 def test_a_mark_that_a_text_spells_is_text(tmp_path: Path) -> None:
-    classifier("bert", tmp_path, encoder_tokenizer())
+    classifier("bert", tmp_path, tiny.encoder_tokenizer())
     own = saved.load(tmp_path)
-    row = own._encode([group("a[SEP]b")]).rows[0]
+    row = own.encode([group("a[SEP]b")]).rows[0]
     assert row.ids.tolist().count(own.tokenizer.sep_token_id) == 2
 
 
 def test_a_pair_has_no_place_for_several_messages(tmp_path: Path) -> None:
-    classifier("bert", tmp_path, encoder_tokenizer())
+    classifier("bert", tmp_path, tiny.encoder_tokenizer())
     talk = (Message("user", "a"), Message("assistant", "b"), Message("user", "c"))
     with pytest.raises(DataError, match="several messages") as error:
         saved.load(tmp_path).score_groups([Group(talk, ("yes",), None, "k", 7)])
@@ -183,7 +162,7 @@ def test_a_pair_has_no_place_for_several_messages(tmp_path: Path) -> None:
 
 
 def test_an_encoder_with_a_chat_template_reads_the_rendered_conversation(tmp_path: Path) -> None:
-    tokenizer = encoder_tokenizer(
+    tokenizer = tiny.encoder_tokenizer(
         "[CLS] {% for m in messages %}{{ m['role'] }} : {{ m['content'] }} [SEP] {% endfor %}"
     )
     tokenizer.eos_token = "[SEP]"

@@ -246,7 +246,7 @@ def test_a_save_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def test_an_architecture_without_a_class_keeps_our_layout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sequence_classifier, "_empty", lambda config: None)
+    monkeypatch.setattr(sequence_classifier, "empty", lambda config: None)
     saved.save(frozen(), tmp_path / "rm")
     monkeypatch.undo()
     assert json.loads((tmp_path / "rm" / "reward.json").read_text())["layout"] == "prefloop"
@@ -272,11 +272,12 @@ def test_an_ensemble_is_the_mean_or_the_lowest_of_its_members() -> None:
     assert mixed.score_groups(pairs()).cut.all() and not scored.cut.any()
 
 
-def test_members_of_other_vocabularies_and_none_at_all_are_refused() -> None:
+def test_token_ids_for_members_of_other_vocabularies_and_none_at_all_are_refused() -> None:
     model, tokenizer = frozen(), tiny.tokenizer()
     tokenizer.add_tokens(["more"])
-    with pytest.raises(UserError, match="reward model 2 of the ensemble has a different vocabulary"):
-        Ensemble((model, replace(model, template=template_of(tokenizer))))
+    batch = TextProblem(pairs(), template_of(tiny.tokenizer())).batch_of(pairs())
+    with pytest.raises(UserError, match="reward models of the ensemble have different tokenizers"):
+        Ensemble((model, replace(model, template=template_of(tokenizer)))).score_batch(batch)
     with pytest.raises(UserError, match="at least one"):
         Ensemble(())
 

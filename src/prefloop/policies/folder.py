@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,13 @@ POINTER = b"version https://git-lfs.github.com/spec"
 AGAIN = "download it again"
 # left in the files of some models, and not read by any: masks, rotary tables, heads that predict several tokens ahead
 HARMLESS = re.compile(r"(inv_freq|masked_bias|attn\.bias|attention\.bias|position_ids)$|(^|\.)(mtp|nextn)\.")
+
+
+Named = Callable[[str], bool]  # by the name of a weight
+
+
+def _none(name: str) -> bool:
+    return False
 
 
 def check_files(folder: Path, what: str = "model") -> None:
@@ -139,12 +146,15 @@ def read_config(folder: Path, what: str = "model") -> Any:
         raise unreadable(error, folder, what) from error
 
 
-def read_model(kind: Any, folder: Path, what: str = "model", *, spare: Collection[str] = (), **options: Any) -> Any:
+def read_model(
+    kind: Any, folder: Path, what: str = "model", *, spare: Named = _none, new: Named = _none, **options: Any
+) -> Any:
     """Load a model whose weights are all in its files, and nothing else is.
 
     Args:
         kind: one of the Auto classes of transformers.
-        spare: names of weights that may be left over, such as the head of another task.
+        spare: whether a weight may be left over, such as the head of another task.
+        new: whether a weight may be missing, such as a head that is to be trained.
 
     Raises:
         DataError: it cannot be read, weights would be made up or are of other shapes, or weights are left over.
@@ -161,12 +171,13 @@ def read_model(kind: Any, folder: Path, what: str = "model", *, spare: Collectio
             )
     except Exception as error:  # damaged files may raise anything
         raise unreadable(error, folder, what) from error
-    _check_report(report, folder, what, spare)
+    _check_report(report, folder, what, spare, new)
     return model.eval()
 
 
-def _check_report(report: Mapping[str, Any], folder: Path, what: str, spare: Collection[str]) -> None:
-    missing, left = sorted(report["missing_keys"]), sorted(set(report["unexpected_keys"]) - set(spare))
+def _check_report(report: Mapping[str, Any], folder: Path, what: str, spare: Named, new: Named) -> None:
+    missing = [name for name in sorted(report["missing_keys"]) if not new(name)]
+    left = [name for name in sorted(report["unexpected_keys"]) if not spare(name)]
     changed = sorted(
         str(key[0]) if isinstance(key, Sequence | tuple) else str(key) for key in report["mismatched_keys"]
     )

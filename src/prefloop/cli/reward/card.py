@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from prefloop.cli.options import require_place
-from prefloop.cli.reward.shared import Shared, cut_remarks, load_models, read_data
+from prefloop.cli.reward.shared import Shared, cut_remarks, load_models, noted, read_data
 from prefloop.core.errors import DataError, UserError
 from prefloop.runs.schema import Flag
 
@@ -57,6 +57,7 @@ def run(options: Options) -> int:
 
         require_free(options.out)
     loaded = read_data(options, options.data)
+    notes = noted(options, options.data, loaded)
     name, model = _gold_name(options, loaded.format), load_models(options, options.model, options.combine)
     groups, remarks = _unseen(model, loaded.groups, options.data)
     known = None if name is None else _gold(options, name, groups, model)
@@ -82,7 +83,7 @@ def run(options: Options) -> int:
     }
     place = reward_page.write(made, options.out, title=f"Reward model {options.model}", about=about, remarks=remarks)
     options.show(
-        lambda: {"page": str(place), "remarks": remarks, **as_record(made)},
+        lambda: {"page": str(place), "remarks": [*notes, *remarks], **as_record(made)},
         lambda: print("\n".join([reward_page.verdict(made), *remarks, f"page: {place}"])),
     )
     return 0

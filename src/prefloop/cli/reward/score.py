@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from prefloop.cli.options import require_place
-from prefloop.cli.reward.shared import Shared, cut_remarks, load_models, read_data
+from prefloop.cli.reward.shared import Shared, cut_remarks, load_models, noted, read_data
 from prefloop.core.errors import UserError
 from prefloop.core.files import write
 from prefloop.runs.schema import Flag
@@ -41,7 +41,9 @@ def run(options: Options) -> int:
     """
     if options.out.exists():
         raise UserError("the file already exists", where=str(options.out), fix="choose another name")
-    loaded, model = read_data(options, options.data), load_models(options, options.model, options.combine)
+    loaded = read_data(options, options.data)
+    notes = noted(options, options.data, loaded)
+    model = load_models(options, options.model, options.combine)
     scored = model.score_groups(loaded.groups)
     remarks = cut_remarks(model, scored)
     values = iter(scored.score.tolist())
@@ -52,7 +54,7 @@ def run(options: Options) -> int:
     text = f"{size['responses']:,} responses to {size['prompts']:,} prompts"
     first = f"{text}: mean score {mean:.3f}, standard deviation {spread:.3f}"
     options.show(
-        lambda: {"file": str(options.out), **size, "mean": mean, "sd": spread, "remarks": remarks},
+        lambda: {"file": str(options.out), **size, "mean": mean, "sd": spread, "remarks": [*notes, *remarks]},
         lambda: print("\n".join([first, *remarks, f"scores: {options.out}"])),
     )
     return 0

@@ -52,9 +52,15 @@ def read_data(options: Shared, path: Path) -> Loaded:
         path, format=options.format, group_by=options.group_by, columns=options.columns, limit=options.limit
     )
     loaded = kept(path, loaded, options.faulty)
-    for remark in loaded.remarks:
-        options.say(f"{path}: {remark}")
     return replace(loaded, groups=with_system(options.system, loaded.groups))
+
+
+def noted(options: Shared, path: Path | str, loaded: Loaded) -> list[str]:
+    """Remarks about a file, which are printed."""
+    notes = [f"{path}: {remark}" for remark in loaded.remarks]
+    for note in notes:
+        options.say(note)
+    return notes
 
 
 def load_models(options: Shared, model: str, combine: Literal["mean", "min"] | None) -> RewardModel:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from prefloop.cli.options import require, require_place, require_positive
-from prefloop.cli.reward.shared import Shared, read_data
+from prefloop.cli.reward.shared import Shared, noted, read_data
 from prefloop.core.errors import DataError
 from prefloop.core.files import write
 from prefloop.rewards.bradley_terry.options import NAMES, FitOptions, Pooling, Ties, fit_options
@@ -72,6 +72,16 @@ class Options(Shared):
         return fit_options({name: value for name in NAMES if (value := getattr(self, name)) is not None})
 
 
+@dataclass(frozen=True)
+class Sides:
+    """Training groups, and held-out groups of other questions."""
+
+    train: list[Group]
+    held_out: list[Group]
+    hashes: dict[str, str]  # SHA-256 by the name of the file
+    notes: list[str]  # what was guessed, left out or replaced
+
+
 def run(options: Options) -> int:
     """Fit, measure and save.
 
@@ -82,11 +92,11 @@ def run(options: Options) -> int:
     from prefloop.rewards.bradley_terry.disk import require_free
 
     require_free(options.out)
-    fitted_to, held_out, hashes = _sides(options)
-    options.say(f"{_size(fitted_to)} to fit to, {_size(held_out) if held_out else 'none'} held out")
+    sides = _sides(options)
+    options.say(f"{_size(sides.train)} to fit to, {_size(sides.held_out) if sides.held_out else 'none'} held out")
     clock = time.monotonic()
-    model = _fitted(options, fitted_to, by)
-    record = _save(options, by, model, held_out, hashes, time.monotonic() - clock)
+    model, notes = _fitted(options, sides.train, by)
+    record = _save(options, by, model, replace(sides, notes=[*sides.notes, *notes]), time.monotonic() - clock)
     options.show(lambda: record, lambda: _print(options, record))
     return 0
 
@@ -100,74 +110,69 @@ def _print(options: Options, record: dict[str, Any]) -> None:
     print(f"next: prefloop reward card {options.out} {options.data} --out {options.out}-card")
 
 
-def _sides(options: Options) -> tuple[list[Group], list[Group], dict[str, str]]:
-    """Training groups, held-out groups of other questions, and the SHA-256 of their files."""
+def _sides(options: Options) -> Sides:
     from prefloop.data.reading import data_hash
     from prefloop.data.records import split
     from prefloop.rewards.bradley_terry.model import digests, known
 
-    whole = read_data(options, options.data).groups
+    loaded = read_data(options, options.data)
+    whole, notes = loaded.groups, noted(options, options.data, loaded)
     hashes = {str(options.data): data_hash(str(options.data))}
     if options.held_out == "none":
-        return whole, [], hashes
+        return Sides(whole, [], hashes, notes)
     if options.held_out == "split":
         fitted_to, held_out = split(whole, options.held_out_share, options.seed)
     else:
-        fitted_to, held_out = whole, read_data(options, Path(options.held_out)).groups
+        more = read_data(options, Path(options.held_out))
+        fitted_to, held_out, notes = whole, more.groups, [*notes, *noted(options, options.held_out, more)]
         hashes[options.held_out] = data_hash(options.held_out)
     trained_on = frozenset().union(*map(digests, fitted_to))
     unseen = [group for group in held_out if not known(group, trained_on)]
     if lost := len(held_out) - len(unseen):
-        options.say(
-            f"{lost:,} of {len(held_out):,} held-out rows are excluded: their questions are in the training data"
-        )
+        both = f"{lost:,} of {len(held_out):,} held-out rows are excluded: their questions are in the training data"
+        notes = [*notes, both]
+        options.say(both)
     held_out = unseen
     for name, groups in (("training", fitted_to), ("held-out", held_out)):
         if not any(g.scores and len(set(g.scores)) > 1 for g in groups):
             fix = "use more data, another --held-out-share, or --held-out none"
             what = f"no {name} preferences" + (" on questions outside the training data" * (name == "held-out"))
             raise DataError(what, where=str(options.data), fix=fix)
-    return fitted_to, held_out, hashes
+    return Sides(fitted_to, held_out, hashes, notes)
 
 
-def _fitted(options: Options, groups: list[Group], by: FitOptions) -> BradleyTerry:
-    import torch
-
-    from prefloop.policies import pretrained
+def _fitted(options: Options, groups: list[Group], by: FitOptions) -> tuple[BradleyTerry, list[str]]:
+    """The fitted model, and notes about the model that it starts from."""
     from prefloop.policies.causal_lm import resolve_autocast
-    from prefloop.policies.conversation import template_of
+    from prefloop.rewards.bradley_terry import start
     from prefloop.rewards.bradley_terry.fit import fit
+    from prefloop.rewards.bradley_terry.whole import template_for
     from prefloop.runs.interrupt import Interrupt
     from prefloop.runs.progress import Progress
 
-    torch.manual_seed(options.seed)
-    model, tokenizer = pretrained.load(options.model)
+    base = start.load(options.model, seed=options.seed)
+    template = template_for(base.tokenizer, options.template)
+    notes = list(filter(None, (template.note, base.note(by.freeze_backbone))))
+    for note in notes:
+        options.say(note)
     quiet = options.silent
     bar_quiet = quiet or by.freeze_backbone
     with Interrupt(quiet=quiet) as interrupt, Progress(by.steps, "reward model", quiet=bar_quiet) as bar:
-        return fit(
-            model,
-            template_of(tokenizer, options.template),
+        fitted = fit(
+            base.model,
+            template,
             groups,
             by,
             seed=options.seed,
-            autocast=resolve_autocast(options.autocast, model),
+            autocast=resolve_autocast(options.autocast, base.model),
             poll=interrupt.poll,
             observe=lambda step, value: bar.advance(note=f"loss {value:.4f}"),
         )
+    return fitted, notes
 
 
-def _save(
-    options: Options,
-    by: FitOptions,
-    model: BradleyTerry,
-    held_out: list[Group],
-    hashes: dict[str, str],
-    seconds: float,
-) -> dict[str, Any]:
+def _save(options: Options, by: FitOptions, model: BradleyTerry, sides: Sides, seconds: float) -> dict[str, Any]:
     """Write the model and its manifest; returns the record to print."""
-    from dataclasses import asdict, replace
-
     import torch
 
     from prefloop.policies.pretrained import model_hash
@@ -175,20 +180,20 @@ def _save(
     from prefloop.rewards.bradley_terry.accuracy import reward_accuracy
     from prefloop.runs.manifest import manifest
 
-    seen = reward_accuracy(model, held_out, seed=options.seed) if held_out else None
+    seen = reward_accuracy(model, sides.held_out, seed=options.seed) if sides.held_out else None
     model = replace(model, facts={**model.facts, **(seen.metrics() if seen else {})})
     saved.save(model, options.out)
     made_of = manifest(
         seeds={"run": options.seed},
         objective={"method": "bradley_terry", **asdict(by.loss)},
-        data=hashes,
+        data=sides.hashes,
         model={"path": options.model, "sha256": model_hash(options.model)},
         threads=torch.get_num_threads(),
-        notes=[str(seen)] if seen else [],
+        notes=[*sides.notes, *([str(seen)] if seen else [])],
     )
     write(options.out / "manifest.json", json.dumps(made_of, indent=2) + "\n")
     record = {"model": str(options.out), "seconds": round(seconds, 1), "facts": dict(model.facts)}
-    return {**record, "held_out": str(seen) if seen else None}
+    return {**record, "held_out": str(seen) if seen else None, "notes": sides.notes}
 
 
 def _size(groups: list[Group]) -> str:

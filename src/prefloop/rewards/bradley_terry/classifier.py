@@ -21,7 +21,7 @@ from prefloop.policies.architecture import plain_ids
 from prefloop.policies.folder import check_files, check_tokenizer, read_config, read_model, read_tokenizer
 from prefloop.policies.pretrained import Tokenizer
 from prefloop.rewards.bradley_terry.encoding import last_place
-from prefloop.rewards.bradley_terry.whole import Whole, context, is_encoder
+from prefloop.rewards.bradley_terry.whole import Whole, context, parted
 
 HEAD = "score"  # name of the linear layer in transformers
 WEIGHTS = "model.safetensors"
@@ -34,7 +34,7 @@ TRAIN_ONE = "train one: prefloop reward train DATA --model MODEL --out DIR"
 class Classifier:
     """The parts of a sequence classifier with one label, in float32 and eval mode."""
 
-    backbone: nn.Module  # gives hidden states, or, as `Whole`, scores
+    backbone: nn.Module  # gives hidden states, or, as `Whole`, what the head reads
     head: nn.Linear
     tokenizer: Tokenizer
     context: int | None  # maximum number of tokens
@@ -48,23 +48,27 @@ def read(folder: Path) -> Classifier:
         DataError: not a sequence classifier, more than one label, or not all of a model's files.
     """
     check_files(folder, WHAT)
-    config = _config(folder)
+    config = config_of(folder)
     from transformers import AutoModelForSequenceClassification
 
     kind = AutoModelForSequenceClassification
-    model = read_model(kind, folder, WHAT, spare=("lm_head.weight",), config=config, dtype=torch.float32)
+    model = read_model(kind, folder, WHAT, spare="lm_head.weight".__eq__, config=config, dtype=torch.float32)
     tokenizer = read_tokenizer(folder, WHAT)
     check_tokenizer(tokenizer, model.get_input_embeddings().weight.shape[0], folder, WHAT)
     model.requires_grad_(False)
     head, most = getattr(model, HEAD, None), context(model, tokenizer)
     if isinstance(head, nn.Linear) and _is_linear(model, head):
         return Classifier(model.base_model, head, tokenizer, most, model.config.get_text_config().pad_token_id)
-    paired = not tokenizer.chat_template and is_encoder(tokenizer)
-    typed = paired and "token_type_ids" in tokenizer.model_input_names
-    return Classifier(Whole(model, paired=paired, typed=typed), _identity(), tokenizer, most)
+    backbone, last = parted(model, typed="token_type_ids" in tokenizer.model_input_names)
+    return Classifier(backbone, last, tokenizer, most)
 
 
-def _config(folder: Path) -> Any:
+def config_of(folder: Path) -> Any:
+    """The configuration of a sequence classifier with one label.
+
+    Raises:
+        DataError: another architecture, or more labels.
+    """
     config = read_config(folder, WHAT)
     kinds = config.architectures or []
     if not any(name.endswith(KIND) for name in kinds):
@@ -92,39 +96,44 @@ def _is_linear(model: Any, head: nn.Linear) -> bool:
     return torch.allclose(torch.stack(linear), torch.stack(own), rtol=1e-3, atol=1e-4)
 
 
-def _identity() -> nn.Linear:
-    """A head that leaves a score as it is."""
-    made = nn.utils.skip_init(nn.Linear, 1, 1)
-    nn.init.ones_(made.weight)
-    nn.init.zeros_(made.bias)
-    return made.requires_grad_(False)
-
-
-def write(folder: Path, backbone: nn.Module, head: nn.Linear, tokenizer: Tokenizer) -> bool:
-    """Write configuration, weights and tokenizer, without the head's bias, which the layout does not support.
+def write(folder: Path, backbone: nn.Module, head: nn.Linear, tokenizer: Tokenizer) -> float | None:
+    """Write configuration, weights and tokenizer.
 
     Returns:
-        Whether transformers has such a class for this backbone in float32; if not, nothing is written.
+        What the logit lacks of the score: the head's bias where the layout has no place for it, otherwise 0. None if
+        transformers has no such class for this backbone in float32; then nothing is written.
     """
+    if isinstance(backbone, Whole):
+        return _write_whole(folder, backbone, head, tokenizer)
     config: Any = copy.deepcopy(backbone.config)
     config.num_labels, config.pad_token_id = 1, _padding(tokenizer, config.vocab_size)
-    empty = _empty(config)
-    if empty is None or backbone.dtype != torch.float32:
-        return False
-    weights = {f"{empty.base_model_prefix}.{name}": x.contiguous() for name, x in backbone.state_dict().items()}
-    weights[f"{HEAD}.weight"] = head.weight.detach().contiguous()
-    if _shapes(weights) != _shapes(empty.state_dict()):
-        return False
-    config.architectures = [type(empty).__name__]
-    config.save_pretrained(folder)
-    save_file(weights, folder / WEIGHTS, metadata={"format": "pt"})
+    made = empty(config)
+    if made is None or backbone.dtype != torch.float32:
+        return None
+    weights = {f"{made.base_model_prefix}.{name}": x for name, x in backbone.state_dict().items()}
+    weights[f"{HEAD}.weight"] = head.weight.detach()
+    if _shapes(weights) != _shapes(made.state_dict()):
+        return None
     padded = copy.deepcopy(tokenizer)
     padded.pad_token = None if config.pad_token_id is None else tokenizer.convert_ids_to_tokens(config.pad_token_id)
-    padded.save_pretrained(folder)
-    return True
+    _save(folder, config, type(made).__name__, weights, padded)
+    return float(head.bias.item())
 
 
-def _empty(config: Any) -> Any | None:
+def _write_whole(folder: Path, backbone: Whole, head: nn.Linear, tokenizer: Tokenizer) -> float:
+    weights, bias = backbone.weights(head)
+    _save(folder, copy.deepcopy(backbone.config), type(backbone.model).__name__, weights, tokenizer)
+    return 0.0 if bias is None else float(bias.item())
+
+
+def _save(folder: Path, config: Any, kind: str, weights: dict[str, Tensor], tokenizer: Tokenizer) -> None:
+    config.architectures = [kind]
+    config.save_pretrained(folder)
+    save_file({name: x.contiguous() for name, x in weights.items()}, folder / WEIGHTS, metadata={"format": "pt"})
+    tokenizer.save_pretrained(folder)
+
+
+def empty(config: Any) -> Any | None:
     """The classifier without allocated weights; None if transformers has no such class."""
     from transformers import AutoModelForSequenceClassification
 

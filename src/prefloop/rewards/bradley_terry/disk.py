@@ -17,12 +17,12 @@ from torch import Tensor, nn
 from prefloop.core.errors import DataError, UserError
 from prefloop.core.files import published
 from prefloop.policies.architecture import state_size
-from prefloop.policies.conversation import CHAT, PLAIN, Tokenizer, template_of
+from prefloop.policies.conversation import CHAT, Tokenizer
 from prefloop.policies.folder import check_files, read_config, read_tokenizer
 from prefloop.rewards.bradley_terry import classifier as sequence_classifier
 from prefloop.rewards.bradley_terry.model import WIDTH, BradleyTerry
 from prefloop.rewards.bradley_terry.options import Pooling
-from prefloop.rewards.bradley_terry.whole import Whole
+from prefloop.rewards.bradley_terry.whole import PAIR, Whole, is_encoder, template_for, unmarked
 
 WEIGHTS, FACTS = "model.safetensors", "reward.json"
 BACKBONE, HEAD = "backbone.", "head."  # prefixes in the weights file of our own layout
@@ -39,16 +39,14 @@ def save(model: BradleyTerry, folder: Path | str) -> None:
     folder, last = Path(folder), model.pooling == "last"
     require_free(folder)
     with published(folder) as home:
-        if last and sequence_classifier.write(home, model.backbone, model.head, model.tokenizer):
-            layout = CLASSIFIER
-        else:
-            layout = OWN
+        offset = sequence_classifier.write(home, model.backbone, model.head, unmarked(model.template)) if last else None
+        if offset is None:
             _write_own(model, home)
         facts = {
-            "layout": layout,
+            "layout": OWN if offset is None else CLASSIFIER,
             "pooling": model.pooling,
             "max_tokens": model.max_tokens,
-            "offset": float(model.head.bias.item()),
+            "offset": float(model.head.bias.item()) if offset is None else offset,
             "template": model.template.kind,
             "template_options": dict(model.template.options),
             "whole": model.whole,
@@ -94,7 +92,7 @@ def load(
     return BradleyTerry(
         backbone=backbone.eval(),
         head=head,
-        template=template_of(tokenizer, facts["template"], facts["template_options"], date=date),
+        template=template_for(tokenizer, facts["template"], facts["template_options"], date=date),
         whole=facts["whole"],
         pooling=facts["pooling"],
         max_tokens=facts["max_tokens"],
@@ -107,15 +105,14 @@ def load(
 
 def _third_party(folder: Path, micro_tokens: int, autocast: bool, date: str | None) -> BradleyTerry:
     read = sequence_classifier.read(folder)
-    head = read.head if read.head.bias is not None else _with_bias(read.head, 0.0)
-    paired = isinstance(read.backbone, Whole) and read.backbone.paired
-    template = template_of(read.tokenizer, PLAIN if paired else CHAT, date=date)
+    paired = isinstance(read.backbone, Whole) and not read.tokenizer.chat_template and is_encoder(read.tokenizer)
+    template = template_for(read.tokenizer, PAIR if paired else CHAT, date=date)
     if not paired:
         template.check(str(folder))
     most = min(CONTEXT, read.context or CONTEXT)
     return BradleyTerry(
         backbone=read.backbone,
-        head=head,
+        head=_with_bias(read.head, 0.0),
         template=template,
         whole=True,
         pooling="last",
@@ -149,11 +146,11 @@ def _facts(folder: Path) -> dict[str, Any]:
 
 
 def _with_bias(head: nn.Linear, offset: float) -> nn.Linear:
-    """Restore the bias, which the transformers layout does not support."""
+    """The head with what its layer in transformers lacks."""
     made = nn.utils.skip_init(nn.Linear, head.in_features, 1)
     with torch.no_grad():
         made.weight.copy_(head.weight)
-        made.bias.fill_(offset)
+        made.bias.fill_(offset if head.bias is None else float(head.bias.item()) + offset)
     return made.requires_grad_(False)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from prefloop.core.errors import DataError
 from prefloop.data.records import Group
-from prefloop.policies.conversation import Template
+from prefloop.policies.conversation import Answered, Template
 from prefloop.rewards.bradley_terry.options import Ties
 
 
@@ -22,11 +22,26 @@ class Row:
     ids: Int[Tensor, " L"]
     length: int  # tokens of the full response, its closing included
     cut: bool  # whether prompt and response were cut
+    paired: bool = False  # whether prompt and response are two texts with marks of their own
 
     @property
     def response(self) -> int:
         """Number of response tokens at the end of `ids`."""
         return min(self.length, len(self.ids))
+
+
+@dataclass(frozen=True)
+class Said:
+    """An answer that a policy wrote, as text."""
+
+    group: Group  # the conversation that it answers; its own responses are not read
+    text: str
+    ended: bool  # False: the length limit cut it
+
+    @property
+    def answered(self) -> Group:
+        """The conversation with this answer alone."""
+        return replace(self.group, responses=(self.text,), scores=None, more=())
 
 
 @dataclass(frozen=True)
@@ -98,6 +113,37 @@ def encode(template: Template, groups: Sequence[Group], max_tokens: int, *, whol
             own.append(place)
         places.append(tuple(own))
     return Rows(tuple(rows), tuple(places))
+
+
+def said_rows(template: Template, said: Sequence[Said], max_tokens: int, *, whole: bool = False) -> list[Row]:
+    """A row for every answer, rendered as a given one; one that was cut has nothing behind its last token.
+
+    An answer that the template refuses, or of which it drops a part, is taken as it is, behind the generation prompt.
+
+    Args:
+        whole: see `encode`.
+
+    Raises:
+        DataError: a prompt that the template rejects or changes.
+    """
+    groups = [one.answered for one in said]
+    try:
+        made = template.answered_all(groups) if groups else []
+    except DataError:
+        made = [_answered(template, group) for group in groups]
+    read = [one.rendered[0] if whole else one.answers[0] for one in made]
+    kept = [ids if one.ended else each.answers[0][:-1] for ids, one, each in zip(read, said, made, strict=True)]
+    return [make_row(one.prompt, ids, max_tokens) for one, ids in zip(made, kept, strict=True)]
+
+
+def _answered(template: Template, group: Group) -> Answered:
+    try:
+        return template.answered(group)
+    except DataError:
+        prompt = template.prompt(group.prompt, group.tools, where=f"row {group.row}")
+        answer = template.tokenizer(group.responses[0], add_special_tokens=False, split_special_tokens=True)
+        closed, rendered = ((*answer["input_ids"], *behind) for behind in ((template.end,), template.closing))
+        return Answered(prompt, (torch.tensor(closed),), (torch.tensor(rendered, dtype=torch.long),))
 
 
 def preferences(groups: Sequence[Group], places: Sequence[Sequence[int]], ties: Ties = "drop") -> Preferences:

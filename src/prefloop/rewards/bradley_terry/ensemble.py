@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Literal
 
 import torch
@@ -23,13 +24,13 @@ Combine = Literal["mean", "min"]
 
 @dataclass(frozen=True)
 class Ensemble:
-    """Reward models with the same vocabulary, combined by the mean or minimum of their scores (Coste et al. 2024).
+    """Reward models combined by the mean or minimum of their scores (Coste et al. 2024).
 
     Bradley-Terry scores are only defined up to a constant, on which the minimum depends: models fitted here have mean 0
     over their training pairs; `centring` pulls the mean of every pair to 0 (Eisenstein et al. 2023).
 
     Raises:
-        UserError: no members, or members with different vocabularies.
+        UserError: no members.
     """
 
     members: tuple[BradleyTerry, ...]
@@ -38,14 +39,14 @@ class Ensemble:
     def __post_init__(self) -> None:
         if not self.members:
             raise UserError("an ensemble needs at least one reward model", fix="give one or more folders")
+
+    @cached_property
+    def is_alike(self) -> bool:
+        """Whether all members read the same token ids."""
         first = self.template
-        for place, member in enumerate(self.members):
-            if member.tokenizer.get_vocab() != first.tokenizer.get_vocab():
-                what = f"reward model {place + 1} of the ensemble has a different vocabulary from the first"
-                raise UserError(what, fix="use models with the same base model")
-            if member.template.sketch != first.sketch:
-                what = f"reward model {place + 1} of the ensemble has a different chat template from the first"
-                raise UserError(what, fix="use models that read the same conversations")
+        return all(m.tokenizer.get_vocab() == first.tokenizer.get_vocab() for m in self.members) and all(
+            m.template.sketch == first.sketch for m in self.members
+        )
 
     @property
     def template(self) -> Template:
@@ -65,7 +66,14 @@ class Ensemble:
         return all(member.is_traced for member in self.members)
 
     def score_batch(self, batch: Batch) -> Float[Tensor, "P G"]:
-        """One score per response, 0 on the empty slots of ragged groups; no gradient."""
+        """One score per response, 0 on the empty slots of ragged groups; no gradient.
+
+        Raises:
+            UserError: members with different tokenizers or templates, which token ids do not fit.
+        """
+        if not self.is_alike:
+            what = "the reward models of the ensemble have different tokenizers or chat templates"
+            raise UserError(what, fix="score texts: score_groups, or worlds.text.scoring.scorer_of")
         return combined(torch.stack([member.score_batch(batch) for member in self.members]), self.combine)
 
     def score_groups(self, groups: Sequence[Group], poll: Callable[[], None] = no_op) -> Scored:

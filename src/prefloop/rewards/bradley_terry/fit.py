@@ -9,24 +9,27 @@ from dataclasses import asdict, replace
 import torch
 from torch import Tensor, nn
 
+from prefloop.core.errors import UserError
 from prefloop.core.fit import falling, minimise, unobserved
 from prefloop.core.protocols import no_op
 from prefloop.data.records import Group
 from prefloop.policies.architecture import parts, state_size
 from prefloop.policies.conversation import Template
 from prefloop.policies.packing import packs
-from prefloop.policies.pretrained import Model, is_adapted
-from prefloop.rewards.bradley_terry.encoding import Preferences, Rows, encode, preferences
+from prefloop.policies.pretrained import Limits, Model, is_adapted
+from prefloop.rewards.bradley_terry import whole
+from prefloop.rewards.bradley_terry.encoding import Preferences, Rows, preferences
 from prefloop.rewards.bradley_terry.logistic import fit_pairs, pair_features
 from prefloop.rewards.bradley_terry.loss import judged, pair_loss
 from prefloop.rewards.bradley_terry.model import WIDTH, BradleyTerry, digests
 from prefloop.rewards.bradley_terry.options import FitOptions, PairLoss
+from prefloop.rewards.bradley_terry.whole import Whole
 
 DEFAULTS = FitOptions()
 
 
 def fit(
-    model: Model,
+    model: Model | Whole,
     template: Template,
     groups: Sequence[Group],
     options: FitOptions = DEFAULTS,
@@ -43,7 +46,8 @@ def fit(
     linearly to 0.
 
     Args:
-        model: a causal language model, base model or sequence classifier; its own head is not used.
+        model: a causal language model, base model or sequence classifier, whose own head is not used; or an encoder
+            without the last layer of its head.
         template: renders the conversations.
         groups: responses with scores; every strict preference within a group is a pair.
         options: pooling, schedule, loss and limits.
@@ -57,19 +61,25 @@ def fit(
             or diverged training.
         UserError: the model names no token that ends an answer, or is not supported.
     """
-    most = min(options.max_tokens, getattr(model.config, "max_position_embeddings", None) or options.max_tokens)
-    rows = encode(template, groups, most)
-    pairs = preferences(groups, rows.places, options.loss.ties)
+    own = isinstance(model, Whole)
+    if own and options.pooling != "last":
+        what = f"`pooling` cannot be {options.pooling}: an encoder is read by the layers of its own head"
+        raise UserError(what, where="reward model: pooling", fix="leave it out")
+    most = min(options.max_tokens, _context(model, template) or options.max_tokens)
     backbone = _backbone(copy.deepcopy(model))
+    size = backbone.size if isinstance(backbone, Whole) else WIDTH[options.pooling] * state_size(backbone)
     fitted = BradleyTerry(
         backbone=backbone.eval(),
-        head=nn.utils.skip_init(nn.Linear, WIDTH[options.pooling] * state_size(backbone), 1, device=model.device),
+        head=nn.utils.skip_init(nn.Linear, size, 1, device=model.device),
         template=template,
+        whole=own,
         pooling=options.pooling,
         max_tokens=most,
         micro_tokens=options.micro_tokens,
         autocast=autocast,
     )
+    rows = fitted.encode(groups)
+    pairs = preferences(groups, rows.places, options.loss.ties)
     facts = _fit_head(fitted, rows, pairs, options.loss, seed, poll)
     if not options.freeze_backbone:
         _fit_all(fitted, rows, pairs, options, seed, poll, observe)
@@ -87,11 +97,19 @@ def fit(
     return replace(fitted, facts=counts | asdict(options.loss) | facts, trained_on=trained_on)
 
 
-def _backbone(model: Model) -> nn.Module:
-    """The module that gives hidden states: of a causal language model or classifier, the part below its head."""
-    whole = model.merge_and_unload() if is_adapted(model) else model
-    headless = whole.get_output_embeddings() is None
-    return whole.base_model if headless else parts(whole).backbone
+def _context(model: Model | Whole, template: Template) -> int | None:
+    """Maximum number of tokens; None if there is no limit."""
+    is_whole = isinstance(model, Whole)
+    return whole.context(model.model, template.tokenizer) if is_whole else Limits.of(model.config).context
+
+
+def _backbone(model: Model | Whole) -> nn.Module:
+    """The module that gives features: of a causal language model or classifier, the part below its head."""
+    if isinstance(model, Whole):
+        return model
+    merged = model.merge_and_unload() if is_adapted(model) else model
+    headless = merged.get_output_embeddings() is None
+    return merged.base_model if headless else parts(merged).backbone
 
 
 def _fit_head(

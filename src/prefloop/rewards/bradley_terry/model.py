@@ -1,4 +1,4 @@
-"""A Bradley-Terry reward model: a linear head on the hidden states of a causal language model, fitted to pairs.
+"""A Bradley-Terry reward model: a linear head on the hidden states of a language model, fitted to pairs.
 
 P(w ≻ l) = σ(s_w − s_l) (Bradley & Terry 1952; Ouyang et al. 2022, eq. 1).
 """
@@ -24,14 +24,16 @@ from prefloop.rewards.bradley_terry.encoding import (
     Comparison,
     Row,
     Rows,
+    Said,
     Scored,
     comparison,
     encode,
     last_place,
     make_row,
+    said_rows,
 )
 from prefloop.rewards.bradley_terry.options import Pooling
-from prefloop.rewards.bradley_terry.whole import Whole, paired_rows
+from prefloop.rewards.bradley_terry.whole import PAIR, Whole, paired_rows
 
 WIDTH = {"last": 1, "mean": 1, "both": 2}  # inputs of the head, in hidden sizes
 
@@ -57,6 +59,11 @@ class BradleyTerry:
         return self.template.tokenizer
 
     @property
+    def paired(self) -> bool:
+        """Whether it reads question and answer as a pair of texts."""
+        return self.template.kind == PAIR
+
+    @property
     def is_traced(self) -> bool:
         """Whether its training questions are known."""
         return bool(self.trained_on)
@@ -70,13 +77,27 @@ class BradleyTerry:
         scores[present] = self.scores(rows)
         return scores.to(batch.mask.device)
 
+    def score_said(self, said: Sequence[Said], poll: Callable[[], None] = no_op) -> Float[Tensor, " n"]:
+        """Scores of answers of a policy with another tokenizer or template; no gradient.
+
+        Raises:
+            DataError: a prompt that the chat template rejects or changes, or that the model has no place for.
+        """
+        return self.scores(self.said(said), poll)
+
+    def said(self, said: Sequence[Said]) -> Sequence[Row]:
+        """The rows of such answers."""
+        if self.paired:  # read with all their marks, whether or not they ended
+            return paired_rows(self.tokenizer, [one.answered for one in said], self.max_tokens).rows
+        return said_rows(self.template, said, self.max_tokens, whole=self.whole)
+
     def score_groups(self, groups: Sequence[Group], poll: Callable[[], None] = no_op) -> Scored:
         """Scores of all responses of the groups, in their order; no gradient.
 
         Raises:
             DataError: no response, or a prompt that the chat template rejects.
         """
-        encoded = self._encode(groups)
+        encoded = self.encode(groups)
         if not encoded.rows:
             raise DataError("no responses to score", fix="give pairs, or rows with `responses`")
         places = torch.tensor([place for own in encoded.places for place in own])
@@ -93,8 +114,13 @@ class BradleyTerry:
         """
         return comparison(groups, self.score_groups(groups))
 
-    def _encode(self, groups: Sequence[Group]) -> Rows:
-        if isinstance(self.backbone, Whole) and self.backbone.paired:
+    def encode(self, groups: Sequence[Group]) -> Rows:
+        """The rows that it reads.
+
+        Raises:
+            DataError: a conversation that it has no place for, or that the chat template rejects or changes.
+        """
+        if self.paired:
             return paired_rows(self.tokenizer, groups, self.max_tokens)
         return encode(self.template, groups, self.max_tokens, whole=self.whole)
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import copy
+import json
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -13,21 +15,26 @@ from torch.nn.utils.rnn import pad_sequence
 from prefloop.core.errors import DataError
 from prefloop.data.records import Group
 from prefloop.policies.architecture import close, plain_ids
+from prefloop.policies.conversation import AUTO, PLAIN, Template, template_of
 from prefloop.policies.pretrained import Tokenizer
 from prefloop.rewards.bradley_terry.encoding import Row, Rows
 
+PAIR = "pair"  # kind of a template that puts question and answer between the marks of an encoder
+
 
 class Whole(nn.Module):
-    """A sequence classifier with one label, from rows to its own scores.
+    """A sequence classifier with one label, from rows to what the linear layer of its score reads.
 
     Args:
-        paired: whether it reads question and answer as a pair of texts, as encoders without a chat template do.
-        typed: whether it is told which of the two texts a token belongs to.
+        model: the classifier without that layer, or with it: then it gives the score itself.
+        typed: whether it is told which of two texts a token belongs to.
+        place: name of that layer; empty if the score does not come from one.
+        size: number of features.
     """
 
-    def __init__(self, model: Any, *, paired: bool, typed: bool) -> None:
+    def __init__(self, model: Any, *, typed: bool, place: str = "", size: int = 1) -> None:
         super().__init__()
-        self.model, self.paired, self.typed = model, paired, typed
+        self.model, self.typed, self.place, self.size = model, typed, place, size
         self.training = False
         self.apart = not self._is_batched()
 
@@ -39,36 +46,124 @@ class Whole(nn.Module):
     def device(self) -> torch.device:
         return self.model.device
 
-    def forward(self, rows: Sequence[Row]) -> Float[Tensor, "n 1"]:
-        """Scores; rows are read one at a time if the model would score them otherwise in a batch."""
-        parts = [[row] for row in rows] if self.apart else [rows]
-        return torch.cat([self._scored(part) for part in parts])
+    @property
+    def config(self) -> Any:
+        return self.model.config
 
-    def _scored(self, rows: Sequence[Row]) -> Float[Tensor, "n 1"]:
-        device, pad = self.device, self.model.config.get_text_config().pad_token_id
+    def weights(self, head: nn.Linear) -> tuple[dict[str, Tensor], Tensor | None]:
+        """The weights of the classifier with its layer; its bias apart if the layer has none."""
+        own = "bias" in self.model.get_submodule(self.place).names
+        layer = {f"{self.place}.{name}": x for name, x in head.state_dict().items() if name == "weight" or own}
+        return self.model.state_dict() | layer, None if own else head.bias
+
+    def forward(self, rows: Sequence[Row]) -> Float[Tensor, "n D"]:
+        """Features; rows are read one at a time if the model would read them otherwise in a batch."""
+        parts = [[row] for row in rows] if self.apart else [rows]
+        return torch.cat([self._features(part) for part in parts])
+
+    def _features(self, rows: Sequence[Row]) -> Float[Tensor, "n D"]:
+        device, pad = self.device, self.config.get_text_config().pad_token_id
         ids = pad_sequence([row.ids for row in rows], batch_first=True, padding_value=pad or 0).to(device)
         length = torch.tensor([len(row.ids) for row in rows], device=device)[:, None]
         place = torch.arange(ids.shape[1], device=device)
         given: dict[str, Tensor] = {"attention_mask": (place < length).long()}
-        if self.typed:
+        if self.typed and rows[0].paired:
             start = length - torch.tensor([row.response for row in rows], device=device)[:, None]
             given["token_type_ids"] = ((place >= start) & (place < length)).long()
-        scores: Tensor = self.model(ids, **given).logits.float()
-        return scores
+        features: Tensor = self.model(ids, **given).logits.float()
+        return features
 
     def _is_batched(self) -> bool:
         ids = torch.tensor(plain_ids(self.model, 8))
         rows = [Row(ids[:n], 1, False) for n in (8, 6, 3)]
         try:
             with torch.no_grad():
-                return close(self._scored(rows), torch.cat([self._scored([row]) for row in rows]))
+                return close(self._features(rows), torch.cat([self._features([row]) for row in rows]))
         except ValueError:  # no padding token
             return False
+
+
+class Removed(nn.Identity):
+    """In the place of a linear layer that was taken out."""
+
+    def __init__(self, layer: nn.Linear) -> None:
+        super().__init__()
+        self.names = tuple(name for name, _ in layer.named_parameters())
+        self.training = False
+
+
+def parted(model: Any, *, typed: bool) -> tuple[Whole, nn.Linear]:
+    """A classifier without the linear layer of its score, and that layer; or whole, and a layer that changes nothing.
+
+    Args:
+        model: changed in place.
+    """
+    place = linear_place(model)
+    if place:
+        ids = torch.tensor([plain_ids(model, 4)])
+        with torch.no_grad():
+            own = model(ids).logits
+            layer = model.get_submodule(place)
+            model.set_submodule(place, Removed(layer))
+            features = model(ids).logits
+            found = layer(features) if features.shape[-1] == layer.in_features else own + 1
+        if torch.allclose(found, own, rtol=1e-3, atol=1e-4):
+            return Whole(model, typed=typed, place=place, size=layer.in_features), layer
+        model.set_submodule(place, layer)
+    return Whole(model, typed=typed), _identity()
+
+
+def linear_place(model: Any) -> str:
+    """Name of the linear layer behind the base model that makes one number; empty if there is none."""
+    inside = set(model.base_model.modules())
+    made = ((name, m) for name, m in model.named_modules() if m not in inside)
+    return next((name for name, m in reversed([*made]) if isinstance(m, nn.Linear) and m.out_features == 1), "")
+
+
+def _identity() -> nn.Linear:
+    made = nn.utils.skip_init(nn.Linear, 1, 1)
+    nn.init.ones_(made.weight)
+    nn.init.zeros_(made.bias)
+    return made.requires_grad_(False)
 
 
 def is_encoder(tokenizer: Tokenizer) -> bool:
     """Whether a tokenizer puts two texts between marks of their own, as those of encoders do."""
     return tokenizer.cls_token_id is not None and tokenizer.sep_token_id is not None
+
+
+def template_for(
+    tokenizer: Tokenizer, setting: str = AUTO, options: Mapping[str, Any] | None = None, *, date: str | None = None
+) -> Template:
+    """How a reward model reads conversations: `template_of`, or, for an encoder without a chat template, as a pair.
+
+    Args:
+        setting, options, date: as of `template_of`; the setting may also be PAIR.
+
+    Raises:
+        UserError: there is no such file, or the tokenizer has no chat template.
+    """
+    plain = setting in (PLAIN, PAIR) or (setting == AUTO and not tokenizer.chat_template)
+    if not (plain and is_encoder(tokenizer)):
+        return template_of(tokenizer, setting, options, date=date)
+    marked = copy.copy(tokenizer)
+    marked.chat_template = _marks(tokenizer)
+    return Template(marked, PAIR, {}, (tokenizer.sep_token_id,), "question and answer as a pair of texts")
+
+
+def _marks(tokenizer: Tokenizer) -> str:
+    """Question and answer between the marks of an encoder, as a chat template."""
+    start, end = (f"{{{{ {json.dumps(token)} }}}}" for token in (tokenizer.cls_token, tokenizer.sep_token))
+    return f"{start}{{% for m in messages %}}{{{{ m['content'] }}}}{end}{{% endfor %}}"
+
+
+def unmarked(template: Template) -> Tokenizer:
+    """The tokenizer as it was before `template_for`."""
+    if template.kind != PAIR:
+        return template.tokenizer
+    bare = copy.copy(template.tokenizer)
+    bare.chat_template = None
+    return bare
 
 
 def context(model: Any, tokenizer: Tokenizer) -> int | None:
@@ -104,4 +199,4 @@ def _pair(tokenizer: Tokenizer, question: str, answer: str, max_tokens: int) -> 
     made = tokenizer(question, answer, truncation=True, max_length=max_tokens, **options) if cut else whole
     sides = made.sequence_ids()
     start = sides.index(1) if 1 in sides else len(sides)
-    return Row(torch.tensor(made["input_ids"]), len(sides) - start, cut)
+    return Row(torch.tensor(made["input_ids"]), len(sides) - start, cut, paired=True)

@@ -23,6 +23,7 @@ from prefloop.rewards.bradley_terry.options import NAMES, Ties, fit_options
 from prefloop.rewards.rules import RULES
 from prefloop.worlds.text.open_data import TextData
 from prefloop.worlds.text.problem import Scorer, TextProblem, label_threshold
+from prefloop.worlds.text.scoring import scorer_of
 from prefloop.worlds.text.spec import RewardOptions
 
 SAVED = ("path", "combine")  # options for saved models
@@ -62,7 +63,7 @@ def open_reward(
         poll: called before every forward pass of the fit.
 
     Raises:
-        UserError: an unknown reward or option, or a reward model with a different vocabulary from the policy's.
+        UserError: an unknown reward or option.
         DataError: a saved model that cannot be used, or no preferences to fit one to.
     """
     measured = _gold(options, problem)  # first, so that errors in its options show before a reward model is fitted
@@ -93,18 +94,8 @@ def _scorer(
         return _rule(options.name, options.options, problem), "; ".join(filter(None, notes))
     train = with_system(data.options.system, data.train)  # fitted and tested on the prompts that it will score
     model = learned(options.options, reference, problem.template, train, seed, poll)
-    _check_rendering(model, problem.template)
-    return model.score_batch, _accuracy(model, data, pairs, seed)
-
-
-def _check_rendering(model: RewardModel, template: Template) -> None:
-    """Refuse a reward model that would read the policy's token ids as another conversation."""
-    if model.tokenizer.get_vocab() != template.tokenizer.get_vocab():
-        raise UserError("the reward model has a different vocabulary from the policy", where=f"{WHERE}.path")
-    if model.template.sketch != template.sketch:
-        what = "the reward model's chat template renders a conversation otherwise than the policy's"
-        both = f"\n    policy: {template.sketch!r}\n    reward: {model.template.sketch!r}"
-        raise UserError(what + both, where=f"{WHERE}.path", fix="use one template for both: data.template=FILE.jinja")
+    scorer, note = scorer_of(model, problem)
+    return scorer, "; ".join(filter(None, (_accuracy(model, data, pairs, seed), note)))
 
 
 def _read_by_name(options: RewardOptions, problem: TextProblem) -> str:
