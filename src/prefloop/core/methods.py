@@ -5,6 +5,9 @@ A new method needs only this file: its function may be defined here too, decorat
 
 from __future__ import annotations
 
+from dataclasses import fields
+from typing import Any
+
 from prefloop.core import objectives as _o
 from prefloop.core import pairs as _p
 from prefloop.core import user
@@ -115,6 +118,16 @@ METHODS = Methods({
         paper="Calandriello 2024, arXiv:2403.08635"),
 })
 # fmt: on
+BUILTIN = dict(METHODS)
+
+
+def own_code(name: str) -> Any:
+    """What a method that this session added to METHODS computes, as JSON; None for a built-in one or `module:name`."""
+    added = METHODS.get(name)
+    if added is None or added is BUILTIN.get(name):
+        return None
+    said = ("summary", "paper", "refuses_mixture")
+    return {f.name: user.code(getattr(added, f.name)) for f in fields(added) if f.name not in said}
 
 
 def method(name: str) -> Method:

@@ -6,9 +6,10 @@ import difflib
 import importlib
 import sys
 from pathlib import Path
-from types import ModuleType
+from types import CodeType, FunctionType, ModuleType
 from typing import Any
 
+from prefloop.core import files
 from prefloop.core.errors import UserError, nearest, raised
 from prefloop.core.files import sha256
 
@@ -52,6 +53,61 @@ def function(path: str, *, where: str) -> Any:
 
 
 def digest(path: str) -> str:
-    """SHA-256 of the file behind `module:name`: results made with an earlier version of it are not reused."""
-    file = module(path.partition(":")[0], where=path).__file__
-    return sha256(file) if file else ""
+    """SHA-256 of what is behind `module:name`: results made with an earlier version of it are not reused.
+
+    It is that of the module's file; without a file, as in a notebook, that of the object's code.
+    """
+    home, _, name = path.partition(":")
+    own = module(home, where=path)
+    file = getattr(own, "__file__", None)
+    return sha256(file) if file else files.digest(code(getattr(own, name, None)))
+
+
+def without_file(name: str) -> bool:
+    """Whether a module is this session only, such as a notebook, so that no other process can import it."""
+    return not getattr(sys.modules.get(name), "__file__", None)
+
+
+def code(x: Any, seen: set[int] | None = None) -> Any:
+    """What a function or class computes, as JSON: its code, and that of what it uses; of a file, the file's hash.
+
+    Args:
+        seen: what is in the result already.
+    """
+    seen = set() if seen is None else seen
+    if isinstance(x, property | staticmethod | classmethod):
+        return code(x.fget if isinstance(x, property) else x.__func__, seen)
+    if not isinstance(x, FunctionType | type):
+        return x.__name__ if isinstance(x, ModuleType) else repr(x)
+    name = f"{x.__module__}.{x.__qualname__}"
+    if id(x) in seen or name.startswith("prefloop."):
+        return name
+    seen.add(id(x))
+    if not without_file(x.__module__):
+        return [name, sha256(str(sys.modules[x.__module__].__file__))]
+    if isinstance(x, type):
+        own = {k: v for kind in reversed(x.__mro__) if kind.__module__ == x.__module__ for k, v in vars(kind).items()}
+        return [name, {k: code(v, seen) for k, v in sorted(own.items()) if isinstance(v, PARTS)}]
+    used = {name: x.__globals__[name] for name in sorted(_names(x.__code__)) if name in x.__globals__}
+    given = (x.__defaults__, x.__kwdefaults__, *(cell.cell_contents for cell in x.__closure__ or ()))
+    return [
+        name,
+        _instructions(x.__code__),
+        [code(v, seen) for v in given],
+        {k: code(v, seen) for k, v in used.items()},
+    ]
+
+
+PARTS = (bool, int, float, str, FunctionType, property, staticmethod, classmethod)  # what a class computes with
+
+
+def _instructions(own: CodeType) -> list[Any]:
+    constants = [
+        _instructions(c) if isinstance(c, CodeType) else sorted(map(repr, c)) if isinstance(c, frozenset) else repr(c)
+        for c in own.co_consts
+    ]
+    return [own.co_code.hex(), own.co_names, own.co_varnames, constants]
+
+
+def _names(own: CodeType) -> set[str]:
+    return {*own.co_names, *(n for c in own.co_consts if isinstance(c, CodeType) for n in _names(c))}

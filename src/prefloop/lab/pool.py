@@ -73,6 +73,22 @@ def run_job(number: int, settings: Sequence[Setting], tick: Callable[[int], None
         return Done(number, error=str(error))
 
 
+class InProcess:
+    """This process, one stack after the other: for what a notebook defines, which no worker can import."""
+
+    workers = 1
+
+    def run(self, jobs: Sequence[Sequence[Setting]], tick: Callable[[int], None]) -> Iterator[Done]:
+        threads = torch.get_num_threads()
+        try:
+            yield from (run_job(number, job, tick) for number, job in enumerate(jobs))
+        finally:
+            torch.set_num_threads(threads)
+
+    def close(self) -> None:
+        """Nothing to end."""
+
+
 class LocalPool:
     """Worker processes on this machine, started on first use and reused by later sweeps."""
 

@@ -12,7 +12,7 @@ from prefloop.core.errors import UserError, nearest
 from prefloop.core.files import digest
 from prefloop.core.loop import Plan
 from prefloop.core.method import Method
-from prefloop.core.methods import method
+from prefloop.core.methods import method, own_code
 from prefloop.worlds.spec import (
     PER_RUN,
     Count,
@@ -75,10 +75,19 @@ class Setting:
 
     @property
     def run(self) -> str:
-        """The run's name: a hash of the setting, the world's fingerprint, and the user's own files."""
+        """The run's name: a hash of the setting, the world's fingerprint, and the user's own files and code."""
         names = [self.method, self.problem, *map(str, self.override.values())]
-        own = [user.digest(name) for name in names if ":" in name]
-        return digest([VERSION, to_dict(self), self.world.fingerprint(), *own])
+        own: list[Any] = [user.digest(name) for name in names if ":" in name]
+        added = own_code(self.method)
+        return digest([VERSION, to_dict(self), self.world.fingerprint(), *own, *([] if added is None else [added])])
+
+    @property
+    def in_session(self) -> bool:
+        """Whether method or world are of this session only, as in a notebook: other processes cannot import them."""
+        names = [self.method, self.problem, *map(str, self.override.values())]
+        homes = [name.partition(":")[0] for name in names if ":" in name]
+        added = own_code(self.method) is not None
+        return user.without_file("__main__") and (added or "__main__" in homes)
 
     @property
     def stack(self) -> str:

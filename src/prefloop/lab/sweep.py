@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 
 from prefloop.core.errors import DataError, UserError
-from prefloop.lab.pool import Pool
+from prefloop.lab.pool import InProcess, Pool
 from prefloop.lab.setting import Setting, stacks
 from prefloop.lab.stack import Run
 from prefloop.lab.store import Store, missing
@@ -52,7 +52,10 @@ def sweep(
         s.problem for s in settings
     ):  # one by one, so that the remaining time is predicted from similar runs
         own = [job for job in jobs if job[0].problem == problem]
-        failed += _run(own, store, pool, " ".join(filter(None, (label, problem))), quiet) if own else []
+        name = " ".join(filter(None, (label, problem)))
+        for group, place in ((False, pool), (True, InProcess())):  # what only this session defines runs in it
+            some = [job for job in own if job[0].in_session == group]
+            failed += _run(some, store, place, name, quiet) if some else []
     if failed:
         what = f"{len(failed)} of {len(jobs)} stacks failed; the runs of the others are stored"
         raise DataError(what, where=failed[0])
