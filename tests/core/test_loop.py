@@ -359,6 +359,16 @@ def test_warmup_and_accounting() -> None:
     assert [r.trained_tokens for r in records] == [16, 32, 48, 64]
 
 
+def test_the_learning_rate_decays_over_the_plan() -> None:
+    for schedule, falling in {
+        "linear": [1, 0.75, 0.5, 0.25],
+        "cosine": [1, 0.8535533905932737, 0.5, 0.1464466094],
+    }.items():
+        plan = replace(PLAN, steps=6, warmup=2, schedule=schedule)
+        rates = [r.lr for r in make_loop(METHODS["rloo"], plan)]
+        assert rates == pytest.approx([0.05 * share for share in (0.5, 1, *falling)])
+
+
 def test_every_group_is_seen_once_per_pass_in_another_order() -> None:
     loop = make_loop(METHODS["rloo"].override(responses=2, reuse=2), replace(PLAN, steps=4))
     records = list(loop)

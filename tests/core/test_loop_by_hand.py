@@ -27,7 +27,7 @@ PLAN = Plan(steps=4, batch=16, minibatch=16, lr=0.05)
 
 
 def test_a_plan_has_no_warmup_and_the_norm_limit_1() -> None:
-    assert (PLAN.warmup, PLAN.max_grad_norm) == (0, 1.0)
+    assert (PLAN.warmup, PLAN.max_grad_norm, PLAN.schedule) == (0, 1.0, "constant")
     assert [r.lr for r in make_loop("rloo", PLAN)] == [0.05] * 4
     assert [r.lr for r in make_loop("rloo", replace(PLAN, warmup=1))] == [0.05] * 4
 

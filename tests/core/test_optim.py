@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
+from transformers import get_cosine_schedule_with_warmup, get_linear_schedule_with_warmup
 
-from prefloop.core.optim import StackedAdam, clip_gradients, hold
+from prefloop.core.optim import StackedAdam, clip_gradients, hold, rate
 
 F64 = torch.float64
 
@@ -104,3 +107,30 @@ def test_a_held_run_does_not_move_whatever_its_gradient_was() -> None:
     StackedAdam(params, lr=torch.tensor([0.0, 0.1, 0.1], dtype=F64)).step()
     for p, old in zip(params, before, strict=True):
         assert torch.equal(p[0], old[0]) and not torch.equal(p[1], old[1])
+
+
+@pytest.mark.parametrize(("steps", "warmup"), [(10, 0), (10, 1), (12, 4), (1, 0)])
+@pytest.mark.parametrize(
+    ("schedule", "theirs"),
+    [("linear", get_linear_schedule_with_warmup), ("cosine", get_cosine_schedule_with_warmup)],
+)
+def test_decay_is_that_of_transformers(schedule: Any, theirs: Any, steps: int, warmup: int) -> None:
+    """Their warm-up starts with a step of rate 0; ours does not waste it."""
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
+    scheduler, rates = theirs(optimizer, warmup, steps), list[float]()
+    for _ in range(steps + 1):
+        rates += scheduler.get_last_lr()
+        optimizer.step()
+        scheduler.step()
+    for step in range(steps):
+        want = rates[step + 1] if step < warmup else rates[step]
+        assert rate(schedule, step, steps, warmup) == pytest.approx(want, abs=1e-12)
+    assert rates[steps] == 0
+
+
+def test_schedules_by_hand() -> None:
+    assert [rate("constant", step, 4, 2) for step in range(4)] == [0.5, 1, 1, 1]
+    assert [rate("linear", step, 6, 2) for step in range(6)] == [0.5, 1, 1, 0.75, 0.5, 0.25]
+    golden = [0.5, 1, 1, 0.8535533905932737, 0.5, 0.14644660940672627]  # (1 ± 1/√2)/2
+    assert [rate("cosine", step, 6, 2) for step in range(6)] == pytest.approx(golden, abs=1e-15)
+    assert rate("constant", 9, 4, 4) == 1 and rate("constant", 0, 1) == 1  # without warm-up by default

@@ -16,7 +16,7 @@ from prefloop.core.batch import DATASET, Batch, Signal, concatenate, narrow, put
 from prefloop.core.errors import DataError, UserError
 from prefloop.core.method import Method
 from prefloop.core.objectives import LogProbs, sequence
-from prefloop.core.optim import StackedAdam, clip_gradients, hold
+from prefloop.core.optim import Schedule, StackedAdam, clip_gradients, hold, rate
 from prefloop.core.protocols import Enumerable, Evaluation, Policy, Problem, Sampler, Total, alone, no_op
 from prefloop.core.ranges import Number
 from prefloop.core.streams import streams
@@ -64,6 +64,7 @@ class Plan:
     lr: Number
     warmup: int = 0
     max_grad_norm: Number = 1.0
+    schedule: Schedule = "constant"
 
     def check(self, method: Method) -> None:
         """Refuse a plan that no policy or problem could run, before anything is loaded.
@@ -169,8 +170,7 @@ class Loop:
             parts.append(replace(drawn, source=torch.full(drawn.mask.shape[:-2], self.step)))
             self.samples += self._count(drawn.present.numel())
             self.sampled_tokens += self._count(drawn.mask.sum())
-        if groups - fresh:
-            given = groups - fresh
+        if given := groups - fresh:
             start = iteration * groups + fresh  # other prompts than those the policy answers
             known = self.problem.dataset(start, given, m.responses, self.rng["prompts"])
             parts.append(replace(known, source=torch.full(known.mask.shape[:-2], DATASET)))
@@ -303,7 +303,7 @@ class Loop:
         lost = lost if self.diverged is None else lost | self.diverged
         if bool(lost.all()):
             raise Diverged(f"step {self.step + 1}: loss or gradient is not finite; the weights were not changed")
-        lr = self.plan.lr * min(1.0, (self.step + 1) / max(self.plan.warmup, 1))
+        lr = self.plan.lr * rate(self.plan.schedule, self.step, self.plan.steps, self.plan.warmup)
         if bool(lost.any()):
             self.diverged = lost
             hold(parameters, lost)

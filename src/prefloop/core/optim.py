@@ -1,10 +1,10 @@
-"""Adam and gradient clipping for stacked runs: every run has its own statistics, learning rate and norm."""
+"""Adam and gradient clipping for stacked runs, each with its own statistics, learning rate and norm; schedules."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Bool, Float
@@ -12,6 +12,20 @@ from torch import Tensor
 
 from prefloop.core.objectives import per_run
 from prefloop.core.ranges import Number
+
+Schedule = Literal["constant", "linear", "cosine"]
+
+
+def rate(schedule: Schedule, step: int, steps: int, warmup: int = 0) -> float:
+    """The learning rate of a step (from 0) as a share of the highest: (step + 1)/warmup in the first `warmup` steps,
+    then constant, or falling to 0 after the last step: linearly, or as half a cosine (Loshchilov & Hutter 2017).
+    """
+    if step < warmup:
+        return (step + 1) / warmup
+    if schedule == "constant":
+        return 1.0
+    done = (step - warmup) / (steps - warmup)
+    return 1 - done if schedule == "linear" else (1 + math.cos(math.pi * done)) / 2
 
 
 class StackedAdam(torch.optim.Optimizer):
