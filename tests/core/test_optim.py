@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from transformers import get_cosine_schedule_with_warmup, get_linear_schedule_with_warmup
 
-from prefloop.core.optim import StackedAdam, clip_gradients, hold, rate
+from prefloop.core.optim import StackedAdam, clip_gradients, decayed, hold, rate
 
 F64 = torch.float64
 
@@ -134,3 +134,27 @@ def test_schedules_by_hand() -> None:
     golden = [0.5, 1, 1, 0.8535533905932737, 0.5, 0.14644660940672627]  # (1 ± 1/√2)/2
     assert [rate("cosine", step, 6, 2) for step in range(6)] == pytest.approx(golden, abs=1e-15)
     assert rate("constant", 9, 4, 4) == 1 and rate("constant", 0, 1) == 1  # without warm-up by default
+
+
+def test_weight_decay_is_of_matrices_only() -> None:
+    matrix, bias, table, scale = (torch.ones(shape, requires_grad=True) for shape in ((2, 3), (3,), (2, 3, 4), ()))
+    everything = [bias, matrix, scale, table]
+    groups = decayed(everything, 0.1)
+    assert [(g["weight_decay"], [id(p) for p in g["params"]]) for g in groups] == [
+        (0.1, [id(matrix), id(table)]),
+        (0.0, [id(bias), id(scale)]),
+    ]
+    optimizer = torch.optim.AdamW(groups, lr=0.5)
+    for p in everything:
+        p.grad = torch.zeros_like(p)
+    optimizer.step()
+    largest = [float(p.detach().max()) for p in (matrix, table, bias, scale)]
+    assert largest == pytest.approx([0.95, 0.95, 1, 1])
+
+
+def test_without_weight_decay_parameters_stay_in_their_order() -> None:
+    """So that checkpoints, which number them, can be read."""
+    matrix, bias = torch.ones(2, 3, requires_grad=True), torch.ones(3, requires_grad=True)
+    ((group),) = decayed([bias, matrix], 0.0)
+    assert [id(p) for p in group["params"]] == [id(bias), id(matrix)] and group["weight_decay"] == 0
+    assert len(decayed([bias], 0.1)) == 1

@@ -89,7 +89,13 @@ MISTAKES = [
     ("training: 3", "`training` must be a section", ""),
     ("training: {lr: 0}", "`training.lr` cannot be 0.0", "above 0"),
     ("training: {micro_tokens: -1}", "`training.micro_tokens` cannot be -1", "above 0"),
-    ("training: {warmup: -1}", "`training.warmup` cannot be -1", "0 or more"),
+    ("training: {warmup: -1}", "`training.warmup` cannot be -1.0", "0 or more"),
+    ("training: {warmup: 2.5}", "`training.warmup` cannot be 2.5", "share of them below 1"),
+    ("training: {steps: -1}", "`training.steps` cannot be -1", "0 (evaluate only)"),
+    ("training: {epochs: 0}", "`training.epochs` cannot be 0.0", "above 0"),
+    ("training: {schedule: cosin}", "`training.schedule` cannot be 'cosin'", "did you mean `cosine`"),
+    ("evaluation: {every: -1}", "`evaluation.every` cannot be -1", "null"),
+    ("data: {split_seed: -1}", "`data.split_seed` cannot be -1", "0 or more"),
     ("sampling: {top_p: 0}", "`sampling.top_p` cannot be 0.0", "above 0"),
     ("sampling: {temperature: -1}", "`sampling.temperature` cannot be -1.0", "0 or more"),
     ("data: {held_out_share: 1}", "`data.held_out_share` cannot be 1.0", "below 1"),
@@ -162,6 +168,9 @@ def configs() -> st.SearchStrategy[Config]:
         "prompts": st.integers(2, 2**60),
         "trained_layers": st.none(),  # never beside adapters, which are drawn
         "adapter": st.none(),  # never beside new adapters
+        "template_date": st.none() | st.dates().map(str),
+        "epochs": st.none(),  # never beside steps
+        "warmup": st.floats(0, 0.99) | st.integers(0, 10**6).map(float),
         "columns": st.dictionaries(st.from_regex(r"[a-z]{1,6}", fullmatch=True), st.text(min_size=1)),
         "autocast": st.sampled_from(["auto", True, False]),
         "override": st.dictionaries(st.from_regex(r"[a-z]{1,6}", fullmatch=True), number | st.text() | st.booleans()),
@@ -200,6 +209,32 @@ def test_trained_layers_are_read_back_and_refused_beside_adapters(tmp_path: Path
     assert load(write(tmp_path, to_yaml(config))) == config
     with pytest.raises(UserError, match="adapters are trained in all layers"):
         ModelOptions(trained_layers=3, lora_rank=1)
+
+
+def test_epochs_are_read_back_and_take_the_place_of_steps(tmp_path: Path) -> None:
+    config = Config(training=TrainingConfig(epochs=3.0))
+    assert load(write(tmp_path, to_yaml(config))) == config
+    steps = write(tmp_path, "training: {steps: 7}\n", "steps.yaml")
+    epochs = write(tmp_path, "extends: steps.yaml\ntraining: {epochs: 2}\n", "epochs.yaml")
+    for path, flags, want in (
+        (epochs, [], (100, 2)),
+        (steps, ["--training.epochs=1.5"], (100, 1.5)),
+        (epochs, ["--training.steps=5"], (5, None)),
+        (steps, ["--training.epochs=null"], (7, None)),
+        (epochs, ["--seed=1"], (100, 2)),
+    ):
+        training = load(path, flags).training
+        assert (training.steps, training.epochs) == want
+
+
+def test_steps_and_epochs_at_once_are_refused(tmp_path: Path) -> None:
+    path = write(tmp_path, "training: {steps: 100, epochs: 2}\n")
+    for load_both in (lambda: load(path), lambda: load(None, ["--training.steps=3", "--training.epochs=1"])):
+        with pytest.raises(UserError, match="both say how long to train") as caught:
+            load_both()
+        assert "training" in caught.value.where and "leave one of them out" in caught.value.fix
+    with pytest.raises(UserError, match="both say how long to train"):
+        TrainingConfig(steps=3, epochs=2.0)
 
 
 def test_configurations_are_compared_by_value() -> None:

@@ -210,6 +210,7 @@ def test_a_run_on_labels_records_answers_and_how_each_held_out_pair_is_ordered(m
     data = tmp_path / "pairs.jsonl"
     data.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
     more = [f"--data.train={data}", "--data.held_out=split", "--reward.name=labels", "--evaluation.greedy=3"]
+    more += ["--evaluation.every=0"]
     results = [start(model, tmp_path, method, *more) for method in ("dpo", "simpo")]
     answers, judged = (read(results[0].folder, name) for name in ("samples", "pairs"))
     assert [line["step"] for line in answers] == [0] * 3 + [4] * 3

@@ -46,7 +46,7 @@ def test_model_and_data_alone_give_log_probs_of_the_data(model: Path, pairs: Pat
 
 
 def test_data_name_the_bytes_that_they_were_read_from(pairs: Path) -> None:
-    data = open_data(DataOptions(str(pairs), held_out="split"), seed=3)
+    data = open_data(DataOptions(str(pairs), held_out="split", split_seed=3))
     assert data.hashes == data_hashes(data.options) == {str(pairs): sha256(pairs)}
     assert {g.key for g in data.train} & {g.key for g in data.held_out} == set()
     assert list(open_data(DataOptions()).hashes) == ["builtin"] and not open_data(DataOptions()).has_responses

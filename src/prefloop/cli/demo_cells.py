@@ -46,6 +46,6 @@ def _config(name: str, flags: list[str], steps: int | None) -> Config:
         return usual
     prompts = min(usual.evaluation.prompts, max(2, PROMPTS * steps))
     batch = min(usual.training.batch, usual.training.minibatch * steps)
-    every = min(usual.evaluation.every, steps)
+    every = min(usual.evaluation.every or steps, steps)
     sizes = {"training.steps": steps, "training.batch": batch, "evaluation.prompts": prompts, "evaluation.every": every}
     return configuration.load(file, [*flags, *(f"--{key}={value}" for key, value in sizes.items())])

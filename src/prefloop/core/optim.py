@@ -63,6 +63,15 @@ class StackedAdam(torch.optim.Optimizer):
             p.addcdiv_(mean, scale, value=-group["lr"] / (1 - b1**t))
 
 
+def decayed(parameters: Iterable[Tensor], weight_decay: float) -> list[dict[str, Any]]:
+    """Groups of parameters for AdamW: matrices with the weight decay; biases, norms and single numbers without it."""
+    matrices, others = list[Tensor](), list[Tensor]()
+    for p in parameters:
+        (matrices if p.ndim > 1 or not weight_decay else others).append(p)
+    sides = ((matrices, weight_decay), (others, 0.0))
+    return [{"params": some, "weight_decay": decay} for some, decay in sides if some]
+
+
 def clip_gradients(parameters: Sequence[Tensor], limit: Number, *, stacked: bool = False) -> Float[Tensor, "*S"]:
     """Scale gradients in place to a global norm of at most `limit`, per run if stacked; return the norm before."""
     grads = [p.grad for p in parameters if p.grad is not None]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from prefloop.core.errors import UserError
 from prefloop.runs import flags, schema, yaml12
@@ -18,34 +18,46 @@ from prefloop.worlds.text.spec import (
     require_positive,
 )
 
+LENGTHS = ("steps", "epochs")
+BOTH = "`training.steps` and `training.epochs` both say how long to train"
+
 
 @dataclass(frozen=True)
 class TrainingConfig:
     """The optimiser and batch sizes; batch and minibatch count responses."""
 
     steps: int = 100
-    """Total optimiser steps."""
+    """Total optimiser steps; 0 evaluates the model without training it."""
+    epochs: float | None = None
+    """In place of `steps`: passes over the training prompts, rounded up to whole steps."""
     batch: int = 64
     """Responses in one collection (B); a multiple of `minibatch`."""
     minibatch: int = 64
     """Responses in one optimiser step (M); a multiple of the method's group size."""
     lr: float = 1e-6
-    """Learning rate of AdamW after warm-up."""
-    warmup: int = 0
-    """Steps over which the learning rate rises linearly from 0."""
+    """Highest learning rate of AdamW, reached after warm-up."""
+    schedule: Literal["constant", "linear", "cosine"] = "constant"
+    """Learning rate after warm-up: constant, or falling to 0 after the last step (`linear`, `cosine`)."""
+    warmup: float = 0.0
+    """Steps over which the learning rate rises linearly from 0; below 1: their share of all steps."""
     max_grad_norm: float = 1.0
     """Gradients with a larger norm are scaled down to it."""
     weight_decay: float = 0.0
-    """AdamW's decoupled weight decay."""
+    """AdamW's decoupled weight decay; of matrices only, not of biases and norms."""
     stop_if_flat: int = 10
     """Stop after so many steps with nothing to learn from (equal scores, only ties, no gradient); 0 never stops."""
     micro_tokens: int = 8192
     """Token budget of one forward and backward pass; limits memory without changing gradients."""
 
     def __post_init__(self) -> None:
-        require_positive("training", self, ("steps", "batch", "minibatch", "lr", "max_grad_norm", "micro_tokens"))
         require(self.stop_if_flat >= 0, "training.stop_if_flat", self.stop_if_flat, "use 0 (never stop) or more")
-        require(self.warmup >= 0, "training.warmup", self.warmup, "use 0 or more")
+        require_positive("training", self, ("epochs", "batch", "minibatch", "lr", "max_grad_norm", "micro_tokens"))
+        require(self.steps >= 0, "training.steps", self.steps, "use 0 (evaluate only) or more")
+        if self.epochs is not None and self.steps != TrainingConfig.steps:
+            raise UserError(BOTH, where="training", fix="leave one of them out")
+        whole = self.warmup < 1 or self.warmup == int(self.warmup)
+        fix = "use 0 or more: a whole number of steps, or a share of them below 1"
+        require(self.warmup >= 0 and whole, "training.warmup", self.warmup, fix)
         require(self.weight_decay >= 0, "training.weight_decay", self.weight_decay, "use 0 or more")
 
 
@@ -59,8 +71,8 @@ class EvaluationConfig:
     """Answers per prompt."""
     pairs: int = 400
     """Held-out pairs for preference accuracy, if the held-out set has pairs."""
-    every: int = 0
-    """Steps between evaluations; 0 evaluates only before and after training."""
+    every: int | None = None
+    """Steps between evaluations; null: a quarter of all steps; 0 evaluates only before and after training."""
     greedy: int = 12
     """Held-out questions also answered at temperature 0 before and after training: for reading, not for metrics."""
     max_cut: float = 0.2
@@ -73,7 +85,8 @@ class EvaluationConfig:
         )
         require(0 <= self.max_cut <= 1, "evaluation.max_cut", self.max_cut, "use a share between 0 and 1")
         require(self.greedy >= 0, "evaluation.greedy", self.greedy, "use 0 (none) or more")
-        require(self.every >= 0, "evaluation.every", self.every, "use 0 (before and after only) or more")
+        fix = "use 0 (before and after only) or more, or null (every quarter of the steps)"
+        require(self.every is None or self.every >= 0, "evaluation.every", self.every, fix)
 
 
 @dataclass(frozen=True)
@@ -114,6 +127,11 @@ class Config:
         require(0 <= self.seed < 2**63, "seed", self.seed, "use a whole number from 0 to 2^63 - 1")
         require(self.output != "", "output", self.output, "give a folder")
 
+    @property
+    def saves_final(self) -> bool:
+        """Whether there is a trained model to save at the end."""
+        return self.save.final and self.training.steps > 0
+
 
 def load(path: str | Path | None, words: Sequence[str] = ()) -> Config:
     """The configuration of a YAML file (None: all defaults), overridden by dotted flags such as `--training.steps 20`.
@@ -130,13 +148,26 @@ def load(path: str | Path | None, words: Sequence[str] = ()) -> Config:
 def changed(path: str | Path | None, tree: Mapping[str, Any]) -> Config:
     """The configuration of a YAML file, overridden by the values of a checked tree; see `load`."""
     whole: dict[str, Any] = {}
-    for layer in [*(_files(Path(path)) if path else []), tree]:
-        whole = schema.merged(whole, layer)
     try:
+        for layer in [*(_files(Path(path)) if path else []), tree]:
+            whole = schema.merged(_other_length(whole, layer), layer)
         return schema.build(Config, whole)
     except UserError as error:
         where = f"{path or 'defaults'}{' with the command line' if tree else ''}: {error.where}"
         raise UserError(error.what, where=where, fix=error.fix) from None
+
+
+def _other_length(below: Mapping[str, Any], layer: Mapping[str, Any]) -> dict[str, Any]:
+    """The lower layers without `steps` where this one gives `epochs`, and the other way round.
+
+    Raises:
+        UserError: this one gives both.
+    """
+    given = {key for key in LENGTHS if layer.get("training", {}).get(key) is not None}
+    if len(given) == len(LENGTHS):
+        raise UserError(BOTH, where="training", fix="leave one of them out")
+    kept = {k: v for k, v in below.get("training", {}).items() if not given or k in given or k not in LENGTHS}
+    return {**below, "training": kept}
 
 
 def _files(path: Path) -> list[dict[str, Any]]:
@@ -157,7 +188,9 @@ def _files(path: Path) -> list[dict[str, Any]]:
 
 def to_yaml(config: Config) -> str:
     """The full configuration as YAML that `load` reads back unchanged."""
-    return yaml12.dump(asdict(config))
+    tree = asdict(config)
+    del tree["training"]["epochs" if config.training.epochs is None else "steps"]
+    return yaml12.dump(tree)
 
 
 def options() -> list[tuple[str, Any, str]]:

@@ -17,6 +17,7 @@ from prefloop.core.files import plain, refuse
 from prefloop.core.loop import Loop, Plan, Record
 from prefloop.core.method import Method
 from prefloop.core.metrics import step_metrics
+from prefloop.core.optim import decayed
 from prefloop.core.protocols import no_op
 from prefloop.policies import pretrained
 from prefloop.policies.causal_lm import CausalLM
@@ -29,6 +30,7 @@ from prefloop.runs.evaluation import Baseline, Evaluation, Metrics, evaluate, ev
 from prefloop.runs.flat import Flat, same_score
 from prefloop.runs.folder import CONFIG, FINAL, RECORDS, RunFolder, existing, read, read_manifest
 from prefloop.runs.interrupt import Interrupt
+from prefloop.runs.length import notes_on_length, with_steps
 from prefloop.runs.offline import collect_offline, offline_groups
 from prefloop.runs.progress import Progress, step_note
 from prefloop.runs.records import card, manifest_of, samples
@@ -95,8 +97,12 @@ def run(
     config = resolved(config)
     with Interrupt(quiet=quiet) as interrupt:
         start = start or prepare([config], poll=interrupt.poll, say=speaker(quiet))
-        config = _with_date(config, start.world.model.template)
-        this = _begin(config, start, interrupt.poll)
+        method, prompts = method_of(config), len(start.world.problem.train)
+        notes = notes_on_length(config, method, prompts)
+        for note in notes:
+            speaker(quiet)(note)
+        config = with_steps(_with_date(config, start.world.model.template), method, prompts)
+        this = _begin(config, start, interrupt.poll, notes)
         with RunFolder.create(config.output, config.method, config=to_yaml(config), manifest=this.manifest()) as folder:
             this.record_start(folder)
             return _train(this, folder, label or config.method, quiet, observers)
@@ -149,22 +155,25 @@ def prepare(configs: Sequence[Config], *, poll: Poll = no_op, say: Say = print, 
     """
     configs = [resolved(config) for config in configs]
     first, methods = configs[0], [method_of(config) for config in configs]
-    plans = [plan_of(config, method) for config, method in zip(configs, methods, strict=True)]
-    data = open_data(first.data, seed=first.seed)
-    for config, method in zip(configs, methods, strict=True):
+    runs = list(zip(configs, methods, strict=True))
+    for config, method in runs:
+        plan_of(config, method)
+    data = open_data(first.data)
+    for config, method in runs:
         check_reward(config, method, data)
-    most = max(groups_used(config, method) for config, method in zip(configs, methods, strict=True))
+    most = max(groups_used(with_steps(config, method, len(data.train)), method) for config, method in runs)
     world = open_world(first, data, methods=methods, groups=most, poll=poll, say=say)
+    whole = [(with_steps(config, method, len(world.problem.train)), method) for config, method in runs]
     if ends:
-        for config in configs:
+        for config, _ in whole:
             check_end(config, world.model)
     baseline = evaluate_reference(first, world, poll)
     if same := same_score(baseline.answers):
         world = replace(world, notes=(*world.notes, same))
         say(same)
     sizes = {
-        (offline_groups(method, plan, len(world.data.train)), method.responses)
-        for method, plan in zip(methods, plans, strict=True)
+        (offline_groups(method, plan_of(config, method), len(world.data.train)), method.responses)
+        for config, method in whole
         if method.on_policy < 1 and not world.data.has_responses
     }
     collect = partial(collect_offline, world.problem, world.model.reference, seed=first.seed, poll=poll)
@@ -173,7 +182,7 @@ def prepare(configs: Sequence[Config], *, poll: Poll = no_op, say: Say = print, 
 
 def is_finished(folder: Path, config: Config) -> bool:
     """Whether a run is finished: its last step is evaluated, and its final model is there if one is to be saved."""
-    saved = not config.save.final or (folder / FINAL).exists()
+    saved = not config.saves_final or (folder / FINAL).exists()
     return saved and config.training.steps in evaluated_steps(folder)
 
 
@@ -200,9 +209,10 @@ class _Run:
     problem: TextProblem
     policy: CausalLM
     loop: Loop
+    notes: tuple[str, ...]  # those of the world, and on the length of this run
 
     def manifest(self) -> dict[str, Any]:
-        return manifest_of(self.config, self.method, self.start.world, self.problem.offline)
+        return manifest_of(self.config, self.method, self.start.world, self.problem.offline, self.notes)
 
     def record(self, folder: RunFolder, done: Evaluation, greedy: Batch | None) -> None:
         """Write an evaluation and its answers; those at temperature 0 are for reading and give no metrics."""
@@ -234,7 +244,7 @@ class _Run:
 
     def evaluation_is_due(self, step: int) -> bool:
         """Whether to evaluate during training; the final evaluation always happens."""
-        return _due(step, self.config.evaluation.every, self.config.training.steps)
+        return _due(step, self.config.evaluation.every or 0, self.config.training.steps)
 
     def checkpoint_is_due(self, step: int) -> bool:
         return _due(step, self.config.save.every, self.config.training.steps)
@@ -250,14 +260,13 @@ def _with_date(config: Config, template: Template) -> Config:
     return replace(config, data=replace(config.data, template_date=date))
 
 
-def _begin(config: Config, start: Start, poll: Poll) -> _Run:
+def _begin(config: Config, start: Start, poll: Poll, notes: tuple[str, ...] = ()) -> _Run:
     """A policy that starts from the reference, and the loop that trains it."""
     method, training = method_of(config), config.training
     plan = plan_of(config, method)
     policy, problem = start.world.model.policy(critic=method.critic), start.problem(method, plan)
-    optimizer = torch.optim.AdamW(
-        policy.parameters(), lr=training.lr, betas=(0.9, 0.95), weight_decay=training.weight_decay, fused=True
-    )
+    groups = decayed(policy.parameters(), training.weight_decay)
+    optimizer = torch.optim.AdamW(groups, lr=training.lr, betas=(0.9, 0.95), fused=True)
     loop = Loop(
         method,
         policy,
@@ -268,15 +277,14 @@ def _begin(config: Config, start: Start, poll: Poll) -> _Run:
         seed=config.seed,
         poll=poll,
     )
-    return _Run(config, start, method, problem, policy, loop)
+    return _Run(config, start, method, problem, policy, loop, (*start.world.notes, *notes))
 
 
 def _start_again(this: _Run, folder: RunFolder, say: Say) -> None:
     """Start a run again that was killed before its first checkpoint; its records are written anew."""
     steps = sum(line["kind"] == "step" for line in read(folder.path, "metrics"))
-    say(
-        f"{folder.path} has no checkpoint: {steps} recorded steps are lost, and the run starts again with the same seed"
-    )
+    lost = f"{steps} recorded steps are lost" if steps else "no step was recorded"
+    say(f"{folder.path} has no checkpoint: {lost}, and the run starts again with the same seed")
     folder.rewind(dict.fromkeys(RECORDS, 0))
     folder.event("restart", {"step": 0, "steps_lost": steps})
     this.record_start(folder)
@@ -303,18 +311,18 @@ def _train(this: _Run, folder: RunFolder, label: str, quiet: bool, observers: Se
                 bar.advance(note=step_note(line, fresh=this.method.on_policy > 0))
         if flat.note:
             say(flat.note)
-        if config.save.final:
+        if config.saves_final:
             _save_last(folder, loop, say)
         after = this.evaluated(folder) or this.evaluate(folder, last=True)
         before, world = this.start.baseline.metrics, this.start.world
-        if config.save.final:
+        if config.saves_final:
             text = card(config, this.method, world.reward.note, before, after)
             beside = pretrained.companions(config.model.path)
             pretrained.save(this.policy.model, this.policy.tokenizer, folder.final, text, beside=beside)
             for step in map(checkpoint.step_of, list(checkpoint.checkpoints(folder.checkpoints))):
                 if not this.checkpoint_is_due(step):  # kept for the rest of the run, which is done
                     checkpoint.remove(folder.checkpoints, step)
-    notes = tuple(filter(None, (*world.notes, flat.note)))
+    notes = tuple(filter(None, (*this.notes, flat.note)))
     return Result(folder.path, before, after, time.monotonic() - clock, world.reward.note, notes)
 
 

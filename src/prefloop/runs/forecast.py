@@ -15,6 +15,7 @@ from prefloop.core.streams import streams
 from prefloop.core.weights import best_only
 from prefloop.runs.config import Config
 from prefloop.runs.grid import comparisons
+from prefloop.runs.length import with_steps
 from prefloop.runs.offline import offline_groups
 from prefloop.runs.world import TextWorld, method_of, open_world, plan_of, resolved
 from prefloop.worlds.text.open_data import open_data
@@ -38,12 +39,14 @@ def forecast(configs: Mapping[str, Config]) -> float:
     Timed on the first run, so all runs should have the same model and similar prompts; timing adds a few percent.
     """
     configs = {label: resolved(config) for label, config in configs.items()}
-    clock, first = time.monotonic(), next(iter(configs.values()))
-    world = open_world(first, open_data(first.data, seed=first.seed), say=lambda text: None)
+    clock, (label, first) = time.monotonic(), next(iter(configs.items()))
+    data = open_data(first.data)
+    whole = {label: with_steps(config, method_of(config), len(data.train)) for label, config in configs.items()}
+    world = open_world(whole[label], data, say=lambda text: None)
     speed = measure(first, world, opening=time.monotonic() - clock)
     prompts = 0 if world.data.has_responses else len(world.data.train)
-    starts = [start(list(cells.values()), speed, prompts) for cells in comparisons(configs)]
-    return sum(starts) + sum(seconds(config, speed) for config in configs.values())
+    starts = [start(list(cells.values()), speed, prompts) for cells in comparisons(whole)]
+    return sum(starts) + sum(seconds(config, speed) for config in whole.values())
 
 
 def measure(config: Config, world: TextWorld, *, opening: float) -> Speed:
@@ -69,7 +72,7 @@ def seconds(config: Config, speed: Speed) -> float:
     reading = speed.forward if "reference" in method.needs else 0.0
     collecting = collections * plan.batch * (method.on_policy * speed.sampling + reading)
     training = plan.steps * plan.minibatch * trained(method) * speed.training
-    evaluations = -(-plan.steps // (evaluation.every or plan.steps))
+    evaluations = -(-plan.steps // (evaluation.every or max(1, plan.steps)))
     each = evaluation.samples * evaluation.prompts * (speed.sampling + 2 * speed.forward)
     return collecting + training + evaluations * each + evaluation.greedy * speed.sampling
 

@@ -13,9 +13,10 @@ from prefloop.runs import checkpoint, experiment
 from prefloop.runs.config import Config, load
 from prefloop.runs.folder import CONFIG, read_manifest, runs
 from prefloop.runs.interrupt import Interrupt
+from prefloop.runs.length import with_steps
 from prefloop.runs.sources import sources
-from prefloop.runs.world import resolved
-from prefloop.worlds.text.open_data import SPLIT, data_hashes
+from prefloop.runs.world import method_of, resolved
+from prefloop.worlds.text.open_data import SPLIT, data_hashes, open_data
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,8 @@ def finished(configs: Mapping[str, Config]) -> dict[str, Path]:
 
 
 def _finished(configs: Mapping[str, Config], before: Mapping[str, Sequence[Path]]) -> dict[str, Path]:
-    ends = {k: [folder for folder in before[k] if experiment.is_finished(folder, c)] for k, c in configs.items()}
+    sized = _sized(configs)
+    ends = {k: [folder for folder in before[k] if experiment.is_finished(folder, c)] for k, c in sized.items()}
     return {label: folders[0] for label, folders in ends.items() if folders}
 
 
@@ -92,6 +94,7 @@ def _shared(config: Config) -> Config:
 
 def _existing(configs: Mapping[str, Config]) -> dict[str, list[Path]]:
     """The runs of each configuration in its output folder, newest first."""
+    configs = _sized(configs)
     models = {path: model_hash(path) for path in {config.model.path for config in configs.values()}}
     folders = {output: runs(output)[::-1] for output in {config.output for config in configs.values()}}
     known = {folder: _identity(folder) for inside in folders.values() for folder in inside}
@@ -100,6 +103,12 @@ def _existing(configs: Mapping[str, Config]) -> dict[str, list[Path]]:
         label: [folder for folder in folders[c.output] if known[folder] == wanted[label]]
         for label, c in configs.items()
     }
+
+
+def _sized(configs: Mapping[str, Config]) -> dict[str, Config]:
+    """The configurations with their numbers of steps, as run folders record them."""
+    prompts = {label: 0 if c.training.epochs is None else len(open_data(c.data).train) for label, c in configs.items()}
+    return {label: with_steps(c, method_of(c), prompts[label]) for label, c in configs.items()}
 
 
 def _wanted(config: Config, model: str) -> Identity:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -32,11 +32,14 @@ def samples(problem: TextProblem, policy: CausalLM, batch: Batch | None, step: i
     ]
 
 
-def manifest_of(config: Config, method: Method, world: TextWorld, offline: Batch | None) -> dict[str, Any]:
+def manifest_of(
+    config: Config, method: Method, world: TextWorld, offline: Batch | None, said: Iterable[str]
+) -> dict[str, Any]:
     """The manifest of a run, including the objective it really optimises.
 
     Args:
         offline: responses of the reference that the method trains on, if any.
+        said: notes that were printed before.
     """
     row = describe(config.method, method)
     objective = {
@@ -55,13 +58,13 @@ def manifest_of(config: Config, method: Method, world: TextWorld, offline: Batch
         "kl_estimates": "reverse: mean log π/π_ref on samples of π; forward: mean log π_ref/π on samples of π_ref"
         + ("" if world.model.reference.exact_sampler else "; biased: the sampler was tempered or truncated"),
     }
-    notes = list(world.notes)
+    notes = list(said)
     if method.on_policy < 1 and "behaviour" in method.needs:
         notes.append("dataset responses have no behaviour log-probs: those of the policy at collection are used")
     if offline is not None:
         notes.append(f"offline data: {len(offline.mask)} groups sampled from the reference, scored by the reward")
     return manifest(
-        seeds={"run": config.seed},
+        seeds={"run": config.seed, "split": config.data.split_seed},
         objective=objective,
         data=world.data.hashes,
         model={"path": config.model.path, "sha256": world.model.sha256},

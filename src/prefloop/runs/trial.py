@@ -19,8 +19,9 @@ def check_end(config: Config, model: OpenModel) -> None:
     Raises:
         DataError: there is too little room in the output folder, or the model cannot be saved.
     """
-    check_room(config, model)
-    if config.save.final:
+    if config.training.steps:
+        check_room(config, model)
+    if config.saves_final:
         pretrained.try_to_save(model.reference.model, model.tokenizer)
 
 

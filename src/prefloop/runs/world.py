@@ -55,7 +55,7 @@ def plan_of(config: Config, method: Method) -> Plan:
         UserError: see `Plan.check`.
     """
     t = config.training
-    plan = Plan(t.steps, t.batch, t.minibatch, t.lr, t.warmup, t.max_grad_norm)
+    plan = Plan(t.steps, t.batch, t.minibatch, t.lr, int(t.warmup), t.max_grad_norm, t.schedule)
     plan.check(method)
     return plan
 

@@ -54,11 +54,8 @@ class TextData:
         )
 
 
-def open_data(options: DataOptions, *, seed: int = 0) -> TextData:
+def open_data(options: DataOptions) -> TextData:
     """Read training and held-out groups.
-
-    Args:
-        seed: seed of `held_out: split`.
 
     Raises:
         UserError: a wrong format or column map.
@@ -66,7 +63,7 @@ def open_data(options: DataOptions, *, seed: int = 0) -> TextData:
     """
     train, notes = _read(options, "train")
     if options.held_out == SPLIT:
-        train, held_out = split(train, options.held_out_share, seed)
+        train, held_out = split(train, options.held_out_share, options.split_seed)
     else:
         held_out, more = _read(options, "held_out")
         train, both = apart(train, held_out, options.faulty)

@@ -54,6 +54,8 @@ class DataOptions:
     """Column whose equal values stay on the same side of the split."""
     held_out_share: float = 0.2
     """Share of the groups that `held_out: split` uses for evaluation."""
+    split_seed: int = 0
+    """Seed of that choice; apart from `seed`, so that runs with several seeds are judged on the same examples."""
     faulty: Literal["refuse", "skip"] = "refuse"
     """Rows that cannot be used, and training questions that are held out too: `refuse` or `skip` them, counted."""
     responses: int | None = None
@@ -76,6 +78,7 @@ class DataOptions:
         require(share, "data.held_out_share", self.held_out_share, "use a share from 0 to below 1")
         day = self.template_date
         require(day is None or _is_day(day), "data.template_date", day, "write it as YYYY-MM-DD")
+        require(self.split_seed >= 0, "data.split_seed", self.split_seed, "use 0 or more")
         require_positive("data", self, ("responses", "max_prompt_tokens", "limit"))
 
 
