@@ -141,7 +141,7 @@ def test_doctor_says_how_to_install_the_demo_model(monkeypatch: pytest.MonkeyPat
     [
         ([], "give a configuration file, keys as flags, or --resume RUN"),
         (["run.yaml", "--resume=runs/one"], "a resumed run keeps its configuration"),
-        (["--training.steps=2", "--resume=runs/one"], "a resumed run keeps its configuration"),
+        (["--training.lr=2", "--resume=runs/one"], "a resumed run keeps its configuration"),
         (["--method=dpoo"], "did you mean `dpo`"),  # flags alone are a configuration: the defaults hold for the rest
         (["run.yaml"], "No such file"),
     ],

@@ -32,7 +32,13 @@ from prefloop.worlds.text.problem import TextProblem
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-MORE = ["--evaluation.every=2", "--training.batch=8", "--training.minibatch=4", "--override.reuse=2"]
+MORE = [
+    "--save.state=false",
+    "--evaluation.every=2",
+    "--training.batch=8",
+    "--training.minibatch=4",
+    "--override.reuse=2",
+]
 
 
 def flags(model: Path, output: Path, *more: str) -> list[str]:
@@ -501,8 +507,8 @@ def test_a_finished_run_says_so_and_one_without_its_final_model_does_not(model: 
 def test_the_last_checkpoint_has_no_state_of_the_optimiser(model: Path, tmp_path: Path) -> None:
     sizes: list[int] = []
 
-    def saved(run: RunFolder, loop: Loop) -> Path:
-        path = ends.save(run, loop)
+    def saved(run: RunFolder, loop: Loop, **how: bool) -> Path:
+        path = ends.save(run, loop, **how)
         sizes.append((path / "state.safetensors").stat().st_size)
         return path
 

@@ -32,7 +32,7 @@ class Options(Output):
     config: Annotated[Path | None, Flag(positional=True, metavar="CONFIG.yaml")] = None
     """Configuration file (YAML)."""
     resume: Annotated[Path | None, Flag(metavar="RUN")] = None
-    """Continue the interrupted run in this folder."""
+    """Continue the interrupted run in this folder; with --training.steps N also a finished one."""
     keys: bool = False
     """List every key with its default."""
     plan: bool = False
@@ -56,8 +56,9 @@ def run(options: Options) -> int:
         raise UserError("give a configuration file, keys as flags, or --resume RUN", fix=fix)
     if options.config and options.resume:
         raise UserError("a resumed run keeps its configuration", where=str(options.config), fix="leave the file out")
-    if options.resume and (flags or options.plan):
-        fix = "remove the other flags"
+    steps = flags.get("training", {}).get("steps") if options.resume else None
+    if options.resume and (flags not in ({}, {"training": {"steps": steps}}) or len(options.changes) > 1 or options.plan):
+        fix = "remove the other flags; only training.steps may grow"
         raise UserError("a resumed run keeps its configuration", where=", ".join(flags) or "--plan", fix=fix)
     configs = [] if options.resume else [configuration.changed(options.config, tree) for tree in options.changes]
     if len(configs) > 1 or options.plan:
@@ -65,7 +66,10 @@ def run(options: Options) -> int:
     from prefloop.runs import experiment
 
     quiet = options.silent
-    result = experiment.run(configs[0], quiet=quiet) if configs else experiment.resume(str(options.resume), quiet=quiet)
+    if configs:
+        result = experiment.run(configs[0], quiet=quiet)
+    else:
+        result = experiment.resume(str(options.resume), steps=steps, quiet=quiet)
     options.show(lambda: _record(result), lambda: _table(result))
     return 0
 

@@ -36,6 +36,8 @@ from prefloop.policies.smollm2 import SMOLLM2, smollm2
 Model = Any  # transformers.PreTrainedModel or peft.PeftModel
 Tokenizer = Any  # transformers.PreTrainedTokenizerBase
 
+RUN, FINAL = "config.yaml", "final"  # what tells a run folder from a model, and where the run's model is
+
 
 def load(path: str, *, dtype: torch.dtype = torch.float32, adapter: str | None = None) -> tuple[Model, Tokenizer]:
     """A causal language model in eval mode and its tokenizer.
@@ -116,16 +118,16 @@ def _kind(config: Any, folder: Path) -> Any:
 
 
 def resolve(path: str) -> Path:
-    """The local folder that holds the model's files.
+    """The local folder that holds the model's files; a run folder stands for its final model.
 
     Raises:
-        UserError: the folder, or the model in the hub cache, does not exist.
+        UserError: the folder, the model in the hub cache, or the final model of the run does not exist.
     """
     if path == SMOLLM2:
         return smollm2()
     folder = Path(path).expanduser()
     if path and folder.is_dir():
-        return folder
+        return _final(folder) if (folder / RUN).is_file() else folder
     if not re.fullmatch(r"[\w-][\w.-]*(/[\w.-]+)?", path):
         raise UserError(
             "the model folder does not exist",
@@ -133,6 +135,13 @@ def resolve(path: str) -> Path:
             fix=f'give a local folder, a hub name such as owner/name, or "{SMOLLM2}"',
         )
     return _hub_folder(path)
+
+
+def _final(run: Path) -> Path:
+    if not (run / FINAL).is_dir():
+        fix = f"finish it (prefloop train --resume {run}), or train with save.final=true"
+        raise UserError("this run has no final model", where=str(run), fix=fix)
+    return run / FINAL
 
 
 def _hub_folder(name: str) -> Path:

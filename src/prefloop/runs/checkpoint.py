@@ -44,17 +44,17 @@ def save(root: str | Path, step: int, state: Mapping[str, Any], *, keep: int = 2
         TypeError: the state contains something else.
     """
     root, tensors = Path(root), dict[str, Tensor]()
-    tree = _encoded(state, "state", tensors)
+    encoded = _encoded(state, "state", tensors)
     try:
         try:
-            return _save(root, step, tree, tensors, keep)
+            return _save(root, step, encoded, tensors, keep)
         except (OSError, SafetensorError) as error:
             spare = [path for path in checkpoints(root) if path != newest(root)]
             if not (_is_full(error) and spare):
                 raise
             for old in spare:
                 _remove(old)
-            return _save(root, step, tree, tensors, keep)
+            return _save(root, step, encoded, tensors, keep)
     except (OSError, SafetensorError) as error:
         remove_temporary(root)
         reason = "the disk is full" if _is_full(error) else str(error)
@@ -82,8 +82,12 @@ def load(path: str | Path) -> dict[str, Any]:
     """
     path = Path(path)
     verify(path)
-    tree = json.loads((path / TREE).read_text(encoding="utf-8"))
-    return dict(_decoded(tree, load_file(path / TENSORS)))
+    return dict(_decoded(tree(path), load_file(path / TENSORS)))
+
+
+def tree(path: Path) -> dict[str, Any]:
+    """The state of a checkpoint without its tensors, which are names."""
+    return dict(json.loads((path / TREE).read_text(encoding="utf-8")))
 
 
 def restore(root: str | Path, *, fallback: bool = False, say: Say = silent) -> tuple[Path, dict[str, Any]]:
@@ -156,12 +160,12 @@ def _path(root: Path, step: int) -> Path:
     return root / f"step-{step:08d}"
 
 
-def _save(root: Path, step: int, tree: Any, tensors: dict[str, Tensor], keep: int) -> Path:
+def _save(root: Path, step: int, state: Any, tensors: dict[str, Tensor], keep: int) -> Path:
     root.mkdir(parents=True, exist_ok=True)
     remove_temporary(root)  # safe because of the run folder's lock
     path = _path(root, step)
     with published(path) as temporary:
-        _write(temporary, tree, tensors)
+        _write(temporary, state, tensors)
         if path.exists():  # left by a fallback to an older one
             _remove(path)
     verify(path)
@@ -174,9 +178,9 @@ def _is_full(error: Exception) -> bool:
     return getattr(error, "errno", None) == errno.ENOSPC or "No space left" in str(error)
 
 
-def _write(folder: Path, tree: Any, tensors: dict[str, Tensor]) -> None:
+def _write(folder: Path, state: Any, tensors: dict[str, Tensor]) -> None:
     save_file(_separate(tensors), folder / TENSORS)
-    _put(folder / TREE, json.dumps(tree, ensure_ascii=False, allow_nan=False).encode())
+    _put(folder / TREE, json.dumps(state, ensure_ascii=False, allow_nan=False).encode())
     _put(folder / SUMS, "".join(f"{sha256(folder / name)}  {name}\n" for name in (TENSORS, TREE)).encode())
     for name in (TENSORS, TREE, SUMS):
         sync(folder / name)

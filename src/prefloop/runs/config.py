@@ -97,6 +97,9 @@ class SaveConfig:
     """Steps between checkpoints; 0 saves one only when a run ends early."""
     final: bool = True
     """Write the trained model in Hugging Face layout."""
+    state: bool = True
+    """Keep the state of the optimiser with it, so that the run can be trained further (`--resume RUN
+    --training.steps N`); twice the size of the trained weights."""
 
     def __post_init__(self) -> None:
         require(self.every >= 0, "save.every", self.every, "use 0 (on interruption only) or more")
@@ -131,6 +134,11 @@ class Config:
     def saves_final(self) -> bool:
         """Whether there is a trained model to save at the end."""
         return self.save.final and self.training.steps > 0
+
+    @property
+    def keeps_state(self) -> bool:
+        """Whether the run can be trained further when it is finished."""
+        return self.saves_final and self.save.state
 
 
 def load(path: str | Path | None, words: Sequence[str] = ()) -> Config:

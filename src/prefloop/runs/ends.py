@@ -23,8 +23,8 @@ class Stopped(Exception):
 
 
 @contextmanager
-def kept(folder: RunFolder, loop: Loop) -> Iterator[None]:
-    """Save the loop at its last step boundary when the body is interrupted or fails in any way.
+def kept(folder: RunFolder, loop: Loop, *, whole: bool = False) -> Iterator[None]:
+    """Save the loop at its last step boundary when the body is interrupted or fails in any way; see `save`.
 
     A second signal stops immediately: then the last checkpoint remains the newest.
 
@@ -39,7 +39,7 @@ def kept(folder: RunFolder, loop: Loop) -> Iterator[None]:
         raise
     except Interrupted as stop:
         try:
-            save(folder, loop)
+            save(folder, loop, whole=whole)
         except Exception as problem:
             problem.add_note(_newest(folder))
             raise
@@ -49,33 +49,35 @@ def kept(folder: RunFolder, loop: Loop) -> Iterator[None]:
         traceback.clear_frames(error.__traceback__)  # their tensors and the gradients leave memory for the state
         loop.optimizer.zero_grad(set_to_none=True)
         told = error if isinstance(error, Exception) else _exit(error)
-        told.add_note(_keep(folder, loop, told))
+        told.add_note(_keep(folder, loop, told, whole))
         _event(folder, "failed", loop, told)
         raise told from error if told is not error else error.__cause__
 
 
-def save(folder: RunFolder, loop: Loop) -> Path:
+def save(folder: RunFolder, loop: Loop, *, whole: bool = False) -> Path:
     """Save a checkpoint of the loop, with the current lengths of the records.
 
-    After the last step only the weights are saved, from which the run can be finished.
+    Args:
+        whole: whether the run can be trained further from the state of its last step; otherwise only the weights are
+            saved then, from which the run can be finished.
 
     Raises:
         DataError: the disk is full or fails.
         RuntimeError: see `Loop.state`.
     """
     state = loop.state()
-    if loop.step == loop.plan.steps:
+    if loop.step == loop.plan.steps and not whole:
         state |= {"optimizer": {}, "collection": None, "signal": None}
     records = {"offsets": folder.offsets(), "waiting": folder.waiting()}
     return checkpoint.save(folder.checkpoints, loop.step, {"loop": state, **records})
 
 
-def _keep(folder: RunFolder, loop: Loop, error: Exception) -> str:
+def _keep(folder: RunFolder, loop: Loop, error: Exception, whole: bool) -> str:
     """Save the loop; a sentence on what is kept."""
     if loop.step == 0:
         return "  kept:  nothing, because no step was finished"
     try:
-        save(folder, loop)
+        save(folder, loop, whole=whole)
     except Exception as problem:
         return f"  kept:  step {loop.step} could not be saved ({raised(problem)})\n{_newest(folder)}"
     again = "The same error comes back unless its cause is removed."

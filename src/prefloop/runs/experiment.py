@@ -29,6 +29,7 @@ from prefloop.runs.ends import kept, save
 from prefloop.runs.evaluation import Baseline, Evaluation, Metrics, evaluate, evaluate_reference, greedy_answers
 from prefloop.runs.flat import Flat, same_score
 from prefloop.runs.folder import CONFIG, FINAL, RECORDS, RunFolder, existing, read, read_manifest
+from prefloop.runs.further import check_offline, lengthen, longer
 from prefloop.runs.interrupt import Interrupt
 from prefloop.runs.length import notes_on_length, with_steps
 from prefloop.runs.offline import collect_offline, offline_groups
@@ -111,6 +112,7 @@ def run(
 def resume(
     path: str | Path,
     *,
+    steps: int | None = None,
     quiet: bool = False,
     label: str = "",
     start: Start | None = None,
@@ -119,19 +121,30 @@ def resume(
     """Continue an interrupted run from its newest checkpoint, or start it again if it was killed before its first;
     its records are the same as without the interruption.
 
+    Args:
+        steps: trains the run further than configured, up to this number of steps, finished or not.
+
     Raises:
-        UserError: no such run, or the run is finished.
+        UserError: no such run, the run is finished, or it cannot be trained further.
         DataError: the data or the model have changed since the run was started.
     """
     home, say = existing(path), speaker(quiet)
-    config = load(home / CONFIG)
-    if is_finished(home, config):
-        raise UserError("this run is finished", where=str(home), fix="start a new run with another configuration")
+    before = config = load(home / CONFIG)
+    finished = is_finished(home, before)
+    if steps is not None and steps != before.training.steps:
+        config = longer(home, before, steps, finished=finished)
+    elif finished:
+        fix = "train it further with --training.steps N, or start a new run with another configuration"
+        raise UserError("this run is finished", where=str(home), fix=fix)
     with Interrupt(quiet=quiet) as interrupt, RunFolder.open(home) as folder:
         last = checkpoint.newest(folder.checkpoints)
         trained = last is not None and checkpoint.step_of(last) == config.training.steps
         start = start or prepare([config], poll=interrupt.poll, say=say, ends=not trained)
         _check_unchanged(home, start.world)
+        if config != before:
+            if not start.world.data.has_responses:
+                check_offline(before, config, len(start.world.data.train))
+            lengthen(folder, before, config)
         this = _begin(config, start, interrupt.poll)
         if last is None and config.training.steps not in evaluated_steps(home):
             _start_again(this, folder, say)
@@ -299,7 +312,7 @@ def _train(this: _Run, folder: RunFolder, label: str, quiet: bool, observers: Se
     clock, loop, config = time.monotonic(), this.loop, this.config
     recorder, flat, say = _recorder(this, folder), Flat(this.method, config.training.stop_if_flat), speaker(quiet)
     watchers: list[Observer] = [_saver(this, folder), *observers, flat]
-    with kept(folder, loop):
+    with kept(folder, loop, whole=config.keeps_state):
         if this.evaluation_is_due(loop.step) and not this.evaluated(folder):
             this.evaluate(folder)  # the run ended before it was written
         with Progress(config.training.steps, label, quiet=quiet) as bar:
@@ -312,7 +325,7 @@ def _train(this: _Run, folder: RunFolder, label: str, quiet: bool, observers: Se
         if flat.note:
             say(flat.note)
         if config.saves_final:
-            _save_last(folder, loop, say)
+            _save_last(folder, loop, say, whole=config.keeps_state)
         after = this.evaluated(folder) or this.evaluate(folder, last=True)
         before, world = this.start.baseline.metrics, this.start.world
         if config.saves_final:
@@ -320,16 +333,18 @@ def _train(this: _Run, folder: RunFolder, label: str, quiet: bool, observers: Se
             beside = pretrained.companions(config.model.path)
             pretrained.save(this.policy.model, this.policy.tokenizer, folder.final, text, beside=beside)
             for step in map(checkpoint.step_of, list(checkpoint.checkpoints(folder.checkpoints))):
-                if not this.checkpoint_is_due(step):  # kept for the rest of the run, which is done
+                if not (
+                    this.checkpoint_is_due(step) or (config.keeps_state and step == loop.step)
+                ):  # kept for the rest of the run, which is done
                     checkpoint.remove(folder.checkpoints, step)
     notes = tuple(filter(None, (*this.notes, flat.note)))
     return Result(folder.path, before, after, time.monotonic() - clock, world.reward.note, notes)
 
 
-def _save_last(folder: RunFolder, loop: Loop, say: Say) -> None:
+def _save_last(folder: RunFolder, loop: Loop, say: Say, *, whole: bool) -> None:
     """Save the last step until the final model is there; without room for both, the final model comes first."""
     try:
-        save(folder, loop)
+        save(folder, loop, whole=whole)
     except DataError as error:
         say(f"{error.what}: the final model is saved without it")
 
