@@ -60,7 +60,72 @@ def long(tmp_path: Path) -> str:
 def test_check_counts_tokens(model: str, long: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["data", "check", long, "--model", model, "--json"]) == 0
     counts = json.loads(capsys.readouterr().out)["tokens"]
-    assert (counts["longest_prompt"], counts["longest_answer"], counts["longest"]) == (36, 3, 39)
+    assert [counts[part]["max"] for part in ("prompt", "response", "row")] == [36, 3, 39]
+    assert counts["prompt"]["median"] == 8.5 and counts["response"]["median"] == 2.5
+    assert main(["data", "check", long, "--model", model]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "prompt tokens 7 to 36, median 8" in shown and "over limits" not in shown
+
+
+def test_check_counts_what_is_over_a_limit(model: str, long: str, capsys: pytest.CaptureFixture[str]) -> None:
+    more = ["--max-prompt-tokens=20", "--max-response-tokens=2", "--over-limit=cut"]
+    assert main(["data", "check", long, "--model", model, "--json", *more]) == 3
+    counts = json.loads(capsys.readouterr().out)
+    assert "more than 20 tokens" in counts["faults"][0]["what"]
+    assert (counts["tokens"]["over_prompt"], counts["tokens"]["over_context"]) == (1, 0)
+    assert counts["tokens"]["cut"]["cut"] == 3 and counts["tokens"]["cut"]["share"] == 0.5
+    assert counts["tokens"]["limits"] == {"prompt": 20, "response": 2, "context": 64}
+
+
+def test_a_row_beyond_the_context_is_counted(model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [{"prompt": "a", "chosen": "yes " * n, "rejected": "no"} for n in (2, 3, 70)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert main(["data", "check", str(tmp_path / "rows.jsonl"), "--model", model]) == 3
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "1 rows over the context of 64" in shown and "row 3: prompt and response have 77 tokens" in shown
+
+
+def train(model: str, data: str, output: Path, *more: str) -> list[str]:
+    words = ["train", "--method=dpo", f"--model.path={model}", "--reward.name=labels", f"--data.train={data}"]
+    words += ["--training.steps=2", "--training.batch=4", "--training.minibatch=4", f"--output={output}"]
+    return [*words, "--evaluation.prompts=2", "--evaluation.max_cut=1", "--sampling.max_new_tokens=1", "--json", *more]
+
+
+def test_responses_of_a_file_have_their_own_limit(
+    model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [{"prompt": f"a {'b ' * n}", "chosen": "yes b a", "rejected": "no"} for n in range(4)]
+    data = str(tmp_path / "rows.jsonl")
+    Path(data).write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert main(train(model, data, tmp_path)) == 0  # one token of a sample, but whole responses
+    assert not any("cut" in note for note in json.loads(capsys.readouterr().out)["notes"])
+    said = "4 of 8 training responses (50.0%) have more than 3 tokens"
+    assert main(train(model, data, tmp_path, "--data.max_response_tokens=3")) == 3
+    refused = capsys.readouterr().err
+    assert said in refused and "the longest has 4" in refused and "data.over_limit=cut" in refused
+    check = ["data", "check", data, "--model", model, "--max-response-tokens=3"]
+    assert main(check) == 3
+    assert said in capsys.readouterr().err
+    assert main([*check, "--over-limit=cut"]) == 0
+    assert "4 of 8 responses cut (50.0%)" in " ".join(capsys.readouterr().out.split())
+    assert main(train(model, data, tmp_path, "--data.max_response_tokens=3", "--data.over_limit=cut")) == 0
+    result = json.loads(capsys.readouterr().out)
+    notes = json.loads((Path(result["run"]) / "manifest.json").read_text())["notes"]
+    for said in (result["notes"], notes):
+        assert any("4 of 8 responses cut (50.0%)" in note and "limit of 3 tokens" in note for note in said)
+
+
+def test_a_few_long_responses_are_cut_and_counted(
+    model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [{"prompt": "a " * (n + 1), "chosen": "yes" + " b" * (n == 0), "rejected": "no"} for n in range(10)]
+    data = str(tmp_path / "rows.jsonl")
+    Path(data).write_text("".join(json.dumps(row) + "\n" for row in rows))
+    limited = train(model, data, tmp_path, "--data.max_response_tokens=2", "--training.steps=5")
+    assert main(limited) == 0
+    assert any("1 of 20 responses cut (5.0%)" in note for note in json.loads(capsys.readouterr().out)["notes"])
+    assert main(["data", "check", data, "--model", model, "--max-response-tokens=2"]) == 0
+    assert "1 of 20 responses cut (5.0%)" in " ".join(capsys.readouterr().out.split())
 
 
 def test_check_finds_what_the_template_refuses(
@@ -74,11 +139,9 @@ def test_check_finds_what_the_template_refuses(
 def test_a_run_leaves_out_what_cannot_be_rendered_if_told_so(
     model: str, long: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = ["train", "--method=dpo", f"--model.path={model}", "--reward.name=labels", f"--data.train={long}"]
-    words += ["--training.steps=2", "--training.batch=4", "--training.minibatch=4", f"--output={tmp_path}"]
-    words += ["--data.max_prompt_tokens=20", "--evaluation.prompts=2", "--evaluation.max_cut=1"]
-    assert main([*words, "--json"]) == 3 and "more than 20 tokens" in capsys.readouterr().err
-    assert main([*words, "--json", "--data.faulty=skip"]) == 0
+    words = train(model, long, tmp_path, "--data.max_prompt_tokens=20")
+    assert main(words) == 3 and "more than 20 tokens" in capsys.readouterr().err
+    assert main([*words, "--data.faulty=skip"]) == 0
     notes = json.loads(capsys.readouterr().out)["notes"]
     assert any("training: 1 of 4 rows are left out" in note for note in notes)
 

@@ -35,7 +35,11 @@ def test_a_conversation_beyond_the_context_is_refused() -> None:
     whole = len(TEMPLATE.answered(groups[0]).prompt) + 7
     for limit, context in ((64, whole), (4, whole - 3)):
         examined(
-            TextProblem(groups, TEMPLATE, max_new_tokens=limit, context=context), 1, fresh=False, given=True, seed=0
+            TextProblem(groups, TEMPLATE, max_response_tokens=limit, context=context),
+            1,
+            fresh=False,
+            given=True,
+            seed=0,
         )
     with pytest.raises(DataError, match=f"have {whole} tokens; the model's context has {whole - 1}") as error:
         examined(TextProblem(groups, TEMPLATE, context=whole - 1), 1, fresh=False, given=True, seed=0)
@@ -45,7 +49,7 @@ def test_a_conversation_beyond_the_context_is_refused() -> None:
 @pytest.mark.parametrize("texts", [("yes no a", "yes no b"), ("yes no ", "yes no"), ("yes", "yes")])
 def test_pairs_that_the_limit_makes_identical_are_left_out(texts: tuple[str, str]) -> None:
     groups = [pair(0, "a", *texts), pair(1, "b")]
-    kept, lost = examined(TextProblem(groups, TEMPLATE, max_new_tokens=2), 4, fresh=False, given=True, seed=0)
+    kept, lost = examined(TextProblem(groups, TEMPLATE, max_response_tokens=2), 4, fresh=False, given=True, seed=0)
     assert [g.row for g in kept.train] == [1] and lost.identical == 1
 
 

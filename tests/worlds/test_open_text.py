@@ -38,7 +38,7 @@ def test_model_and_data_alone_give_log_probs_of_the_data(model: Path, pairs: Pat
         open_model(ModelOptions(str(model), autocast=False), SamplingOptions(8)),
         open_data(DataOptions(str(pairs))),
     )
-    problem = data.problem(opened.template, 8)
+    problem = data.problem(opened.template)
     logp = sequence_logp(opened.reference, problem.batch_of(data.train))
     assert logp.shape == (len(WORDS) ** 2, 2) and bool((logp < 0).all())
     assert opened.sha256 == pretrained.model_hash(str(model))
@@ -55,22 +55,24 @@ def test_data_name_the_bytes_that_they_were_read_from(pairs: Path) -> None:
 
 
 def test_data_say_what_the_length_limit_does(model: Path, pairs: Path) -> None:
-    data, template = open_data(DataOptions(str(pairs))), template_of(pretrained.load(str(model))[1])
-    assert truncation(data.problem(template, 4), data.train).cut == 0  # the longest has three words and its EOS
-    found = truncation(data.problem(template, 3), data.train)
+    template = template_of(pretrained.load(str(model))[1])
+    data = open_data(DataOptions(str(pairs), max_response_tokens=4))
+    assert truncation(data.problem(template), data.train).cut == 0  # the longest has three words and its EOS
+    data = open_data(DataOptions(str(pairs), max_response_tokens=3))
+    found = truncation(data.problem(template), data.train)
     assert (found.responses, found.cut) == (2 * len(data.train), len(data.train))
 
 
 def test_prompts_that_are_too_long_are_found_at_once(model: Path, pairs: Path) -> None:
     data = open_data(DataOptions(str(pairs), max_prompt_tokens=3))
     with pytest.raises(DataError, match="more than 3 tokens"):
-        truncation(data.problem(template_of(pretrained.load(str(model))[1]), 8), data.train)
+        truncation(data.problem(template_of(pretrained.load(str(model))[1])), data.train)
 
 
 def test_a_reward_alone_scores_what_the_reference_writes(model: Path, pairs: Path) -> None:
     opened = open_model(ModelOptions(str(model), autocast=False), SamplingOptions(8))
     data = open_data(DataOptions(str(pairs), held_out="split"))
-    problem = data.problem(opened.template, 8)
+    problem = data.problem(opened.template)
     batch = problem.batch_of(data.held_out)
 
     def reward(name: str, **more: object) -> object:

@@ -50,7 +50,7 @@ def template(text: str) -> Template:
 
 def problem(tmp_path: Path, text: str) -> TextProblem:
     (tmp_path / "tools.jsonl").write_text(json.dumps(ROW) + "\n")
-    return TextProblem(load(tmp_path / "tools.jsonl"), template(text), max_prompt_tokens=4096, max_new_tokens=4096)
+    return TextProblem(load(tmp_path / "tools.jsonl"), template(text), max_prompt_tokens=4096, max_response_tokens=4096)
 
 
 def test_tools_and_calls_of_a_file_reach_the_template(tmp_path: Path) -> None:

@@ -98,7 +98,7 @@ def test_too_long_prompts_are_refused_before_training() -> None:
 )
 def test_eos_is_trained_exactly_once_or_cut_and_masks_go_by_position(texts: list[list[str]], limit: int) -> None:
     assert TEMPLATE.tokenizer.pad_token_id == TEMPLATE.tokenizer.eos_token_id == tiny.EOS  # masked by id, it is lost
-    text = problem([], max_new_tokens=limit)
+    text = problem([], max_response_tokens=limit)
     batch = text.batch_of([group("a", " ".join(words), scores=None) for words in texts])
     for words, row, mask in zip(texts, batch.responses[:, 0], batch.mask[:, 0], strict=True):
         expected = [*(ID[w] for w in words), tiny.EOS][:limit]
@@ -145,13 +145,13 @@ def test_truncation_is_counted() -> None:
         group("b", "yes yes no", "yes yes"),  # one cut
         group("a", "no", "no", scores=(1.0, 1.0)),  # the same with the same score
     ]
-    kept, found = examined(problem(groups, max_new_tokens=3), 3, fresh=False, given=True, seed=0)
+    kept, found = examined(problem(groups, max_response_tokens=3), 3, fresh=False, given=True, seed=0)
     assert kept.train == groups[1:]
     assert (found.responses, found.cut, found.empty, found.identical) == (4, 1, 0, 1)
     assert "1 of 4 responses cut (25.0%)" in str(found) and "1 groups left out" in str(found)
-    assert truncation(problem([], max_new_tokens=9), groups).cut == 0
+    assert truncation(problem([], max_response_tokens=9), groups).cut == 0
     with pytest.raises(DataError, match="makes all pairs of responses identical"):
-        examined(problem(groups[:1], max_new_tokens=3), 3, fresh=False, given=True, seed=0)
+        examined(problem(groups[:1], max_response_tokens=3), 3, fresh=False, given=True, seed=0)
 
 
 def test_copies_share_what_was_rendered() -> None:
@@ -245,7 +245,7 @@ def test_from_a_file_to_tokens_and_back(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("name", "key", "limit"), [(HUMAN_PAIRS, "qid", 256), (HUMAN_CHATS, "tree", 4096)])
 def test_real_files_become_batches(preference_data: Path, name: str, key: str, limit: int) -> None:
     groups = load(real(preference_data, name), group_by=key, limit=300)
-    text = problem(groups, max_prompt_tokens=limit, max_new_tokens=60)
+    text = problem(groups, max_prompt_tokens=limit, max_response_tokens=60)
     batch = text.dataset(290, 20, 2, rng())
     ends = batch.responses.gather(-1, (batch.lengths - 1)[..., None])[..., 0] == tiny.EOS
     assert (batch.lengths[~ends] == 60).all() and bool(ends.any()) and not bool(ends.all())
@@ -262,7 +262,7 @@ def test_human_answers_fit_the_real_tokenizer_and_come_back(preference_data: Pat
     except UserError as error:
         pytest.skip(str(error))
     groups = load(real(preference_data, HUMAN_PAIRS), group_by="qid", limit=400)
-    text = TextProblem(groups, template_of(tokenizer), max_new_tokens=256)
+    text = TextProblem(groups, template_of(tokenizer), max_response_tokens=256)
     batch = text.batch_of(groups, 2)
     last = batch.responses.gather(-1, (batch.lengths - 1)[..., None])
     assert (last == tokenizer.eos_token_id).float().mean() > 0.99

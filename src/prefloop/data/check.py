@@ -12,7 +12,7 @@ from prefloop.data.records import Group, system
 
 @dataclass(frozen=True)
 class Lengths:
-    """Lengths of a set of texts in characters."""
+    """Quantiles of the lengths of texts."""
 
     min: int
     median: float
@@ -30,7 +30,7 @@ class Report:
     systems: int  # rows whose question another row asks under another system message
     responses: int
     group_sizes: dict[int, int]  # responses -> groups
-    prompt_length: Lengths
+    prompt_length: Lengths  # in characters
     response_length: Lengths | None
     preferences: int
     longer_wins: float | None  # share of preferences in which the longer response is preferred; equal lengths count ½
@@ -58,8 +58,8 @@ def check(groups: Sequence[Group]) -> Report:
         systems=_systems(groups),
         responses=len(responses),
         group_sizes=dict(sorted(Counter(len(g.responses) for g in groups).items())),
-        prompt_length=_lengths([len(g.text) for g in groups]),
-        response_length=_lengths(responses) if responses else None,
+        prompt_length=lengths([len(g.text) for g in groups]),
+        response_length=lengths(responses) if responses else None,
         preferences=len(preferences),
         longer_wins=_mean([_longer(winner, loser) for _, winner, loser in preferences]),
         positive_labels=_mean(labels),
@@ -101,6 +101,7 @@ def _mean(x: Sequence[float]) -> float | None:
     return sum(x) / len(x) if x else None
 
 
-def _lengths(x: Sequence[int]) -> Lengths:
+def lengths(x: Sequence[int]) -> Lengths:
+    """The quantiles of at least one length."""
     cuts = quantiles(x, n=20, method="inclusive") if len(x) > 1 else [float(x[0])] * 19
     return Lengths(min(x), cuts[9], cuts[18], max(x))

@@ -13,7 +13,7 @@ from prefloop.core.protocols import no_op
 from prefloop.data.skipping import MOST, left_out
 from prefloop.policies.pretrained import Limits
 from prefloop.runs.config import Config
-from prefloop.worlds.text.examine import examined, sound
+from prefloop.worlds.text.examine import examined, sound, too_many_cut
 from prefloop.worlds.text.open_data import BUILTIN, TextData
 from prefloop.worlds.text.open_model import OpenModel, open_model
 from prefloop.worlds.text.open_reward import AUTO, LABELS, TextReward, open_reward, threshold_of
@@ -168,7 +168,7 @@ def open_world(
         micro_tokens=config.training.micro_tokens,
         seed=config.seed,
     )
-    bare = data.problem(model.template, config.sampling.max_new_tokens, Limits.of(model.reference.model.config))
+    bare = data.problem(model.template, Limits.of(model.reference.model.config))
     given = data.has_responses and any(m.on_policy < 1 for m in methods)
     fresh = any(m.on_policy > 0 for m in methods) or not data.has_responses
     if config.data.faulty == "skip":
@@ -177,10 +177,13 @@ def open_world(
     problem, lost = examined(
         bare, groups or groups_used(config, methods[0]), fresh=fresh, given=given, seed=config.seed
     )
+    if error := too_many_cut(lost, problem.max_response_tokens, config.data.over_limit):
+        raise error
     reward = open_reward(
         config.reward, data, problem, model.reference, pairs=config.evaluation.pairs, seed=config.seed, poll=poll
     )
-    cut = f"training responses: {lost}" if lost.cut or lost.empty or lost.identical else ""
+    limit = f"; the limit of {problem.max_response_tokens} tokens is that of held-out ones too" if lost.cut else ""
+    cut = f"training responses: {lost}{limit}" if lost.cut or lost.empty or lost.identical else ""
     notes = tuple(filter(None, (*data.notes, model.template.note, model.note, cut, reward.note)))
     for note in notes:
         say(note)

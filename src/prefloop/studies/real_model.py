@@ -65,7 +65,7 @@ def config(size: Size, recipe: Recipe, data: DataOptions, reward: RewardOptions,
         method=recipe.method,
         override=dict(recipe.override),
         model=ModelOptions(MODEL),
-        data=replace(data, system=SYSTEM),
+        data=replace(data, system=SYSTEM, max_response_tokens=size.tokens, over_limit="cut"),
         reward=reward,
         sampling=SamplingOptions(max_new_tokens=size.tokens),
         training=TrainingConfig(size.steps, batch=size.batch, minibatch=size.batch, lr=LR, micro_tokens=MICRO_TOKENS),
@@ -144,4 +144,4 @@ def _reference(size: Size) -> tuple[OpenModel, TextProblem]:
     """The untrained model and the built-in instructions, without a reward."""
     sampling = SamplingOptions(max_new_tokens=size.tokens)
     model = open_model(ModelOptions(MODEL), sampling, micro_tokens=MICRO_TOKENS, seed=DRAWING)
-    return model, open_data(DataOptions(system=SYSTEM)).problem(model.template, size.tokens)
+    return model, open_data(DataOptions(system=SYSTEM)).problem(model.template)

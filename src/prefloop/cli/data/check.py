@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from prefloop.cli.data import tokens
 from prefloop.cli.data.shared import BAD_ROWS, print_faults, read
-from prefloop.cli.options import Rows
+from prefloop.cli.options import Rows, require_positive
 from prefloop.runs.schema import Flag
 
 if TYPE_CHECKING:
     from prefloop.data.check import Lengths, Report
     from prefloop.data.formats import Loaded
+    from prefloop.worlds.text.measure import Counts
 
 NOTABLE = 0.6  # share of preferences for the longer response, or of one label, above which a note is printed
 
@@ -33,34 +34,43 @@ class Options(Rows):
     """With --model: auto, chat, plain or a Jinja file."""
     system: str | None = None
     """With --model: system message for prompts that have none."""
+    max_prompt_tokens: int = 256
+    """With --model: rows with a longer prompt cannot be used; as `data.max_prompt_tokens`."""
+    max_response_tokens: int | None = None
+    """With --model: longer responses are cut; as `data.max_response_tokens`."""
+    over_limit: Literal["refuse", "cut"] = "refuse"
+    """With --model: more than 5 % of the responses over that limit; as `data.over_limit`."""
     held_out: Annotated[Path | None, Flag(metavar="FILE")] = None
     """Held-out file: questions in both are refused, as `train` does."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_positive(self, "max_prompt_tokens", "max_response_tokens")
 
 
 def run(options: Options) -> int:
     """Check the file; 3 if some rows cannot be used.
 
     Raises:
-        DataError: a file that cannot be read, or questions that are held out too.
+        DataError: a file that cannot be read, questions that are held out too, or too many responses over their limit.
     """
     from prefloop.data.check import check
     from prefloop.data.skipping import apart
 
     loaded = read(options, options.file, options.limit)
-    counts: tokens.Counts | None = None
+    counts, refused = None, None
     if options.model is not None:
-        from prefloop.policies.pretrained import limits_of
-
-        rendering = tokens.template(options.model, options.template)
-        loaded, counts = tokens.counted(loaded, rendering, limits_of(options.model), options.system)
+        loaded, counts, refused = tokens.measure(loaded, tokens.template(options.model, options.template), options)
     if options.held_out is not None:
         _, notes = apart(loaded.groups, read(options, options.held_out, options.limit).groups, options.faulty)
         loaded = replace(loaded, notes=(*loaded.notes, *notes))
     report = check(loaded.groups)
     options.show(
-        lambda: {**_record(options.file, loaded, report), **({"tokens": asdict(counts)} if counts else {})},
+        lambda: {**_record(options.file, loaded, report), **({"tokens": counts.record} if counts else {})},
         lambda: _print_report(options.file, loaded, report, counts),
     )
+    if refused:
+        raise refused
     return BAD_ROWS if loaded.faults and options.faulty == "refuse" else 0
 
 
@@ -72,7 +82,7 @@ def _record(file: Path, loaded: Loaded, report: Report) -> dict[str, Any]:
     return {"file": str(file), **read_as, **asdict(report), "reasons": by_reason(loaded.faults), "faults": faults}
 
 
-def _print_report(file: Path, loaded: Loaded, report: Report, counts: tokens.Counts | None) -> None:
+def _print_report(file: Path, loaded: Loaded, report: Report, counts: Counts | None) -> None:
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
@@ -83,7 +93,7 @@ def _print_report(file: Path, loaded: Loaded, report: Report, counts: tokens.Cou
     console.print(Text(str(file), style="bold"), soft_wrap=True)
     table = Table.grid(padding=(0, 2))
     table.add_row(Text("format", style="cyan"), Text(f"{loaded.format}: {FORMATS[loaded.format].help}"))
-    for name, value in {**_facts(report), **(counts.facts() if counts else {})}.items():
+    for name, value in {**_facts(report), **(counts.facts if counts else {})}.items():
         table.add_row(Text(name, style="cyan"), Text(value))
     console.print(table)
     for remark in (*loaded.remarks, *_remarks(report)):

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from statistics import median
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from prefloop.cli.data.check import Options as Check
+    from prefloop.core.errors import DataError
     from prefloop.data.formats import Loaded
     from prefloop.data.records import Group
     from prefloop.policies.conversation import Answered, Template
-    from prefloop.policies.pretrained import Limits
+    from prefloop.worlds.text.measure import Counts
 
 PROMPT, TRAINED, END = "cyan", "green", "bold red"  # styles
 SEPARATOR = "┊"  # between two tokens
@@ -32,53 +33,33 @@ def template(model: str, setting: str) -> Template:
     return template_of(tokenizer, setting, stops=stops)
 
 
-@dataclass(frozen=True)
-class Counts:
-    """Tokens of prompts and answers, ends included: 0 if there are none."""
-
-    template: str
-    longest_prompt: int
-    longest_answer: int
-    median_answer: float
-    longest: int  # prompt and answer
-
-    def facts(self) -> dict[str, str]:
-        answers = f"answers up to {self.longest_answer:,} tokens, median {self.median_answer:,.0f}"
-        return {"tokens": f"prompts up to {self.longest_prompt:,}; {answers}; together up to {self.longest:,}"}
-
-
-def counted(loaded: Loaded, rendering: Template, limits: Limits, system: str | None) -> tuple[Loaded, Counts]:
-    """The file with rows that cannot be rendered among its faults, and the tokens of the others.
+def measure(loaded: Loaded, rendering: Template, options: Check) -> tuple[Loaded, Counts, DataError | None]:
+    """The file with rows that a training refuses among its faults, its tokens, and why it refuses the whole.
 
     Raises:
         DataError: no row can be rendered.
     """
     from prefloop.data.formats import faulty
-    from prefloop.worlds.text.examine import sound
+    from prefloop.policies.pretrained import limits_of
+    from prefloop.worlds.text.measure import measured
     from prefloop.worlds.text.problem import TextProblem
 
-    unlimited = 10**9
+    limits = limits_of(str(options.model))
     problem = TextProblem(
-        loaded.groups,
+        (),
         rendering,
-        system=system,
-        max_prompt_tokens=unlimited,
-        max_new_tokens=unlimited,
+        system=options.system,
+        max_prompt_tokens=options.max_prompt_tokens,
+        max_response_tokens=options.max_response_tokens,
         context=limits.context,
         vocabulary=limits.vocabulary,
     )
-    groups, faults = sound(problem, loaded.groups, fresh=False, given=True)
-    found = replace(loaded, groups=groups, faults=[*loaded.faults, *faults], notes=(*loaded.notes, rendering.note))
-    if not groups:
+    made = measured(problem, loaded.groups)
+    notes = (*loaded.notes, rendering.note)
+    found = replace(loaded, groups=made.usable, faults=[*loaded.faults, *made.faults], notes=notes)
+    if not made.usable:
         raise faulty(Path("the file"), found)
-    prompts = [len(p) for p in problem.render([g for g in groups if not g.responses])]
-    made = problem.answered([g for g in groups if g.responses])
-    answers = [len(a) for one in made for a in one.answers]
-    prompts += [len(one.prompt) for one in made]
-    both = [len(one.prompt) + max(map(len, one.answers)) for one in made]
-    middle = median(answers) if answers else 0.0
-    counts = Counts(rendering.note, max(prompts), max(answers, default=0), middle, max([*prompts, *both]))
-    return found, counts
+    return found, made.counts(problem), made.refusal(problem, options.over_limit)
 
 
 def record(rendering: Template, groups: Sequence[Group]) -> list[dict[str, Any]]:

@@ -124,8 +124,7 @@ def _gold(options: Options, name: str, groups: list[Group], model: RewardModel) 
     from prefloop.rewards import scorers
     from prefloop.worlds.text.problem import TextProblem
 
-    unlimited = 10**9
-    problem = TextProblem(groups, model.template, max_prompt_tokens=unlimited, max_new_tokens=unlimited)
+    problem = TextProblem(groups, model.template, max_prompt_tokens=10**9)
     where = scorers.Where("--gold", "--gold-option", known=("ratings", "module:function"))
     scorer = scorers.build(
         name,

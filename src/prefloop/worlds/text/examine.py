@@ -13,6 +13,7 @@ from prefloop.data.records import Group
 from prefloop.worlds.text.problem import TextProblem, Truncation, places
 
 PORTION = 64  # rows that are rendered together
+MOST_CUT = 0.05  # share of the training responses that the limit may cut without being asked to
 BYTES = 4  # tokens that a character can have, at most: a shorter common beginning cannot fill the limit
 
 
@@ -30,10 +31,9 @@ def examined(
     Raises:
         DataError: a prompt or conversation that cannot be rendered or is too long; or no group is left.
     """
-    distinct = [group for group in problem.train if not (given and _indistinct(problem, group))]
+    distinct = [group for group in problem.train if not (given and indistinct(problem, group))]
     if not distinct:
-        what = f"the limit of {problem.max_new_tokens} tokens makes all pairs of responses identical"
-        raise DataError(what, where="sampling.max_new_tokens", fix="raise it")
+        raise all_identical(problem)
     kept = problem if len(distinct) == len(problem.train) else replace(problem, train=distinct)
     used = [distinct[i] for i in dict.fromkeys(places(len(distinct), 0, groups, streams(seed)["prompts"]))]
     if fresh:
@@ -76,18 +76,44 @@ def truncation(problem: TextProblem, groups: Sequence[Group], *, left_out: int =
     Raises:
         DataError: see `TextProblem.answered`.
     """
-    ids = [answer for one in problem.answered([g for g in groups if g.responses]) for answer in one.answers]
-    cut, empty = (sum(of(len(x)) for x in ids) for of in (lambda n: n > problem.max_new_tokens, lambda n: n == 1))
-    return Truncation(len(ids), cut, empty, left_out)
+    made = problem.answered([g for g in groups if g.responses])
+    sizes = [len(answer) for one in made for answer in one.answers]
+    most = max(sizes, default=0) if problem.max_response_tokens is None else problem.max_response_tokens
+    cut, empty = sum(n > most for n in sizes), sizes.count(1)
+    return Truncation(len(sizes), cut, empty, left_out, max(sizes, default=0))
 
 
-def _indistinct(problem: TextProblem, group: Group) -> bool:
+def too_many_cut(lost: Truncation, limit: int | None, how: str) -> DataError | None:
+    """Why responses are not cut without being asked to; None if few are.
+
+    Args:
+        lost: effect of the limit on the training responses.
+        how: see `DataOptions.over_limit`.
+    """
+    if how == "cut" or lost.share <= MOST_CUT:
+        return None
+    what = f"{lost.cut:,} of {lost.responses:,} training responses ({lost.share:.1%}) have more than {limit} tokens"
+    fix = f"raise it (the longest has {lost.longest:,}), or cut them: data.over_limit=cut"
+    return DataError(what, where="data.max_response_tokens", fix=fix)
+
+
+def all_identical(problem: TextProblem) -> DataError:
+    """Why rows whose responses are all the same are refused."""
+    limit = problem.max_response_tokens
+    if limit is None:
+        return DataError("all pairs of responses are identical", where="data.train", fix="use pairs that differ")
+    what = f"the limit of {limit} tokens makes all pairs of responses identical"
+    return DataError(what, where="data.max_response_tokens", fix="raise it")
+
+
+def indistinct(problem: TextProblem, group: Group) -> bool:
     """Whether two responses with different scores have the same tokens within the limit."""
-    beginning = -(-problem.max_new_tokens // BYTES)
+    limit = problem.max_response_tokens
+    beginning = None if limit is None else -(-limit // BYTES)
     scores = group.scores or ()
     rated = [(x.strip()[:beginning], r, i) for i, (x, r) in enumerate(zip(group.responses, scores, strict=False))]
     close = [(i, j) for (a, x, i), (b, y, j) in combinations(rated, 2) if x != y and a == b]
     if not close:
         return False
-    ids = [answer[: problem.max_new_tokens].tolist() for answer in problem.answered([group])[0].answers]
+    ids = [answer[:limit].tolist() for answer in problem.answered([group])[0].answers]
     return any(ids[i] == ids[j] for i, j in close)

@@ -36,7 +36,7 @@ class TextData:
         """Whether there are offline responses, not only prompts."""
         return any(group.responses for group in self.train)
 
-    def problem(self, template: Template, max_new_tokens: int, limits: Limits = UNLIMITED) -> TextProblem:
+    def problem(self, template: Template, limits: Limits = UNLIMITED) -> TextProblem:
         """The problem without a scorer; nothing is rendered yet.
 
         Args:
@@ -48,7 +48,7 @@ class TextData:
             template,
             system=options.system,
             max_prompt_tokens=options.max_prompt_tokens,
-            max_new_tokens=max_new_tokens,
+            max_response_tokens=options.max_response_tokens,
             context=limits.context,
             vocabulary=limits.vocabulary,
         )

@@ -30,11 +30,25 @@ class Truncation:
     cut: int  # number of responses longer than the limit, which lose their end
     empty: int  # number of responses that are only the token that ends them
     identical: int  # number of groups left out of training: different scores for what the limit makes identical
+    longest: int = 0  # tokens of the longest response
+
+    def __add__(self, other: Truncation) -> Truncation:
+        return Truncation(
+            self.responses + other.responses,
+            self.cut + other.cut,
+            self.empty + other.empty,
+            self.identical + other.identical,
+            max(self.longest, other.longest),
+        )
+
+    @property
+    def share(self) -> float:
+        """Share of the responses that are cut."""
+        return self.cut / self.responses if self.responses else 0.0
 
     def __str__(self) -> str:
-        share = f"{self.cut / self.responses:.1%}" if self.responses else "none"
         return (
-            f"{self.cut} of {self.responses} responses cut ({share}), {self.empty} empty,"
+            f"{self.cut} of {self.responses} responses cut ({self.share:.1%}), {self.empty} empty,"
             f" {self.identical} groups left out: identical responses with different scores"
         )
 
@@ -61,7 +75,7 @@ class TextProblem:
         scorer: scores any batch; None keeps the scores of the data.
         system: system message added to every prompt that has none.
         max_prompt_tokens: longer prompts raise an error.
-        max_new_tokens: longer responses are cut; a cut response has no end.
+        max_response_tokens: longer responses of the data are cut, and have no end then; None: none is.
         context: maximum number of tokens of prompt and response; None: no limit.
         vocabulary: number of token ids that the model knows; None: all.
         label_threshold: labels are positive if the score is above it; None: no labels.
@@ -73,7 +87,7 @@ class TextProblem:
     scorer: Scorer | None = None
     system: str | None = None
     max_prompt_tokens: int = 256
-    max_new_tokens: int = 64
+    max_response_tokens: int | None = None
     context: int | None = None
     vocabulary: int | None = None
     label_threshold: float | None = None
@@ -138,7 +152,7 @@ class TextProblem:
         for group in groups:
             _check_size(group, size)
         rendered = self.answered(groups)
-        encoded = [[ids[: self.max_new_tokens] for ids in one.answers] for one in rendered]
+        encoded = [[ids[: self.max_response_tokens] for ids in one.answers] for one in rendered]
         tokens = torch.zeros(len(groups), size, max(len(ids) for row in encoded for ids in row), dtype=torch.long)
         mask, scores = torch.zeros_like(tokens, dtype=torch.bool), torch.zeros(tokens.shape[:2])
         for p, (group, row) in enumerate(zip(groups, encoded, strict=True)):
@@ -174,12 +188,22 @@ class TextProblem:
         made = [self.known.answered[key] for key in keys]
         self._checked(groups, [one.prompt for one in made])
         for group, one in zip(groups, made, strict=True):
-            longest = len(one.prompt) + min(self.max_new_tokens, max(map(len, one.answers), default=0))
+            longest = len(one.prompt) + max((len(ids[: self.max_response_tokens]) for ids in one.answers), default=0)
             if self.context is not None and longest > self.context:
                 what = f"prompt and response have {longest} tokens; the model's context has {self.context}"
-                fix = "shorten or remove it, or lower sampling.max_new_tokens, which cuts responses"
+                fix = "shorten it, leave such rows out (data.faulty=skip), or cut responses (data.max_response_tokens)"
                 raise DataError(what, where=f"row {group.row}", fix=fix)
         return made
+
+    def sizes(self, groups: Sequence[Group]) -> list[tuple[int, tuple[int, ...]]]:
+        """Tokens of the prompt and of each response of groups that have some, and of the prompt of others.
+
+        Raises:
+            DataError: see `answered` and `render`.
+        """
+        given, bare = [g for g in groups if g.responses], [g for g in groups if not g.responses]
+        whole = [(len(one.prompt), tuple(map(len, one.answers))) for one in self.answered(given)]
+        return whole + [(len(prompt), ()) for prompt in self.render(bare)]
 
     def render(self, groups: Sequence[Group]) -> list[Int[Tensor, " L"]]:
         """Prompt token ids up to the start of an answer, system message included.
@@ -221,8 +245,9 @@ class TextProblem:
             check_prompt(size, None, f"row {row}")
         long = [(size, row) for size, row in sizes if size > self.max_prompt_tokens]
         if long:
+            some = f"{len(long)} of {len(sizes)} prompts have" if len(sizes) > 1 else "the prompt has"
             raise DataError(
-                f"{len(long)} of {len(sizes)} prompts have more than {self.max_prompt_tokens} tokens",
+                f"{some} more than {self.max_prompt_tokens} tokens",
                 where=f"first in row {long[0][1]} of the data; the longest has {max(long)[0]}",
                 fix=f"data.max_prompt_tokens={max(long)[0]}, or remove these prompts",
             )

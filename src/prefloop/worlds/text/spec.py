@@ -68,6 +68,10 @@ class DataOptions:
     """The day, as YYYY-MM-DD, that a template which writes the date writes; null: the day on which the run starts."""
     max_prompt_tokens: int = 256
     """Longer prompts raise an error."""
+    max_response_tokens: int | None = None
+    """Longest response of the files in tokens, its end included; null: what the model's context leaves."""
+    over_limit: Literal["refuse", "cut"] = "refuse"
+    """More than 5 % of the training responses over max_response_tokens: `refuse` them, or `cut` them, counted."""
     system: str | None = None
     """System message added to every prompt that has none."""
     limit: int | None = None
@@ -79,7 +83,7 @@ class DataOptions:
         day = self.template_date
         require(day is None or _is_day(day), "data.template_date", day, "write it as YYYY-MM-DD")
         require(self.split_seed >= 0, "data.split_seed", self.split_seed, "use 0 or more")
-        require_positive("data", self, ("responses", "max_prompt_tokens", "limit"))
+        require_positive("data", self, ("responses", "max_prompt_tokens", "max_response_tokens", "limit"))
 
 
 @dataclass(frozen=True)
@@ -108,7 +112,7 @@ class SamplingOptions:
     """How the policy writes responses."""
 
     max_new_tokens: int = 64
-    """Longest response in tokens, including its end token."""
+    """Longest response that the policy writes in tokens, including its end token."""
     temperature: float = 1.0
     """Sampling temperature; 0 takes the most likely token."""
     top_p: float = 1.0
