@@ -20,6 +20,7 @@ from prefloop.core.streams import Stream
 from prefloop.policies import packing, sampler
 from prefloop.policies.adapters import starts_adapted
 from prefloop.policies.conversation import template_of
+from prefloop.policies.masters import Masters
 from prefloop.policies.network import Network
 from prefloop.policies.pretrained import Model, Tokenizer, check_prompt, is_adapted, prompt_limit, stops
 from prefloop.policies.sampler import Sampling
@@ -31,7 +32,8 @@ class CausalLM:
     """A causal language model as a policy, always in eval mode: dropout would make the first ratio differ from 1.
 
     Args:
-        model: a Hugging Face causal language model, with or without LoRA adapters; its weights are trained in place.
+        model: a Hugging Face causal language model, with or without LoRA adapters, on the device that computes; its
+            weights are trained in place, those of bfloat16 by way of float32 masters.
         sampling: how responses are drawn.
         ends: ids of the tokens that end a response; by default `Template.ends`.
         micro_tokens: maximum number of tokens of a micro-batch, padding included.
@@ -56,11 +58,18 @@ class CausalLM:
         cached: bool = True,
         frozen: bool = False,
     ) -> None:
-        self.model, self.tokenizer, self.sampling = model.eval(), tokenizer, sampling
+        self._model, self.tokenizer, self.sampling = model.eval(), tokenizer, sampling
         self.micro_tokens, self.autocast, self.cached, self.frozen = micro_tokens, autocast, cached, frozen
         self.network = Network(model, autocast=autocast, critic=critic, gradient_checkpointing=gradient_checkpointing)
         self.eos_ids = tuple(sorted(ends or template_of(tokenizer, stops=stops(model.generation_config)).ends))
         self.prompt_limit = prompt_limit(model, sampling.max_new_tokens)
+        self._masters = Masters(() if frozen else (p for p in model.parameters() if p.requires_grad))
+
+    @property
+    def model(self) -> Model:
+        """The Hugging Face model with the weights as they are now."""
+        self._masters.round()
+        return self._model
 
     @property
     def exact_sampler(self) -> bool:
@@ -128,8 +137,8 @@ class CausalLM:
         return list(self._trainable().values())
 
     def state(self) -> dict[str, Tensor]:
-        """A copy of every trainable tensor, by name."""
-        return {name: p.detach().clone() for name, p in self._trainable().items()}
+        """A copy of every trainable tensor, by name, in memory of the CPU."""
+        return {name: p.detach().to("cpu", copy=True) for name, p in self._trainable().items()}
 
     def restore(self, state: dict[str, Tensor]) -> None:
         """Set every trainable tensor.
@@ -173,14 +182,16 @@ class CausalLM:
     def _trainable(self) -> dict[str, Tensor]:
         if self.frozen:
             return {}
-        named = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
+        named = {name: self._masters.of(p) for name, p in self._model.named_parameters() if p.requires_grad}
         critic = self.network.value_head
         return named if critic is None else named | dict(critic.named_parameters("value_head"))
 
     def _weights(self) -> AbstractContextManager[object]:
-        """Context with the policy's own weights: a frozen model disables adapters, unless it started with them."""
-        added = is_adapted(self.model) and not starts_adapted(self.model)
-        return self.model.disable_adapter() if self.frozen and added else nullcontext()
+        """Context with the policy's own weights as they are now: a frozen model disables adapters, unless it started
+        with them."""
+        model = self.model
+        added = is_adapted(model) and not starts_adapted(model)
+        return model.disable_adapter() if self.frozen and added else nullcontext()
 
 
 def resolve_autocast(setting: str | bool, model: Model) -> bool:

@@ -36,12 +36,13 @@ class Running:
             new: maximum number of new tokens.
         """
         # one column that nobody sees keeps the mask: without it bfloat16 grouped-query attention is 4 x slower on CPU
-        spare = int(prompts[0].device.type == "cpu")
+        on_cpu = prompts[0].device.type == "cpu"
+        spare, kind = int(on_cpu), DynamicCache if on_cpu else _Unasked
         ids = _left_pad(prompts, spare)
         seen = _left_pad([torch.ones_like(p, dtype=torch.bool) for p in prompts], spare)
-        cache, positions = DynamicCache(config=network.backbone.config), (seen.cumsum(-1) - 1).clamp(min=0)
+        cache, positions = kind(config=network.backbone.config), (seen.cumsum(-1) - 1).clamp(min=0)
         hidden = _read(network, ids, seen, positions, cache)
-        _repeat(cache, len(prompts), repeats, new)
+        _repeat(cache, torch.arange(len(prompts), device=ids.device).repeat_interleave(repeats), new)
         view = F.pad(seen, (0, new), value=True).repeat_interleave(repeats, 0)
         running = cls(cache, view, positions[:, -1].repeat_interleave(repeats), seen.shape[1])
         return running, network.head(hidden[:, -1]).repeat_interleave(repeats, 0)
@@ -110,16 +111,20 @@ def _read(network: Parts, ids: Tensor, mask: Tensor | None, positions: Tensor, c
     return hidden
 
 
+class _Unasked(DynamicCache):
+    """Makes the mask of every token: to find out that it masks nothing, a GPU would have to be waited for."""
+
+    is_compileable = True  # transformers never looks into the mask of such a cache
+
+
 class _ReservedLayer(DynamicLayer):
     """Keys and values in buffers of their final length: a token is written in place, where the parent copies all."""
 
-    def __init__(self, layer: Any, repeats: int, new: int) -> None:
+    def __init__(self, layer: Any, rows: Int[Tensor, " R"], new: int) -> None:
         super().__init__()
         self.dtype, self.device, self.is_initialized = layer.dtype, layer.device, True
         self.filled = layer.get_seq_length()
-        self.key_buffer, self.value_buffer = (
-            F.pad(x, (0, 0, 0, new)).repeat_interleave(repeats, 0) for x in (layer.keys, layer.values)
-        )
+        self.key_buffer, self.value_buffer = (F.pad(x, (0, 0, 0, new))[rows] for x in (layer.keys, layer.values))
         self._show()
 
     def update(
@@ -140,19 +145,18 @@ class _ReservedLayer(DynamicLayer):
         return keys, values
 
 
-def _repeat(cache: DynamicCache, rows: int, repeats: int, new: int) -> None:
-    """Repeat every row of a cache; plain keys and values get room for `new` tokens.
+def _repeat(cache: DynamicCache, rows: Int[Tensor, " R"], new: int) -> None:
+    """Repeat rows of a cache, each as often as its number occurs; plain keys and values get room for `new` tokens.
 
     Every kind of layer (sliding windows, states of convolutions and recurrences) can be reordered by row numbers, as
     beam search does; repeating is reordering by repeated numbers.
     """
-    numbers = torch.arange(rows).repeat_interleave(repeats)
     layers: list[Any] = cache.layers
     for i, layer in enumerate(layers):
         if type(layer) is DynamicLayer and layer.is_initialized:
-            layers[i] = _ReservedLayer(layer, repeats, new)
+            layers[i] = _ReservedLayer(layer, rows, new)
         else:
-            layer.reorder_cache(numbers)
+            layer.reorder_cache(rows)
 
 
 def _left_pad(rows: list[Tensor], spare: int) -> Tensor:

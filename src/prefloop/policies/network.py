@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from transformers.modeling_layers import GradientCheckpointingLayer
 
+from prefloop.core.devices import sent
 from prefloop.policies.architecture import Model, parts
 
 LOGITS_BUDGET = (
@@ -62,7 +63,7 @@ class Network(nn.Module):
             places: positions in the flattened ids; vocabulary logits are computed only there.
         """
         states = self.hidden(ids, places)
-        logp, spread = self._token_logp(states, targets.to(self.device), entropy)
+        logp, spread = self._token_logp(states, sent(targets, self.device), entropy)
         return logp, spread if entropy else None, self._values(states) if values else None
 
     def hidden(self, ids: Int[Tensor, "R L"], places: Int[Tensor, " N"]) -> Float[Tensor, "N H"]:
@@ -71,8 +72,8 @@ class Network(nn.Module):
             empty = torch.zeros(0, self.size, dtype=self.wide, device=self.device)
             return empty.requires_grad_(torch.is_grad_enabled())
         with self._bf16(), _recomputed(self.checkpointed if torch.is_grad_enabled() else []):
-            states: Tensor = self.backbone(ids.to(self.device), use_cache=False).last_hidden_state
-        return states.flatten(0, 1).index_select(0, places.to(self.device))
+            states: Tensor = self.backbone(sent(ids, self.device), use_cache=False).last_hidden_state
+        return states.flatten(0, 1).index_select(0, sent(places, self.device))
 
     def _bf16(self) -> torch.autocast:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast)

@@ -208,8 +208,15 @@ def save(model: Model, tokenizer: Tokenizer, folder: Path | str, card: str, *, b
     folder = Path(folder)
     if folder.exists() and any(folder.iterdir()):
         raise UserError("the model folder already exists", where=str(folder), fix="choose another folder")
-    merged = copy.deepcopy(model).merge_and_unload() if is_adapted(model) else model
-    _save(merged, tokenizer, folder, card, beside)
+    here = model.device.type == "cpu" and not is_adapted(model)
+    copied = model if here else _copied(model, "cpu").cpu()
+    _save(copied.merge_and_unload() if is_adapted(model) else copied, tokenizer, folder, card, beside)
+
+
+def _copied(model: Model, device: str) -> Model:
+    """A copy whose weights are on another device, `meta` for none at all; what is not a weight is copied as it is."""
+    weights = {id(p): nn.Parameter(p.detach().to(device, copy=True), requires_grad=False) for p in model.parameters()}
+    return copy.deepcopy(model, weights)
 
 
 def _save(
@@ -230,9 +237,8 @@ def try_to_save(model: Model, tokenizer: Tokenizer) -> None:
     Raises:
         DataError: it will not.
     """
-    empty = {id(p): nn.Parameter(p.detach().to("meta"), requires_grad=False) for p in model.parameters()}
     try:
-        copied = copy.deepcopy(model, empty)
+        copied = _copied(model, "meta")
         merged = copied.merge_and_unload() if is_adapted(model) else copied
         name, smallest = min(merged.named_parameters(), key=lambda item: item[1].numel())
         with TemporaryDirectory() as folder:

@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from prefloop.core.batch import Batch
+from prefloop.core.devices import finest, sent, unchecked
 from prefloop.core.errors import UserError
 from prefloop.core.protocols import no_op
 from prefloop.core.streams import Stream
@@ -20,6 +21,7 @@ from prefloop.policies.decoding import Reread, Running
 
 BLOCK = 256  # tokens whose mass is summed first when the CDF is inverted in two steps
 NUCLEUS = 512  # most likely tokens looked at before the whole vocabulary is sorted
+LOOK = 16  # tokens after which a GPU is asked which rows have finished: it has to be waited for
 
 
 @dataclass(frozen=True)
@@ -88,7 +90,8 @@ def sample(
     """Draw `responses` answers to each prompt; T is the length of the longest.
 
     One uniform number per response and token, drawn up front, decides everything: neither the order of the prompts,
-    nor chunks, nor which rows have finished can change what a response becomes.
+    nor chunks, nor which rows have finished can change what a response becomes. They are drawn on the CPU, and so are
+    the same for every device.
 
     Args:
         model: in eval mode.
@@ -105,10 +108,11 @@ def sample(
     device, wide = model.device, torch.float64 if model.dtype == torch.float64 else torch.float32
     drawn = _nothing(uniform.shape, wide)
     stop = torch.tensor(eos_ids, device=device)
-    with torch.no_grad(), _cast_once(model, autocast), torch.autocast(device.type, torch.bfloat16, enabled=autocast):
+    bf16 = torch.autocast(device.type, torch.bfloat16, enabled=autocast)
+    with torch.no_grad(), unchecked(), _cast_once(model, autocast), bf16:
         for groups, answers in _chunks([len(p) for p in prompts], responses, plan.rows):
-            numbers = uniform[groups, answers].to(device)
-            asked = [prompts[i].to(device) for i in groups]
+            numbers = sent(uniform[groups, answers].to(finest(device)), device)
+            asked = [sent(prompts[i], device) for i in groups]
             chunk = _sample_chunk(kind, network, asked, numbers, plan, stop, wide, poll, emit)
             for into, part in zip(_tensors(drawn), _tensors(chunk), strict=True):
                 into[groups, answers] = part.view(numbers.shape).to(into.device)
@@ -170,19 +174,20 @@ def _sample_chunk(
     uniform = uniform.flatten(0, 1)
     rows, limit = uniform.shape
     out = _nothing((rows, limit), wide, uniform.device)
+    every = 1 if uniform.device.type == "cpu" or emit is not None else LOOK
     running, logits = kind.start(network, prompts, rows // len(prompts), limit)
     for t in range(limit):
         token, behaviour, proximal = draw(logits.to(wide), uniform[running.place, t], plan)
-        place = running.place[running.live]
         for into, values in zip(_tensors(out), (token, running.live, behaviour, proximal), strict=True):
-            into[place, t] = values[running.live]
+            into[running.place, t] = values.masked_fill(~running.live, 0)
         if emit is not None:
             emit(token[running.live])
         running.live &= ~torch.isin(token, stop)
-        if t + 1 == limit or not running.live.any():
+        look = (t + 1) % every == 0
+        if t + 1 == limit or (look and not running.live.any()):
             break
         poll()
-        logits = running.step(network, running.compacted(token))
+        logits = running.step(network, running.compacted(token) if look else token)
     return out
 
 
@@ -212,11 +217,12 @@ def truncate(weights: Float[Tensor, "R V"], top_k: int, top_p: float) -> Float[T
 def _nucleus_floor(weights: Float[Tensor, "R V"], top_p: float) -> Float[Tensor, "R 1"]:
     """The smallest weight inside each row's nucleus: a token belongs to it if those before it have less than top_p."""
     size = weights.shape[-1]
-    enough = top_p * weights.sum(-1, keepdim=True, dtype=torch.float64)
-    for width in (min(NUCLEUS, size), size):
+    exact, on_cpu = finest(weights.device), weights.device.type == "cpu"  # a GPU would have to be waited for
+    enough = top_p * weights.sum(-1, keepdim=True, dtype=exact)
+    for width in (min(NUCLEUS, size), size) if on_cpu else (size,):
         largest = weights.topk(width).values
-        inside = largest.cumsum(-1, dtype=torch.float64) - largest < enough
-        if not inside[:, -1].any():
+        inside = largest.cumsum(-1, dtype=exact) - largest < enough
+        if on_cpu and not inside[:, -1].any():
             break
     return largest.gather(-1, inside.sum(-1, keepdim=True) - 1)
 
@@ -226,10 +232,10 @@ def _invert_cdf(
 ) -> tuple[Int[Tensor, " R"], Float[Tensor, " R"]]:
     """Token at which the cumulated weight passes uniform·total, and the total: first its block, then its place."""
     blocks = F.pad(weights, (0, -weights.shape[-1] % BLOCK)).unflatten(-1, (-1, BLOCK))
-    mass = blocks.sum(-1).double()
+    mass = blocks.sum(-1).to(uniform.dtype)
     total = mass.sum(-1)
     block, before = _first_above(mass, uniform * total)
-    inside = blocks[torch.arange(len(block), device=block.device), block].double()
+    inside = blocks[torch.arange(len(block), device=block.device), block].to(uniform.dtype)
     place, _ = _first_above(inside, uniform * total - before)
     return block * BLOCK + place, total
 

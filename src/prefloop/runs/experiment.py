@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from prefloop.core import devices
 from prefloop.core.batch import Batch
 from prefloop.core.errors import DataError, UserError
 from prefloop.core.files import plain, refuse
@@ -34,7 +35,7 @@ from prefloop.runs.interrupt import Interrupt
 from prefloop.runs.length import notes_on_length, with_steps
 from prefloop.runs.offline import collect_offline, offline_groups
 from prefloop.runs.progress import Progress, step_note
-from prefloop.runs.records import card, manifest_of, samples
+from prefloop.runs.records import card, manifest_of, moved, samples
 from prefloop.runs.trial import check_end
 from prefloop.runs.world import TextWorld, check_reward, groups_used, method_of, open_world, plan_of, resolved
 from prefloop.worlds.text.open_data import open_data
@@ -141,6 +142,9 @@ def resume(
         trained = last is not None and checkpoint.step_of(last) == config.training.steps
         start = start or prepare([config], poll=interrupt.poll, say=say, ends=not trained)
         _check_unchanged(home, start.world)
+        device = start.world.model.device
+        if note := moved(home, device):
+            say(note)
         if config != before:
             if not start.world.data.has_responses:
                 check_offline(before, config, len(start.world.data.train))
@@ -152,7 +156,7 @@ def resume(
             newest, state = checkpoint.restore(folder.checkpoints, fallback=True, say=say)
             this.loop.restore(state["loop"])
             folder.rewind(state["offsets"], state["waiting"])
-            folder.event("resume", {"step": this.loop.step, "checkpoint": newest.name})
+            folder.event("resume", {"step": this.loop.step, "checkpoint": newest.name, "device": str(device)})
         return _train(this, folder, label or config.method, quiet, observers)
 
 
@@ -168,6 +172,7 @@ def prepare(configs: Sequence[Config], *, poll: Poll = no_op, say: Say = print, 
     """
     configs = [resolved(config) for config in configs]
     first, methods = configs[0], [method_of(config) for config in configs]
+    devices.chosen(first.model.device)  # refused before anything is loaded
     runs = list(zip(configs, methods, strict=True))
     for config, method in runs:
         plan_of(config, method)

@@ -9,6 +9,7 @@ from typing import TypeVar
 
 import torch
 
+from prefloop.core.devices import wait
 from prefloop.core.method import Method
 from prefloop.core.pairs import best_vs_worst
 from prefloop.core.streams import streams
@@ -51,16 +52,16 @@ def forecast(configs: Mapping[str, Config]) -> float:
 
 def measure(config: Config, world: TextWorld, *, opening: float) -> Speed:
     """Time sampling, evaluation and training once, each on a small part of the work of a run."""
-    policy, group = world.model.policy(), max(2, method_of(config).responses)
+    policy, device, group = world.model.policy(), world.model.device, max(2, method_of(config).responses)
     groups = max(1, min(policy.sampling.rows, config.training.batch) // group)
     train = world.problem.prompts(0, groups, streams(config.seed)["prompts"])
     rng = streams(config.seed)["evaluation"]
     with torch.no_grad():
         policy.draw(train[:1], 1, rng)  # libraries initialise at their first call
-        sampling, batch = _timed(lambda: policy.draw(train, group, rng))
-        forward, _ = _timed(lambda: policy.evaluate(batch))
+        sampling, batch = _timed(lambda: policy.draw(train, group, rng), device)
+        forward, _ = _timed(lambda: policy.evaluate(batch), device)
     few = batch[torch.arange(max(1, min(groups, config.training.minibatch // group)))]
-    training, _ = _timed(lambda: policy.evaluate(few).logp.sum().backward())
+    training, _ = _timed(lambda: policy.evaluate(few).logp.sum().backward(), device)
     size, part = groups * group, few.responses.shape[0] * group
     return Speed(opening, sampling / size, forward / size, training / part)
 
@@ -98,7 +99,8 @@ def trained(method: Method) -> float:
     return 2 / method.responses if method.pairs is best_vs_worst else 1.0
 
 
-def _timed(work: Callable[[], T]) -> tuple[float, T]:
+def _timed(work: Callable[[], T], device: torch.device) -> tuple[float, T]:
     clock = time.monotonic()
     out = work()
+    wait(device)
     return time.monotonic() - clock, out

