@@ -172,6 +172,7 @@ def configs() -> st.SearchStrategy[Config]:
         "epochs": st.none(),  # never beside steps
         "warmup": st.floats(0, 0.99) | st.integers(0, 10**6).map(float),
         "columns": st.dictionaries(st.from_regex(r"[a-z]{1,6}", fullmatch=True), st.text(min_size=1)),
+        "device": st.sampled_from(["auto", "cpu", "cuda", "cuda:12", "mps"]),
         "autocast": st.sampled_from(["auto", True, False]),
         "override": st.dictionaries(st.from_regex(r"[a-z]{1,6}", fullmatch=True), number | st.text() | st.booleans()),
         **dict.fromkeys(
