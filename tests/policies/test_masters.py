@@ -124,7 +124,13 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run(model: Path, output: Path, dtype: str, *more: str) -> experiment.Result:
     words = [f"--model.path={model}", f"--output={output}", "--method=rloo", "--sampling.max_new_tokens=8"]
     words += ["--evaluation.prompts=2", "--evaluation.max_cut=1", "--training.steps=12", "--training.lr=3e-3"]
-    words += ["--training.batch=16", "--training.minibatch=16", "--model.autocast=false", f"--model.dtype={dtype}"]
+    words += [
+        "--reward.name=length_min",
+        "--training.batch=16",
+        "--training.minibatch=16",
+        "--model.autocast=false",
+        f"--model.dtype={dtype}",
+    ]
     return experiment.run(configuration.load(None, [*words, *more]), quiet=True)
 
 

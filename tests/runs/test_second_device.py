@@ -23,7 +23,7 @@ from prefloop.runs.interrupt import Interrupted
 from second_device import NAME, Device, Mixed, second_device
 
 RUNS = {
-    "dpo": ["--training.batch=8", "--training.minibatch=4", "--reward.name=length_min"],
+    "dpo": ["--training.batch=8", "--training.minibatch=4"],
     "rloo": ["--training.batch=8", "--training.minibatch=8"],
     "ppo": ["--training.batch=8", "--training.minibatch=4", "--override.entropy=0.01"],
     "online_dpo": ["--training.batch=8", "--training.minibatch=8", "--model.lora_rank=2"],
@@ -47,7 +47,13 @@ def device(monkeypatch: pytest.MonkeyPatch) -> Iterator[Device]:
 
 def config(model: Path, output: Path, method: str, *more: str) -> configuration.Config:
     words = [f"--model.path={model}", f"--output={output}", f"--method={method}", "--sampling.max_new_tokens=6"]
-    words += ["--evaluation.prompts=3", "--evaluation.max_cut=1", "--training.steps=2", "--training.lr=1e-5"]
+    words += [
+        "--reward.name=length_min",
+        "--evaluation.prompts=3",
+        "--evaluation.max_cut=1",
+        "--training.steps=2",
+        "--training.lr=1e-5",
+    ]
     return configuration.load(None, [*words, "--model.autocast=false", *RUNS[method], *more])
 
 
