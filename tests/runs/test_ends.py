@@ -463,6 +463,7 @@ def unfinished(output: Path) -> bool:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(7200)
 @pytest.mark.parametrize("every", [0, 2])
 def test_killed_at_random_times_and_again_while_resuming(model: Path, tmp_path: Path, every: int) -> None:
     rng, more = random.Random(every), [f"--save.every={every}", "--training.steps=12"]
@@ -491,6 +492,7 @@ def test_killed_during_the_last_checkpoint_and_the_final_save(model: Path, tmp_p
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(7200)
 def test_killed_before_every_change_of_files(model: Path, tmp_path: Path) -> None:
     check_kills(model, tmp_path, lambda total: list(range(1, total + 1)), "--save.every=1")
 

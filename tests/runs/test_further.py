@@ -26,7 +26,13 @@ ROWS = {
 
 def flags(model: Path, output: Path, method: str, *more: str) -> list[str]:
     fixed = ["--sampling.max_new_tokens=6", "--evaluation.prompts=4", "--evaluation.max_cut=1", *ROWS[method]]
-    fixed += ["--training.lr=1e-2", "--model.autocast=false", "--evaluation.every=2", "--evaluation.greedy=2"]
+    fixed += [
+        "--reward.name=length_min",
+        "--training.lr=1e-2",
+        "--model.autocast=false",
+        "--evaluation.every=2",
+        "--evaluation.greedy=2",
+    ]
     return [f"--model.path={model}", f"--output={output}", f"--method={method}", *fixed, *more]
 
 

@@ -57,9 +57,8 @@ def run(options: Options) -> int:
     if options.config and options.resume:
         raise UserError("a resumed run keeps its configuration", where=str(options.config), fix="leave the file out")
     steps = flags.get("training", {}).get("steps") if options.resume else None
-    if options.resume and (
-        flags not in ({}, {"training": {"steps": steps}}) or len(options.changes) > 1 or options.plan
-    ):
+    longer = [{}] if steps is None else [{"training": {"steps": steps}}]
+    if options.resume and (options.changes != longer or options.plan):
         fix = "remove the other flags; only training.steps may grow"
         raise UserError("a resumed run keeps its configuration", where=", ".join(flags) or "--plan", fix=fix)
     configs = [] if options.resume else [configuration.changed(options.config, tree) for tree in options.changes]
