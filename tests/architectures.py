@@ -6,10 +6,29 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
+from prefloop.core.batch import Batch
+
+
+def names(text: str) -> list[str]:
+    return text.split()
+
+
+ATTENTION = names("""llama mistral mixtral ministral3 qwen2 qwen2_moe qwen3 qwen3_moe gemma gemma2 gemma3_text
+    gemma4_text gpt2 gpt_neo gpt_neox gptj gpt_bigcode gpt_oss opt bloom mpt falcon phi phi3 phimoe stablelm starcoder2
+    codegen olmo olmo2 olmo3 olmoe cohere cohere2 granite granitemoe smollm3 exaone4 glm glm4 glm4_moe ernie4_5
+    deepseek_v3 minimax_m2 persimmon xglm arcee apertus seed_oss helium diffllama biogpt ctrl""")
+HYBRID = names("""lfm2 lfm2_moe lfm2_vl qwen3_next qwen3_5_text qwen3_5 mamba mamba2 falcon_mamba jamba bamba zamba
+    granitemoehybrid falcon_h1 olmo_hybrid""")
+IMAGES = names("gemma3 mistral3 llama4 qwen3_vl qwen2_vl qwen2_5_vl llava idefics3 internvl smolvlm")
+UNCACHED = names("zamba2 nemotron_h rwkv xlstm minimax openai-gpt")
+KINDS = [*ATTENTION, *HYBRID, *IMAGES, *UNCACHED]
+RECURRENT = names("qwen3_next qwen3_5_text qwen3_5 olmo_hybrid zamba")  # delta rules, scans: a whole text in chunks
+UNSCALED = names("gemma4_text")  # attention without 1/sqrt(d), which amplifies the rounding of its scores
 WINDOW = 8  # tokens of sliding windows and chunks of attention, fewer than the tests read
 SIZES: dict[int, str] = {  # by size, the many names of it
     64: "vocab_size",
@@ -83,3 +102,19 @@ def model(kind: str, seed: int = 0, **options: Any) -> Any:
         torch.manual_seed(seed)
         made = auto.from_config(config(kind, **options)).float().eval()
     return made
+
+
+def tolerance(kind: str) -> float:
+    """The largest difference of log-probs in float32 that is rounding."""
+    return 1e-4 if kind in (*RECURRENT, *UNSCALED) else 1e-5
+
+
+def alone(model, batch: Batch) -> Tensor:
+    """Log-probs by the model's own forward, one text at a time, without padding or cache."""
+    out = torch.zeros(batch.mask.shape)
+    for p, g in batch.present.nonzero().tolist():
+        response = batch.responses[p, g][batch.mask[p, g]]
+        whole = torch.cat([batch.prompts[p], response])[None]
+        logits = model(whole, use_cache=False).logits[0, len(batch.prompts[p]) - 1 : -1].float()
+        out[p, g, : len(response)] = logits.log_softmax(-1).gather(-1, response[:, None])[:, 0]
+    return out

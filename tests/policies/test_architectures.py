@@ -6,11 +6,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor
 
 import architectures
 import tiny
-from prefloop.core.batch import Batch
 from prefloop.core.errors import DataError
 from prefloop.core.streams import streams
 from prefloop.policies import pretrained
@@ -20,19 +18,6 @@ from prefloop.policies.selfcheck import caching_fault, check_evaluation
 from prefloop.worlds.text.open_model import open_model
 from prefloop.worlds.text.spec import ModelOptions, SamplingOptions
 
-
-def names(text: str) -> list[str]:
-    return text.split()
-
-
-ATTENTION = names("""llama mistral mixtral ministral3 qwen2 qwen2_moe qwen3 qwen3_moe gemma gemma2 gemma3_text
-    gemma4_text gpt2 gpt_neo gpt_neox gptj gpt_bigcode gpt_oss opt bloom mpt falcon phi phi3 phimoe stablelm starcoder2
-    codegen olmo olmo2 olmo3 olmoe cohere cohere2 granite granitemoe smollm3 exaone4 glm glm4 glm4_moe ernie4_5
-    deepseek_v3 minimax_m2 persimmon xglm arcee apertus seed_oss helium diffllama biogpt ctrl""")
-HYBRID = names("""lfm2 lfm2_moe lfm2_vl qwen3_next qwen3_5_text qwen3_5 mamba mamba2 falcon_mamba jamba bamba zamba
-    granitemoehybrid falcon_h1 olmo_hybrid""")
-IMAGES = names("gemma3 mistral3 llama4 qwen3_vl qwen2_vl qwen2_5_vl llava idefics3 internvl smolvlm")
-UNCACHED = names("zamba2 nemotron_h rwkv xlstm minimax openai-gpt")
 REFUSED = {
     "bert": "modifies its logits before or after the head",
     "roberta": "modifies its logits before or after the head",
@@ -42,33 +27,21 @@ REFUSED = {
 }
 LONG = 2 * architectures.WINDOW
 PROMPTS = [torch.tensor(ids) for ids in ([5, 6, 7], [8, 9], list(range(5, 5 + LONG)), [11] * (LONG - 1), [6])]
-TOLERANCE = 1e-4  # in float32; the worst are delta rules, which are computed in chunks on a whole text
 
 
-def alone(model, batch: Batch) -> Tensor:
-    """Log-probs by the model's own forward, one text at a time, without padding or cache."""
-    out = torch.zeros(batch.mask.shape)
-    for p, g in batch.present.nonzero().tolist():
-        response = batch.responses[p, g][batch.mask[p, g]]
-        whole = torch.cat([batch.prompts[p], response])[None]
-        logits = model(whole, use_cache=False).logits[0, len(batch.prompts[p]) - 1 : -1].float()
-        out[p, g, : len(response)] = logits.log_softmax(-1).gather(-1, response[:, None])[:, 0]
-    return out
-
-
-@pytest.mark.parametrize("kind", [*ATTENTION, *HYBRID, *IMAGES, *UNCACHED])
+@pytest.mark.parametrize("kind", architectures.KINDS)
 def test_what_is_sampled_and_evaluated_is_what_the_model_computes(kind: str) -> None:
     model = architectures.model(kind)
     check_evaluation(model)
     fault = caching_fault(model)
-    assert bool(fault) == (kind in UNCACHED), fault
+    assert bool(fault) == (kind in architectures.UNCACHED), fault
     policy = CausalLM(model, tiny.tokenizer(), sampling=Sampling(max_new_tokens=LONG), critic=True, cached=not fault)
     batch = policy.draw(PROMPTS, 3, streams(0)["sampling"])
     with torch.no_grad():
-        expected = alone(model, batch)
+        expected = architectures.alone(model, batch)
     seen = policy.evaluate(batch, values=True)
-    assert (batch.logp_proximal - expected).abs().max() < TOLERANCE
-    assert (seen.logp - expected).abs().max() < TOLERANCE
+    assert (batch.logp_proximal - expected).abs().max() < architectures.tolerance(kind)
+    assert (seen.logp - expected).abs().max() < architectures.tolerance(kind)
     assert expected[batch.mask].std() > 0.01
     assert len({tuple(row.tolist()) for row in batch.responses.flatten(0, 1)}) > 1
     seen.logp.sum().backward()
@@ -92,11 +65,11 @@ def saved(kind: str, folder: Path) -> Path:
 @pytest.mark.parametrize("kind", ["lfm2", "rwkv", "qwen3_vl", "mistral3", "gemma3"])
 def test_a_saved_model_is_opened_sampled_trained_and_saved_again(kind: str, tmp_path: Path) -> None:
     opened = open_model(ModelOptions(str(saved(kind, tmp_path / "a")), False), SamplingOptions(6), seed=0)
-    assert ("reads each text again" in opened.note) == (kind in UNCACHED)
+    assert ("reads each text again" in opened.note) == (kind in architectures.UNCACHED)
     policy = opened.policy(critic=True)
     batch = policy.draw(PROMPTS[:2], 2, streams(0)["sampling"])
     start = policy.evaluate(batch).logp
-    assert (start - batch.logp_proximal).abs().max() < TOLERANCE
+    assert (start - batch.logp_proximal).abs().max() < architectures.tolerance(kind)
     assert (opened.reference.evaluate(batch).logp - start).abs().max() == 0
     assert not any("vision" in name for name in opened.trained) and opened.trained
     with torch.no_grad():
@@ -104,7 +77,8 @@ def test_a_saved_model_is_opened_sampled_trained_and_saved_again(kind: str, tmp_
             p.add_(0.01)
     pretrained.save(policy.model, policy.tokenizer, tmp_path / "b", "trained")
     again = open_model(ModelOptions(str(tmp_path / "b"), False), SamplingOptions(6))
-    assert (again.reference.evaluate(batch).logp - policy.evaluate(batch).logp).abs().max() < TOLERANCE
+    difference = again.reference.evaluate(batch).logp - policy.evaluate(batch).logp
+    assert difference.abs().max() < architectures.tolerance(kind)
 
 
 def test_adapters_and_last_layers_are_those_of_the_language_model() -> None:
