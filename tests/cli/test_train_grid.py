@@ -12,7 +12,9 @@ import tiny
 from prefloop.analysis.statistics import iqm, stratified_bootstrap
 from prefloop.cli import train_grid
 from prefloop.cli.main import main
+from prefloop.cli.train import _table
 from prefloop.policies import pretrained
+from prefloop.runs.experiment import Result
 from prefloop.runs.folder import runs
 
 
@@ -79,3 +81,20 @@ def test_names_of_cells() -> None:
         "beta null, seed 1",
     ]
     assert train_grid.labels([{"method": "dpo"}]) == [""]
+
+
+def test_held_out_numbers_take_one_line_each(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    after = {"eval/pairs": 40.0, "eval/questions": 38.0, "eval/rewards/accuracies": 0.625}
+    after |= {
+        "eval/rewards/accuracies_low": 0.476,
+        "eval/rewards/accuracies_high": 0.754,
+        "eval/rewards/margins": -0.04,
+    }
+    _table(Result(Path("runs/one"), dict.fromkeys(after, 0.5), after, 1.0, "", ()))
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines[:3]] == ["held-out", "rewards/accuracies", "rewards/margins"]
+    assert lines[1].rstrip().endswith("0.625 [0.476, 0.754]") and lines[3] == "on 40 pairs, 38 questions"
+    assert all(len(line) <= 80 for line in lines)

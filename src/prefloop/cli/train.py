@@ -18,6 +18,7 @@ if TYPE_CHECKING:  # torch and transformers are imported after cheap checks
     from prefloop.runs.experiment import Result
 
 
+COUNTS = {"eval/pairs": "pairs", "eval/questions": "questions", "eval/labels/count": "labelled responses"}
 AXES = ("method", "seed", "override", "training", "model.lora_rank", "model.trained_layers")  # may be lists
 
 
@@ -107,19 +108,17 @@ def _table(result: Result) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from prefloop.core.metric_table import metric
-
-    table = Table("held-out", "before", "after", "meaning", box=None, header_style="bold")
+    table = Table("held-out", "before", "after", box=None, header_style="bold", pad_edge=False)
+    counts = {key: title for key, title in COUNTS.items() if key in result.after}
     for key in result.after:
-        if not key.endswith(("_se", "_low", "_high")):
-            row = metric(key)
-            meaning = row.meaning if row else ""
-            name, before, after = key.removeprefix("eval/"), _number(result.before, key), _number(result.after, key)
-            table.add_row(name, before, after, meaning)
+        if not key.endswith(("_se", "_low", "_high")) and key not in counts:
+            table.add_row(key.removeprefix("eval/"), _number(result.before, key), _number(result.after, key))
     Console().print(table)
+    if counts:
+        print(f"on {', '.join(f'{result.after[key]:.0f} {title}' for key, title in counts.items())}")
     if result.note:
         print(result.note)
-    print(f"run folder: {result.folder}\nnext: prefloop report {result.folder}")
+    print(f"run folder: {result.folder}\nnext: prefloop report {result.folder}, which explains every number")
 
 
 def _number(metrics: dict[str, float], key: str) -> str:
