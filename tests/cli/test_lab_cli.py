@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import io
 import json
 import subprocess
@@ -15,6 +16,7 @@ from typing import Any
 
 import jaxtyping
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from prefloop.cli import lab, lab_grid, lab_result, methods
@@ -24,9 +26,11 @@ from prefloop.lab import sweep as sweep_module
 from prefloop.lab.forecast import Forecast
 from prefloop.lab.pool import LocalPool
 from prefloop.lab.setting import Setting, make
+from prefloop.lab import store as store_module
 from prefloop.lab.stack import Run
-from prefloop.lab.store import read
+from prefloop.lab.store import flat, read
 from prefloop.lab.summary import TUNING, Cell
+from prefloop.report import chart as chart_module
 from prefloop.report import svg
 
 OF_LENGTHS = ("eval/length", "eval/cut")  # which runs on the other problems do not have
@@ -84,7 +88,12 @@ def idle(monkeypatch: pytest.MonkeyPatch) -> None:
 def undrawn(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """The charts that would have been drawn, by figure."""
     figures: dict[str, Any] = {}
-    monkeypatch.setattr(svg, "draw", lambda drawn, out: figures.update(drawn))
+
+    def draw(drawn: dict[str, Any], out: Path, *, pdf: bool = False) -> list[Path]:
+        figures.update(drawn)
+        return [out / f"{name}.svg" for name in drawn]
+
+    monkeypatch.setattr(svg, "draw", draw)
     return figures
 
 
@@ -111,7 +120,7 @@ def grid(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., list[
         return list(asked)
 
     monkeypatch.setattr(sweep_module, "sweep", sweep)
-    monkeypatch.setattr(lab, "write", lambda cells, rows, out: None)
+    monkeypatch.setattr(lab, "write", lambda cells, rows, out, *, pdf: [])
     return call
 
 
@@ -207,11 +216,19 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> Result:
     return Result(out, words, say(*words))
 
 
+NAMED = [("best_of_n", 0), ("best_of_n", 1), ("online_dpo", 0), ("online_dpo", 1)]
+
+
+def compared(done: Result) -> list[Run]:
+    """The runs of the comparison, from the store: those of the tuning have other seeds."""
+    kept = [run for file in (done.out / "runs").glob("*.parquet") for run in read(file)]
+    return sorted((r for r in kept if r.setting.seed < TUNING), key=lambda r: (r.setting.method, r.setting.seed))
+
+
 def test_a_run_leaves_its_table(done: Result) -> None:
     assert done.said.code == 0
-    runs = read(done.out / "results.parquet")
-    named = [("best_of_n", 0), ("best_of_n", 1), ("online_dpo", 0), ("online_dpo", 1)]
-    assert [(r.setting.method, r.setting.seed) for r in runs] == named
+    runs = compared(done)
+    assert [(r.setting.method, r.setting.seed) for r in runs] == NAMED
     for r in runs:
         assert (r.setting.world.policy, r.setting.world.contexts, r.setting.steps) == ("tabular", 4, 6)
         assert r.curves["step"].tolist() == list(range(7)) and r.last("samples") == 600
@@ -222,10 +239,54 @@ def test_a_run_leaves_its_table(done: Result) -> None:
     assert len(kept) == 8 and {r.setting.run for r in runs} < {r.setting.run for r in kept}
 
 
+def test_the_table_is_flat(done: Result) -> None:
+    """One column per setting, so that any program can group by it."""
+    rows = pq.read_table(done.out / "results.parquet").to_pylist()
+    runs = compared(done)
+    assert len(rows) == 7 * len(runs) and "setting" not in rows[0] and "override" not in rows[0]
+    assert [(row["method"], row["seed"]) for row in rows[::7]] == NAMED
+    for run, first in zip(runs, range(0, len(rows), 7), strict=True):
+        for i, row in enumerate(rows[first : first + 7]):
+            assert (row["run"], row["problem"], row["policy"], row["contexts"]) == (
+                run.setting.run,
+                "arms",
+                "tabular",
+                4,
+            )
+            assert (row["lr"], row["batch"], row["steps"], row["step"]) == (0.1, 100, 6, i)
+            assert (row["on_policy"], row["reuse"], row["negative"], row["kl"]) == (1.0, 1, 1.0, 0.0)
+            assert row["eval/gold"] == run.curves["eval/gold"][i]
+
+
+def test_columns_of_runs_that_differ_in_their_fields(tmp_path: Path) -> None:
+    one = make("dpo", "arms", {"beta": 0.5, "objective": "dpop"}, steps=5)
+    two = make("rloo", "arms", {"negative": 0}, steps=5, centre=20.0)
+    short = replace(made(two), curves={k: v for k, v in made(two).curves.items() if k != "ess"})
+    (tmp_path / "a").write_bytes(flat([made(one), short]))
+    rows = pq.read_table(tmp_path / "a").to_pylist()
+    assert [row["beta"] for row in rows] == [0.5, 0.5, None, None] and rows[0]["objective"] == "dpop"
+    assert [row["centre"] for row in rows] == [70, 70, 20, 20] and [row["negative"] for row in rows] == [1, 1, 0, 0]
+    assert [row["on_policy"] for row in rows] == [0, 0, 1, 1]
+    assert rows[0]["ess"] == 0.0 and np.isnan(rows[2]["ess"])
+    (tmp_path / "b").write_bytes(flat([Run(one, {"step": np.zeros(2), "batch": np.ones(2)})]))
+    assert pq.read_table(tmp_path / "b").to_pylist()[0]["setting.batch"] == 100  # a metric of that name is a metric
+
+
+def test_columns_of_numbers_and_words_are_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    def column(*values: Any) -> list[Any]:
+        given = iter(values)
+        monkeypatch.setattr(store_module, "settings_of", lambda setting: {"a": next(given)})
+        table = pq.read_table(io.BytesIO(flat([made(make("dpo", "arms", steps=5)) for _ in values])))
+        return table["a"].to_pylist()[::2]  # type: ignore[no-any-return]
+
+    assert column(0.5, True) == ["0.5", "True"] and column("a", 1, None) == ["a", "1", None]
+    assert column(1, 0.5) == [1, 0.5] and column(None, None) == [None, None] and column(True, None) == [True, None]
+
+
 def test_the_summary_is_that_of_the_runs(done: Result) -> None:
     text = (done.out / "summary.json").read_text(encoding="utf-8")
     rows = json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
-    runs = read(done.out / "results.parquet")
+    runs = compared(done)
     assert [row["method"] for row in rows] == ["best_of_n", "online_dpo"]
     for row, pair in zip(rows, (runs[:2], runs[2:]), strict=True):
         ends = sorted(r.last("eval/gold") for r in pair)
@@ -340,7 +401,7 @@ REFUSED = {
     "rate 0": ("--lr 1e-3,0", "`lr` must be a positive number, not 0.0"),
     "rate nan": ("--lr nan", "`lr` must be a number, not 'nan'"),
     "no reward": ("--reward fra", "`reward` cannot be 'fra'\n  where: --reward\n  fix:   far, near, or a number"),
-    "unknown override": ("--method rwr --override.bta 1", "this method has no `bta`\n  fix:   did you mean `beta`?"),
+    "unknown override": ("--method rwr --override.bta 1", "this method has no `bta`\n  where: --method rwr\n  fix:   did you mean `beta`?"),
     "override is no number": ("--method online_dpo --override.beta big", "`beta` must be a number, not 'big'"),
     "override is no value": ("--override.beta [1", "invalid YAML"),
     "override without value": ("--override.beta", "`--override.beta` has no value"),
@@ -353,7 +414,7 @@ REFUSED = {
     "unknown problem": ("--problem bandit", "unknown problem `bandit`\n  fix:   choose one of: arms"),
     "flag of another problem": ("--peak 25", "`--peak` does not apply to the problem `arms`\n  where: --peak"),
     "unknown flag": ("--itertions 5", "unknown flag `--itertions`\n  where: command line\n  fix:   did you mean `--it"),
-    "unknown bare flag": ("--frobnicate", "unknown flag `--frobnicate`\n  where: command line\n  fix:   --help lists"),
+    "unknown bare flag": ("--zzyzx", "unknown flag `--zzyzx`\n  where: command line\n  fix:   --help lists"),
     "a word too many": ("--seeds 2 rloo", "unexpected argument `rloo`"),
     "no worker": ("--workers 0", "`workers` cannot be 0\n  where: --workers\n  fix:   use 1 or more"),
     "no runs in a stack": ("--stack 0", "`stack` cannot be 0\n  where: --stack"),
@@ -443,9 +504,9 @@ def test_no_heading_and_no_number_is_cut(
         assert all(name in whole for name in ("best_of_n_negative", "ppo_critic_free", "kl", "negative", "batch"))
     if width == 200:
         assert all(number in shown for number in ("12.3", "1.2e−7", "1.28e6", "12.5", "0.0123", "100,000"))
-        assert "more columns" not in shown
+        assert "not shown" not in shown
     else:
-        assert "more columns: use a wider screen, or see summary.json" in shown
+        assert "not shown: " in shown and "(use a wider screen, or --format csv)" in " ".join(shown.split())
 
 
 def test_a_switch_is_not_taken_for_what_is_measured() -> None:
@@ -469,20 +530,96 @@ def test_what_is_no_number_is_null_in_json(tmp_path: Path, undrawn: dict[str, An
     assert row["passes"] == 1.0 and row["seeds"] == 1
 
 
+def drawn(settings: list[Setting], undrawn: dict[str, Any], out: Path, **ends: Callable[[Setting], float]) -> list[Any]:
+    """Charts of runs by hand, with the ends of their costs by setting."""
+    found = [Cell(s, [made(s, **{k: end(s) for k, end in ends.items()})], {}) for s in settings]
+    lab_result.write(found, lab_result.records(found), out)
+    return list(undrawn["reward"])
+
+
 def test_many_cells_are_drawn_in_panels_of_few_lines(undrawn: dict[str, Any], tmp_path: Path) -> None:
-    settings = [make("rloo" if i % 2 else "dpo", "arms", centre=float(i)) for i in range(11)]
-    found = [Cell(s, [made(s, samples=float(s.method == "rloo"))], {}) for s in settings]
-    lab_result.write(found, lab_result.records(found), tmp_path)
-    assert [(len(chart.lines), chart.x) for chart in undrawn["reward"]] == [
-        (8, "gradient steps"),
-        (4, "responses sampled"),  # offline cells draw none
-        (8, "reward queries"),
-        (3, "gradient steps"),
-        (1, "responses sampled"),
-        (3, "reward queries"),
-    ]
-    names = [line.label for chart in undrawn["reward"] if chart.x == "gradient steps" for line in chart.lines]
-    assert names == [f"{s.method} centre={s.world.centre:g}" for s in settings]
+    settings = [make("rloo", "arms", {"kl": 0.1 * i}) for i in range(11)]
+    charts = drawn(settings, undrawn, tmp_path)
+    assert [(len(chart.lines), chart.x) for chart in charts] == [(8, "gradient steps"), (3, "gradient steps")]
+    assert [line.label for chart in charts for line in chart.lines] == [f"rloo kl={0.1 * i:.3g}" for i in range(11)]
+
+
+def test_a_field_of_the_problem_has_a_panel_for_each_value(undrawn: dict[str, Any], tmp_path: Path) -> None:
+    settings = [make(name, "arms", centre=c) for name in ("rloo", "dpo") for c in (20.0, 70.0)]
+    charts = drawn(settings, undrawn, tmp_path)
+    assert [chart.title for chart in charts] == ["centre = 20", "centre = 70"]
+    assert [[line.label for line in chart.lines] for chart in charts] == [["rloo", "dpo"]] * 2
+    one = drawn(settings[:2], undrawn, tmp_path)  # a panel with one line would compare nothing
+    assert [chart.title for chart in one] == ["Gold reward"]
+    assert [line.label for line in one[0].lines] == ["rloo centre=20", "rloo centre=70"]
+
+
+def test_no_panel_is_drawn_twice(undrawn: dict[str, Any], tmp_path: Path) -> None:
+    """Costs have a panel if they are not the steps, or each other, on another scale."""
+    settings = [make(name, "arms", {"negative": n}) for name in ("rloo", "dpo") for n in (0, 1)]
+
+    def axes(samples: Callable[[Setting], float], queries: Callable[[Setting], float]) -> list[tuple[str, int]]:
+        charts = drawn(settings, undrawn, tmp_path, samples=samples, reward_queries=queries)
+        return [(chart.x, len(chart.lines)) for chart in charts]
+
+    steps, offline = ("gradient steps", 4), " (none in offline methods)"
+    assert axes(lambda s: 600, lambda s: 600) == [steps]
+    assert axes(lambda s: 600 if s.method == "rloo" else 0, lambda s: 0) == [steps]
+    assert axes(lambda s: 600 + s.override["negative"], lambda s: 600 + s.override["negative"]) == [
+        steps, ("responses sampled", 4),
+    ]  # fmt: skip
+    assert axes(lambda s: 600, lambda s: 600 + s.override["negative"]) == [steps, ("reward queries", 4)]
+    assert axes(lambda s: 1 + s.override["negative"], lambda s: 2 - s.override["negative"]) == [
+        steps, ("responses sampled", 4), ("reward queries", 4),
+    ]  # fmt: skip
+    mixed = axes(lambda s: (600 + s.override["negative"]) * (s.method == "rloo"), lambda s: 1)
+    assert mixed == [steps, (f"responses sampled{offline}", 2)]
+
+
+def test_bands_end_at_the_ceiling_and_are_of_the_statistic_of_the_table(
+    undrawn: dict[str, Any], tmp_path: Path
+) -> None:
+    one = make("rloo", "arms", steps=5)
+    cells = [Cell(one, [made(replace(one, seed=i), reward=r) for i, r in enumerate((0.2, 0.9, 1.0, 1.0))], {})]
+    (row,) = lab_result.records(cells)
+    lab_result.write(cells, [row], tmp_path)
+    (chart,) = undrawn["reward"]
+    numbers = chart_module.numbers(chart.lines[0], chart.range)
+    assert (
+        chart.range == (None, 1.0) and numbers.high.max() <= 1 and "interquartile mean over 4 seeds" in chart.interval
+    )
+    assert numbers.y[-1] == pytest.approx(row["reward"]) == pytest.approx(0.95)
+
+
+# --------------------------------------------------------------------------------------------------- for papers
+
+
+def test_the_table_in_other_formats(done: Result, idle: None, undrawn: dict[str, Any]) -> None:
+    said = {name: say(*done.words, "--format", name).out for name in ("csv", "md", "latex")}
+    rows = list(csv.DictReader(io.StringIO(said["csv"])))
+    summary = json.loads((done.out / "summary.json").read_text(encoding="utf-8"))
+    for row, known in zip(rows, summary, strict=True):
+        assert row["method"] == known["method"] and row["lr_at_edge"] == "True" and row["eval/length"] == ""
+        assert all(float(row[k]) == known[k] for k in ("reward", "low", "high", "lr", "eval/kl_reverse_exact"))
+    lines = said["md"].splitlines()
+    assert lines[0].startswith("| method | lr | reward, IQM [95 %] |") and len(lines) == 6
+    assert lines[-1] == "\\* the lowest or highest learning rate: try a wider range"
+    tex = said["latex"].splitlines()
+    assert tex[0] == "\\begin{tabular}{l" + "r" * (lines[0].count("|") - 2) + "}" and tex[1] == "\\toprule"
+    assert tex[4].startswith("best\\_of\\_n & 0.1* & ") and tex[4].endswith(" \\\\")
+    assert "reward, IQM [95 \\%]" in tex[2] and tex[-1].startswith("% * the lowest") and "π" not in said["latex"]
+
+
+def test_the_figure_as_pdf(done: Result, idle: None, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    said = say(*done.words, "--pdf")
+    assert (done.out / "reward.pdf").read_bytes().startswith(b"%PDF") and "reward.svg, reward.pdf" in said.out
+    (done.out / "reward.pdf").unlink()
+
+
+def test_what_a_method_has_not_is_said_with_its_name(idle: None, tmp_path: Path) -> None:
+    said = say(*words("--method rloo,dpo --override.beta 0.1"), "--out", str(tmp_path))
+    assert said.code == 2 and "no `beta`" in said.err and "where: --method rloo" in said.err
 
 
 # ------------------------------------------------------------------------------------------------------------ the help

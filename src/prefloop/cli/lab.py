@@ -1,4 +1,4 @@
-"""`prefloop lab`: a grid of runs on problems with a known reward, as a table with intervals, Parquet and SVG."""
+"""`prefloop lab`: a grid of runs on problems with a known reward, as a table with intervals, Parquet and figures."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from prefloop.cli.lab_grid import Options, grid
-from prefloop.cli.lab_result import records, show, write
+from prefloop.cli.lab_result import records, show, table, write
 
 if TYPE_CHECKING:  # torch is imported only to run something, so that --help is fast
     from prefloop.lab.setting import Setting
@@ -35,10 +35,9 @@ def run(options: Options) -> int:
         return _plan(options, jobs_of(missing(wanted, store), size), len(wanted))
     results = _run(options, cells, store, size)
     rows = records(results)
-    write(results, rows, options.out)
-    options.show(
-        lambda: {"out": str(options.out), "cells": rows}, lambda: _print(options, rows, cells[0].world.about())
-    )
+    files = write(results, rows, options.out, pdf=options.pdf)
+    about = cells[0].world.about()
+    options.show(lambda: {"out": str(options.out), "cells": rows}, lambda: _print(options, rows, files, about))
     return 0
 
 
@@ -109,7 +108,10 @@ def _run(options: Options, cells: list[Setting], store: Any, size: int | None) -
         pool.close()
 
 
-def _print(options: Options, rows: Sequence[Mapping[str, Any]], about: str) -> None:
+def _print(options: Options, rows: Sequence[Mapping[str, Any]], files: Sequence[str], about: str) -> None:
+    if options.format:
+        print(table(rows, options.format))
+        return
     show(rows)
-    print(f"files: {options.out / 'results.parquet'}, summary.json, reward.svg")
+    print(f"files: {options.out / files[0]}, {', '.join(files[1:])}")
     print(about, end="\n" if about else "")

@@ -74,6 +74,10 @@ class Options(Output):
     """Runs per stack; auto measures which size is fastest."""
     ray: Annotated[str, Flag(metavar="ADDRESS")] = ""
     """Run on this Ray cluster; `local` starts one."""
+    format: Literal["", "csv", "md", "latex"] = ""
+    """Print only the table, for a spreadsheet or a paper."""
+    pdf: bool = False
+    """Also write the figure as PDF: pip install 'prefloop[figures]'."""
     plan: bool = False
     """Predict time and memory of the grid without running it."""
     world: Annotated[dict[str, Any], Flag(of=world_schema)] = field(default_factory=dict)
@@ -113,8 +117,12 @@ def _cell(options: Options, at: dict[str, Any], changes: Mapping[str, Any]) -> S
     at.setdefault("batch", 10 * at["responses"])
     at.setdefault("minibatch", at["batch"])
     fixed = {"precision": options.precision} if options.precision else {}
-    one = make(at.pop("method"), options.problem, override, **at, **fixed)
-    one.check()
+    name = at.pop("method")
+    try:
+        one = make(name, options.problem, override, **at, **fixed)
+        one.check()
+    except UserError as error:  # a list of methods shares one --override
+        raise error if error.where else type(error)(error.what, where=f"--method {name}", fix=error.fix) from None
     steps = options.steps
     if steps is None:
         steps = (options.iterations or ITERATIONS) * one.resolved_method.reuse * one.batch // one.minibatch

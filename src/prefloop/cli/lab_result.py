@@ -1,4 +1,4 @@
-"""The results of `prefloop lab`: records, a table on the screen, Parquet, JSON and SVG."""
+"""The results of `prefloop lab`: records, files, and the table on the screen or for another program."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from prefloop.analysis.numbers import compact, fixed, interval, number
+from prefloop.cli.lab_figures import charts, label, short
 from prefloop.core import files
 from prefloop.core.metric_table import METRICS
 
@@ -54,41 +55,45 @@ COLUMNS = (  # columns of the table: at the end of training, mean over seeds
 UNSHOWN = ("eval/gold", "eval/entropy", "kl/collection", "push/up")  # in `summary.json` only
 
 
-def write(cells: Sequence[Cell], rows: Sequence[Mapping[str, Any]], out: Path) -> None:
-    """`results.parquet` with every evaluation of every run, `summary.json`, and `reward.svg`."""
-    from prefloop.lab.store import to_bytes
-    from prefloop.lab.summary import band
-    from prefloop.report.chart import Chart, Line
-    from prefloop.report.svg import draw
+def write(cells: Sequence[Cell], rows: Sequence[Mapping[str, Any]], out: Path, *, pdf: bool = False) -> list[str]:
+    """`results.parquet` with every evaluation of every run, `summary.json`, and the figure; names of the files."""
+    from prefloop.lab.store import flat
+    from prefloop.report import svg
 
-    files.write(out / "results.parquet", to_bytes([run for cell in cells for run in cell.runs]))
+    files.write(out / "results.parquet", flat([run for cell in cells for run in cell.runs]))
     files.write(out / "summary.json", files.to_json(rows, indent=2) + "\n")
-    charts = []
-    for first in range(0, len(cells), LINES):
-        for x, title in AXES.items():
-            lines = []
-            for cell, row in list(zip(cells, rows, strict=True))[first : first + LINES]:
-                middle, low, high = band(cell.curve("eval/gold"))
-                if cell.runs[0].last(x) > 0:  # offline cells draw no samples
-                    lines.append(Line(label(row), cell.runs[0].curves[x].tolist(), middle, low, high))
-            if lines:
-                ceiling = cells[first].setting.world.ceiling
-                known = math.isfinite(ceiling)
-                guides, bounds = ({"ceiling": ceiling}, (None, ceiling)) if known else ({}, (None, None))
-                said = f"interquartile mean over {len(cells[first].runs)} seeds; band: 95 % bootstrap interval"
-                charts.append(
-                    Chart("Gold reward", title, "gold reward", lines, guides=guides, range=bounds, interval=said)
-                )
-    draw({"reward": charts}, out)
+    drawn = svg.draw({"reward": charts(cells, rows)}, out, pdf=pdf)
+    return ["results.parquet", "summary.json", *(path.name for path in drawn)]
 
 
-LINES = 8  # maximum number of lines in a panel
-AXES = {"step": "gradient steps", "samples": "responses sampled", "reward_queries": "reward queries"}
+def table(rows: Sequence[Mapping[str, Any]], format: str) -> str:
+    """The table for another program; as CSV with all numbers and their digits.
+
+    Args:
+        format: see `report.tables.FORMATS`.
+    """
+    from prefloop.report.tables import written
+
+    names, edge = list(rows[0]["differs"]), any(row["lr_at_edge"] for row in rows)
+    if format == "csv":
+        keys = [k for k in rows[0] if k not in ("method", "differs")]
+        lines = [[row["method"], *row["differs"].values(), *(_finite(row[k]) for k in keys)] for row in rows]
+        return written(["method", *names, *keys], lines, format)
+    numbers = _columns(rows)
+    lines = [
+        [row["method"], *(short(row["differs"][name]) for name in names), *(column[i] for column in numbers.values())]
+        for i, row in enumerate(rows)
+    ]
+    text = written(["method", *names, *(title.replace("\n", " ") for title in numbers)], lines, format)
+    note = {"md": f"\n\n\\{EDGE}", "latex": f"\n% {EDGE}"}[format]
+    return text + (note if edge else "")
 
 
-def label(row: Mapping[str, Any]) -> str:
-    """A short name of a cell: the method and what else differs."""
-    return " ".join([row["method"], *(f"{k}={short(v)}" for k, v in row["differs"].items())])
+def _finite(value: Any) -> Any:
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+EDGE = "* the lowest or highest learning rate: try a wider range"
 
 
 def show(rows: Sequence[Mapping[str, Any]]) -> None:
@@ -102,16 +107,16 @@ def show(rows: Sequence[Mapping[str, Any]]) -> None:
     numbers = _columns(rows)
     names = {"method": [row["method"] for row in rows]}
     names |= {name: [short(row["differs"][name]) for row in rows] for name in rows[0]["differs"]}
-    whole = len(numbers)
+    whole = list(numbers)
     while len(numbers) > ALWAYS and _width(console, _laid_out(names, numbers)) > console.width:
         numbers.popitem()
     if _width(console, _laid_out(names, numbers)) > console.width:
         names = {"cell": [label(row) for row in rows]}
     console.print(_laid_out(names, numbers))
     if any(row["lr_at_edge"] for row in rows):
-        console.print("* the lowest or highest learning rate: try a wider range", style="dim")
-    if len(numbers) < whole:
-        console.print(f"{whole - len(numbers)} more columns: use a wider screen, or see summary.json", style="dim")
+        console.print(EDGE, style="dim")
+    if hidden := [title.replace("\n", " ") for title in whole[len(numbers) :]]:
+        console.print(f"not shown: {', '.join(hidden)} (use a wider screen, or --format csv)", style="dim")
 
 
 ALWAYS = 3  # minimum number of number columns
@@ -130,11 +135,6 @@ def _columns(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
     learned = any(row["eval/reward"] != row["eval/gold"] for row in rows)
     shown = [k for k in COLUMNS if any(math.isfinite(row[k]) for row in rows) and (learned or k != "eval/reward")]
     return out | {METRICS[k].title.replace(" ", "\n"): [short(row[k]) for row in rows] for k in shown}
-
-
-def short(value: Any) -> str:
-    """A value of a setting, or a number with three digits."""
-    return compact(value) if isinstance(value, float) else str(value)
 
 
 def _laid_out(names: Mapping[str, Sequence[str]], numbers: Mapping[str, Sequence[str]]) -> Table:

@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -34,6 +35,44 @@ def to_bytes(runs: Sequence[Run]) -> bytes:
     out = io.BytesIO()
     pq.write_table(table, out, use_dictionary=["run", "setting"], compression="zstd")
     return out.getvalue()
+
+
+def flat(runs: Sequence[Run]) -> bytes:
+    """A Parquet file of runs for other programs: one row per evaluation, and one column per field of the settings.
+
+    Switches have their values, also where a method's default was used; a field that a run has not is null. A field
+    named like a metric is `setting.NAME`.
+    """
+    trees = [settings_of(run.setting) for run in runs]
+    rows = [len(run.curves["step"]) for run in runs]
+    metrics = list(dict.fromkeys(name for run in runs for name in run.curves))
+    columns: dict[str, pa.Array] = {}
+    for name in dict.fromkeys(name for tree in trees for name in tree):
+        values = [tree.get(name) for tree in trees]
+        if _mixed(values):
+            values = [None if v is None else str(v) for v in values]
+        each = [v for v, count in zip(values, rows, strict=True) for _ in range(count)]
+        columns[f"setting.{name}" if name in metrics else name] = pa.array(each)
+    for name in metrics:
+        empty = np.full(1, np.nan)
+        parts = [run.curves[name] if name in run.curves else empty.repeat(n) for run, n in zip(runs, rows, strict=True)]
+        columns[name] = pa.array(np.concatenate(parts))
+    out = io.BytesIO()
+    pq.write_table(pa.table(columns), out, compression="zstd")
+    return out.getvalue()
+
+
+def _mixed(values: Iterable[object]) -> bool:
+    """Whether numbers, words and truth values are in one column."""
+    return len({float if type(v) is int else type(v) for v in values if v is not None}) > 1
+
+
+def settings_of(setting: Setting) -> dict[str, Any]:
+    """The fields of a run in one mapping: its own, the problem's, the switches, and changed hyper-parameters."""
+    tree, method = to_dict(setting), setting.resolved_method
+    switches = {name: getattr(method, name) for name in ("on_policy", "reuse", "negative", "kl")}
+    own = {k: v for k, v in tree.items() if k not in ("world", "override")}
+    return {"run": setting.run, **own, **tree["world"], **switches, **setting.override}
 
 
 def read(path: Path) -> list[Run]:

@@ -64,6 +64,7 @@ class Chart:
         range: possible values of y; intervals and ticks end there.
         interval: meaning of middle and intervals, such as `mean over 10 seeds; band: ±1.96 standard errors`.
         mirrored: values below zero are magnitudes that point down.
+        reach: values of y that the axis contains in any case, so that panels can be compared.
     """
 
     title: str
@@ -76,6 +77,7 @@ class Chart:
     range: Range = ANY
     interval: str = ""
     mirrored: bool = False
+    reach: Sequence[float] = ()
 
 
 @dataclass(frozen=True)

@@ -12,25 +12,29 @@ from prefloop.report.chart import Chart
 
 def grid(head: Sequence[Any], rows: Sequence[Sequence[Any]]) -> str:
     """A Markdown table; columns of numbers are right-aligned."""
-    right = [bool(rows) and all(_is_number(row[i]) for row in rows) for i in range(len(head))]
+    right = [bool(rows) and all(is_number(row[i]) for row in rows) for i in range(len(head))]
     body = [[cell(x) for x in row] for row in rows]
     lines = [[cell(x) for x in head], ["--:" if numbers else "---" for numbers in right], *body]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def _is_number(value: Any) -> bool:
+def is_number(value: Any) -> bool:
+    """Whether a cell is a number, or a missing one."""
     return value is None or (isinstance(value, int | float) and not isinstance(value, bool))
 
 
-def cell(value: Any) -> str:
-    """One cell of a Markdown table."""
+def plain(value: Any) -> str:
+    """A value in words or digits."""
     if value is None:
         return NONE
     if isinstance(value, bool):
         return "yes" if value else "no"
-    if isinstance(value, float):
-        return minus(f"{value:.4g}")
-    return prose(str(value)).replace("|", "\\|")
+    return minus(f"{value:.4g}") if isinstance(value, float) else str(value)
+
+
+def cell(value: Any) -> str:
+    """One cell of a Markdown table."""
+    return prose(plain(value)).replace("|", "\\|")
 
 
 def prose(text: str) -> str:

@@ -76,7 +76,7 @@ def frame(chart: Chart) -> Frame:
     ys = _finite([part for line in lines for part in (line.y, line.low, line.high)])
     if not xs or not ys:
         raise ValueError(f"{chart.title}: no numbers to draw")
-    ys += [*chart.guides.values(), *([0.0] if chart.kind == "bars" else [])]
+    ys += [*chart.guides.values(), *chart.reach, *([0.0] if chart.kind == "bars" else [])]
     x = named(words) if words is not None else along(xs, log=chart.log_x)
     return Frame(x, upright(ys, chart.range, mirrored=chart.mirrored), lines, words is not None)
 
