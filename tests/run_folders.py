@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import random
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,43 @@ def make(root: Path, name: str, *, on_policy: float = 0.0, negative: float = 1.0
     sample += [{**end, "prompt": p, "score": x} for p, x in zip(PROMPTS, after, strict=True)]
     _jsonl(path / "samples.jsonl", sample)
     return path
+
+
+def labelled(root: Path, name: str, *, right: Sequence[float], longer: Sequence[float], method: str = "dpo",
+             seed: int = 0, beta: float = 0.1, steps: int = 20, held_out: str = "q") -> Path:  # fmt: skip
+    """A run on labels: after training each held-out pair, a question of its own, is ordered right (1) or not (0)."""
+    path = root / name
+    path.mkdir(parents=True)
+    config = f"method: {method}\noverride: {{beta: {beta}}}\nseed: {seed}\noutput: runs\ntraining: {{steps: {steps}}}\n"
+    (path / "config.yaml").write_text(config)
+    manifest = _manifest(method, 0.0, 1.0)
+    needs = ["scores"] if method == "simpo" else ["reference", "scores"]
+    manifest["objective"] |= {"pairs": "best against worst", "needs": needs, "hyperparameters": {"beta": beta}}
+    manifest["objective"]["reward"] = {"name": "labels"}
+    (path / "manifest.json").write_text(json.dumps(manifest))
+    start = [0.5] * len(right)
+    step = {"kind": "step", "loss": 0.7, "reward": 0.5, "on_policy": 0.0, "rewards/accuracies": 0.5}
+    taken = [{**step, "step": n, "rewards/margins": beta * n} for n in range(1, steps + 1)]
+    lines = [_ranking(0, start, longer, beta), *taken, _ranking(steps, right, longer, beta)]
+    _jsonl(path / "metrics.jsonl", lines)
+    judged = [
+        {"step": step, "pair": f"{held_out}{i}", "question": f"{held_out}{i}", "implicit": x, "mean": x, "longer": y}
+        for step, ranked in ((0, start), (steps, right))
+        for i, (x, y) in enumerate(zip(ranked, longer, strict=True))
+    ]
+    _jsonl(path / "pairs.jsonl", judged)
+    greedy = {"prompt": PROMPTS[0], "response": "Water it.", "tokens": 3, "cut": False, "greedy": True}
+    _jsonl(path / "samples.jsonl", [{"step": step, **greedy} for step in (0, steps)])
+    return path
+
+
+def _ranking(n: int, right: Sequence[float], longer: Sequence[float], beta: float) -> Line:
+    values = {"rewards/accuracies": sum(right) / len(right), "accuracy/mean_logp": sum(right) / len(right),
+              "accuracy/longer": sum(longer) / len(longer), "rewards/margins": beta * n}  # fmt: skip
+    bounds = {
+        f"eval/{key}{end}": x + d for key, x in values.items() for end, d in (("", 0), ("_low", -0.1), ("_high", 0.1))
+    }
+    return {"kind": "evaluation", "step": n, **bounds, "eval/pairs": len(right), "eval/questions": len(right)}
 
 
 def _manifest(method: str, on_policy: float, negative: float) -> Line:

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from prefloop.analysis.overoptimisation import overoptimisation
 from prefloop.report.data import load
-from prefloop.report.page import findings, write
+from prefloop.report.findings import findings
+from prefloop.report.page import write
 from run_folders import make
 
 Curve = NDArray[np.float64]

@@ -17,7 +17,8 @@ from prefloop.analysis.numbers import number
 from prefloop.cli.main import execute
 from prefloop.core.errors import DataError, UserError
 from prefloop.report.data import Value, comparisons, load, measured
-from prefloop.report.page import findings, paper_link, write
+from prefloop.report.findings import findings
+from prefloop.report.page import paper_link, write
 from run_folders import CHANGED, HOSTILE, PROMPTS, make
 
 
@@ -170,7 +171,7 @@ def test_labels_say_what_differs(tmp_path: Path) -> None:
 
 
 def test_runs_without_evaluations_or_samples(tmp_path: Path) -> None:
-    run = make(tmp_path, "bare")
+    run = make(tmp_path, "bare", on_policy=1.0)
     steps = [line for line in (run / "metrics.jsonl").read_text().splitlines() if "evaluation" not in line]
     (run / "metrics.jsonl").write_text("\n".join(steps) + "\n")
     (run / "samples.jsonl").unlink()

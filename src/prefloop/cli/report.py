@@ -39,11 +39,12 @@ def run(options: Options) -> int:
         UserError: a folder that is not a run, or labels that do not match the runs.
         DataError: a broken record.
     """
-    from prefloop.report.data import load
-    from prefloop.report.page import findings, write
+    from prefloop.report.cells import columns
+    from prefloop.report.findings import findings
+    from prefloop.report.page import write
 
     labels = list(options.label) or None
-    runs = load(options.runs, labels)
+    runs = columns(options.runs, labels)
     methods = ", ".join(dict.fromkeys(run.method for run in runs))
     title = options.title or f"Preference fine-tuning: {methods}"
     verdict = findings(runs)

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from prefloop.analysis.compare import Difference, paired
+from prefloop.analysis.compare import Difference, difference, paired
 from prefloop.analysis.numbers import NONE, plus_minus
 from prefloop.core.errors import DataError
 from prefloop.runs.folder import CONFIG, existing, read, read_manifest
@@ -43,10 +44,23 @@ class Run:
     evaluations: list[Line]
     samples: list[Line]
     timing: list[Line]
+    pairs: list[Line] = field(default_factory=list)
+    members: tuple[Run, ...] = ()  # if these are means: the runs of each seed
 
     @property
     def method(self) -> str:
         return str(self.config.get("method", "?"))
+
+    @property
+    def seed(self) -> int:
+        seed = self.config.get("seed", 0)
+        return seed if isinstance(seed, int) else 0
+
+    def judged(self) -> list[Line]:
+        """How each held-out pair is ordered at the last evaluation."""
+        pairs = self.members[0].pairs if self.members else self.pairs
+        last = max((line["step"] for line in pairs), default=0)
+        return [line for line in pairs if line["step"] == last]
 
     @property
     def objective(self) -> dict[str, Any]:
@@ -60,6 +74,14 @@ class Run:
     def errors(self, key: str) -> list[Real | None]:
         """Standard errors of `points(key)`."""
         return [line.get(f"{key}_se") for line in self.evaluations if line.get(key) is not None]
+
+    def bounds(self, key: str) -> tuple[list[float], list[float]] | None:
+        """Ends of the intervals of `points(key)`; None if it has none."""
+        lines = [line for line in self.evaluations if line.get(key) is not None]
+        if not any(f"{key}_low" in line for line in lines):
+            return None
+        low, high = ([float(line.get(f"{key}_{end}", math.nan)) for line in lines] for end in ("low", "high"))
+        return low, high
 
     def before(self, key: str) -> Value | None:
         return self._evaluated(key, 0)
@@ -77,15 +99,31 @@ class Run:
         return {line["prompt"]: float(line["score"]) for line in reversed(answers)}
 
     def change(self) -> Difference | None:
-        """Change of the reward from the first to the last evaluation, paired by prompt; None if answers lack scores."""
+        """Change of the reward from the first to the last evaluation, paired by prompt; None if answers lack scores.
+
+        Of several seeds, the mean change with its interval over seeds.
+        """
+        if self.members:
+            each = [member.change() for member in self.members]
+            return None if None in each else difference([d.value for d in each if d], unit="seeds")
         steps = {line["step"] for line in self.samples}
         before, after = self.scores(min), self.scores(max)
         return paired(after, before, unit="prompts") if len(steps) > 1 and before.keys() & after.keys() else None
 
     def against(self, other: Run) -> Difference | None:
-        """Final reward minus that of another run, paired by prompt; None if they have no prompts in common."""
+        """Final reward minus that of another run, paired by prompt; None if they have no prompts in common.
+
+        If both have several seeds: paired by seed; if one has: None.
+        """
+        if self.members or other.members:
+            own, theirs = self._by_seed("eval/reward"), other._by_seed("eval/reward")
+            return paired(own, theirs, unit="seeds") if len(own.keys() & theirs.keys()) > 1 else None
         own, theirs = self.scores(max), other.scores(max)
         return paired(own, theirs, unit="prompts") if own.keys() & theirs.keys() else None
+
+    def _by_seed(self, key: str) -> dict[Hashable, float]:
+        """The last evaluation of each seed."""
+        return {run.seed: float(value.value) for run in self.members if (value := run.after(key))}
 
     def last(self, key: str) -> float | None:
         values = [line[key] for line in self.steps if line.get(key) is not None]
@@ -119,12 +157,12 @@ def load(folders: Sequence[Path], labels: Sequence[str] | None = None) -> list[R
         UserError: not a run folder.
         DataError: a broken record.
     """
-    runs = [_load(Path(folder), _letter(i)) for i, folder in enumerate(folders)]
-    names = list(labels) if labels is not None else _labels(runs)
+    runs = [_load(Path(folder), letter(i)) for i, folder in enumerate(folders)]
+    names = list(labels) if labels is not None else named(runs)
     return [replace(run, label=name) for run, name in zip(runs, names, strict=True)]
 
 
-def _letter(i: int) -> str:
+def letter(i: int) -> str:
     return chr(65 + i) if i < 26 else f"{chr(64 + i // 26)}{chr(65 + i % 26)}"
 
 
@@ -147,6 +185,7 @@ def _load(folder: Path, letter: str) -> Run:
         evaluations=sorted((line for line in metrics if line.get("kind") == "evaluation"), key=lambda e: e["step"]),
         samples=read(path, "samples"),
         timing=read(path, "timing"),
+        pairs=read(path, "pairs"),
     )
 
 
@@ -160,14 +199,18 @@ WORDS = {
 }
 
 
-def _labels(runs: Sequence[Run]) -> list[str]:
+def named(runs: Sequence[Run]) -> list[str]:
     """The method if it differs, and the differences between runs of the same method, in words."""
     settings = [flat(run.config) | flat({"override": _switches(run)}) for run in runs]
     several = len({run.method for run in runs}) > 1 or len(runs) == 1
     names = []
     for run, own in zip(runs, settings, strict=True):
         peers = [s for s, other in zip(settings, runs, strict=True) if other.method == run.method]
-        keys = [k for k in own if k not in ("output", "method") and len({json.dumps(s.get(k)) for s in peers}) > 1]
+        keys = [
+            k
+            for k in own
+            if k not in ("output", "method", "data.template_date") and len({json.dumps(s.get(k)) for s in peers}) > 1
+        ]
         names.append(" · ".join([*([run.method] if several else []), *(_words(k, own[k]) for k in keys)]))
     unique = len(set(names)) == len(names)
     return [n if n and unique else f"{n or run.method} ({run.path.name})" for n, run in zip(names, runs, strict=True)]

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from markupsafe import Markup
 
 from prefloop.analysis.numbers import number
 from prefloop.report.chart import ANY, COUNT, SHARE, Change, Chart, Line, Range, frontier
-from prefloop.report.data import Points, Real, Run, Value, measured
+from prefloop.report.data import Points, Real, Run, Value, flat, measured
+from prefloop.report.findings import criterion
 from prefloop.report.layout import changes, figure
 from prefloop.report.panel import thin
 from prefloop.report.svg import inline
@@ -33,6 +34,8 @@ class Plot:
     y: str
     range: Range = ANY
     mirrored: bool = False  # the second key points down
+    scaled: bool = False  # multiplied by the method's β
+    fresh: bool = False  # only of responses that the policy writes: the mean score of given ones says nothing
 
 
 @dataclass(frozen=True)
@@ -54,29 +57,60 @@ PLOTS = (
            "training. Falling while the plot above rises is over-optimisation.", ("eval/gold",), "gold reward"),
     Plot("Distance from the reference", "KL(π‖π_ref) on the policy's own held-out answers, ±1 standard error.",
            ("eval/kl_reverse",), "KL(π‖π_ref), nats", COUNT),
-    Plot("Training reward", "Score of the responses in each step: the policy's own answers when on-policy, the "
-           "dataset's when offline.", ("reward",), "reward"),
+    Plot("Preference accuracy on held-out pairs", "By the implicit reward; ties count ½. Band: 95 % interval; the "
+           "line across is picking the longer response.", ("eval/rewards/accuracies",), "share", SHARE),
+    Plot("Accuracy by log-prob per token", "The same pairs by what methods without a reference train.",
+           ("eval/accuracy/mean_logp",), "share", SHARE),
+    Plot("Held-out labels", "Probability that a response labelled good has a higher implicit reward than one labelled "
+           "bad, ±1 standard error.", ("eval/labels/auc",), "probability", SHARE),
+    Plot("Accuracy on training pairs", "Share of the pairs of each step that the implicit reward ranks as given.",
+           ("rewards/accuracies",), "share", SHARE),
+    Plot("Training reward", "Score of the policy's own answers in each step.", ("reward",), "reward", fresh=True),
     Plot("Push up and push down", "Coefficient mass of each step: pulled up above the axis, pushed down below "
            "it (dashed).", ("push/up", "push/down"), "Σ|c| up, down", mirrored=True),
     Plot("Implicit rewards", "Preferred responses solid, the others dashed. Both falling together is likelihood "
-           "displacement.", ("rewards/chosen", "rewards/rejected"), "β log π/π_ref"),
+           "displacement.", ("rewards/chosen", "rewards/rejected"), "β log π/π_ref", scaled=True),
     Plot("Margin", "Implicit reward of the preferred response minus that of the other.", ("rewards/margins",),
-           "margin"),
+           "margin", scaled=True),
     Plot("Response length", "Mean length of held-out answers, ±1 standard error.", ("eval/length",), "tokens", COUNT),
     Plot("Gradient norm", "Before clipping.", ("grad_norm",), "norm", COUNT),
     Plot("Effective sample size", "1 while the policy equals the one that wrote the responses; low means a stale "
            "collection.", ("ess",), "ESS / n", SHARE),
     Plot("Ratio tail", "99th percentile of π/π_collection per token.", ("ratio/p99",), "ratio", COUNT),
-    Plot("Preference accuracy on held-out pairs", "By the implicit reward; ties count ½.",
-           ("eval/rewards/accuracies",), "share", SHARE),
 )  # fmt: skip
 
 
 def draw(runs: Sequence[Run]) -> list[Drawn]:
     """Every figure for which some run has numbers, with the reward–KL frontier first."""
     path = _frontier(runs)
-    curves = [_drawn(plot, runs) for plot in PLOTS if any(run.points(plot.keys[0]) for run in runs)]
+    curves = [_drawn(*_shown(plot, runs)) for plot in PLOTS if any(_applies(plot, run) for run in runs)]
     return [*([path] if path else []), *curves]
+
+
+def _applies(plot: Plot, run: Run) -> bool:
+    """Whether a plot shows a run."""
+    own = plot.keys[0] != "eval/accuracy/mean_logp" or criterion(run) == "mean"
+    return bool(run.points(plot.keys[0])) and own and not (plot.fresh and not run.mean("on_policy"))
+
+
+def _shown(plot: Plot, runs: Sequence[Run]) -> tuple[Plot, list[Run]]:
+    """The runs without what the plot does not show; in nats if their β differ, which would scale their curves."""
+    shown = [run if _applies(plot, run) else replace(run, steps=[], evaluations=[]) for run in runs]
+    if not plot.scaled or len({scale(run) for run in shown if run.steps}) < 2:
+        return plot, shown
+    plot = replace(plot, y="log π/π_ref, nats", note=f"{plot.note} Divided by each run's β, which differ.")
+    return plot, [_in_nats(run, plot.keys) for run in shown]
+
+
+def _in_nats(run: Run, keys: Sequence[str]) -> Run:
+    return replace(run, steps=[{**line, **{k: line[k] / scale(run) for k in keys if k in line}} for line in run.steps])
+
+
+def scale(run: Run) -> float:
+    """The β of a run's implicit rewards; 1 for methods without one."""
+    values = {key.rpartition(".")[2]: value for key, value in flat(run.objective).items()}
+    beta = values.get("beta")
+    return float(beta) if isinstance(beta, int | float) and beta > 0 else 1.0
 
 
 def name(run: Run) -> str:
@@ -103,13 +137,22 @@ def _picture(chart: Chart, runs: Sequence[Run]) -> Markup:
 
 def _drawn(plot: Plot, runs: Sequence[Run]) -> Drawn:
     lines = [line for run in runs for line in _lines(plot, run, len(runs))]
-    chart = Chart(plot.title, "steps", plot.y, lines, range=plot.range, mirrored=plot.mirrored)
+    guides = _guides(plot, runs)
+    chart = Chart(plot.title, "steps", plot.y, lines, range=plot.range, mirrored=plot.mirrored, guides=guides)
     missing = [run.letter for run in runs if not run.points(plot.keys[0])]
     window = max((_window(len(run.points(plot.keys[0]))) for run in runs), default=1)
     note = plot.note
     if not plot.keys[0].startswith("eval/") and window > 1:
         note += f" Bold: moving average over {window} steps; faint: every step."
     return Drawn(plot.title, note, _picture(chart, runs), *_table(plot, runs), missing)
+
+
+def _guides(plot: Plot, runs: Sequence[Run]) -> dict[str, float | int]:
+    """The accuracy of picking the longer response, if it is the same for all runs."""
+    if plot.keys != ("eval/rewards/accuracies",):
+        return {}
+    values = {y for run in runs for _, y in run.points("eval/accuracy/longer")}
+    return {"picking the longer response": values.pop()} if len(values) == 1 else {}
 
 
 def _lines(plot: Plot, run: Run, count: int) -> list[Line]:
@@ -127,7 +170,7 @@ def _lines(plot: Plot, run: Run, count: int) -> list[Line]:
             behind = thin(raw, max(30, POINTS // (count * len(plot.keys))))
             out.append(Line(name(run), *_columns(behind), faint=True))
         tag = "" if second and not plot.mirrored else run.letter
-        low, high = _ends(raw, run.errors(key)) if evaluation else (None, None)
+        low, high = (run.bounds(key) or _ends(raw, run.errors(key))) if evaluation else (None, None)
         out.append(Line(name(run), *_columns(smooth), low, high, dashed=bool(second), tag=tag))
     return out
 

@@ -15,10 +15,9 @@ from markupsafe import Markup
 
 from prefloop.analysis.compare import Difference
 from prefloop.analysis.numbers import NONE, compact, duration, interval, number, share
-from prefloop.analysis.overoptimisation import LEAST, overoptimisation
 from prefloop.core import files
 from prefloop.core.errors import UserError
-from prefloop.core.metric_table import METRICS, warning
+from prefloop.report.cells import columns
 from prefloop.report.data import (
     Real,
     Run,
@@ -27,10 +26,10 @@ from prefloop.report.data import (
     comparisons,
     cut,
     flat,
-    load,
     measured,
 )
-from prefloop.report.figures import draw, summary
+from prefloop.report.figures import draw, scale, summary
+from prefloop.report.findings import AUC, CRITERIA, LONGER, criterion
 from prefloop.report.panel import thin
 from prefloop.report.svg import page_sheet
 
@@ -56,7 +55,7 @@ def write(
         UserError: not a run folder, or so many runs that the page would exceed a megabyte.
         DataError: a broken record.
     """
-    page = render(load(folders, labels), title=title, verdict=verdict)
+    page = render(columns(folders, labels), title=title, verdict=verdict)
     data = page.encode("utf-8")
     if len(data) > MEGABYTE:
         raise UserError(f"the page would take {len(data) / MEGABYTE:.1f} MB", fix="compare fewer runs on one page")
@@ -85,8 +84,9 @@ def render(runs: Sequence[Run], *, title: str, verdict: Sequence[str]) -> str:
         figures=draw(runs),
         samples=comparisons(runs, PROMPTS),
         greedy=any(line.get("greedy") for run in runs for line in run.samples),
-        details=[details(run) for run in runs],
+        details=[details(run, place) for place, cell in enumerate(runs) for run in (cell.members or (cell,))],
         data=embedded(runs),
+        seeds=any(run.members for run in runs),
         created=sorted({str(run.manifest.get("created", ""))[:10] for run in runs} - {""}),
         estimators=_estimators(runs),
     )
@@ -126,6 +126,17 @@ def _bounds(key: str, place: int) -> Read:
     return read
 
 
+def _per_token(place: int) -> Read:
+    """Accuracy by log-prob per token, of the methods that train it."""
+    read = _bounds(CRITERIA["mean"][0], place)
+    return lambda run: read(run) if criterion(run) == "mean" else NONE
+
+
+def _margin(run: Run) -> str:
+    value, beta = _bounds("eval/rewards/margins", -1)(run), scale(run)
+    return NONE if value == NONE else f"{value} (β {compact(beta)})"
+
+
 def _change(run: Run) -> str:
     """The paired difference with its interval."""
     change = run.change()
@@ -153,8 +164,12 @@ TABLE: dict[str, list[tuple[str, str, Read]]] = {
         ("Gold next to a learned reward", "before → after", _ends("eval/gold")),
         ("Preference accuracy before", "held-out pairs, 95 % interval", _bounds("eval/rewards/accuracies", 0)),
         ("Preference accuracy after", "by the implicit reward; ties count ½", _bounds("eval/rewards/accuracies", -1)),
-        ("Accuracy of “pick the longer”", "baseline without a model", _bounds("eval/accuracy/longer", -1)),
-        ("Margin after", "implicit rewards, held-out pairs", _bounds("eval/rewards/margins", -1)),
+        ("By log-prob per token before", "the criterion of methods without a reference", _per_token(0)),
+        ("By log-prob per token after", "", _per_token(-1)),
+        ("Accuracy of “pick the longer”", "baseline without a model", _bounds(LONGER, -1)),
+        ("Margin after", "implicit rewards, each × its own β: not comparable", _margin),
+        ("Good labels above bad ones", "probability by the implicit reward, before → after", _ends(AUC)),
+        ("The same by length", "baseline without a model", _after("eval/labels/longer")),
     ],
     "Distance from the reference": [
         ("KL(π‖π_ref)", "nats per response", _after("eval/kl_reverse")),
@@ -201,14 +216,19 @@ def _estimators(runs: Sequence[Run]) -> list[str]:
 SHOWN_ALONE = ("formula", "paper")
 
 
-def details(run: Run) -> dict[str, Any]:
-    """The objective, how to reproduce the run, and its environment."""
+def details(run: Run, place: int) -> dict[str, Any]:
+    """The objective, how to reproduce the run, and its environment.
+
+    Args:
+        place: of its column, which determines its colour.
+    """
     objective = flat(run.objective)
     command = run.manifest.get("command")
     environment = {k: v for k, v in run.manifest.items() if k in ("created", "versions", "hardware", "seeds", "seed")}
     environment |= {k: run.manifest[k] for k in ("data", "model") if k in run.manifest}
     return {
         "run": run,
+        "place": place,
         "formula": objective.get("formula", ""),
         "paper": objective.get("paper", ""),
         "settings": {k: _cell(v) for k, v in objective.items() if k not in SHOWN_ALONE},
@@ -254,7 +274,8 @@ def embedded(runs: Sequence[Run]) -> Markup:
             "change": _judged(run.change()),
             "evaluations": thin(run.evaluations, EVALUATIONS),
         }
-        for run in runs
+        for cell in runs
+        for run in (cell.members or (cell,))
     ]
     text = json.dumps(record, ensure_ascii=False, separators=(",", ":"))
     return Markup(text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026"))
@@ -266,77 +287,3 @@ def _judged(change: Difference | None) -> dict[str, Any] | None:
 
 def _plain(value: Value | None) -> dict[str, Real | None] | None:
     return None if value is None else {"value": value.value, "se": value.se}
-
-
-# ---- sentences ----------------------------------------------------------------------------------------------------
-
-
-def findings(runs: Sequence[Run]) -> list[str]:
-    """The results in sentences; differences are judged by the rule of `analysis.compare`."""
-    own = [sentence for run in runs for sentence in (*_outcome(run), *_turn(run), *_warnings(run))]
-    return own + _against_first(runs)
-
-
-def _outcome(run: Run) -> list[str]:
-    """Whether the reward on held-out prompts changed, and at what KL."""
-    before, after, change = run.before("eval/reward"), run.after("eval/reward"), run.change()
-    if not (before and after and len({line["step"] for line in run.evaluations}) > 1):
-        return [f"{run.letter} ({run.label}) has no evaluation before and after training."]
-    kl = run.after("eval/kl_reverse")
-    cost = f", at KL(π‖π_ref) = {measured(kl)} nats" if kl else ""
-    judged = (
-        f". Change: {change}" if change else "; not judged, because the run has no scored answers to the same prompts"
-    )
-    return [
-        f"{run.letter} ({run.label}): {_rewarded(run)} on held-out prompts {measured(before)} → {measured(after)} in"
-        f" {number(run.last('step'))} steps{cost}{judged}."
-    ]
-
-
-def _against_first(runs: Sequence[Run]) -> list[str]:
-    """Each later run against the first, if both are trained on the same reward and answered the same prompts."""
-    first, *others = runs
-    reward = _shared_reward(first)
-    pairs = [(run, run.against(first)) for run in others if _shared_reward(run) == reward and reward is not None]
-    return [
-        f"{run.letter} minus {first.letter} at the end: {difference}."
-        for run, difference in pairs
-        if difference is not None
-    ]
-
-
-def _shared_reward(run: Run) -> Any:
-    """The reward and its options, without which scores do not compare; None if each run fitted its own model."""
-    reward = run.objective.get("reward", {})
-    return None if reward.get("name") == "bradley_terry" and "path" not in reward else reward
-
-
-def _warnings(run: Run) -> list[str]:
-    """Metrics that show their red flag."""
-    texts = (warning(key, [value for _, value in run.points(key)]) for key in METRICS)
-    return [f"{run.letter}: {text}" for text in texts if text is not None]
-
-
-def _rewarded(run: Run) -> str:
-    """Name of the training reward: a learned one if gold was measured separately."""
-    return "the learned reward" if run.points("eval/gold") else "reward"
-
-
-def _turn(run: Run) -> list[str]:
-    """Whether the gold reward fell while the learned one rose, if both were measured."""
-    gold = dict(run.points("eval/gold"))
-    both = [(step, proxy, gold[step]) for step, proxy in run.points("eval/reward") if step in gold]
-    if not both:
-        return []
-    turn = overoptimisation(*map(list, zip(*both, strict=True)))
-    change = f"gold {measured(run.before('eval/gold'))} → {measured(run.after('eval/gold'))}"
-    if turn is None:
-        few = (
-            f"{len(both)} evaluations are too few to test for over-optimisation (need {LEAST}: lower evaluation.every)"
-        )
-        return [f"{run.letter}: {change}; {few}."]
-    if not turn.overoptimised:
-        return [f"{run.letter}: {change}; no over-optimisation beyond noise."]
-    lost, gained = number(turn.gold_lost, 3), number(turn.proxy_gained, 3)
-    what = f"from there to the end gold lost {lost} while the learned reward gained {gained}"
-    return [f"{run.letter}: over-optimisation from step {number(turn.step)}: {what} ({change})."]

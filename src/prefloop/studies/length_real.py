@@ -21,6 +21,7 @@ from prefloop.lab.summary import band, means
 from prefloop.report import page
 from prefloop.report.chart import COUNT, SHARE, Array, Chart, Line, Table
 from prefloop.report.data import load, measured
+from prefloop.report.findings import findings
 from prefloop.runs.config import Config, DataOptions, RewardOptions
 from prefloop.runs.folder import read
 from prefloop.runs.forecast import forecast
@@ -187,7 +188,7 @@ def _pages(folders: Mapping[Cell, Path], size: Size, home: Path) -> list[str]:
         chosen = {cell: folder for cell, folder in folders.items() if cell.problem == problem}
         labels, places = [_name(cell, size) for cell in chosen], list(chosen.values())
         name = f"report-{problem}.html"
-        sentences = page.findings(load(places, labels))
+        sentences = findings(load(places, labels))
         page.write(places, home / name, title=f"{PROBLEMS[problem]}: five methods", verdict=sentences, labels=labels)
         names.append(name)
     return names
