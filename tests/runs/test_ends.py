@@ -21,6 +21,7 @@ import torch
 import tiny
 from prefloop.cli.main import main
 from prefloop.core import loop as core_loop
+from prefloop.core.batch import Batch
 from prefloop.core.errors import DataError, UserError
 from prefloop.core.loop import Loop, Record
 from prefloop.policies import pretrained
@@ -519,3 +520,45 @@ def test_the_last_checkpoint_has_no_state_of_the_optimiser(model: Path, tmp_path
         start(model, tmp_path, "--save.every=2")
     weights = 4 * sum(p.numel() for p in pretrained.load(str(model))[0].parameters())
     assert len(sizes) == 3 and sizes[0] - sizes[2] > 2 * weights
+
+
+@pytest.mark.parametrize("place", ["before", "during"])
+def test_too_little_memory_is_said_with_what_to_lower_and_what_is_kept(
+    model: Path, tmp_path: Path, place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run goes on in smaller portions, or on another device."""
+    real, calls = CausalLM.evaluate, 0
+
+    def evaluate(self: CausalLM, batch: Batch, **options: Any) -> Any:
+        nonlocal calls
+        calls += torch.is_grad_enabled()
+        if place == "before" or calls == 3:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nmore")
+        return real(self, batch, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(CausalLM, "evaluate", evaluate)
+        with pytest.raises(DataError, match=r"memory of the device is too small: CUDA out of memory\.") as error:
+            start(model, tmp_path)
+    assert error.value.where == "training.micro_tokens, sampling.rows" and "training.batch" in error.value.fix
+    said = "\n".join(getattr(error.value, "__notes__", []))
+    if place == "before":
+        assert "nothing, because no step was finished" in said
+        return
+    assert "kept:  everything up to step 2" in said and "--training.micro_tokens" in said
+    run = only(tmp_path)
+    words = ["train", "--resume", str(run), "--training.micro_tokens=64", "--sampling.rows=2", "--model.device=cpu"]
+    assert main(words) == 0
+    assert (run / "final").is_dir()
+
+
+def test_an_operation_that_cannot_repeat_its_results_names_the_key(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def evaluate(self: CausalLM, batch: Batch, **options: Any) -> Any:
+        raise RuntimeError("cumsum_cuda_kernel does not have a deterministic implementation, but you set …")
+
+    monkeypatch.setattr(CausalLM, "evaluate", evaluate)
+    with pytest.raises(DataError, match="cannot repeat its results: cumsum_cuda_kernel") as error:
+        start(model, tmp_path)
+    assert error.value.where == "model.deterministic"

@@ -22,6 +22,9 @@ COUNTS = {"eval/pairs": "pairs", "eval/questions": "questions", "eval/labels/cou
 AXES = ("method", "seed", "override", "training", "model.lora_rank", "model.trained_layers")  # may be lists
 
 
+RESUMED = ("training.steps", "training.micro_tokens", "sampling.rows", "model.device")  # keys that --resume accepts
+
+
 @dataclass(frozen=True, kw_only=True)
 class Options(Output):
     """Fine-tune a model from a YAML file, flags, or both.
@@ -57,11 +60,8 @@ def run(options: Options) -> int:
         raise UserError("give a configuration file, keys as flags, or --resume RUN", fix=fix)
     if options.config and options.resume:
         raise UserError("a resumed run keeps its configuration", where=str(options.config), fix="leave the file out")
-    steps = flags.get("training", {}).get("steps") if options.resume else None
-    longer = [{}] if steps is None else [{"training": {"steps": steps}}]
-    if options.resume and (options.changes != longer or options.plan):
-        fix = "remove the other flags; only training.steps may grow"
-        raise UserError("a resumed run keeps its configuration", where=", ".join(flags) or "--plan", fix=fix)
+    if options.resume:
+        _check_resumed(options)
     configs = [] if options.resume else [configuration.changed(options.config, tree) for tree in options.changes]
     if len(configs) > 1 or options.plan:
         return _grid(options, dict(zip(train_grid.labels(options.changes), configs, strict=True)))
@@ -71,9 +71,28 @@ def run(options: Options) -> int:
     if configs:
         result = experiment.run(configs[0], quiet=quiet)
     else:
-        result = experiment.resume(str(options.resume), steps=steps, quiet=quiet)
+        steps = flags.get("training", {}).pop("steps", None)
+        result = experiment.resume(str(options.resume), steps=steps, here=flags, quiet=quiet)
     options.show(lambda: _record(result), lambda: _table(result))
     return 0
+
+
+def _check_resumed(options: Options) -> None:
+    """Refuse to change what a run computes; where it computes, and in what portions, is up to the machine.
+
+    Raises:
+        UserError: another key, or --plan.
+    """
+    given = {f"{part}.{key}".rstrip(".") for part, keys in options.changes[0].items() for key in _names(keys)}
+    other = sorted(given - set(RESUMED)) or ["--plan"] * options.plan
+    if other or len(options.changes) > 1:
+        fix = f"remove the other flags: {RESUMED[0]} may grow, and {', '.join(RESUMED[1:])} be changed"
+        where = ", ".join(other) or ", ".join(sorted(given))
+        raise UserError("a resumed run keeps its configuration", where=where, fix=fix)
+
+
+def _names(keys: Any) -> list[str]:
+    return list(keys) if isinstance(keys, dict) else [""]
 
 
 def _grid(options: Options, configs: dict[str, configuration.Config]) -> int:

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import wraps
 from pathlib import Path
+from typing import ParamSpec, TypeVar
 
 from prefloop.core.errors import DataError, raised
 from prefloop.core.loop import Diverged, Loop
 from prefloop.runs import checkpoint
 from prefloop.runs.folder import RunFolder
 from prefloop.runs.interrupt import Interrupted
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 class Stopped(Exception):
@@ -81,6 +86,8 @@ def _keep(folder: RunFolder, loop: Loop, error: Exception, whole: bool) -> str:
     except Exception as problem:
         return f"  kept:  step {loop.step} could not be saved ({raised(problem)})\n{_newest(folder)}"
     again = "The same error comes back unless its cause is removed."
+    if _explained(str(error)):
+        again = "Add what has to change: --training.micro_tokens, --sampling.rows, --model.device."
     if isinstance(error, Diverged):
         again = "It diverges again, because a run keeps its configuration: start a new one with a lower training.lr."
     return f"  kept:  everything up to step {loop.step}; to continue: {_command(folder)}\n         {again}"
@@ -106,3 +113,39 @@ def _exit(error: BaseException) -> DataError:
 def _event(folder: RunFolder, kind: str, loop: Loop, error: BaseException) -> None:
     with suppress(DataError):  # a full disk
         folder.event(kind, {"step": loop.step, "reason": raised(error)})
+
+
+def in_words(work: Callable[P, R]) -> Callable[P, R]:
+    """Say what to change when a device has too little memory, or cannot repeat its results; see `_explained`."""
+
+    @wraps(work)
+    def explained(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return work(*args, **kwargs)
+        except RuntimeError as error:
+            known = _explained(str(error))
+            if known is None:
+                raise
+            for note in getattr(error, "__notes__", []):
+                known.add_note(note)
+            raise known from error
+
+    return explained
+
+
+def _explained(text: str) -> DataError | None:
+    """What an error of torch means, and how to fix it; None for any other."""
+    first = (text.strip().splitlines() or [""])[0]
+    if "out of memory" in text or "can't allocate memory" in text:
+        return DataError(
+            f"the memory of the device is too small: {first}",
+            where="training.micro_tokens, sampling.rows",
+            fix="lower training.micro_tokens if it was training or evaluating, sampling.rows if it was writing answers:"
+            " both change no gradient and no answer (training.batch and training.minibatch cost no memory of a GPU)."
+            " If one text alone is too long: model.gradient_checkpointing=true, model.dtype=bfloat16,"
+            " model.lora_rank=16, or shorter texts",
+        )
+    if "does not have a deterministic implementation" in text:
+        fix = "set model.deterministic=false; then runs of the same seed differ in their last digits"
+        return DataError(f"this model cannot repeat its results: {first}", where="model.deterministic", fix=fix)
+    return None

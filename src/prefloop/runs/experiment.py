@@ -24,18 +24,18 @@ from prefloop.policies import pretrained
 from prefloop.policies.causal_lm import CausalLM
 from prefloop.policies.conversation import Template
 from prefloop.runs import checkpoint
-from prefloop.runs.config import Config, load, to_yaml
+from prefloop.runs.config import Config, changed, to_yaml
 from prefloop.runs.ends import Stopped as Stopped
-from prefloop.runs.ends import kept, save
+from prefloop.runs.ends import in_words, kept, save
 from prefloop.runs.evaluation import Baseline, Evaluation, Metrics, evaluate, evaluate_reference, greedy_answers
 from prefloop.runs.flat import Flat, same_score
-from prefloop.runs.folder import CONFIG, FINAL, RECORDS, RunFolder, existing, read, read_manifest
+from prefloop.runs.folder import CONFIG, FINAL, RECORDS, RunFolder, existing, read
 from prefloop.runs.further import check_offline, lengthen, longer
 from prefloop.runs.interrupt import Interrupt
 from prefloop.runs.length import notes_on_length, with_steps
 from prefloop.runs.offline import collect_offline, offline_groups
 from prefloop.runs.progress import Progress, step_note
-from prefloop.runs.records import card, manifest_of, moved, samples
+from prefloop.runs.records import card, continued, manifest_of, samples
 from prefloop.runs.trial import check_end
 from prefloop.runs.world import TextWorld, check_reward, groups_used, method_of, open_world, plan_of, resolved
 from prefloop.worlds.text.open_data import open_data
@@ -75,6 +75,7 @@ class Result:
 # ---- from outside -------------------------------------------------------------------------------------------------
 
 
+@in_words
 def run(
     config: Config,
     *,
@@ -110,10 +111,12 @@ def run(
             return _train(this, folder, label or config.method, quiet, observers)
 
 
+@in_words
 def resume(
     path: str | Path,
     *,
     steps: int | None = None,
+    here: Mapping[str, Any] | None = None,
     quiet: bool = False,
     label: str = "",
     start: Start | None = None,
@@ -124,13 +127,14 @@ def resume(
 
     Args:
         steps: trains the run further than configured, up to this number of steps, finished or not.
+        here: changes to the configuration that this machine needs: of the device, and of what limits its memory.
 
     Raises:
         UserError: no such run, the run is finished, or it cannot be trained further.
         DataError: the data or the model have changed since the run was started.
     """
     home, say = existing(path), speaker(quiet)
-    before = config = load(home / CONFIG)
+    before = config = changed(home / CONFIG, here or {})
     finished = is_finished(home, before)
     if steps is not None and steps != before.training.steps:
         config = longer(home, before, steps, finished=finished)
@@ -141,9 +145,7 @@ def resume(
         last = checkpoint.newest(folder.checkpoints)
         trained = last is not None and checkpoint.step_of(last) == config.training.steps
         start = start or prepare([config], poll=interrupt.poll, say=say, ends=not trained)
-        _check_unchanged(home, start.world)
-        device = start.world.model.device
-        if note := moved(home, device):
+        for note in continued(home, start.world):
             say(note)
         if config != before:
             if not start.world.data.has_responses:
@@ -156,7 +158,9 @@ def resume(
             newest, state = checkpoint.restore(folder.checkpoints, fallback=True, say=say)
             this.loop.restore(state["loop"])
             folder.rewind(state["offsets"], state["waiting"])
-            folder.event("resume", {"step": this.loop.step, "checkpoint": newest.name, "device": str(device)})
+            folder.event(
+                "resume", {"step": this.loop.step, "checkpoint": newest.name, "device": str(start.world.model.device)}
+            )
         return _train(this, folder, label or config.method, quiet, observers)
 
 
@@ -383,16 +387,3 @@ def _saver(this: _Run, folder: RunFolder) -> Observer:
             save(folder, loop)
 
     return observe
-
-
-def _check_unchanged(home: Path, world: TextWorld) -> None:
-    """Refuse to continue with different data or another model; files may have moved.
-
-    Raises:
-        DataError: a hash is not in the manifest.
-    """
-    recorded = read_manifest(home)
-    known = {*recorded["data"].values(), recorded["model"]["sha256"]}
-    for name, digest in {**world.data.hashes, "model": world.model.sha256}.items():
-        if digest not in known:
-            raise DataError(f"`{name}` has changed since the run was started", where=str(home), fix="restore it")

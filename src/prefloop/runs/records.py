@@ -11,6 +11,7 @@ import torch
 from prefloop.core import devices
 from prefloop.core.batch import Batch
 from prefloop.core.describe import describe
+from prefloop.core.errors import DataError
 from prefloop.core.method import Method
 from prefloop.policies.causal_lm import CausalLM
 from prefloop.runs.config import Config
@@ -77,12 +78,23 @@ def manifest_of(
     )
 
 
-def moved(home: Path, device: torch.device) -> str:
-    """A note if a run continues on another device than it was started on; empty otherwise."""
-    before = read_manifest(home)["hardware"].get("device", str(device))
-    if before == str(device):
-        return ""
-    return f"{home}: it was started on {before} and continues on {device}, where numbers differ in their last digits"
+def continued(home: Path, world: TextWorld) -> list[str]:
+    """Refuse to continue a run with different data or another model; files may have moved.
+
+    Returns:
+        A note if it continues on another device.
+
+    Raises:
+        DataError: a hash is not in the manifest.
+    """
+    recorded, device = read_manifest(home), str(world.model.device)
+    known = {*recorded["data"].values(), recorded["model"]["sha256"]}
+    for name, digest in {**world.data.hashes, "model": world.model.sha256}.items():
+        if digest not in known:
+            raise DataError(f"`{name}` has changed since the run was started", where=str(home), fix="restore it")
+    before = recorded["hardware"].get("device", device)
+    moved = f"{home}: it was started on {before} and continues on {device}, where numbers differ in their last digits"
+    return [] if before == device else [moved]
 
 
 def card(config: Config, method: Method, note: str, before: Mapping[str, float], after: Mapping[str, float]) -> str:

@@ -127,9 +127,11 @@ class SamplingOptions:
     """Nucleus sampling: keep the most likely tokens with this total probability; 1 keeps all."""
     top_k: int = 0
     """Keep this many most likely tokens; 0 keeps all."""
+    rows: int = 64
+    """Responses written at a time; limits memory without changing them."""
 
     def __post_init__(self) -> None:
-        require_positive("sampling", self, ("max_new_tokens",))
+        require_positive("sampling", self, ("max_new_tokens", "rows"))
         require(self.temperature >= 0, "sampling.temperature", self.temperature, "use 0 or more")
         require(0 < self.top_p <= 1, "sampling.top_p", self.top_p, "use a value above 0 and up to 1")
         require(self.top_k >= 0, "sampling.top_k", self.top_k, "use 0 (all tokens) or more")
