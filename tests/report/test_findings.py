@@ -22,7 +22,7 @@ def test_a_run_on_labels_opens_with_its_accuracy_against_picking_the_longer(tmp_
     run = labelled(tmp_path, "a", right=GOOD, longer=LONGER)
     (said,) = findings(columns([run]))
     assert said.startswith(
-        "A (dpo): after 20 steps the policy ranks 0.900 [0.800, 1.000] of 20 held-out pairs as the data do, by its"
+        "dpo: after 20 steps the policy ranks 0.900 [0.800, 1.000] of 20 held-out pairs as the data do, by its"
         " implicit reward; picking the longer response: 0.500. Policy minus longer: "
     )
     known = stats.ttest_1samp([a - b for a, b in zip(GOOD, LONGER, strict=True)], 0).confidence_interval(0.95)
@@ -126,7 +126,7 @@ def test_a_run_in_training_says_so(tmp_path: Path) -> None:
     assert "after 20 of 500 steps" in findings(columns([run]))[0]
     lines = (run / "metrics.jsonl").read_text().splitlines()
     (run / "metrics.jsonl").write_text("\n".join(lines[:8]) + "\n")
-    assert findings(columns([run])) == ["A (dpo) has no evaluation after training yet: step 7 of 500."]
+    assert findings(columns([run])) == ["dpo has no evaluation after training yet: step 7 of 500."]
 
 
 def test_a_learned_reward_is_called_learned(tmp_path: Path) -> None:

@@ -179,7 +179,7 @@ def test_runs_without_evaluations_or_samples(tmp_path: Path) -> None:
     assert "Reward on held-out prompts" not in text and "Training reward" in text and "Answers before" not in text
     (run / "metrics.jsonl").write_text("")
     assert "<figure>" not in page([run])
-    assert findings(load([run])) == ["A (dpo) has no evaluation before and after training."]
+    assert findings(load([run])) == ["dpo has no evaluation before and after training."]
 
 
 def test_findings_judge_by_the_one_rule(tmp_path: Path) -> None:

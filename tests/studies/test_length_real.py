@@ -19,7 +19,6 @@ import torch
 
 import tiny
 from prefloop.cli.main import main
-from prefloop.core.loop import Record
 from prefloop.data.formats import load
 from prefloop.policies import pretrained
 from prefloop.runs import experiment
@@ -142,15 +141,15 @@ def test_an_interrupted_cell_goes_on_where_it_stopped(
     shutil.copytree(done[0], tmp_path / "out")
     lost = cells(tmp_path / "out")[4]
     shutil.rmtree(lost)
-    note = experiment._note
+    note = experiment.step_note
 
-    def stop(record: Record) -> str:
-        if record.step == 1:
+    def stop(line: dict[str, Any], *, fresh: bool) -> str:
+        if line["step"] == 1:
             raise Interrupted(signal.SIGINT)
-        return note(record)
+        return note(line, fresh=fresh)
 
     with monkeypatch.context() as patch:
-        patch.setattr(experiment, "_note", stop)
+        patch.setattr(experiment, "step_note", stop)
         assert study(tmp_path / "out", "--quiet") == 130
     assert study(tmp_path / "out", "--quiet") == 0
     (again,) = set(cells(tmp_path / "out")) - {tmp_path / "out" / p.relative_to(done[0]) for p in cells(done[0])}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -120,7 +121,21 @@ def _print_keys() -> None:
 
 
 def _record(result: Result) -> dict[str, Any]:
-    return {"run": str(result.folder), "before": result.before, "after": result.after, "notes": list(result.notes)}
+    return {
+        "run": str(result.folder),
+        "before": result.before,
+        "after": result.after,
+        "findings": _findings(result),
+        "notes": list(result.notes),
+    }
+
+
+def _findings(result: Result) -> list[str]:
+    """What the held-out numbers say, as in the report."""
+    from prefloop.report.cells import columns
+    from prefloop.report.findings import findings
+
+    return findings(columns([result.folder]))
 
 
 def _table(result: Result) -> None:
@@ -135,8 +150,9 @@ def _table(result: Result) -> None:
     Console().print(table)
     if counts:
         print(f"on {', '.join(f'{result.after[key]:.0f} {title}' for key, title in counts.items())}")
-    if result.note:
-        print(result.note)
+    for sentence in (*_findings(result), result.note):
+        if sentence:
+            print(textwrap.fill(sentence, 80))
     print(f"run folder: {result.folder}\nnext: prefloop report {result.folder}, which explains every number")
 
 

@@ -207,8 +207,8 @@ TABLE: dict[str, tuple[Metric, ...]] = {
         M("eval/accuracy/longer", "The same by picking the longer response: a baseline without a model.", "share",
           "near ½", "far above ½: length decides the preferences"),
         M("eval/rewards/margins",
-          "Implicit reward of the preferred response minus that of the other, on held-out pairs. Comparable only between "
-          "runs of one method and one β.", "nats × β",
+          "Implicit reward of the preferred response minus that of the other, on held-out pairs. Comparable only "
+          "between runs of one method and one β.", "nats × β",
           "0 before training, then above it",
           "does not rise while `rewards/margins` does: the training pairs are memorised"),
         M("eval/rewards/chosen", "Implicit reward of the preferred responses, on held-out pairs.", "nats × β",

@@ -24,7 +24,14 @@ LONGER, AUC = "eval/accuracy/longer", "eval/labels/auc"
 def findings(runs: Sequence[Run]) -> list[str]:
     """What each run reached, and how it compares with the others."""
     own = [sentence for run in runs for sentence in (*_outcomes(run), *_turn(run), *_warnings(run))]
+    if len(runs) == 1:
+        own = [_alone(sentence, runs[0]) for sentence in own]
     return own + _against_first(runs) + _rankings(runs)
+
+
+def _alone(sentence: str, run: Run) -> str:
+    """The sentence without a letter, which tells nothing apart."""
+    return sentence.replace(_name(run), run.label, 1).removeprefix(f"{run.letter}: ")
 
 
 def criterion(run: Run) -> str:
