@@ -14,6 +14,7 @@ import pytest
 from prefloop import __version__
 from prefloop.cli import doctor, report
 from prefloop.cli.main import VERBS, execute, main
+from prefloop.core import devices
 from prefloop.core.errors import DataError, UserError
 from prefloop.runs.interrupt import Interrupted
 
@@ -122,13 +123,16 @@ def test_a_closed_pipe_is_not_an_error() -> None:
 
 def test_doctor_measures_and_speaks_json(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor, "SIZE", 64)
+    monkeypatch.setattr(devices, "gpus", dict)
     assert main(["doctor", "--json"]) == 0
     facts = json.loads(capsys.readouterr().out)
     assert set(facts["matmul_gflops"]) == {"float32", "bfloat16"}
+    assert facts["gpus"] == {} and facts["device"] == "computing on cpu, because torch sees no GPU"
     assert all(rate > 0 for rate in facts["matmul_gflops"].values())
     assert main(["doctor"]) == 0
     shown = capsys.readouterr().out
     assert all(word in shown for word in ("torch", "processor", "GFLOP/s", "demo model", "free disk"))
+    assert "torch sees none" in shown and "model.device=auto: computing on cpu" in shown
 
 
 def test_doctor_says_how_to_install_the_demo_model(monkeypatch: pytest.MonkeyPatch) -> None:

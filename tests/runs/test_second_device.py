@@ -29,6 +29,8 @@ RUNS = {
     "online_dpo": ["--training.batch=8", "--training.minibatch=8", "--model.lora_rank=2"],
 }
 
+SLOW = ("ppo", "online_dpo")  # a critic; adapters
+
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -61,7 +63,7 @@ def numbers(line: dict[str, Any]) -> dict[str, float]:
     return {key: value for key, value in line.items() if isinstance(value, float)}
 
 
-@pytest.mark.parametrize("method", RUNS)
+@pytest.mark.parametrize("method", ["dpo", "rloo", *(pytest.param(m, marks=pytest.mark.slow) for m in SLOW)])
 def test_a_run_on_it_gives_the_same_answers_and_numbers(
     model: Path, tmp_path: Path, method: str, device: Device
 ) -> None:

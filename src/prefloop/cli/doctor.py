@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     import torch
 
 SIZE, TRIALS = 1024, 8  # size and number of the measured matrix products
+GPU_SIZE = 4096  # smaller ones would not fill a GPU
 DTYPES = ("float32", "bfloat16")
 
 
@@ -34,14 +35,18 @@ def examine() -> dict[str, Any]:
     """All facts that `prefloop doctor` shows; sizes in bytes, rates in GFLOP/s."""
     import torch
 
+    from prefloop.core import devices
     from prefloop.runs.manifest import hardware, versions
 
+    device = devices.chosen("auto")
     return {
         "versions": versions(),
         "hardware": hardware(),
         "threads": torch.get_num_threads(),
         "free_disk": shutil.disk_usage(".").free,
-        "matmul_gflops": {name: round(gflops(getattr(torch, name)), 1) for name in DTYPES},
+        "gpus": devices.gpus(),
+        "device": devices.said(device),
+        "matmul_gflops": {name: round(gflops(getattr(torch, name), device), 1) for name in DTYPES},
         "demo_model": demo_model(),
     }
 
@@ -55,18 +60,24 @@ def demo_model() -> str:
     return f"not installed: {INSTALL}" if missing else f"{SMOLLM2} is installed"
 
 
-def gflops(dtype: torch.dtype) -> float:
+def gflops(dtype: torch.dtype, device: torch.device | str = "cpu") -> float:
     """Best rate of a square matrix product over a few trials, in 10⁹ multiplications and additions per second."""
     import torch
 
-    a, b = torch.ones(SIZE, SIZE, dtype=dtype), torch.ones(SIZE, SIZE, dtype=dtype)
+    from prefloop.core.devices import wait
+
+    where = torch.device(device)
+    size = SIZE if where.type == "cpu" else GPU_SIZE
+    a, b = (torch.ones(size, size, dtype=dtype, device=where) for _ in range(2))
     torch.mm(a, b)  # the first call sets up the kernels
     seconds = []
     for _ in range(TRIALS):
+        wait(where)
         start = time.perf_counter()
         torch.mm(a, b)
+        wait(where)
         seconds.append(time.perf_counter() - start)
-    return 2 * SIZE**3 / min(seconds) / 1e9
+    return 2 * size**3 / min(seconds) / 1e9
 
 
 def text(facts: dict[str, Any]) -> str:
@@ -81,7 +92,9 @@ def text(facts: dict[str, Any]) -> str:
         ("cores", f"{machine['cores']} usable, {facts['threads']} threads for torch"),
         ("memory", gibibytes(machine["memory"])),
         ("free disk", f"{gibibytes(facts['free_disk'])} in this folder"),
-        ("matmul", f"{rates} GFLOP/s ({SIZE}x{SIZE})"),
+        ("GPUs", "; ".join(f"{name}: {what}" for name, what in facts["gpus"].items()) or "torch sees none"),
+        ("device", f"model.device=auto: {facts['device']}"),
+        ("matmul", f"{rates} GFLOP/s"),
         ("demo model", facts["demo_model"]),
     ]
     width = max(len(name) for name, _ in rows)
