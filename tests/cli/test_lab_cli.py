@@ -22,11 +22,11 @@ import pytest
 from prefloop.cli import lab, lab_grid, lab_result, methods
 from prefloop.cli.main import main
 from prefloop.lab import forecast as forecast_module
+from prefloop.lab import store as store_module
 from prefloop.lab import sweep as sweep_module
 from prefloop.lab.forecast import Forecast
 from prefloop.lab.pool import LocalPool
 from prefloop.lab.setting import Setting, make
-from prefloop.lab import store as store_module
 from prefloop.lab.stack import Run
 from prefloop.lab.store import flat, read
 from prefloop.lab.summary import TUNING, Cell

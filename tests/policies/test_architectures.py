@@ -11,7 +11,8 @@ import architectures
 import tiny
 from prefloop.core.errors import DataError
 from prefloop.core.streams import streams
-from prefloop.policies import pretrained
+from prefloop.policies import adapters, pretrained
+from prefloop.policies.adapters import Lora
 from prefloop.policies.causal_lm import CausalLM
 from prefloop.policies.sampler import Sampling
 from prefloop.policies.selfcheck import caching_fault, check_evaluation
@@ -88,7 +89,7 @@ def test_adapters_and_last_layers_are_those_of_the_language_model() -> None:
     trained = [name for name, p in model.named_parameters() if p.requires_grad]
     assert trained and all(f"language_model.layers.{layers - 1}." in name for name in trained)
     pytest.importorskip("peft", reason="LoRA needs the extra `peft`")
-    adapted = pretrained.with_lora(architectures.model("qwen3_vl"), 2)
+    adapted = adapters.with_lora(architectures.model("qwen3_vl"), Lora(2))
     trained = [name for name, p in adapted.named_parameters() if p.requires_grad]
     assert trained and not any("visual" in name or "lm_head" in name for name in trained)
 

@@ -306,10 +306,10 @@ def test_the_reference_stays_when_the_policy_moves():
 
 def test_the_reference_of_lora_is_the_same_model_without_adapters():
     pytest.importorskip("peft", reason="LoRA needs the extra `peft`")
-    from prefloop.policies.pretrained import with_lora
+    from prefloop.policies.adapters import Lora, with_lora
 
     plain = policy().evaluate(ANSWERS).logp.detach()
-    own = policy(with_lora(tiny.llama(), 2))
+    own = policy(with_lora(tiny.llama(), Lora(2)))
     reference = own.reference()
     assert reference.model is own.model
     assert (own.evaluate(ANSWERS).logp - plain).abs().max() <= 1e-12

@@ -17,6 +17,7 @@ import tiny
 from prefloop.core.errors import DataError, UserError
 from prefloop.core.streams import streams
 from prefloop.policies import pretrained
+from prefloop.policies.adapters import Lora, with_lora
 from prefloop.worlds.text.open_model import open_model
 from prefloop.worlds.text.spec import ModelOptions, SamplingOptions
 
@@ -190,7 +191,7 @@ def test_an_embedding_may_have_spare_rows(tmp_path: Path) -> None:
 def adapter(folder: Path) -> Path:
     """An adapter with weights that are not zero, saved by peft beside its base model."""
     pytest.importorskip("peft", reason="LoRA needs the extra `peft`")
-    model = pretrained.with_lora(tiny.llama(dtype=torch.float32), 2)
+    model = with_lora(tiny.llama(dtype=torch.float32), Lora(2))
     with torch.no_grad():
         for p in model.parameters():
             if p.requires_grad:

@@ -16,6 +16,7 @@ from prefloop.core.errors import DataError, UserError
 from prefloop.core.files import sha256
 from prefloop.data.records import Message
 from prefloop.policies import smollm2
+from prefloop.policies.adapters import Lora, with_lora
 from prefloop.policies.architecture import parts
 from prefloop.policies.cache import WEIGHTS_RECORD
 from prefloop.policies.causal_lm import CausalLM
@@ -27,7 +28,6 @@ from prefloop.policies.pretrained import (
     save,
     stops,
     train_last_layers,
-    with_lora,
 )
 from prefloop.policies.sampler import Sampling
 
@@ -180,9 +180,9 @@ def test_a_model_that_changes_its_logits_after_the_head_is_refused(monkeypatch):
 def test_lora_trains_adapters_only_and_is_merged_when_saved(tmp_path: Path):
     pytest.importorskip("peft", reason="LoRA needs the extra `peft`")
     plain = tiny.llama(dtype=torch.float32)(IDS).logits
-    model = with_lora(tiny.llama(dtype=torch.float32), 2, seed=3)
+    model = with_lora(tiny.llama(dtype=torch.float32), Lora(2), seed=3)
     assert torch.equal(model(IDS).logits, plain)
-    again = with_lora(tiny.llama(dtype=torch.float32), 2, seed=3)
+    again = with_lora(tiny.llama(dtype=torch.float32), Lora(2), seed=3)
     trainable = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
     assert trainable and all("lora" in n for n, _ in trainable)
     assert all(torch.equal(p, dict(again.named_parameters())[n]) for n, p in trainable)
@@ -199,10 +199,10 @@ def test_lora_trains_adapters_only_and_is_merged_when_saved(tmp_path: Path):
 
 def test_lora_needs_peft_and_a_rank(monkeypatch):
     with pytest.raises(UserError, match="at least 1"):
-        with_lora(tiny.llama(), 0)
+        with_lora(tiny.llama(), Lora(0))
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match="peft"):
-        with_lora(tiny.llama(), 2)
+        with_lora(tiny.llama(), Lora(2))
 
 
 @pytest.mark.parametrize("make", [tiny.llama, tiny.gpt2, tiny.qwen])

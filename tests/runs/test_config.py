@@ -171,6 +171,8 @@ def configs() -> st.SearchStrategy[Config]:
         "template_date": st.none() | st.dates().map(str),
         "epochs": st.none(),  # never beside steps
         "warmup": st.floats(0, 0.99) | st.integers(0, 10**6).map(float),
+        "lora_dropout": st.floats(0, 0.99),
+        "lora_targets": st.lists(st.text(min_size=1)).map(tuple),
         "columns": st.dictionaries(st.from_regex(r"[a-z]{1,6}", fullmatch=True), st.text(min_size=1)),
         "device": st.sampled_from(["auto", "cpu", "cuda", "cuda:12", "mps"]),
         "autocast": st.sampled_from(["auto", True, False]),

@@ -6,6 +6,7 @@ Minus signs are typographic (U+2212); `–` replaces missing numbers.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 Real = float | int
 NONE = "–"
@@ -65,6 +66,24 @@ def interval(value: Real, low: Real, high: Real, *, places: int = 3, sign: bool 
         return NONE
     ends = "not known" if math.isnan(low) else f"{fixed(low, places, sign=sign)}, {fixed(high, places, sign=sign)}"
     return f"{fixed(value, places, sign=sign)} [{ends}]"
+
+
+PARTS = ("se", "low", "high")  # of a metric: its standard error, and the ends of its interval
+
+
+def is_part(key: str) -> bool:
+    """Whether a key names the error or an end of the interval of another metric."""
+    return key.endswith(tuple(f"_{part}" for part in PARTS))
+
+
+def cell(metrics: Mapping[str, Real], key: str) -> str:
+    """A metric with its standard error or interval."""
+    value, (se, low, high) = metrics.get(key), (metrics.get(f"{key}_{part}") for part in PARTS)
+    if value is None:
+        return NONE
+    if low is not None and high is not None:
+        return interval(value, low, high)
+    return number(value) if se is None else plus_minus(value, se)
 
 
 def decimals(low: Real, high: Real, threshold: Real = 0.0) -> int:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from prefloop.analysis.numbers import NONE, interval, number, plus_minus
+from prefloop.analysis.numbers import cell, is_part
 from prefloop.cli import train_grid
 from prefloop.cli.options import Output
 from prefloop.cli.plan import predict
@@ -145,23 +145,11 @@ def _table(result: Result) -> None:
     table = Table("held-out", "before", "after", box=None, header_style="bold", pad_edge=False)
     counts = {key: title for key, title in COUNTS.items() if key in result.after}
     for key in result.after:
-        if not key.endswith(("_se", "_low", "_high")) and key not in counts:
-            table.add_row(key.removeprefix("eval/"), _number(result.before, key), _number(result.after, key))
+        if not is_part(key) and key not in counts:
+            table.add_row(key.removeprefix("eval/"), cell(result.before, key), cell(result.after, key))
     Console().print(table)
     if counts:
         print(f"on {', '.join(f'{result.after[key]:.0f} {title}' for key, title in counts.items())}")
-    for sentence in (*_findings(result), result.note):
-        if sentence:
-            print(textwrap.fill(sentence, 80))
+    for sentence in _findings(result):
+        print(textwrap.fill(sentence, 80))
     print(f"run folder: {result.folder}\nnext: prefloop report {result.folder}, which explains every number")
-
-
-def _number(metrics: dict[str, float], key: str) -> str:
-    """A value with its standard error or interval."""
-    value, parts = metrics.get(key), [metrics.get(f"{key}_{part}") for part in ("se", "low", "high")]
-    se, low, high = parts
-    if value is None:
-        return NONE
-    if low is not None and high is not None:
-        return interval(value, low, high)
-    return number(value) if se is None else plus_minus(value, se)

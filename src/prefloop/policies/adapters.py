@@ -1,17 +1,132 @@
-"""A LoRA adapter on disk: merged into its base model, or trained on as it is."""
+"""LoRA adapters: new ones, and those on disk, which are merged into their base model or trained on as they are."""
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
+import json
 import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from prefloop.core.errors import DataError, UserError
+import torch
+from torch import Tensor, nn
+
+from prefloop.core.errors import DataError, UserError, nearest
+from prefloop.policies.architecture import backbone_of, text_of
 from prefloop.policies.cache import quiet
 from prefloop.policies.folder import ADAPTER, check_pointers, read_json, read_tokenizer, unreadable
 
 WEIGHTS = "adapter_model.safetensors"
+KEPT = "adapter"  # folder of an adapter beside the model that it is merged into
+
+
+@dataclass(frozen=True)
+class Lora:
+    """New adapters (Hu et al. 2021).
+
+    Args:
+        rank: rank of each adapter.
+        alpha: the adapter's update is scaled by alpha / rank; twice the rank by default.
+        dropout: share of an adapter's inputs that is dropped where `dropped` allows it.
+        targets: names of linear layers, or their last parts; empty: all except the head and those that read images.
+    """
+
+    rank: int
+    alpha: float | None = None
+    dropout: float = 0.0
+    targets: tuple[str, ...] = ()
+
+
+def with_lora(model: Any, lora: Lora, *, seed: int = 0) -> Any:
+    """Add low-rank adapters to linear layers; only they are trainable.
+
+    Args:
+        seed: seed of the adapters' initialisation, which leaves the model's outputs unchanged.
+
+    Raises:
+        UserError: `peft` is not installed, the rank is below 1, or a target is no linear layer of the model.
+    """
+    if lora.rank < 1:
+        raise UserError("the LoRA rank must be at least 1", where="model.lora_rank", fix="use 0 to train all weights")
+    if importlib.util.find_spec("peft") is None:
+        raise UserError("LoRA needs the package `peft`", where="model.lora_rank", fix="pip install peft")
+    from peft import LoraConfig, get_peft_model
+
+    config = LoraConfig(
+        r=lora.rank,
+        lora_alpha=2 * lora.rank if lora.alpha is None else lora.alpha,  # type: ignore[arg-type]
+        lora_dropout=lora.dropout,
+        target_modules=_targets(model, lora.targets),
+        task_type="CAUSAL_LM",
+    )
+    with torch.random.fork_rng(devices=[]), quiet():
+        torch.manual_seed(seed)
+        return get_peft_model(model, config).eval()
+
+
+def _targets(model: Any, named: Sequence[str]) -> str | list[str]:
+    """The linear layers that get adapters."""
+    from transformers.pytorch_utils import Conv1D
+
+    text = text_of(model)
+    if text is backbone_of(model) and not named:
+        return "all-linear"
+    inside = set(text.modules())
+    linear = [name for name, m in model.named_modules() if isinstance(m, nn.Linear | Conv1D) and m in inside]
+    for name in named:
+        if not any(_ends_with(layer, name) for layer in linear):
+            known = sorted({layer.rpartition(".")[2] for layer in linear})
+            fix = f"{nearest(name, known)}; its linear layers: {', '.join(known)}"
+            raise UserError(f"the model has no linear layer `{name}`", where="model.lora_targets", fix=fix)
+    return [layer for layer in linear if not named or any(_ends_with(layer, name) for name in named)]
+
+
+def _ends_with(layer: str, name: str) -> bool:
+    return f".{layer}".endswith(f".{name}")
+
+
+def is_adapted(model: Any) -> bool:
+    """Whether the model has adapters."""
+    return hasattr(model, "merge_and_unload")
+
+
+def save(model: Any, folder: Path, base: str) -> None:
+    """Write the adapter of a model, which `load` and peft read.
+
+    Args:
+        base: hub name or folder of the model that it belongs to.
+    """
+    model.save_pretrained(folder, save_embedding_layers=False)
+    (folder / "README.md").unlink(missing_ok=True)  # a form with no entries
+    config = read_json(folder / ADAPTER) | {"base_model_name_or_path": base}
+    config["target_modules"] = sorted(config["target_modules"])
+    (folder / ADAPTER).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+
+
+def dropouts(model: Any) -> list[nn.Module]:
+    """The layers that drop inputs of new adapters."""
+    if not is_adapted(model) or starts_adapted(model):
+        return []
+    return [m for name, m in model.named_modules() if "lora_dropout." in name and isinstance(m, nn.Dropout) and m.p]
+
+
+@contextmanager
+def dropped(layers: Sequence[nn.Module], ids: Tensor, device: torch.device) -> Iterator[None]:
+    """A context in which these layers, on a device, drop inputs; which ones depends on the token ids only."""
+    seed = hashlib.sha256(ids.cpu().numpy().tobytes()).digest()[:8]
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(int.from_bytes(seed, "big") >> 1)
+        for layer in layers:
+            layer.training = True
+        try:
+            yield
+        finally:
+            for layer in layers:
+                layer.training = False
 
 
 def is_adapter(folder: Path) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,14 +18,17 @@ def cache_root() -> Path:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Disable the progress bars and reports of transformers: our own errors say what is wrong with a model."""
+    """Disable the progress bars, reports and warnings about the future of the libraries that load and save models: our
+    own errors say what is wrong with a model."""
     from transformers.utils import logging
 
     level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)
+            yield
     finally:
         logging.set_verbosity(level)
         if bars:

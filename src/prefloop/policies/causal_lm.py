@@ -18,11 +18,11 @@ from prefloop.core.errors import UserError
 from prefloop.core.protocols import Evaluation, no_op
 from prefloop.core.streams import Stream
 from prefloop.policies import packing, sampler
-from prefloop.policies.adapters import starts_adapted
+from prefloop.policies.adapters import dropouts, dropped, is_adapted, starts_adapted
 from prefloop.policies.conversation import template_of
 from prefloop.policies.masters import Masters
 from prefloop.policies.network import Network
-from prefloop.policies.pretrained import Model, Tokenizer, check_prompt, is_adapted, prompt_limit, stops
+from prefloop.policies.pretrained import Model, Tokenizer, check_prompt, prompt_limit, stops
 from prefloop.policies.sampler import Sampling
 
 CPU_BF16 = frozenset({"avx512_bf16", "amx_bf16"})
@@ -30,6 +30,8 @@ CPU_BF16 = frozenset({"avx512_bf16", "amx_bf16"})
 
 class CausalLM:
     """A causal language model as a policy, always in eval mode: dropout would make the first ratio differ from 1.
+
+    Only new LoRA adapters may drop inputs, and only where a gradient is taken.
 
     Args:
         model: a Hugging Face causal language model, with or without LoRA adapters, on the device that computes; its
@@ -62,6 +64,7 @@ class CausalLM:
         self.micro_tokens, self.autocast, self.cached, self.frozen = micro_tokens, autocast, cached, frozen
         self.network = Network(model, autocast=autocast, critic=critic, gradient_checkpointing=gradient_checkpointing)
         self.eos_ids = tuple(sorted(ends or template_of(tokenizer, stops=stops(model.generation_config)).ends))
+        self.dropouts = dropouts(model)
         self.prompt_limit = prompt_limit(model, sampling.max_new_tokens)
         self._masters = Masters(() if frozen else (p for p in model.parameters() if p.requires_grad))
 
@@ -120,7 +123,9 @@ class CausalLM:
         """
         ids = packing.inputs(batch)
         places, targets = packing.positions(batch, ids.shape[1]), batch.responses[batch.mask]
-        with self._weights(), torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
+        trains = torch.is_grad_enabled() and not self.frozen
+        noise = dropped(self.dropouts, ids, self.network.device) if trains and self.dropouts else nullcontext()
+        with self._weights(), torch.set_grad_enabled(trains), noise:
             logp, spread, value = self.network(ids, places, targets, entropy=entropy, values=values)
             return Evaluation(
                 logp=packing.spread(logp, batch.mask),

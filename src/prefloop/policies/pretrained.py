@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import copy
 import hashlib
-import importlib.util
 import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -35,6 +34,7 @@ from prefloop.policies.smollm2 import SMOLLM2, smollm2
 
 Model = Any  # transformers.PreTrainedModel or peft.PeftModel
 Tokenizer = Any  # transformers.PreTrainedTokenizerBase
+HUB_NAME = re.compile(r"[\w-][\w.-]*(/[\w.-]+)?")
 
 RUN, FINAL = "config.yaml", "final"  # what tells a run folder from a model, and where the run's model is
 
@@ -128,7 +128,7 @@ def resolve(path: str) -> Path:
     folder = Path(path).expanduser()
     if path and folder.is_dir():
         return _final(folder) if (folder / RUN).is_file() else folder
-    if not re.fullmatch(r"[\w-][\w.-]*(/[\w.-]+)?", path):
+    if not HUB_NAME.fullmatch(path):
         raise UserError(
             "the model folder does not exist",
             where=str(folder),
@@ -184,6 +184,24 @@ def model_hash(path: str) -> str:
     return hashlib.sha256(lines.encode()).hexdigest()
 
 
+def hub_name(path: str) -> str:
+    """The model's name on a hub; empty if it is a folder or comes from a wheel."""
+    named = path != SMOLLM2 and "/" in path and HUB_NAME.fullmatch(path) and not Path(path).expanduser().is_dir()
+    return path if named else ""
+
+
+def base_name(path: str) -> str:
+    """Hub name or absolute folder of the model that an adapter of a run on `path` belongs to.
+
+    Raises:
+        UserError: the model does not exist.
+    """
+    folder = resolve(path)
+    if adapters.is_adapter(folder):
+        return base_name(adapters.base_of(folder))
+    return hub_name(path) or str(folder.absolute())
+
+
 def companions(path: str) -> tuple[Path, ...]:
     """The files of a model that say how it reads images, video and sound, and how it generates; of an adapter, its
     base model's.
@@ -196,11 +214,16 @@ def companions(path: str) -> tuple[Path, ...]:
     return (*own, *(companions(adapters.base_of(folder)) if adapters.is_adapter(folder) else ()))
 
 
-def save(model: Model, tokenizer: Tokenizer, folder: Path | str, card: str, *, beside: Sequence[Path] = ()) -> None:
-    """Write a model in Hugging Face layout atomically; a LoRA adapter is merged into a copy of the weights.
+def save(
+    model: Model, tokenizer: Tokenizer, folder: Path | str, card: str, *, beside: Sequence[Path] = (), base: str = ""
+) -> None:
+    """Write a model in Hugging Face layout atomically.
+
+    A LoRA adapter is merged into a copy of the weights; the adapter itself is kept in a folder of its own.
 
     Args:
         beside: files to copy, such as `companions` of the model that was trained, unless the model writes its own.
+        base: hub name or folder of the model that an adapter belongs to.
 
     Raises:
         UserError: the folder exists and is not empty.
@@ -208,9 +231,10 @@ def save(model: Model, tokenizer: Tokenizer, folder: Path | str, card: str, *, b
     folder = Path(folder)
     if folder.exists() and any(folder.iterdir()):
         raise UserError("the model folder already exists", where=str(folder), fix="choose another folder")
-    here = model.device.type == "cpu" and not is_adapted(model)
-    copied = model if here else _copied(model, "cpu").cpu()
-    _save(copied.merge_and_unload() if is_adapted(model) else copied, tokenizer, folder, card, beside)
+    adapted = adapters.is_adapted(model)
+    copied = model if model.device.type == "cpu" and not adapted else _copied(model, "cpu").cpu()
+    adapter = (lambda place: adapters.save(model, place, base)) if adapted else None
+    _save(copied.merge_and_unload() if adapted else copied, tokenizer, folder, card, beside, adapter)
 
 
 def _copied(model: Model, device: str) -> Model:
@@ -220,7 +244,13 @@ def _copied(model: Model, device: str) -> Model:
 
 
 def _save(
-    merged: Model, tokenizer: Tokenizer, folder: Path, card: str, beside: Sequence[Path] = (), **weights: Any
+    merged: Model,
+    tokenizer: Tokenizer,
+    folder: Path,
+    card: str,
+    beside: Sequence[Path] = (),
+    adapter: Callable[[Path], None] | None = None,
+    **weights: Any,
 ) -> None:
     with published(folder) as temporary, quiet():
         merged.save_pretrained(temporary, **weights)
@@ -228,6 +258,8 @@ def _save(
         for file in beside:
             if not (temporary / file.name).exists():
                 shutil.copyfile(file, temporary / file.name)
+        if adapter is not None:
+            adapter(temporary / adapters.KEPT)
         (temporary / "README.md").write_text(card, encoding="utf-8")
 
 
@@ -239,7 +271,7 @@ def try_to_save(model: Model, tokenizer: Tokenizer) -> None:
     """
     try:
         copied = _copied(model, "meta")
-        merged = copied.merge_and_unload() if is_adapted(model) else copied
+        merged = copied.merge_and_unload() if adapters.is_adapted(model) else copied
         name, smallest = min(merged.named_parameters(), key=lambda item: item[1].numel())
         with TemporaryDirectory() as folder:
             one = {name: torch.zeros(smallest.shape, dtype=smallest.dtype)}
@@ -248,40 +280,6 @@ def try_to_save(model: Model, tokenizer: Tokenizer) -> None:
         fix = "use another model, or do not save it (save.final=false)"
         what = f"the trained model could not be saved: {raised(error)}"
         raise DataError(what, where="model.path", fix=fix) from error
-
-
-def with_lora(model: Model, rank: int, *, alpha: int | None = None, seed: int = 0) -> Model:
-    """Add low-rank adapters to every linear layer except the head; only they are trainable (Hu et al. 2021, LoRA).
-
-    Args:
-        rank: rank of each adapter.
-        alpha: the adapter's update is scaled by alpha / rank; twice the rank by default.
-        seed: seed of the adapters' initialisation, which leaves the model's outputs unchanged.
-
-    Raises:
-        UserError: `peft` is not installed, or the rank is below 1.
-    """
-    if rank < 1:
-        raise UserError("the LoRA rank must be at least 1", where="model.lora_rank", fix="use 0 to train all weights")
-    if importlib.util.find_spec("peft") is None:
-        raise UserError("LoRA needs the package `peft`", where="model.lora_rank", fix="pip install peft")
-    from peft import LoraConfig, get_peft_model
-
-    config = LoraConfig(
-        r=rank, lora_alpha=2 * rank if alpha is None else alpha, target_modules=_targets(model), task_type="CAUSAL_LM"
-    )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return get_peft_model(model, config).eval()
-
-
-def _targets(model: Model) -> str | list[str]:
-    """The linear layers that get adapters: all, except those that read images."""
-    text = text_of(model)
-    if text is backbone_of(model):
-        return "all-linear"
-    inside = set(text.modules())
-    return [name for name, m in model.named_modules() if isinstance(m, nn.Linear) and m in inside]
 
 
 def train_last_layers(model: Model, count: int) -> None:
@@ -298,11 +296,6 @@ def train_last_layers(model: Model, count: int) -> None:
         raise UserError(f"cannot train {count} of {len(layers)} layers", where="model.trained_layers", fix=fix)
     model.requires_grad_(False)
     layers[-count:].requires_grad_(True)
-
-
-def is_adapted(model: Model) -> bool:
-    """Whether the model has adapters."""
-    return hasattr(model, "merge_and_unload")
 
 
 def prompt_limit(model: Model, max_new_tokens: int) -> int | None:

@@ -339,8 +339,8 @@ def _train(this: _Run, folder: RunFolder, label: str, quiet: bool, observers: Se
         before, world = this.start.baseline.metrics, this.start.world
         if config.saves_final:
             text = card(config, this.method, world.reward.note, before, after)
-            beside = pretrained.companions(config.model.path)
-            pretrained.save(this.policy.model, this.policy.tokenizer, folder.final, text, beside=beside)
+            beside, base = pretrained.companions(config.model.path), pretrained.base_name(config.model.path)
+            pretrained.save(this.policy.model, this.policy.tokenizer, folder.final, text, beside=beside, base=base)
             for step in map(checkpoint.step_of, list(checkpoint.checkpoints(folder.checkpoints))):
                 if not (
                     this.checkpoint_is_due(step) or (config.keeps_state and step == loop.step)

@@ -8,12 +8,15 @@ from typing import Any
 
 import torch
 
+from prefloop.analysis.numbers import cell, is_part
 from prefloop.core import devices
 from prefloop.core.batch import Batch
 from prefloop.core.describe import describe
 from prefloop.core.errors import DataError
 from prefloop.core.method import Method
+from prefloop.policies.adapters import KEPT
 from prefloop.policies.causal_lm import CausalLM
+from prefloop.policies.pretrained import hub_name
 from prefloop.runs.config import Config
 from prefloop.runs.folder import read_manifest
 from prefloop.runs.manifest import manifest
@@ -103,11 +106,17 @@ def card(config: Config, method: Method, note: str, before: Mapping[str, float],
     Args:
         note: accuracy of a learned reward.
     """
-    rows = [f"| {k.removeprefix('eval/')} | {before[k]:.4g} | {after[k]:.4g} |" for k in after if k in before]
+    base = hub_name(config.model.path)
+    rows = [
+        f"| {key.removeprefix('eval/')} | {cell(before, key)} | {cell(after, key)} |"
+        for key in after
+        if key in before and not is_part(key)
+    ]
+    adapted = config.model.lora_rank > 0 or config.model.adapter == "continue"
     return "\n".join(
         [
             "---",
-            f"base_model: {config.model.path}",
+            *([f"base_model: {base}"] if base else []),
             "library_name: transformers",
             f"tags: [prefloop, preference-tuning, {config.method}]",
             "---",
@@ -117,6 +126,8 @@ def card(config: Config, method: Method, note: str, before: Mapping[str, float],
             "",
             f"Switches: on_policy={method.on_policy}, reuse={method.reuse}, negative={method.negative};"
             f" {config.training.steps} steps of {config.training.minibatch} responses, reward `{config.reward.name}`.",
+            *([] if base else [f"Base model: `{config.model.path}`."]),
+            *([f"The LoRA adapter is in `{KEPT}/`; here it is merged into the weights."] if adapted else []),
             note,
             "",
             "| held-out | before | after |",

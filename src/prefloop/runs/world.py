@@ -78,10 +78,11 @@ def resolved(config: Config) -> Config:
 
 
 def check_reward(config: Config, method: Method, data: TextData) -> None:
-    """Refuse a method that is incompatible with the reward or the data, before a model is loaded.
+    """Refuse a method that is incompatible with the reward, the data or dropout, before a model is loaded.
 
     Raises:
-        UserError: fresh responses without a scorer, a method without the labels it needs, or groups of other sizes.
+        UserError: fresh responses without a scorer, a method without the labels it needs, groups of other sizes, or
+            dropout for a method with a ratio.
         DataError: all labels are equal.
     """
     if method.on_policy > 0 and config.reward.name == LABELS:
@@ -92,6 +93,9 @@ def check_reward(config: Config, method: Method, data: TextData) -> None:
         )
     if config.reward.name == LABELS and not data.has_responses:
         raise UserError("the data have prompts only, no labels", where="reward.name", fix=NAME_A_REWARD)
+    if config.model.lora_dropout and "behaviour" in method.needs:
+        what = f"dropout would change the ratio of `{config.method}`, which is 1 before the first update"
+        raise UserError(what, where="model.lora_dropout", fix="use 0 with this method")
     if method.on_policy < 1 and data.has_responses:
         check_groups(data.train, method.responses)
     if "labels" in method.needs:

@@ -13,10 +13,11 @@ from prefloop.core.errors import UserError
 from prefloop.core.fit import falling, minimise, unobserved
 from prefloop.core.protocols import no_op
 from prefloop.data.records import Group
+from prefloop.policies.adapters import is_adapted
 from prefloop.policies.architecture import parts, state_size
 from prefloop.policies.conversation import Template
 from prefloop.policies.packing import packs
-from prefloop.policies.pretrained import Limits, Model, is_adapted
+from prefloop.policies.pretrained import Limits, Model
 from prefloop.rewards.bradley_terry import whole
 from prefloop.rewards.bradley_terry.encoding import Preferences, Rows, preferences
 from prefloop.rewards.bradley_terry.logistic import fit_pairs, pair_features

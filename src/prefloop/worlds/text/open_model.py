@@ -11,6 +11,7 @@ import torch
 
 from prefloop.core import devices
 from prefloop.policies import pretrained
+from prefloop.policies.adapters import Lora, with_lora
 from prefloop.policies.causal_lm import CausalLM, resolve_autocast
 from prefloop.policies.conversation import AUTO, Template, template_of
 from prefloop.policies.pretrained import Tokenizer
@@ -97,7 +98,8 @@ def open_model(
         model, tokenizer = pretrained.load(options.path, dtype=getattr(torch, options.dtype), adapter=options.adapter)
         uncached = caching_fault(model)
         if options.lora_rank:
-            model = pretrained.with_lora(model, options.lora_rank, seed=seed)
+            lora = Lora(options.lora_rank, options.lora_alpha, options.lora_dropout, options.lora_targets)
+            model = with_lora(model, lora, seed=seed)
         if options.trained_layers:
             pretrained.train_last_layers(model, options.trained_layers)
     stops = pretrained.stops(model.generation_config)

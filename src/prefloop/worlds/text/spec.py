@@ -23,6 +23,12 @@ class ModelOptions:
     """Recompute each layer in the backward pass: less memory, about a third more time, the same gradient."""
     lora_rank: int = 0
     """Rank of LoRA adapters; 0 trains the weights themselves."""
+    lora_alpha: float | None = None
+    """An adapter's update is scaled by lora_alpha / lora_rank; null: twice the rank."""
+    lora_dropout: float = 0.0
+    """Share of an adapter's inputs that training steps drop; 0 for methods with a ratio (PPO, GRPO …)."""
+    lora_targets: tuple[str, ...] = ()
+    """Names of the linear layers that get adapters, such as [q_proj, v_proj]; empty: all except the head."""
     adapter: Literal["merge", "continue"] | None = None
     """If the folder holds a LoRA adapter: `merge` it into its base model, or `continue` to train the adapter itself."""
     trained_layers: int | None = None
@@ -39,6 +45,11 @@ class ModelOptions:
         require_device("model.device", self.device)
         require(self.lora_rank >= 0, "model.lora_rank", self.lora_rank, "use 0 (full fine-tuning) or more")
         require_positive("model", self, ("trained_layers",))
+        require(self.lora_alpha is None or self.lora_alpha > 0, "model.lora_alpha", self.lora_alpha, "use above 0")
+        require(0 <= self.lora_dropout < 1, "model.lora_dropout", self.lora_dropout, "use 0 to below 1")
+        for name in ("lora_alpha", "lora_dropout", "lora_targets"):
+            value = getattr(self, name)
+            require(not value or self.lora_rank > 0, f"model.{name}", value, "set model.lora_rank, or leave it out")
         both = self.lora_rank > 0 and self.trained_layers is not None
         require(not both, "model.trained_layers", self.trained_layers, "use null: adapters are trained in all layers")
         again = self.adapter == "continue" and (self.lora_rank > 0 or self.trained_layers is not None)
