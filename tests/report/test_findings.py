@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from scipy import stats
 
+from prefloop.cli.main import main
 from prefloop.report.cells import columns
 from prefloop.report.figures import draw
 from prefloop.report.findings import findings
@@ -127,6 +128,24 @@ def test_a_run_in_training_says_so(tmp_path: Path) -> None:
     lines = (run / "metrics.jsonl").read_text().splitlines()
     (run / "metrics.jsonl").write_text("\n".join(lines[:8]) + "\n")
     assert findings(columns([run])) == ["dpo has no evaluation after training yet: step 7 of 500."]
+
+
+def test_a_page_is_written_again_until_the_runs_are_finished(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = labelled(tmp_path, "a", right=GOOD, longer=LONGER)
+    whole = (run / "metrics.jsonl").read_text()
+    (run / "metrics.jsonl").write_text("".join(f"{line}\n" for line in whole.splitlines()[:8]))
+    pages = []
+
+    def wait(seconds: float) -> None:
+        pages.append((run / "report.html").read_text())
+        (run / "metrics.jsonl").write_text(whole)
+
+    monkeypatch.setattr("time.sleep", wait)
+    assert main(["report", str(run), "--watch", "5"]) == 0
+    assert len(pages) == 1 and '<meta http-equiv="refresh" content="5.0">' in pages[0]
+    assert "step 7 of 20" in capsys.readouterr().out and "refresh" not in (run / "report.html").read_text()
 
 
 def test_a_learned_reward_is_called_learned(tmp_path: Path) -> None:

@@ -49,7 +49,7 @@ def _outcomes(run: Run) -> list[str]:
     if said:
         return [f"{_name(run)}: {sentence}" for sentence in said]
     if len(run.evaluations) == 1:
-        return [f"{_name(run)} has no evaluation after training yet: {_progress(run)}."]
+        return [f"{_name(run)} has no evaluation after training yet: {progress(run)}."]
     return [f"{_name(run)} has no evaluation before and after training."]
 
 
@@ -57,7 +57,14 @@ def _name(run: Run) -> str:
     return f"{run.letter} ({run.label})"
 
 
-def _progress(run: Run) -> str:
+def finished(run: Run) -> bool:
+    """Whether the last planned step is evaluated, in all seeds."""
+    ends = [(one.evaluations[-1]["step"] if one.evaluations else -1, _planned(one)) for one in run.members or (run,)]
+    return all(planned is not None and step >= planned for step, planned in ends)
+
+
+def progress(run: Run) -> str:
+    """The step that a run has reached."""
     return f"step {number(run.last('step') or 0)} of {number(_planned(run))}"
 
 

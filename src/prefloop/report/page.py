@@ -41,7 +41,13 @@ TEMPLATES = Path(__file__).parent / "templates"
 
 
 def write(
-    folders: Sequence[Path], out: Path, *, title: str, verdict: Sequence[str], labels: Sequence[str] | None = None
+    folders: Sequence[Path],
+    out: Path,
+    *,
+    title: str,
+    verdict: Sequence[str],
+    labels: Sequence[str] | None = None,
+    reload: float | None = None,
 ) -> Path:
     """Write the page that compares the runs.
 
@@ -50,12 +56,13 @@ def write(
         out: the file; an existing page is replaced.
         verdict: sentences about the results.
         labels: names of the runs; by default made from their differences.
+        reload: seconds after which a browser reloads the page; None: never.
 
     Raises:
         UserError: not a run folder, or so many runs that the page would exceed a megabyte.
         DataError: a broken record.
     """
-    page = render(columns(folders, labels), title=title, verdict=verdict)
+    page = render(columns(folders, labels), title=title, verdict=verdict, reload=reload)
     data = page.encode("utf-8")
     if len(data) > MEGABYTE:
         raise UserError(f"the page would take {len(data) / MEGABYTE:.1f} MB", fix="compare fewer runs on one page")
@@ -63,7 +70,7 @@ def write(
     return out
 
 
-def render(runs: Sequence[Run], *, title: str, verdict: Sequence[str]) -> str:
+def render(runs: Sequence[Run], *, title: str, verdict: Sequence[str], reload: float | None = None) -> str:
     """The page as text."""
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES),
@@ -77,6 +84,7 @@ def render(runs: Sequence[Run], *, title: str, verdict: Sequence[str]) -> str:
     page = environment.get_template("page.html").render(
         title=title,
         verdict=verdict,
+        reload=reload,
         runs=runs,
         style=Markup(page_sheet() + "\n" + (TEMPLATES / "style.css").read_text(encoding="utf-8")),
         summary=summary(runs),
