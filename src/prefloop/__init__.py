@@ -10,9 +10,10 @@ if TYPE_CHECKING:
     from prefloop.core.loop import Loop, Plan, train
     from prefloop.core.method import Method
     from prefloop.core.methods import METHODS
+    from prefloop.policies.own_loop import encode, log_probs
 
 __version__ = "0.1.0"
-__all__ = ["METHODS", "Batch", "Loop", "Method", "Plan", "Signal", "__version__", "train"]
+__all__ = ["METHODS", "Batch", "Loop", "Method", "Plan", "Signal", "__version__", "encode", "log_probs", "train"]
 
 _HOMES = {
     "METHODS": "prefloop.core.methods",
@@ -22,6 +23,8 @@ _HOMES = {
     "Loop": "prefloop.core.loop",
     "Plan": "prefloop.core.loop",
     "train": "prefloop.core.loop",
+    "encode": "prefloop.policies.own_loop",
+    "log_probs": "prefloop.policies.own_loop",
 }
 
 

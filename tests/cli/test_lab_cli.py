@@ -401,7 +401,10 @@ REFUSED = {
     "rate 0": ("--lr 1e-3,0", "`lr` must be a positive number, not 0.0"),
     "rate nan": ("--lr nan", "`lr` must be a number, not 'nan'"),
     "no reward": ("--reward fra", "`reward` cannot be 'fra'\n  where: --reward\n  fix:   far, near, or a number"),
-    "unknown override": ("--method rwr --override.bta 1", "this method has no `bta`\n  where: --method rwr\n  fix:   did you mean `beta`?"),
+    "unknown override": (
+        "--method rwr --override.bta 1",
+        "this method has no `bta`\n  where: --method rwr\n  fix:   did you mean `beta`?",
+    ),
     "override is no number": ("--method online_dpo --override.beta big", "`beta` must be a number, not 'big'"),
     "override is no value": ("--override.beta [1", "invalid YAML"),
     "override without value": ("--override.beta", "`--override.beta` has no value"),

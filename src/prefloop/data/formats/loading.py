@@ -94,11 +94,38 @@ def load_usable(
         UserError: unknown format or column map.
         DataError: missing or empty file, wrong columns, or no usable row.
     """
+    source = open_rows(path)
+    return _usable(islice(source, limit), Path(path), source.notes, format, group_by, columns)
+
+
+def from_rows(
+    rows: Iterable[Any], *, format: str = "auto", group_by: str = "prompt", columns: Mapping[str, str] | None = None
+) -> list[Group]:
+    """All groups of rows that are in memory, such as dictionaries or a `datasets.Dataset`; as `load` reads a file.
+
+    Raises:
+        UserError: unknown format or column map.
+        DataError: no rows, wrong columns, or rows that cannot be used.
+    """
+    place = Path("the given rows")
+    loaded = _usable(enumerate(rows, 1), place, (), format, group_by, columns)
+    if loaded.faults:
+        raise faulty(place, loaded)
+    return loaded.groups
+
+
+def _usable(
+    rows: Iterable[tuple[int, Any]],
+    path: Path,
+    notes: tuple[str, ...],
+    format: str,
+    group_by: str,
+    columns: Mapping[str, str] | None,
+) -> Loaded:
     names = Names(dict(columns or {}))
     check_names(format, names.mapped)
-    source, path = open_rows(path), Path(path)
     # a plain string in a list of rows is a prompt
-    numbered = ((n, {"prompt": row} if isinstance(row, str) else row) for n, row in islice(source, limit))
+    numbered = ((n, {"prompt": row} if isinstance(row, str) else row) for n, row in rows)
     head: list[tuple[int, Any]] = []
     for n, row in numbered:
         head.append((n, row))
@@ -119,7 +146,7 @@ def load_usable(
     reader = _Reader(found, format == "auto", group_by, names)
     with _uncollected():
         made = [x for n, row in every for x in reader(n, row)]
-    loaded = _loaded(made, reader, tuple(first), source.notes)
+    loaded = _loaded(made, reader, tuple(first), notes)
     if not loaded.groups:
         raise faulty(path, loaded)
     return loaded

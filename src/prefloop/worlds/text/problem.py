@@ -153,22 +153,10 @@ class TextProblem:
             _check_size(group, size)
         rendered = self.answered(groups)
         encoded = [[ids[: self.max_response_tokens] for ids in one.answers] for one in rendered]
-        tokens = torch.zeros(len(groups), size, max(len(ids) for row in encoded for ids in row), dtype=torch.long)
-        mask, scores = torch.zeros_like(tokens, dtype=torch.bool), torch.zeros(tokens.shape[:2])
-        for p, (group, row) in enumerate(zip(groups, encoded, strict=True)):
-            for g, ids in enumerate(row):
-                tokens[p, g, : len(ids)], mask[p, g, : len(ids)] = ids, True
-            if group.scores is not None:
-                scores[p, : len(row)] = torch.tensor(group.scores)
-        valid = mask.any(-1)  # every response has at least one token, its end
-        return Batch(
-            [one.prompt for one in rendered],
-            tokens,
-            mask,
-            scores=None if any(group.scores is None for group in groups) else scores,
-            valid=None if bool(valid.all()) else valid,
-            source=torch.full((len(groups),), DATASET),
-        )
+        scores = [group.scores for group in groups if group.scores is not None]
+        prompts = [one.prompt for one in rendered]
+        batch = Batch.from_groups(prompts, encoded, scores if len(scores) == len(groups) else None, slots=size)
+        return replace(batch, source=torch.full((len(groups),), DATASET))
 
     def answered(self, groups: Sequence[Group]) -> list[Answered]:
         """Prompt and responses of groups as the template renders the answered conversations.
