@@ -33,3 +33,12 @@ def test_the_standard_error_is_that_of_repeated_draws() -> None:
 def test_before_training_all_rewards_tie() -> None:
     found = label_metrics(torch.zeros(4), torch.tensor([3, 5, 2, 4]), torch.tensor([True, True, False, False]))
     assert found["eval/labels/auc"] == 0.5 and found["eval/labels/longer"] == 0.75 and found["eval/labels/count"] == 4
+    assert found["eval/labels/accuracy/good"] == found["eval/labels/accuracy/bad"] == 0.5
+
+
+def test_accuracy_by_label_is_how_often_the_sign_is_right() -> None:
+    reward = torch.tensor([1.0, -1.0, 0.0, 2.0, -3.0, -4.0, 5.0])
+    good = torch.tensor([True, True, True, True, False, False, False])
+    found = label_metrics(reward, torch.ones(7, dtype=torch.long), good)
+    assert found["eval/labels/accuracy/good"] == 2.5 / 4
+    assert found["eval/labels/accuracy/bad"] == pytest.approx(2 / 3)

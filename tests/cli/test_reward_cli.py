@@ -305,6 +305,7 @@ def test_a_run_trains_against_an_ensemble_and_measures_gold_at_evaluations(home:
         assert line["eval/gold_se"] == pytest.approx(line["eval/length_se"], abs=1e-5)
     written = {row.key for line in evaluations for key in line if (row := metric(key))} - {"step"}
     labels = {key for key in METRICS if key.startswith("eval/labels/")}
+    labels |= {"eval/loss", "eval/perplexity", "eval/demonstrations"}  # of data without preferences
     lab = {"eval/kl_reverse_exact", "eval/kl_forward_exact", "eval/entropy", "eval/mass/*", "eval/length/*"}
     assert (
         written == {key for key in METRICS if key.startswith("eval/")} - lab - labels

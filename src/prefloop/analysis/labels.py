@@ -41,7 +41,8 @@ def _variance(parts: Float[Tensor, " n"]) -> float:
 def label_metrics(
     reward: Float[Tensor, " N"], lengths: Int[Tensor, " N"], good: Bool[Tensor, " N"]
 ) -> dict[str, float]:
-    """Metrics of held-out labels: separation by the implicit reward and by length, and both mean implicit rewards.
+    """Metrics of held-out labels: separation by the implicit reward and by length; by label, the mean implicit reward
+    and how often its sign is right.
 
     Args:
         reward: β(log π − log π_ref) of each response.
@@ -52,5 +53,11 @@ def label_metrics(
         **separation(lengths, good).metrics("eval/labels/longer"),
         "eval/labels/good": float(reward[good].mean()),
         "eval/labels/bad": float(reward[~good].mean()),
+        "eval/labels/accuracy/good": _share(reward[good] > 0, reward[good] == 0),
+        "eval/labels/accuracy/bad": _share(reward[~good] < 0, reward[~good] == 0),
         "eval/labels/count": float(len(reward)),
     }
+
+
+def _share(right: Bool[Tensor, " n"], tied: Bool[Tensor, " n"]) -> float:
+    return float((right.double() + tied.double() / 2).mean())

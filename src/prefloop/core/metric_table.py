@@ -228,7 +228,19 @@ TABLE: dict[str, tuple[Metric, ...]] = {
           "0 before training, then rises or falls slightly", "falls as fast as `eval/labels/bad`"),
         M("eval/labels/bad", "Implicit reward of the responses labelled bad.", "nats × β",
           "0 before training, then falls"),
+        M("eval/labels/accuracy/good",
+          "Share of the responses labelled good whose implicit reward is above 0; ties count ½.",
+          "share", "½ before training by construction, then above it", "below ½"),
+        M("eval/labels/accuracy/bad",
+          "Share of the responses labelled bad whose implicit reward is below 0; ties count ½.",
+          "share", "½ before training by construction, then above it", "below ½: good and bad rise together"),
         M("eval/labels/count", "Held-out responses with labels.", "responses", "at least 100"),
+    ),
+    "Evaluation on held-out demonstrations": (
+        M("eval/loss", "Mean negative log-likelihood per token of held-out demonstrations, end included.",
+          "nats per token", "falls", "rises while `loss` falls: the training data are memorised"),
+        M("eval/perplexity", "Its exponential.", "", "falls", "rises"),
+        M("eval/demonstrations", "Held-out demonstrations that were read.", "responses", "at least 100"),
     ),
 }
 # fmt: on

@@ -77,6 +77,8 @@ PLOTS = (
     Plot("Effective sample size", "1 while the policy equals the one that wrote the responses; low means a stale "
            "collection.", ("ess",), "ESS / n", SHARE),
     Plot("Ratio tail", "99th percentile of π/π_collection per token.", ("ratio/p99",), "ratio", COUNT),
+    Plot("Loss on held-out demonstrations", "Mean negative log-likelihood per token, ±1 standard error.",
+           ("eval/loss",), "nats per token"),
 )  # fmt: skip
 
 

@@ -178,6 +178,9 @@ TABLE: dict[str, list[tuple[str, str, Read]]] = {
         ("Margin after", "implicit rewards, each × its own β: not comparable", _margin),
         ("Good labels above bad ones", "probability by the implicit reward, before → after", _ends(AUC)),
         ("The same by length", "baseline without a model", _after("eval/labels/longer")),
+        ("Held-out loss", "demonstrations, nats per token, before → after", _ends("eval/loss")),
+        ("Perplexity before", "95 % interval", _bounds("eval/perplexity", 0)),
+        ("Perplexity after", "", _bounds("eval/perplexity", -1)),
     ],
     "Distance from the reference": [
         ("KL(π‖π_ref)", "nats per response", _after("eval/kl_reverse")),

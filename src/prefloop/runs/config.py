@@ -70,7 +70,7 @@ class EvaluationConfig:
     samples: int = 1
     """Answers per prompt."""
     pairs: int = 400
-    """Held-out pairs for preference accuracy, if the held-out set has pairs."""
+    """Held-out pairs, labelled responses or demonstrations to measure, whichever the held-out set has."""
     every: int | None = None
     """Steps between evaluations; null: a quarter of all steps; 0 evaluates only before and after training."""
     greedy: int = 12

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from prefloop.analysis.divergence import kl_estimates, sequence_logp
 from prefloop.analysis.labels import label_metrics
+from prefloop.analysis.likelihood import likelihood_metrics
 from prefloop.analysis.preference import outcomes, preference_accuracy, winner_first
 from prefloop.analysis.statistics import mean_se
 from prefloop.core.batch import Batch
@@ -55,6 +56,7 @@ class Baseline:
     answers: Batch | None  # None if no reward scores fresh answers
     pairs: Pairs | None  # None if the held-out set has no pairs with a winner
     labelled: Labelled | None  # None if the held-out set has no single responses of both labels
+    shown: Batch | None = None  # held-out demonstrations; None if there are none
     greedy: Batch | None = None  # answers at temperature 0; None if not requested
 
     @property
@@ -97,7 +99,9 @@ def evaluate_reference(config: Config, world: TextWorld, poll: Poll) -> Baseline
     labelled = _labelled(config, world, poll)
     if labelled is not None:
         metrics |= _separation(labelled.reference, labelled)
-    return Baseline(metrics, answers, pairs, labelled, greedy_answers(config, world, reference, poll))
+    shown = _demonstrations(config, world)
+    metrics |= _likelihood(reference, shown, poll)
+    return Baseline(metrics, answers, pairs, labelled, shown, greedy_answers(config, world, reference, poll))
 
 
 def evaluate(
@@ -120,7 +124,7 @@ def evaluate(
         judged = _judged(logp, baseline.pairs)
     if baseline.labelled is not None:
         metrics |= _separation(sequence_logp(policy, baseline.labelled.batch, poll)[:, 0], baseline.labelled, beta)
-    return Evaluation(metrics, answers, judged)
+    return Evaluation(metrics | _likelihood(policy, baseline.shown, poll), answers, judged)
 
 
 def greedy_answers(config: Config, world: TextWorld, policy: CausalLM, poll: Poll) -> Batch | None:
@@ -211,6 +215,17 @@ def _labelled(config: Config, world: TextWorld, poll: Poll) -> Labelled | None:
         return None
     batch = world.problem.batch_of(chosen, 1)
     return Labelled(batch, good, sequence_logp(world.model.reference, batch, poll)[:, 0])
+
+
+def _demonstrations(config: Config, world: TextWorld) -> Batch | None:
+    """The first held-out single responses without labels, from as many questions as possible."""
+    single = [g for g in world.data.held_out if len(g.responses) == 1 and g.scores is None]
+    chosen = spread(single)[: config.evaluation.pairs]
+    return world.problem.batch_of(chosen, 1) if chosen else None
+
+
+def _likelihood(policy: CausalLM, shown: Batch | None, poll: Poll) -> Metrics:
+    return {} if shown is None else likelihood_metrics(sequence_logp(policy, shown, poll)[:, 0], shown.lengths[:, 0])
 
 
 def _check_cut(share: float, config: Config) -> None:
