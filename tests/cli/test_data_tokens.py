@@ -9,8 +9,10 @@ import pytest
 import torch
 
 import tiny
+from prefloop.cli.data.check import Options
 from prefloop.cli.main import main
 from prefloop.policies import pretrained
+from prefloop.worlds.text.spec import DataOptions
 
 
 @pytest.fixture
@@ -75,6 +77,11 @@ def test_check_counts_what_is_over_a_limit(model: str, long: str, capsys: pytest
     assert (counts["tokens"]["over_prompt"], counts["tokens"]["over_context"]) == (1, 0)
     assert counts["tokens"]["cut"]["cut"] == 3 and counts["tokens"]["cut"]["share"] == 0.5
     assert counts["tokens"]["limits"] == {"prompt": 20, "response": 2, "context": 64}
+
+
+def test_check_has_the_limits_of_train() -> None:
+    for name in ("max_prompt_tokens", "max_response_tokens", "over_limit", "template", "system"):
+        assert getattr(Options(file=Path("x")), name) == getattr(DataOptions(), name)
 
 
 def test_a_row_beyond_the_context_is_counted(model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
