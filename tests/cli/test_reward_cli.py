@@ -23,10 +23,13 @@ from prefloop.data.records import Group, Message
 from prefloop.policies import pretrained
 from prefloop.rewards.bradley_terry import disk as saved
 from prefloop.rewards.bradley_terry.ensemble import Ensemble
+from prefloop.rewards.bradley_terry.model import known
 from prefloop.runs import config as configuration
 from prefloop.runs import experiment
 from prefloop.runs.folder import read
 from prefloop.worlds.text import open_reward
+from prefloop.worlds.text.open_data import open_data
+from prefloop.worlds.text.spec import DataOptions
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -100,6 +103,22 @@ def test_the_backbone_is_trained_and_progress_is_shown(home: Path, capsys: pytes
     assert not torch.equal(*tensors)
 
 
+def test_the_split_is_that_of_a_run_and_does_not_change_with_the_seed(
+    home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    more = ("--held-out-share", 0.3)
+    for name, seeds in {"a": (), "b": ("--seed", 5), "c": ("--split-seed", 5)}.items():
+        capsys.readouterr()
+        assert run("train", home / "pairs.jsonl", "--out", home / f"split-{name}", *base(home), *more, *seeds) == 0
+        shown = capsys.readouterr().out
+        assert 0 < shown.index("forecast: about") < shown.index("fitted to")
+    a, b, c = (saved.load(home / f"split-{name}").trained_on for name in "abc")
+    assert a == b and a != c
+    data = open_data(DataOptions(str(home / "pairs.jsonl"), held_out="split", held_out_share=0.3))
+    assert all(known(g, a) for g in data.train) and not any(known(g, a) for g in data.held_out)
+    assert json.loads((home / "split-c" / "manifest.json").read_text())["seeds"] == {"run": 0, "split": 5}
+
+
 def test_held_out_questions_that_are_trained_on_are_left_out(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rows = [json.loads(line) for line in (home / "pairs.jsonl").read_text().splitlines()]
     write(home / "train.jsonl", rows[:40])
@@ -127,9 +146,9 @@ def test_one_question_in_other_words_is_not_held_out(home: Path, capsys: pytest.
 
 
 def test_a_member_of_unknown_training_questions_is_remarked(home: Path) -> None:
-    known = saved.load(home / "rm")
+    traced = saved.load(home / "rm")
     groups = load_usable(home / "pairs.jsonl").groups
-    mixed = Ensemble((known, replace(known, trained_on=frozenset())))
+    mixed = Ensemble((traced, replace(traced, trained_on=frozenset())))
     remarks = card._unseen(mixed, groups, home / "pairs.jsonl")[1]
     assert [("excluded" in text, "unknown" in text) for text in remarks] == [(True, False), (False, True)]
 
@@ -234,6 +253,7 @@ MISTAKES: dict[str, tuple[str, int, str]] = {
     "ratings of pairs": ("card rm pairs.jsonl --out x --gold ratings", 3, "the data have no ratings"),
     "rate": ("train pairs.jsonl --out x --lr nan", 2, "`lr` must be a number, not 'nan'"),
     "seed": ("train pairs.jsonl --out x --freeze-backbone --seed -1", 2, "`seed` cannot be -1"),
+    "split seed": ("train pairs.jsonl --out x --split-seed -1", 2, "`split_seed` cannot be -1"),
     "seed of a card": ("card rm pairs.jsonl --out x --seed -1", 2, "`seed` cannot be -1"),
     "limit": ("train pairs.jsonl --out x --limit -1", 2, "`limit` cannot be -1"),
     "limit of scores": ("score rm rated.jsonl --out x.jsonl --limit -1", 2, "`limit` cannot be -1"),
@@ -251,8 +271,6 @@ def test_mistakes_are_told_and_leave_nothing_behind(
     monkeypatch.chdir(home)
     rows = [json.loads(line) for line in (home / "pairs.jsonl").read_text().splitlines()]
     groups = load_usable(home / "pairs.jsonl").groups
-    from prefloop.rewards.bradley_terry.model import known
-
     write(home / "seen.jsonl", [row for row, g in zip(rows, groups, strict=True) if known(g, seen)])
     write(home / "ties.jsonl", [{"prompt": q, "responses": ["a", "b"], "scores": [1, 1]} for q in "abcdef"])
     write(home / "bad.jsonl", [rows[0], rows[0] | {"chosen": ""}])

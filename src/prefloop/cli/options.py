@@ -92,9 +92,9 @@ def require_positive(options: Any, *names: str) -> None:
         require(value is None or 0 < value < math.inf, name, value, fix)
 
 
-def require_seed(seed: int) -> None:
+def require_seed(seed: int, flag: str = "seed") -> None:
     """Refuse an invalid seed."""
-    require(0 <= seed < 2**63, "seed", seed, "use a whole number from 0 to 2^63 - 1")
+    require(0 <= seed < 2**63, flag, seed, "use a whole number from 0 to 2^63 - 1")
 
 
 def require_folder(out: Path) -> None:

@@ -26,7 +26,7 @@ class Shared(Rows):
     system: str | None = None
     """System message for prompts that have none."""
     seed: int = 0
-    """Seed of split, order and bootstrap."""
+    """Seed of order, validation folds, new weights and bootstrap."""
     autocast: Literal["auto", True, False] = "auto"
     """bfloat16 matrix products."""
     micro_tokens: int = FitOptions.micro_tokens

@@ -8,7 +8,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from prefloop.cli.options import require, require_place, require_positive
+from prefloop.analysis.numbers import duration
+from prefloop.cli.options import require, require_place, require_positive, require_seed
 from prefloop.cli.reward.shared import Shared, noted, read_data
 from prefloop.core.errors import DataError
 from prefloop.core.files import write
@@ -34,6 +35,8 @@ class Options(Shared):
     """Held-out data: a file, `split` or `none`."""
     held_out_share: float = 0.2
     """Share of the questions that `split` holds out."""
+    split_seed: int = 0
+    """Seed of `split`, as `data.split_seed` of `prefloop train`: the sides do not change with --seed."""
     freeze_backbone: bool | None = None
     """Fit only the head, in minutes (default); otherwise backbone and head, in hours."""
     pooling: Pooling | None = None
@@ -59,6 +62,7 @@ class Options(Shared):
         super().__post_init__()
         require_place(self.out)
         require_positive(self, "steps", "lr", "batch", "max_tokens")
+        require_seed(self.split_seed, "split_seed")
         share = self.held_out_share
         require(0 < share < 1, "held_out_share", share, "use a share between 0 and 1, or --held-out none")
 
@@ -121,7 +125,7 @@ def _sides(options: Options) -> Sides:
     if options.held_out == "none":
         return Sides(whole, [], hashes, notes)
     if options.held_out == "split":
-        fitted_to, held_out = split(whole, options.held_out_share, options.seed)
+        fitted_to, held_out = split(whole, options.held_out_share, options.split_seed)
     else:
         more = read_data(options, Path(options.held_out))
         fitted_to, held_out, notes = whole, more.groups, [*notes, *noted(options, options.held_out, more)]
@@ -167,6 +171,7 @@ def _fitted(options: Options, groups: list[Group], by: FitOptions) -> tuple[Brad
             autocast=resolve_autocast(options.autocast, base.model),
             poll=interrupt.poll,
             observe=lambda step, value: bar.advance(note=f"loss {value:.4f}"),
+            foresee=lambda seconds: options.say(f"forecast: about {duration(seconds)} to fit"),
         )
     return fitted, notes
 
@@ -184,7 +189,7 @@ def _save(options: Options, by: FitOptions, model: BradleyTerry, sides: Sides, s
     model = replace(model, facts={**model.facts, **(seen.metrics() if seen else {})})
     saved.save(model, options.out)
     made_of = manifest(
-        seeds={"run": options.seed},
+        seeds={"run": options.seed, "split": options.split_seed},
         objective={"method": "bradley_terry", **asdict(by.loss)},
         data=sides.hashes,
         model={"path": options.model, "sha256": model_hash(options.model)},

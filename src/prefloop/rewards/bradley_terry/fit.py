@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
 
@@ -27,6 +28,12 @@ from prefloop.rewards.bradley_terry.options import FitOptions, PairLoss
 from prefloop.rewards.bradley_terry.whole import Whole
 
 DEFAULTS = FitOptions()
+TIMED = 4  # rows that a forecast is made from
+BACKWARD = 3  # passes that a forward and a backward pass take
+
+
+def _unforeseen(seconds: float) -> None:
+    """Nobody asks for the forecast."""
 
 
 def fit(
@@ -39,6 +46,7 @@ def fit(
     autocast: bool = False,
     poll: Callable[[], None] = no_op,
     observe: Callable[[int, float], None] = unobserved,
+    foresee: Callable[[float], None] = _unforeseen,
 ) -> BradleyTerry:
     """Fit a reward model to preferences; the given model is copied and not changed.
 
@@ -56,6 +64,7 @@ def fit(
         autocast: bfloat16 matrix products of the backbone.
         poll: called before every pass through the backbone.
         observe: called with the number (from 1) and the loss of every step that trains the backbone.
+        foresee: called once, before the first long work, with the predicted seconds of all passes through the backbone.
 
     Raises:
         DataError: no preference, fewer than two questions, a conversation that the chat template rejects or changes,
@@ -81,6 +90,7 @@ def fit(
     )
     rows = fitted.encode(groups)
     pairs = preferences(groups, rows.places, options.loss.ties)
+    foresee(_seconds(fitted, rows, pairs, options))
     facts = _fit_head(fitted, rows, pairs, options.loss, seed, poll)
     if not options.freeze_backbone:
         _fit_all(fitted, rows, pairs, options, seed, poll, observe)
@@ -96,6 +106,22 @@ def fit(
     }
     trained_on = frozenset().union(*map(digests, groups))
     return replace(fitted, facts=counts | asdict(options.loss) | facts, trained_on=trained_on)
+
+
+def _seconds(fitted: BradleyTerry, rows: Rows, pairs: Preferences, options: FitOptions) -> float:
+    """Predicted seconds of all passes through the backbone, timed on a few rows of typical length."""
+    sizes = sorted(range(len(rows.rows)), key=lambda i: len(rows.rows[i].ids))
+    middle = len(sizes) // 2
+    typical = [rows.rows[i] for i in sizes[max(0, middle - TIMED // 2) :][:TIMED]]
+    fitted.scores(typical[:1])  # libraries initialise at their first call
+    clock = time.monotonic()
+    fitted.scores(typical)
+    speed = (time.monotonic() - clock) / sum(len(row.ids) for row in typical)
+    once = sum(len(row.ids) for row in rows.rows)
+    if options.freeze_backbone:
+        return speed * once
+    trained = options.steps * min(options.batch, len(pairs.index)) * 2 * once / len(rows.rows)
+    return speed * (2 * once + BACKWARD * trained)
 
 
 def _context(model: Model | Whole, template: Template) -> int | None:
