@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import re
 import subprocess
@@ -339,6 +340,17 @@ def test_figures_and_pages_are_drawn_anew_without_a_run(
     assert {path.name: path.read_bytes() for path in (tmp_path / "toy").iterdir()} == before
     assert capsys.readouterr().out.splitlines() == [str(tmp_path / "toy" / n) for n in ("reward.svg", "each.svg")]
     assert main(["study", "draw", str(tmp_path / "nothing")]) == 2 and not Bench.made
+    result = json.loads((tmp_path / "toy" / "result.json").read_text(encoding="utf-8"))
+    for format, suffix in (("csv", "csv"), ("md", "md"), ("latex", "tex")):
+        assert main(["study", "draw", str(tmp_path), "--tables", format]) == 0
+        written = capsys.readouterr().out.splitlines()[2:]
+        names = ["claims", *(f"table-{n + 1}" for n in range(len(result["tables"])))]
+        assert written == [str(tmp_path / "toy" / f"{name}.{suffix}") for name in names] and len(names) > 1
+    rows = list(csv.DictReader((tmp_path / "toy" / "claims.csv").read_text(encoding="utf-8").splitlines()))
+    assert [(row["name"], float(row["value"]), row["verdict"]) for row in rows] == [
+        (claim["name"], claim["value"], claim["verdict"]) for claim in result["claims"]
+    ]
+    assert (tmp_path / "toy" / "table-1.tex").read_text(encoding="utf-8").startswith("\\begin{tabular}{")
 
 
 def test_list_shows_every_study(capsys: pytest.CaptureFixture[str]) -> None:
@@ -352,6 +364,32 @@ def test_list_shows_every_study(capsys: pytest.CaptureFixture[str]) -> None:
     shown = capsys.readouterr().out
     assert all(len(line) <= 80 for line in shown.splitlines())
     assert all(f"{name} " in shown and summary in " ".join(shown.split()) for name, summary in every.items())
+    assert re.search(r"^on-policy +5 +when do", shown, re.MULTILINE) and shown.startswith("study ")
+
+
+@pytest.mark.parametrize("name", [*registry.SUMMARIES, *registry.ALONE])
+def test_the_list_has_the_figures_that_the_study_names(name: str) -> None:
+    said = re.search(r"Fig\. ([\d]+(?:(?: to | and |, )\d+)*)", registry.study(name).source)
+    assert registry.FIGURES.get(name, "") == (said[1].replace(" and ", ", ") if said else "")
+
+
+@pytest.mark.parametrize(
+    ("asked", "studies"),
+    [
+        ("fig10", "reuse"), ("Figure 11", "reuse, length-reuse"), ("13", "negative"),
+        ("fig. 12", "negative, length-negative"), ("Fig_19", "length-complement, length-real"),
+    ],
+)  # fmt: skip
+def test_a_figure_leads_to_its_studies(asked: str, studies: str) -> None:
+    with pytest.raises(UserError, match=re.escape(f"of the paper: {studies}")):
+        registry.study(asked)
+
+
+@pytest.mark.parametrize("asked", ["fig99", "fig", "reus", "fig1x"])
+def test_what_is_no_figure_is_a_name(asked: str) -> None:
+    with pytest.raises(UserError) as caught:
+        registry.study(asked)
+    assert "of the paper" not in caught.value.fix
 
 
 def test_list_and_help_import_nothing_heavy() -> None:

@@ -215,7 +215,8 @@ def _ramp(share: float | int) -> str:
 
 def as_record(chart: Chart) -> dict[str, Any]:
     """The chart as a JSON value, at full precision; `from_record` is the inverse."""
-    plain: dict[str, Any] = as_json({**asdict(chart), "lines": [_line(line) for line in chart.lines]})
+    whole = {**asdict(chart), "lines": [_line(line) for line in chart.lines]}
+    plain: dict[str, Any] = as_json({key: value for key, value in whole.items() if key != "reach" or value})
     return plain
 
 

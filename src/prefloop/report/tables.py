@@ -10,6 +10,7 @@ from typing import Any
 from prefloop.report import markdown
 
 FORMATS = ("csv", "md", "latex")
+SUFFIXES = {"latex": "tex"}  # of files, where the format has another name
 SYMBOLS = {  # what LaTeX reads otherwise
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "π": r"$\pi$", "‖": r"$\|$", "−": "$-$", "×": r"$\times$",

@@ -16,6 +16,7 @@ from prefloop.core.errors import DataError
 from prefloop.report import svg
 from prefloop.report.chart import Table, as_json, as_record, from_record
 from prefloop.report.markdown import grid, picture, prose, sentence
+from prefloop.report.tables import SUFFIXES, written
 from prefloop.studies.registry import STUDIES
 from prefloop.studies.study import RULE, Effort, Finding, Outcome, Study
 
@@ -76,8 +77,12 @@ def write(
     return result
 
 
-def redraw(folder: Path, *, pdf: bool = False) -> list[Path]:
-    """Redraw figures and pages of every study below a folder from its result.json; returns the paths of figures.
+def redraw(folder: Path, *, pdf: bool = False, tables: str = "") -> list[Path]:
+    """Redraw figures and pages of every study below a folder from its result.json; returns what is written but pages.
+
+    Args:
+        pdf: also write figures as PDF.
+        tables: also write claims and tables in one of `report.tables.FORMATS`.
 
     Raises:
         DataError: a file that is not a result, or is from another version of Prefloop.
@@ -88,8 +93,20 @@ def redraw(folder: Path, *, pdf: bool = False) -> list[Path]:
         home = folder / result["study"]
         figures = {name: [from_record(chart) for chart in charts] for name, charts in result["figures"].items()}
         drawn += svg.draw(figures, home, pdf=pdf)
+        drawn += _write_tables(result, home, tables) if tables else []
         files.write(home / PAGE, page(result))
     return drawn
+
+
+def _write_tables(result: Result, home: Path, format: str) -> list[Path]:
+    """The claims with their numbers, and every table, as files for other programs."""
+    keys = ("name", "value", "low", "high", "threshold", "unit", "verdict")
+    every = {"claims": (keys, [[claim[key] for key in keys] for claim in result["claims"]])}
+    every |= {f"table-{n}": (table["head"], table["rows"]) for n, table in enumerate(result["tables"], 1)}
+    paths = {name: home / f"{name}.{SUFFIXES.get(format, format)}" for name in every}
+    for name, (head, rows) in every.items():
+        files.write(paths[name], written(head, rows, format) + "\n")
+    return list(paths.values())
 
 
 def load(folder: Path) -> list[Result]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from importlib import import_module
 from typing import TYPE_CHECKING
 
@@ -31,8 +32,19 @@ STUDIES = tuple(SUMMARIES)
 ALONE = {  # run only by name: they train a real model
     "length-real": "a real 135M model: do the findings on lengths hold? (not in `all`; predicts its time first)",
 }
-
-
+FIGURES = {  # of the paper, that a study repeats
+    "on-policy": "5",
+    "length-on-policy": "6",
+    "reuse": "10, 11",
+    "length-reuse": "11",
+    "negative": "12 to 14",
+    "length-negative": "12, 14",
+    "displacement": "16",
+    "complement": "18",
+    "length-complement": "19",
+    "length-dials": "1",
+    "length-real": "19",
+}
 ON_LENGTHS = {  # the question's file holds both worlds: STUDY on arms and sequences, LENGTHS on text-like responses
     "length-on-policy": "on_policy",
     "length-reuse": "reuse",
@@ -51,10 +63,22 @@ def study(name: str) -> Study:
         return _own(name)
     known = SUMMARIES | ALONE
     if name not in known:
-        raise UserError(f"unknown study `{name}`", where="prefloop study", fix=nearest(name, known))
+        raise UserError(f"unknown study `{name}`", where="prefloop study", fix=of_figure(name) or nearest(name, known))
     file, attribute = (ON_LENGTHS[name], "LENGTHS") if name in ON_LENGTHS else (name.replace("-", "_"), "STUDY")
     chosen: Study = getattr(import_module(f"prefloop.studies.{file}"), attribute)
     return chosen
+
+
+def of_figure(name: str) -> str:
+    """The studies that repeat the figure of the paper that `fig10` or `10` names; empty if there is none."""
+    asked = re.fullmatch(r"(?:fig(?:ure)?[.\s_-]*)?(\d+)", name.lower())
+    found = [study for study, said in FIGURES.items() if asked and int(asked[1]) in _numbers(said)]
+    return f"figure {asked[1]} of the paper: {', '.join(found)}" if asked and found else ""
+
+
+def _numbers(said: str) -> list[int]:
+    first, *more = map(int, re.findall(r"\d+", said))
+    return list(range(first, more[0] + 1)) if " to " in said else [first, *more]
 
 
 def _own(path: str) -> Study:
