@@ -270,7 +270,7 @@ ROWS: dict[str, list[tuple[list[dict[str, Any]], list[Made]]]] = {
                 {
                     "prompt": ["q", "r"],
                     "response_a": '["x", "a"]',
-                    "response_b": ["x", "b"],
+                    "response_b": '["x", "b"]',
                     "winner_model_a": 1,
                     "winner_model_b": 0,
                     "winner_tie": 0,

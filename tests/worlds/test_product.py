@@ -93,7 +93,7 @@ def trained_on(one: Combination, groups: list[Group], family: Family) -> tuple[R
         own,
         scorer=None if groups[0].responses else lambda batch: batch.mask.sum(-1).float(),
         max_prompt_tokens=LONGEST,
-        max_new_tokens=LONGEST,
+        max_response_tokens=LONGEST,
         context=2 * LONGEST,
     )
     plan = Plan(1, size * len(groups), size * len(groups), 0.0)
