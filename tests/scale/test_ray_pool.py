@@ -45,7 +45,6 @@ def on_ray(test: Any) -> Any:
 @pytest.fixture(scope="module")
 def pool() -> Iterator[RayPool]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RAY_AUTH_TOKEN", secrets.token_hex(16))  # else Ray writes one into the home folder
         patch.setenv("RAY_USAGE_STATS_ENABLED", "1")
         made = RayPool("local")
         assert os.environ["RAY_USAGE_STATS_ENABLED"] == "0"
@@ -207,7 +206,7 @@ def test_a_wrong_address_is_refused_soon(address: str) -> None:
 
 @on_ray
 def test_what_listens_but_is_no_cluster_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("prefloop.scale.ray_pool.ANSWER", 4.0)
+    monkeypatch.setattr("prefloop.scale.ray_connection.ANSWER", 4.0)
     with socket.create_server(("127.0.0.1", 0)) as mute, pytest.raises(UserError, match="no Ray cluster at"):
         RayPool(f"127.0.0.1:{mute.getsockname()[1]}")
 

@@ -42,6 +42,8 @@ class Options(Output):
     """List every key with its default."""
     plan: bool = False
     """Name the runs and predict their time without training."""
+    ray: Annotated[str, Flag(metavar="ADDRESS")] = ""
+    """Train each run as a task of this Ray cluster; `local` starts one."""
     changes: Annotated[list[dict[str, Any]], Flag(of=configuration.Config, lists=AXES)] = field(default_factory=list)
     """Keys given as flags, for each run of a grid."""
 
@@ -64,7 +66,7 @@ def run(options: Options) -> int:
     if options.resume:
         _check_resumed(options)
     configs = [] if options.resume else [configuration.changed(options.config, tree) for tree in options.changes]
-    if len(configs) > 1 or options.plan:
+    if len(configs) > 1 or options.plan or options.ray:
         return _grid(options, dict(zip(train_grid.labels(options.changes), configs, strict=True)))
     from prefloop.runs import experiment
 
@@ -82,10 +84,10 @@ def _check_resumed(options: Options) -> None:
     """Refuse to change what a run computes; where it computes, and in what portions, is up to the machine.
 
     Raises:
-        UserError: another key, or --plan.
+        UserError: another key, --plan or --ray.
     """
     given = {f"{part}.{key}".rstrip(".") for part, keys in options.changes[0].items() for key in _names(keys)}
-    other = sorted(given - set(RESUMED)) or ["--plan"] * options.plan
+    other = sorted(given - set(RESUMED)) or ["--plan"] * options.plan or ["--ray"] * bool(options.ray)
     if other or len(options.changes) > 1:
         fix = f"remove the other flags: {RESUMED[0]} may grow, and {', '.join(RESUMED[1:])} be changed"
         where = ", ".join(other) or ", ".join(sorted(given))
@@ -105,7 +107,13 @@ def _grid(options: Options, configs: dict[str, configuration.Config]) -> int:
         plan = {"runs": list(configs), "seconds": seconds}
         options.show(lambda: plan, lambda: print("\n".join(label or "one run" for label in configs)))
         return 0
-    found = train_grid.cells(grid(configs, quiet=options.silent))
+    if options.ray:
+        from prefloop.scale import ray_runs
+
+        folders = ray_runs.grid(configs, options.ray, say=options.say)
+    else:
+        folders = grid(configs, quiet=options.silent)
+    found = train_grid.cells(folders)
     output = next(iter(configs.values())).output
     options.show(lambda: train_grid.record(found), lambda: train_grid.show(found, output))
     return 0

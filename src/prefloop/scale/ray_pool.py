@@ -2,36 +2,19 @@
 
 from __future__ import annotations
 
-import logging
-import os
 import socket
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from importlib import import_module
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 from prefloop.core.errors import UserError
+from prefloop.scale.ray_connection import connect, versions
 
 if TYPE_CHECKING:  # the counter's process imports this module without torch
     from prefloop.lab.pool import Done
     from prefloop.lab.setting import Setting
 
-LOCAL = "local"  # address of a Ray instance that starts and ends with the pool
 POLL = 0.5  # seconds between reads of the counter
-REACH = 5.0  # timeout for a connection to an address, in seconds
-ANSWER = 30.0  # timeout for an answer from a cluster, in seconds
-QUIET: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.WARNING}
-TRIAL = """
-import logging, sys, ray
-try:
-    ray.init(address=sys.argv[1], log_to_driver=False, logging_level=logging.WARNING)
-except Exception as error:
-    print(error)
-    sys.exit(1)
-"""
 
 
 class RayPool:
@@ -45,7 +28,7 @@ class RayPool:
     """
 
     def __init__(self, address: str) -> None:
-        self._ray = _connect(address)
+        self._ray = connect(address)
         self.workers = max(1, int(self._ray.cluster_resources().get("CPU", 0)))
 
     def run(self, jobs: Sequence[Sequence[Setting]], tick: Callable[[int], None]) -> Iterator[Done]:
@@ -53,7 +36,7 @@ class RayPool:
         ray = self._ray
         counter = ray.remote(num_cpus=0, max_restarts=-1)(Counter).remote()
         task = ray.remote(num_cpus=1, max_retries=0)(_task)  # a restarted sweep runs only what is missing
-        here = _versions()
+        here = versions()
         numbers = {task.remote(i, job, counter, here): i for i, job in enumerate(jobs)}
         reported, asked, waiting = [0] * len(jobs), counter.steps.remote(), list(numbers)
         try:
@@ -90,12 +73,12 @@ class Counter:
         return self._steps
 
 
-def _task(number: int, settings: Sequence[Setting], counter: Any, versions: str) -> tuple[Done, int]:
+def _task(number: int, settings: Sequence[Setting], counter: Any, driver: str) -> tuple[Done, int]:
     """Run a stack in a worker; returns its result and the number of run-steps."""
     from prefloop.lab.pool import Done, run_job
 
-    if _versions() != versions:
-        return Done(number, error=f"a worker on {socket.gethostname()} has {_versions()}, not {versions}"), 0
+    if versions() != driver:
+        return Done(number, error=f"a worker on {socket.gethostname()} has {versions()}, not {driver}"), 0
     done, last = 0, time.monotonic()
 
     def tick(steps: int) -> None:
@@ -119,7 +102,7 @@ def _result(ray: Any, ref: Any, number: int, reported: Sequence[int]) -> tuple[D
         if "failed to import on the worker" not in str(error):
             raise
         raise UserError(
-            "a worker of the Ray cluster cannot import Prefloop", fix=f"install the same versions there: {_versions()}"
+            "a worker of the Ray cluster cannot import Prefloop", fix=f"install the same versions there: {versions()}"
         ) from error
     except ray.exceptions.RayError as error:  # the process or its node died
         lost = UserError(
@@ -146,76 +129,3 @@ def _new(seen: dict[int, int], reported: list[int]) -> int:
         new += max(0, steps - reported[job])
         reported[job] = max(steps, reported[job])
     return new
-
-
-def _versions() -> str:
-    """Versions that must be the same everywhere for identical results."""
-    from prefloop.runs.manifest import versions
-
-    own = versions()
-    return ", ".join(f"{name} {str(own[name]).split('+')[0]}" for name in ("prefloop", "torch", "numpy"))
-
-
-# ---- the connection -----------------------------------------------------------------------------------------------
-
-
-def _connect(address: str) -> Any:
-    """The connected Ray module."""
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    try:
-        ray = import_module("ray")
-    except ImportError as error:
-        raise UserError("Ray is not installed", where="--ray", fix="pip install 'prefloop[ray]'") from error
-    if address == LOCAL:
-        _start(ray)
-        return ray
-    _probe(address)
-    try:
-        ray.init(address=address, **QUIET)
-    except (ConnectionError, RuntimeError, ValueError) as error:
-        raise _nothing(address, str(error)) from error
-    return ray
-
-
-def _start(ray: Any) -> None:
-    """Start a local Ray with two workers on the loopback interface only, protected by Ray's token."""
-    constants: Any = import_module("ray._private.ray_constants")
-    announcer = logging.getLogger("ray._private.authentication.authentication_token_setup")
-    announcer.setLevel(logging.ERROR)  # suppress Ray's warning that a token is required
-    before = constants.ENABLE_RAY_CLUSTER
-    constants.ENABLE_RAY_CLUSTER = False  # Ray's default on macOS and Windows: no other machine can join
-    try:
-        ray.init(address=LOCAL, num_cpus=2, include_dashboard=False, **QUIET)
-    finally:
-        constants.ENABLE_RAY_CLUSTER = before
-
-
-def _probe(address: str) -> None:
-    """Refuse an address without a cluster early: Ray itself retries for minutes and cannot be interrupted."""
-    if address != "auto":
-        try:
-            parts = urlsplit(address if "://" in address else f"//{address}")
-            socket.create_connection((parts.hostname or "", parts.port or 0), REACH).close()
-        except (OSError, ValueError) as error:
-            raise _nothing(address, str(error)) from error
-    try:
-        trial = subprocess.run(
-            [sys.executable, "-c", TRIAL, address], capture_output=True, text=True, timeout=ANSWER, check=False
-        )
-    except subprocess.TimeoutExpired as error:
-        raise _nothing(address, f"no answer from a cluster within {ANSWER:.0f} s") from error
-    if "InvalidAuthToken" in trial.stderr:  # Ray sends no token to an explicit address by default
-        raise UserError(
-            f"the Ray cluster at `{address}` requires its token",
-            fix="set RAY_AUTH_MODE=token, and put the cluster's token where Ray looks for it",
-        )
-    if trial.returncode:
-        raise _nothing(address, trial.stdout or trial.stderr)
-
-
-def _nothing(address: str, why: str) -> UserError:
-    return UserError(
-        f"no Ray cluster at `{address}`, or this process cannot use it",
-        where=" ".join(why.split())[:300],
-        fix="start one with `ray start --head` and give its HOST:PORT, or use --ray local",
-    )
