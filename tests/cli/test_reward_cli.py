@@ -187,6 +187,13 @@ def test_scores_stand_beside_the_responses_and_are_read_back(home: Path, capsys:
     )
 
 
+def test_scores_keep_the_columns_of_a_row(home: Path) -> None:
+    write(home / "more.jsonl", [{"prompt": "a", "responses": ["yes", "no"], "id": 7, "topic": "b"}])
+    assert run("score", home / "rm", home / "more.jsonl", "--out", home / "more-scored.jsonl", "-q") == 0
+    scored = json.loads((home / "more-scored.jsonl").read_text())
+    assert (scored["id"], scored["topic"], scored["row"], scored["responses"]) == (7, "b", 1, ["yes", "no"])
+
+
 def test_several_models_score_as_one(home: Path, second: Path) -> None:
     both = f"{home / 'rm'},{second}"
     for how in ("mean", "min"):

@@ -118,3 +118,14 @@ def require_place(out: Path) -> None:
     if not above.is_dir():
         what = f"`{above}` is a file, not a folder"
         raise UserError(what, where=f"--out {out}", fix="choose another folder")
+
+
+def require_new(out: Path) -> None:
+    """Refuse an output file that exists, or lies below a file.
+
+    Raises:
+        UserError: with the file's name.
+    """
+    require_place(out)
+    if out.exists():
+        raise UserError("the file already exists", where=str(out), fix="choose another name")

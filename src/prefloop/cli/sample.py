@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from prefloop.cli.data.shared import read
-from prefloop.cli.options import CUT, EMPTY, Rows, printable, require, require_place, require_positive, require_seed
+from prefloop.cli.options import CUT, EMPTY, Rows, printable, require, require_new, require_positive, require_seed
 from prefloop.core.errors import DataError, UserError
 from prefloop.core.files import write
 from prefloop.runs.schema import Flag
@@ -61,9 +61,7 @@ class Options(Rows):
         idle = self.temperature == 0 and self.samples > 1
         require(not idle, "samples", self.samples, "at temperature 0 all answers are equal: set --temperature 1")
         if self.output not in (None, STDOUT):
-            require_place(self.output)
-            if self.output.exists():
-                raise UserError("the file already exists", where=str(self.output), fix="choose another name")
+            require_new(self.output)
 
 
 def run(options: Options) -> int:

@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from prefloop.cli.data.shared import read
-from prefloop.cli.options import Rows, require_place, require_positive
-from prefloop.core.errors import UserError
+from prefloop.cli.options import Rows, require_new, require_positive
 from prefloop.core.files import write
 from prefloop.runs.schema import Flag
 
@@ -30,7 +29,7 @@ class Options(Rows):
 
     def __post_init__(self) -> None:
         require_positive(self, "limit")
-        require_place(self.out)
+        require_new(self.out)
 
 
 def run(options: Options) -> int:
@@ -41,8 +40,6 @@ def run(options: Options) -> int:
     """
     from prefloop.data.formats import faulty, shape, to_row
 
-    if options.out.exists():
-        raise UserError("the file already exists", where=str(options.out), fix="choose another name")
     loaded = read(options, options.file, options.limit)
     if loaded.faults and options.faulty == "refuse":
         raise faulty(options.file, loaded)

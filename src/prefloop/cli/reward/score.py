@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from prefloop.cli.options import require_place
+from prefloop.cli.options import require_new
 from prefloop.cli.reward.shared import Shared, cut_remarks, load_models, noted, read_data
-from prefloop.core.errors import UserError
 from prefloop.core.files import write
 from prefloop.runs.schema import Flag
 
@@ -30,7 +29,7 @@ class Options(Shared):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require_place(self.out)
+        require_new(self.out)
 
 
 def run(options: Options) -> int:
@@ -39,8 +38,6 @@ def run(options: Options) -> int:
     Raises:
         UserError, DataError: nothing was written.
     """
-    if options.out.exists():
-        raise UserError("the file already exists", where=str(options.out), fix="choose another name")
     loaded = read_data(options, options.data)
     notes = noted(options, options.data, loaded)
     model = load_models(options, options.model, options.combine)
@@ -61,8 +58,9 @@ def run(options: Options) -> int:
 
 
 def _line(group: Group, scores: list[float]) -> dict[str, Any]:
-    responses = [[answer.plain] for answer in group.answers] if group.more else list(group.responses)
-    tools = {"tools": json.loads(group.tools)} if group.tools else {}
+    from prefloop.data.formats import to_row
+
+    row = to_row(replace(group, scores=tuple(scores)), "rated")
+    texts = {} if group.more else {"responses": list(group.responses)}
     rated = {} if group.scores is None else {"ratings": list(group.scores)}
-    prompt = [message.plain for message in group.prompt]
-    return {"row": group.row, "prompt": prompt, "responses": responses, "scores": scores, **tools, **rated}
+    return {**row, **texts, "row": group.row, **rated}
