@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import resource
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
 from itertools import product
@@ -23,6 +23,7 @@ from prefloop.lab.stack import Run
 from prefloop.lab.store import Store
 from prefloop.lab.summary import TUNING, Cell, band, differences, interval, means, over_training, tuned
 from prefloop.lab.sweep import jobs_of, sweep
+from prefloop.runs import progress as progress_module
 
 A, B = make("best_of_n", "arms", centre=70.0), make("rloo", "arms", centre=20.0)
 RATES = (1e-3, 1e-2, 1e-1)
@@ -257,9 +258,6 @@ class Inline:
         future.set_result(work(*args))
         return future
 
-    def map(self, work: Callable[..., Any], items: Iterable[Any]) -> Iterator[Any]:
-        return map(work, items)
-
 
 @pytest.fixture
 def told(monkeypatch: pytest.MonkeyPatch) -> list[list[Setting]]:
@@ -291,6 +289,31 @@ def test_more_workers_than_stacks_do_not_help(told: list[list[Setting]]) -> None
     jobs = jobs_of(seeds(TINY, range(4)), 4)
     assert forecast(jobs, 1).seconds == pytest.approx(forecast(jobs, 8).seconds, abs=0.1)
     assert forecast(jobs, 8).bytes == 4000
+
+
+def test_a_forecast_says_what_it_times(told: list[list[Setting]], monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    jobs = jobs_of([*seeds(TINY, range(4)), replace(TINY, batch=16)], 4)
+    forecast(jobs, 2, said.append)
+    assert sorted(said) == [
+        f"timing {n} of 2: {k} runs of rloo on categorical" for n, k in enumerate(map(len, told), 1)
+    ]  # fmt: skip
+    best_size(TINY, said.append)
+    assert said[2:] == [f"timing stacks of {n}" for n in SIZES]
+
+
+def test_a_long_probe_gives_signs_of_life(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(forecast_module, "HEARTBEAT", 0.01)
+    slow, said = Future[Probe](), list[str]()
+
+    def say(text: str) -> None:
+        said.append(text)
+        if len(said) == 3:
+            slow.set_result(Probe(1, 0.0, 0.0, 0.0, 0))
+
+    assert forecast_module._awaited(slow, "timing", say).runs == 1
+    assert said[0] == "timing" and all("so far; a reference is fitted once" in text for text in said[1:])
+    assert forecast_module.HEARTBEAT < 10 and progress_module.SECONDS <= 10
 
 
 def test_nothing_to_run_takes_nothing(told: list[list[Setting]]) -> None:

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -24,6 +25,7 @@ from prefloop.lab.setting import Setting, make, seeds
 from prefloop.lab.stack import Run, run_stack
 from prefloop.lab.store import Store, missing, to_bytes
 from prefloop.lab.sweep import jobs_of, sweep
+from prefloop.runs import progress
 from prefloop.runs.interrupt import Interrupted
 from prefloop.worlds.arms.spec import Arms, Sequences
 
@@ -336,3 +338,17 @@ def test_a_sweep_that_is_killed_with_its_process_goes_on_and_leaves_no_worker(tm
     assert pool.ran == [quick[2:]]
     assert_equal(got, sweep(quick, Store(tmp_path / "whole"), Here(), stack=1, quiet=True))
     assert missing([long[0], *quick], Store(store)) == [long[0]]
+
+
+def test_a_sweep_says_that_it_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    """A reference may be fitted for minutes before the first step."""
+
+    class Slow(Here):
+        def run(self, jobs: Sequence[Sequence[Setting]], tick: Callable[[int], None]) -> Iterator[Done]:
+            monkeypatch.setattr(progress, "SECONDS", 0.0)
+            tick(0)
+            monkeypatch.setattr(progress, "SECONDS", 10.0)
+            yield from super().run(jobs, tick)
+
+    sweep([ONE], Store(tmp_path), Slow())
+    assert "categorical  0/3  -:-- left  0 of 1 runs, starting" in capsys.readouterr().err

@@ -65,7 +65,7 @@ def _stack(options: Options, first: Setting) -> int | None:
         return int(options.stack) if options.stack else None
     from prefloop.lab.forecast import best_size
 
-    size, cost = best_size(first)
+    size, cost = best_size(first, options.say)
     each = ", ".join(f"{n}: {1000 * s:.2f} ms per run and step" for n, s in cost.items())
     options.say(f"stack size: {each} → {size}")
     return size
@@ -76,7 +76,7 @@ def _plan(options: Options, jobs: list[list[Setting]], wanted: int) -> int:
     from prefloop.analysis.numbers import duration, gibibytes
     from prefloop.lab.forecast import forecast
 
-    seen = forecast(jobs, options.workers)
+    seen = forecast(jobs, options.workers, options.say)
     record = {
         "runs": wanted,
         "to_compute": seen.runs,

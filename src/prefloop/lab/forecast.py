@@ -7,16 +7,18 @@ import resource
 import sys
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
+from prefloop.analysis.numbers import duration
 from prefloop.lab.setting import Setting
 from prefloop.lab.stack import Watch, build, run_stack
 
 STEPS = 3  # minimum number of timed steps per probe
+HEARTBEAT = 8.0  # maximum seconds without a word
 SIZES = (1, 4, 8, 16, 32)  # stack sizes that `best_size` tries
 
 
@@ -63,8 +65,12 @@ class Forecast:
     bytes: int
 
 
-def forecast(jobs: Sequence[Sequence[Setting]], workers: int) -> Forecast:
-    """Predicted wall time and memory of the jobs on this machine, from one probe per kind of stack."""
+def forecast(jobs: Sequence[Sequence[Setting]], workers: int, say: Callable[[str], object] = str) -> Forecast:
+    """Predicted wall time and memory of the jobs on this machine, from one probe per kind of stack.
+
+    Args:
+        say: told what is timed, at once and every HEARTBEAT seconds.
+    """
     if not jobs:
         return Forecast(0, 0, 0.0, 0)
     kinds: dict[str, Sequence[Setting]] = {}
@@ -76,7 +82,10 @@ def forecast(jobs: Sequence[Sequence[Setting]], workers: int) -> Forecast:
         start = time.perf_counter()
         worker.submit(abs, 0).result()
         spawn = time.perf_counter() - start
-        seen = dict(zip(kinds, worker.map(probe, kinds.values()), strict=True))
+        seen = {}
+        for n, (key, job) in enumerate(kinds.items(), 1):
+            what = f"timing {n} of {len(kinds)}: {len(job)} runs of {job[0].method} on {job[0].problem}"
+            seen[key] = _awaited(worker.submit(probe, job), what, say)
     used = [seen[replace(job[0], steps=1).stack] for job in jobs]
     busy = sum(p.build + p.step * len(j) / p.runs * j[0].steps for p, j in zip(used, jobs, strict=True))
     seconds = spawn + max(p.fit for p in used) + busy / min(workers, len(jobs))
@@ -85,9 +94,19 @@ def forecast(jobs: Sequence[Sequence[Setting]], workers: int) -> Forecast:
     )
 
 
-def best_size(setting: Setting) -> tuple[int, dict[int, float]]:
+def _awaited(work: Future[Probe], what: str, say: Callable[[str], object]) -> Probe:
+    """The result of work in another process, with signs of life."""
+    say(what)
+    start = time.monotonic()
+    while not wait([work], HEARTBEAT).done:
+        say(f"{what}: {duration(time.monotonic() - start)} so far; a reference is fitted once and kept")
+    return work.result()
+
+
+def best_size(setting: Setting, say: Callable[[str], object] = str) -> tuple[int, dict[int, float]]:
     """The stack size with the least time per run and step, and the times by size."""
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as worker:
         stacks = [[replace(setting, seed=i) for i in range(n)] for n in SIZES]
-        cost = {p.runs: p.step / p.runs for p in worker.map(probe, stacks)}
+        seen = [_awaited(worker.submit(probe, stack), f"timing stacks of {len(stack)}", say) for stack in stacks]
+    cost = {p.runs: p.step / p.runs for p in seen}
     return min(cost, key=cost.__getitem__), cost

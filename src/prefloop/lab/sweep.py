@@ -71,8 +71,8 @@ def _run(jobs: list[list[Setting]], store: Store, pool: Pool, label: str, quiet:
         def tick(steps: int) -> None:
             interrupt.poll()
             done = runs * (progress.done + steps) / total
-            if steps:
-                progress.advance(steps, f"{done:.0f} of {runs} runs, {done / (time.monotonic() - start):.2f} runs/s")
+            rate = f"{done / (time.monotonic() - start):.2f} runs/s" if done else "starting"
+            progress.advance(steps, f"{done:.0f} of {runs} runs, {rate}")
 
         for done in pool.run(jobs, tick):
             if done.error:

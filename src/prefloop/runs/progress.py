@@ -14,7 +14,7 @@ from rich.progress import Progress as Bar
 
 from prefloop.analysis import numbers
 
-SECONDS = 15.0  # maximum time between two plain lines
+SECONDS = 10.0  # maximum time between two plain lines
 SHARE = 10  # a plain line at every tenth of the work, at most one per second
 
 
