@@ -65,6 +65,18 @@ def test_a_run_answers_greedily_as_its_own_record_says(
     assert f"model: {finished / 'final'}" in err
 
 
+@pytest.mark.parametrize("final", [True, False])
+def test_a_run_that_trains_adapters_answers_too(
+    model: Path, prompts: Path, tmp_path: Path, final: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    more = ("--model.lora_rank=2", "--model.lora_alpha=4")
+    run = train(model, tmp_path / "runs", *more, f"--save.final={str(final).lower()}", "--save.every=2")
+    assert main(["sample", str(run), "--prompts", str(prompts), "--before", "--unfinished", "--json"]) == 0
+    assert all(
+        line["responses"] and line["responses_before"] for line in json.loads(capsys.readouterr().out)["answers"]
+    )
+
+
 def test_every_prompt_is_answered_once_and_the_file_has_what_is_shown(
     finished: Path, prompts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

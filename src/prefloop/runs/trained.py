@@ -100,11 +100,8 @@ def trained(name: str, *, unfinished: bool = False, template: str | None = None)
     home = existing(Path(name).expanduser())
     config = load(home / CONFIG)
     if (home / FINAL).is_dir():
-        final = ModelOptions(str(home / FINAL))
-        kept = {
-            k: v for k, v in vars(config.model).items() if k not in ("path", "lora_rank", "adapter", "trained_layers")
-        }
-        opened = _open(config, replace(final, **kept), template)
+        own = config.model  # adapters are merged in the final model
+        opened = _open(config, ModelOptions(str(home / FINAL), autocast=own.autocast, dtype=own.dtype), template)
         return _answering(opened, config.data.system, f"model: {home / FINAL}")
     newest = checkpoint.newest(home / "checkpoints")
     if newest is None or not unfinished:
@@ -132,7 +129,7 @@ def _open(config: Config, model: ModelOptions, template: str | None) -> OpenMode
     data = config.data
     options = data.template_options if template in (None, data.template) else None
     return open_model(
-        model,
+        replace(model, device="auto"),  # that of the run may be on another machine
         SamplingOptions(**vars(config.sampling)),
         template=template or data.template,
         template_options=options,
