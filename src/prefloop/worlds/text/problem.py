@@ -176,8 +176,8 @@ class TextProblem:
         made = [self.known.answered[key] for key in keys]
         self._checked(groups, [one.prompt for one in made])
         for group, one in zip(groups, made, strict=True):
-            said = max(map(len, one.answers), default=0)
-            longest = len(one.prompt) + min(said, self.max_response_tokens or said)
+            answer = max(map(len, one.answers), default=0)
+            longest = len(one.prompt) + min(answer, self.max_response_tokens or answer)
             if self.context is not None and longest > self.context:
                 what = f"prompt and response have {longest} tokens; the model's context has {self.context}"
                 fix = "shorten it, leave such rows out (data.faulty=skip), or cut responses (data.max_response_tokens)"
