@@ -189,6 +189,7 @@ def prepare(configs: Sequence[Config], *, poll: Poll = no_op, say: Say = print, 
     if ends:
         for config, _ in whole:
             check_end(config, world.model)
+    say("evaluating the untrained model on held-out data")
     baseline = evaluate_reference(first, world, poll)
     if same := same_score(baseline.answers):
         world = replace(world, notes=(*world.notes, same))
@@ -198,6 +199,8 @@ def prepare(configs: Sequence[Config], *, poll: Poll = no_op, say: Say = print, 
         for config, method in whole
         if method.on_policy < 1 and not world.data.has_responses
     }
+    for groups, responses in sorted(sizes):
+        say(f"sampling {responses} responses to each of {groups} prompts from the untrained model, to train on")
     collect = partial(collect_offline, world.problem, world.model.reference, seed=first.seed, poll=poll)
     return Start(world, baseline, {size: collect(*size) for size in sorted(sizes)})
 
