@@ -133,7 +133,7 @@ def test_schedules_by_hand() -> None:
     assert [rate("linear", step, 6, 2) for step in range(6)] == [0.5, 1, 1, 0.75, 0.5, 0.25]
     golden = [0.5, 1, 1, 0.8535533905932737, 0.5, 0.14644660940672627]  # (1 ± 1/√2)/2
     assert [rate("cosine", step, 6, 2) for step in range(6)] == pytest.approx(golden, abs=1e-15)
-    assert rate("constant", 9, 4, 4) == 1 and rate("constant", 0, 1) == 1  # without warm-up by default
+    assert rate("constant", 9, 4, 4) == 1 and rate("constant", 0, 1, 0) == 1
 
 
 def test_weight_decay_is_of_matrices_only() -> None:

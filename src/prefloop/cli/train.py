@@ -13,6 +13,7 @@ from prefloop.cli.options import Output
 from prefloop.cli.plan import predict
 from prefloop.core.errors import UserError
 from prefloop.runs import config as configuration
+from prefloop.runs.folder import BEST
 from prefloop.runs.schema import Flag
 
 if TYPE_CHECKING:  # torch and transformers are imported after cheap checks
@@ -135,7 +136,16 @@ def _record(result: Result) -> dict[str, Any]:
         "after": result.after,
         "findings": _findings(result),
         "notes": list(result.notes),
+        "best": _best(result),
     }
+
+
+def _best(result: Result) -> dict[str, Any] | None:
+    """The best evaluation and its model, if one is kept: none for the untrained model, which is where it was."""
+    if result.best is None:
+        return None
+    model = str(result.folder / BEST) if result.best.step else None
+    return {"metric": result.best.metric, "value": result.best.value, "step": result.best.step, "model": model}
 
 
 def _findings(result: Result) -> list[str]:
@@ -160,4 +170,7 @@ def _table(result: Result) -> None:
         print(f"on {', '.join(f'{result.after[key]:.0f} {title}' for key, title in counts.items())}")
     for sentence in _findings(result):
         print(textwrap.fill(sentence, 80))
+    if best := _best(result):
+        where = f"at step {best['step']}: {best['model']}" if best["model"] else "of the untrained model"
+        print(f"best {best['metric']}: {best['value']:.4g} {where}")
     print(f"run folder: {result.folder}\nnext: prefloop report {result.folder}, which explains every number")

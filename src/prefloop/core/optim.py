@@ -16,7 +16,7 @@ from prefloop.core.ranges import Number
 Schedule = Literal["constant", "linear", "cosine"]
 
 
-def rate(schedule: Schedule, step: int, steps: int, warmup: int = 0) -> float:
+def rate(schedule: Schedule, step: int, steps: int, warmup: int) -> float:
     """The learning rate of a step (from 0) as a share of the highest: (step + 1)/warmup in the first `warmup` steps,
     then constant, or falling to 0 after the last step: linearly, or as half a cosine (Loshchilov & Hutter 2017).
     """

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from prefloop.core.errors import UserError
+from prefloop.core.errors import UserError, nearest
 from prefloop.runs import flags, schema, yaml12
 from prefloop.worlds.text.spec import (
     DataOptions,
@@ -19,6 +19,12 @@ from prefloop.worlds.text.spec import (
 )
 
 LENGTHS = ("steps", "epochs")
+HIGHER = (  # metrics of evaluations by which a model can be the best
+    *("reward", "gold", "rewards/accuracies", "rewards/margins", "rewards/chosen"),
+    *("accuracy/sum_logp", "accuracy/mean_logp", "labels/auc", "labels/good"),
+    *("labels/accuracy/good", "labels/accuracy/bad"),
+)
+LOWER = ("loss", "perplexity", "kl_reverse", "kl_forward")
 BOTH = "`training.steps` and `training.epochs` both say how long to train"
 
 
@@ -77,6 +83,10 @@ class EvaluationConfig:
     """Held-out questions also answered at temperature 0 before and after training: for reading, not for metrics."""
     max_cut: float = 0.2
     """Maximum share of the untrained model's answers that the length limit may cut."""
+    keep_best: str | None = None
+    """Metric by which the best model so far is kept in `best/`, such as reward, rewards/accuracies or loss."""
+    patience: int | None = None
+    """Stop after so many evaluations in a row without a better `keep_best`."""
 
     def __post_init__(self) -> None:
         require_positive("evaluation", self, ("samples", "pairs"))
@@ -85,6 +95,11 @@ class EvaluationConfig:
         )
         require(0 <= self.max_cut <= 1, "evaluation.max_cut", self.max_cut, "use a share between 0 and 1")
         require(self.greedy >= 0, "evaluation.greedy", self.greedy, "use 0 (none) or more")
+        name, known = self.keep_best, (*HIGHER, *LOWER)
+        require(name is None or name in known, "evaluation.keep_best", name, nearest(name or "", known))
+        require_positive("evaluation", self, ("patience",))
+        waits = self.patience is None or (name is not None and self.every != 0)
+        require(waits, "evaluation.patience", self.patience, "name a metric (keep_best), and evaluate during training")
         fix = "use 0 (before and after only) or more, or null (every quarter of the steps)"
         require(self.every is None or self.every >= 0, "evaluation.every", self.every, fix)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -13,29 +13,32 @@ import torch
 
 from prefloop.core import devices
 from prefloop.core.batch import Batch
-from prefloop.core.errors import DataError, UserError
+from prefloop.core.errors import UserError
 from prefloop.core.files import plain, refuse
 from prefloop.core.loop import Loop, Plan, Record
 from prefloop.core.method import Method
 from prefloop.core.metrics import step_metrics
 from prefloop.core.optim import decayed
 from prefloop.core.protocols import no_op
-from prefloop.policies import pretrained
 from prefloop.policies.causal_lm import CausalLM
 from prefloop.policies.conversation import Template
 from prefloop.runs import checkpoint
+from prefloop.runs.best import Best, best_of, check_best, is_over, stopped_early
 from prefloop.runs.config import Config, changed, to_yaml
 from prefloop.runs.ends import Stopped as Stopped
 from prefloop.runs.ends import in_words, kept, save
 from prefloop.runs.evaluation import Baseline, Evaluation, Metrics, evaluate, evaluate_reference, greedy_answers
+from prefloop.runs.finished import has_ended
+from prefloop.runs.finished import is_finished as is_finished
 from prefloop.runs.flat import Flat, same_score
-from prefloop.runs.folder import CONFIG, FINAL, RECORDS, RunFolder, existing, read
+from prefloop.runs.folder import CONFIG, RECORDS, RunFolder, existing, read
 from prefloop.runs.further import check_offline, lengthen, longer
 from prefloop.runs.interrupt import Interrupt
 from prefloop.runs.length import notes_on_length, with_steps
 from prefloop.runs.offline import collect_offline, offline_groups
 from prefloop.runs.progress import Progress, step_note
-from prefloop.runs.records import card, continued, manifest_of, samples
+from prefloop.runs.records import continued, manifest_of, samples
+from prefloop.runs.saving import save_best, save_final, save_last, tidy
 from prefloop.runs.trial import check_end
 from prefloop.runs.world import TextWorld, check_reward, groups_used, method_of, open_world, plan_of, resolved
 from prefloop.worlds.text.open_data import open_data
@@ -70,6 +73,7 @@ class Result:
     seconds: float
     note: str  # on the reward; printed with all results
     notes: tuple[str, ...]  # everything that was guessed, left out or replaced
+    best: Best | None = None  # the best evaluation, if one is kept
 
 
 # ---- from outside -------------------------------------------------------------------------------------------------
@@ -105,6 +109,7 @@ def run(
         for note in notes:
             speaker(quiet)(note)
         config = with_steps(_with_date(config, start.world.model.template), method, prompts)
+        check_best(config, start.baseline.metrics)
         this = _begin(config, start, interrupt.poll, notes)
         with RunFolder.create(config.output, config.method, config=to_yaml(config), manifest=this.manifest()) as folder:
             this.record_start(folder)
@@ -152,7 +157,7 @@ def resume(
                 check_offline(before, config, len(start.world.data.train))
             lengthen(folder, before, config)
         this = _begin(config, start, interrupt.poll)
-        if last is None and config.training.steps not in evaluated_steps(home):
+        if last is None and not has_ended(home, config):
             _start_again(this, folder, say)
         else:
             newest, state = checkpoint.restore(folder.checkpoints, fallback=True, say=say)
@@ -205,17 +210,6 @@ def prepare(configs: Sequence[Config], *, poll: Poll = no_op, say: Say = print, 
     return Start(world, baseline, {size: collect(*size) for size in sorted(sizes)})
 
 
-def is_finished(folder: Path, config: Config) -> bool:
-    """Whether a run is finished: its last step is evaluated, and its final model is there if one is to be saved."""
-    saved = not config.saves_final or (folder / FINAL).exists()
-    return saved and config.training.steps in evaluated_steps(folder)
-
-
-def evaluated_steps(folder: Path) -> list[int]:
-    """Steps at which a run was evaluated, in order."""
-    return [line["step"] for line in read(folder, "metrics") if line["kind"] == "evaluation"]
-
-
 def speaker(quiet: bool) -> Say:
     """A function that prints a line immediately, or nothing if quiet."""
     return (lambda text: None) if quiet else (lambda text: print(text, flush=True))
@@ -258,8 +252,27 @@ class _Run:
         config, world, poll = self.config, self.start.world, self.loop.poll
         beta = float(self.method.defaults.get("beta", 1.0))
         done = evaluate(config, world, self.start.baseline, self.policy, beta=beta, poll=poll)
-        self.record(folder, done, greedy_answers(config, world, self.policy, poll) if last else None)
+        best = self.best(folder, [{"kind": "evaluation", "step": self.loop.step, **done.metrics}])
+        greedy = greedy_answers(config, world, self.policy, poll) if last or is_over(best, config) else None
+        if best is not None and best.step == self.loop.step:
+            before = self.start.baseline.metrics
+            save_best(folder, config, self.method, self.policy, best, before, done.metrics)
+        self.record(folder, done, greedy)
         return done.metrics
+
+    def best(self, folder: RunFolder, more: Iterable[Mapping[str, Any]] = ()) -> Best | None:
+        """The best of the evaluations on disk and of more of them; see `best_of`."""
+        if self.config.evaluation.keep_best is None:
+            return None
+        return best_of([*read(folder.path, "metrics"), *more], self.config)
+
+    def records(self, folder: RunFolder) -> Iterator[Record]:
+        """The remaining steps, until the plan or the patience of the run ends."""
+        if not is_over(self.best(folder), self.config):
+            for record in self.loop:
+                yield record
+                if self.evaluation_is_due(record.step) and is_over(self.best(folder), self.config):
+                    return
 
     def evaluated(self, folder: RunFolder) -> Metrics | None:
         """The evaluation of the current step, if it is on disk."""
@@ -318,8 +331,8 @@ def _start_again(this: _Run, folder: RunFolder, say: Say) -> None:
 def _train(this: _Run, folder: RunFolder, label: str, quiet: bool, observers: Sequence[Observer]) -> Result:
     """Train the remaining steps with observers, evaluate, and save the final model.
 
-    Before the last evaluation a checkpoint of the last step is saved; it is deleted when the final model is
-    there, as are those that an end of the run left.
+    Before the last evaluation a checkpoint of the last step is saved; when the final model is there, only those
+    remain from which the run can be trained further or that are saved regularly.
     """
     clock, loop, config = time.monotonic(), this.loop, this.config
     recorder, flat, say = _recorder(this, folder), Flat(this.method, config.training.stop_if_flat), speaker(quiet)
@@ -329,7 +342,7 @@ def _train(this: _Run, folder: RunFolder, label: str, quiet: bool, observers: Se
             this.evaluate(folder)  # the run ended before it was written
         with Progress(config.training.steps, label, quiet=quiet) as bar:
             bar.advance(loop.step)
-            for record in loop:
+            for record in this.records(folder):
                 line = recorder(record, loop)
                 for observe in watchers:
                     observe(record, loop)
@@ -337,28 +350,19 @@ def _train(this: _Run, folder: RunFolder, label: str, quiet: bool, observers: Se
         if flat.note:
             say(flat.note)
         if config.saves_final:
-            _save_last(folder, loop, say, whole=config.keeps_state)
+            save_last(folder, loop, say, whole=config.keeps_state)
         after = this.evaluated(folder) or this.evaluate(folder, last=True)
-        before, world = this.start.baseline.metrics, this.start.world
+        before, world, best = this.start.baseline.metrics, this.start.world, this.best(folder)
+        early = stopped_early(best, loop.step, config)
+        if early:
+            say(early)
+            folder.event("stopped early", {"step": loop.step})
         if config.saves_final:
-            text = card(config, this.method, world.reward.note, before, after)
-            beside, base = pretrained.companions(config.model.path), pretrained.base_name(config.model.path)
-            pretrained.save(this.policy.model, this.policy.tokenizer, folder.final, text, beside=beside, base=base)
-            for step in map(checkpoint.step_of, list(checkpoint.checkpoints(folder.checkpoints))):
-                if not (
-                    this.checkpoint_is_due(step) or (config.keeps_state and step == loop.step)
-                ):  # kept for the rest of the run, which is done
-                    checkpoint.remove(folder.checkpoints, step)
-    notes = tuple(filter(None, (*this.notes, flat.note)))
-    return Result(folder.path, before, after, time.monotonic() - clock, world.reward.note, notes)
-
-
-def _save_last(folder: RunFolder, loop: Loop, say: Say, *, whole: bool) -> None:
-    """Save the last step until the final model is there; without room for both, the final model comes first."""
-    try:
-        save(folder, loop, whole=whole)
-    except DataError as error:
-        say(f"{error.what}: the final model is saved without it")
+            save_final(folder, config, this.method, this.policy, world.reward.note, before, after)
+            state = loop.step if config.keeps_state else None
+            tidy(folder, lambda step: step == state or this.checkpoint_is_due(step))
+    notes = tuple(filter(None, (*this.notes, flat.note, early)))
+    return Result(folder.path, before, after, time.monotonic() - clock, world.reward.note, notes, best)
 
 
 def _recorder(this: _Run, folder: RunFolder) -> Callable[[Record, Loop], dict[str, Any]]:

@@ -24,14 +24,14 @@ from prefloop.core.files import refuse, remove_temporary, to_json, write
 RECORDS = ("samples", "pairs", "metrics", "timing")  # truncated to the checkpoint on resume
 LOGS = (*RECORDS, "events")
 NOTHING: Mapping[str, str] = MappingProxyType({})
-CONFIG, MANIFEST, FINAL, LOCK = "config.yaml", "manifest.json", "final", ".lock"
+CONFIG, MANIFEST, FINAL, BEST, LOCK = "config.yaml", "manifest.json", "final", "best", ".lock"
 
 
 class RunFolder:
     """One run on disk, locked by one process at a time; use it as a context manager.
 
     Layout: config.yaml · manifest.json · metrics.jsonl · samples.jsonl · pairs.jsonl · timing.jsonl ·
-    events.jsonl · checkpoints/step-NNNNNNNN/ · final/
+    events.jsonl · checkpoints/step-NNNNNNNN/ · final/ · best/
     """
 
     def __init__(self, path: Path) -> None:

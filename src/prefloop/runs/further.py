@@ -9,8 +9,9 @@ from pathlib import Path
 from prefloop.core.errors import UserError
 from prefloop.core.files import write
 from prefloop.runs import checkpoint
+from prefloop.runs.best import best_of, is_over
 from prefloop.runs.config import Config, to_yaml
-from prefloop.runs.folder import CONFIG, FINAL, RunFolder
+from prefloop.runs.folder import CONFIG, FINAL, RunFolder, read
 from prefloop.runs.offline import offline_groups
 from prefloop.runs.world import method_of, plan_of
 
@@ -28,6 +29,9 @@ def longer(home: Path, config: Config, steps: int, *, finished: bool) -> Config:
     if config.training.schedule != "constant":
         what = f"with training.schedule={config.training.schedule} the first {before} steps of a run of {steps} have"
         raise UserError(f"{what} other learning rates", where="training.steps", fix=again)
+    if is_over(best_of(read(home, "metrics"), config), config):
+        fix = f"{again} --evaluation.patience null"
+        raise UserError("this run has ended by evaluation.patience", where=str(home), fix=fix)
     newest = checkpoint.newest(home / "checkpoints")
     if newest is None and finished and before:
         fix = f"{again} (the same result), or train its model with a new optimiser: --model.path {home}"

@@ -35,14 +35,15 @@ def check_room(config: Config, model: OpenModel) -> None:
     checkpoints = 1 + (0 < config.save.every < config.training.steps)
     state = checkpoints * STATE * sum(counts[name] for name in model.trained)
     each = model.reference.model.dtype.itemsize
-    final = each * sum(counts.values()) if config.save.final else 0
+    models = config.save.final + 2 * (config.evaluation.keep_best is not None)  # one replaces another
+    final = models * each * sum(counts.values())
     output = Path(config.output).absolute()
     folder = next(path for path in (output, *output.parents) if path.exists())
     free = shutil.disk_usage(folder).free
     if free < state + final:
         raise DataError(
             f"the run needs about {_size(state + final)} of disk, but {_size(free)} are free:"
-            f" {_size(final)} for the final model and {_size(state)} for {checkpoints} checkpoint(s)",
+            f" {_size(final)} for {models} model(s) and {_size(state)} for {checkpoints} checkpoint(s)",
             where=str(folder),
             fix="free some space, set another `output`, or save less (save.final=false, save.every=0, model.lora_rank)",
         )
