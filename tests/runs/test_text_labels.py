@@ -165,8 +165,9 @@ def test_a_rule_that_replaces_the_files_own_preferences_says_so(model: Path, tmp
     for flags in (["--data.train=builtin", RULE], [pairs, "--reward.name=labels", "--data.held_out=split"]):
         said.clear()
         world = experiment.prepare([config(model, tmp_path, "dpo", *flags)], say=said.append).world
-        assert [text.partition(":")[0] for text in world.notes] == ["template"] and world.notes[0] == said[0]
-        assert said[1] == "evaluating the untrained model on held-out data"
+        notes = [note for note in world.notes if not note.startswith("computing on")]
+        assert [note.partition(":")[0] for note in notes] == ["template"] and set(notes) < set(said)
+        assert "evaluating the untrained model on held-out data" in said
 
 
 def test_without_a_name_the_reward_is_the_labels_of_the_file_or_is_asked_for(model: Path, tmp_path: Path) -> None:
