@@ -130,6 +130,19 @@ def test_a_run_in_training_says_so(tmp_path: Path) -> None:
     assert findings(columns([run])) == ["dpo has no evaluation after training yet: step 7 of 500."]
 
 
+def test_single_labels_are_judged_by_how_they_are_separated(tmp_path: Path) -> None:
+    run = labelled(tmp_path, "a", method="kto", right=GOOD, longer=LONGER)
+    keys = {"eval/labels/auc": 0.71, "eval/labels/auc_se": 0.03, "eval/labels/longer": 0.64, "eval/labels/count": 300}
+    lines = [{"kind": "evaluation", "step": step, **keys} for step in (0, 20)]
+    (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (said,) = findings(columns([run]))
+    assert said == (
+        "kto: after 20 steps a held-out response labelled good has a higher implicit reward than one labelled bad with"
+        " probability 0.710\u00a0±\u00a00.030 (300 responses; by length alone 0.6400)."
+    )
+    assert draw(columns([run]))[0].title == "Held-out labels"
+
+
 def test_a_page_is_written_again_until_the_runs_are_finished(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -96,6 +96,7 @@ def render(runs: Sequence[Run], *, title: str, verdict: Sequence[str], reload: f
         data=embedded(runs),
         seeds=any(run.members for run in runs),
         created=sorted({str(run.manifest.get("created", ""))[:10] for run in runs} - {""}),
+        kl=any(run.points("eval/kl_reverse") for run in runs),
         estimators=_estimators(runs),
     )
     return clean(page)
