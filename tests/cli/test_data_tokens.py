@@ -119,7 +119,20 @@ def test_responses_of_a_file_have_their_own_limit(
     result = json.loads(capsys.readouterr().out)
     notes = json.loads((Path(result["run"]) / "manifest.json").read_text())["notes"]
     for said in (result["notes"], notes):
-        assert any("4 of 8 responses cut (50.0%)" in note and "limit of 3 tokens" in note for note in said)
+        (note,) = (note for note in said if "4 of 8 responses cut (50.0%)" in note)
+        assert note.endswith("data.max_response_tokens is 3")
+
+
+def test_held_out_responses_that_are_cut_are_counted(
+    model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, said in (("rows", "yes"), ("held", "yes b a")):
+        rows = [{"prompt": f"{name[0]} {'b ' * n}", "chosen": said, "rejected": "no"} for n in range(4)]
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    more = ("--data.max_response_tokens=3", f"--data.held_out={tmp_path / 'held.jsonl'}")
+    assert main(train(model, str(tmp_path / "rows.jsonl"), tmp_path, *more)) == 0
+    notes = json.loads(capsys.readouterr().out)["notes"]
+    assert "held-out responses: 4 of 8 cut (50.0%); data.max_response_tokens is 3" in notes
 
 
 def test_a_few_long_responses_are_cut_and_counted(

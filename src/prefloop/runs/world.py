@@ -11,10 +11,11 @@ from prefloop.core.loop import Plan
 from prefloop.core.method import Method
 from prefloop.core.methods import method
 from prefloop.core.protocols import no_op
+from prefloop.data.records import Group, spread
 from prefloop.data.skipping import MOST, left_out
 from prefloop.policies.pretrained import Limits
 from prefloop.runs.config import Config
-from prefloop.worlds.text.examine import examined, sound, too_many_cut
+from prefloop.worlds.text.examine import examined, sound, too_many_cut, truncation
 from prefloop.worlds.text.open_data import BUILTIN, TextData
 from prefloop.worlds.text.open_model import OpenModel, open_model
 from prefloop.worlds.text.open_reward import AUTO, LABELS, TextReward, open_reward, threshold_of
@@ -144,6 +145,23 @@ def _sound(data: TextData, problem: TextProblem, *, fresh: bool, given: bool) ->
     return replace(data, train=train, held_out=held_out, notes=(*data.notes, *notes))
 
 
+def _cut(problem: TextProblem, lost: Truncation, held_out: Sequence[Group], pairs: int) -> str:
+    """A note on what the limit of responses does to those of the files; empty if nothing.
+
+    Args:
+        lost: its effect on the training responses.
+        pairs: number of held-out groups with responses that are evaluated.
+    """
+    said = [f"training responses: {lost}"] if lost.cut or lost.empty or lost.identical else []
+    if problem.max_response_tokens is not None:
+        held = truncation(problem, spread([group for group in held_out if group.responses])[:pairs])
+        if held.cut:
+            said.append(f"held-out responses: {held.cut} of {held.responses} cut ({held.share:.1%})")
+        if lost.cut or held.cut:
+            said.append(f"data.max_response_tokens is {problem.max_response_tokens}")
+    return "; ".join(said)
+
+
 def open_world(
     config: Config,
     data: TextData,
@@ -187,8 +205,7 @@ def open_world(
     reward = open_reward(
         config.reward, data, problem, model.reference, pairs=config.evaluation.pairs, seed=config.seed, poll=poll
     )
-    limit = f"; the limit of {problem.max_response_tokens} tokens is that of held-out ones too" if lost.cut else ""
-    cut = f"training responses: {lost}{limit}" if lost.cut or lost.empty or lost.identical else ""
+    cut = _cut(problem, lost, data.held_out, config.evaluation.pairs)
     where = devices.said(model.device, config.model.device)
     notes = tuple(filter(None, (where, *data.notes, model.template.note, model.note, cut, reward.note)))
     for note in notes:
