@@ -27,7 +27,7 @@ RANK = {  # packages: imports point down, or stay in one package
     "cli": 8,
 }
 LAYER = {  # inside the core
-    **dict.fromkeys(("errors", "metric_table"), 0),
+    **dict.fromkeys(("errors", "metric_table", "notebook"), 0),
     **dict.fromkeys(("devices", "files", "streams", "ranges", "shapes", "user"), 1),
     "batch": 2,
     **dict.fromkeys(("protocols", *PURE), 3),

@@ -6,7 +6,7 @@ T response tokens · K pairs per prompt · V vocabulary or arms.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, TypeVar
 
@@ -15,7 +15,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from prefloop.core.errors import UserError
-from prefloop.core.shapes import Ids, check, filled, ids_of, padded
+from prefloop.core.notebook import Shown
+from prefloop.core.shapes import Ids, Scores, check, grouped
 
 Part = TypeVar("Part", bound=Callable[..., Any])
 Record = TypeVar("Record", "Batch", "Signal")
@@ -25,7 +26,7 @@ UNGROUPED = PER_RUN | {"prompts", "source", "pairs", "pair_weight"}  # fields wi
 
 
 @dataclass(frozen=True)
-class Batch:
+class Batch(Shown):
     """Prompts, groups of responses to them, and what is known about each response.
 
     A preference pair is G = 2, an unpaired label G = 1, best-of-n G = n, a one-token bandit T = 1. An offline dataset
@@ -67,12 +68,7 @@ class Batch:
 
     @classmethod
     def from_groups(
-        cls,
-        prompts: Sequence[Ids],
-        responses: Sequence[Sequence[Ids]],
-        scores: Sequence[Iterable[float]] | None = None,
-        *,
-        slots: int | None = None,
+        cls, prompts: Sequence[Ids], responses: Sequence[Sequence[Ids]], scores: Scores = None, slots: int | None = None
     ) -> Batch:
         """A batch of token ids, padded on the right; `valid` marks the empty slots of smaller groups.
 
@@ -85,15 +81,7 @@ class Batch:
         Raises:
             UserError: numbers of prompts, responses and scores that differ, or what is no list of token ids.
         """
-        tokens, mask = padded(responses, slots)
-        valid = mask.any(-1)
-        return cls(
-            [ids_of(x, f"prompt {p}") for p, x in enumerate(prompts)],
-            tokens,
-            mask,
-            scores=None if scores is None else filled(scores, valid),
-            valid=None if bool(valid.all()) else valid,
-        )
+        return cls(**grouped(prompts, responses, scores, slots))
 
     @classmethod
     def from_pairs(cls, prompts: Sequence[Ids], chosen: Sequence[Ids], rejected: Sequence[Ids]) -> Batch:
@@ -128,7 +116,7 @@ class Batch:
 
 
 @dataclass(frozen=True)
-class Signal:
+class Signal(Shown):
     """Weights and pairs that a method computes once per collection, without a gradient."""
 
     weight: Float[Tensor, "*shape"] | None = None  # [*S, P, G] or per token [*S, P, G, T]

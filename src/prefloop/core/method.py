@@ -16,6 +16,7 @@ from prefloop.core import objectives, pairs, user, weights
 from prefloop.core.batch import Batch, MissingNeed, Signal
 from prefloop.core.errors import UserError, nearest
 from prefloop.core.kl import Loss
+from prefloop.core.notebook import Shown
 from prefloop.core.objectives import LogProbs, per_run
 from prefloop.core.pairs import Pairs
 from prefloop.core.protocols import Total, alone
@@ -55,7 +56,7 @@ def switch(logp: Tensor, negative: Number) -> Tensor:
 
 
 @dataclass(frozen=True, eq=False)
-class Method:
+class Method(Shown):
     """A point of the design space; each field is one orthogonal choice.
 
     Args:
@@ -99,6 +100,7 @@ class Method:
     summary: str = ""
     paper: str = ""
     options: Mapping[str, Any] = field(default_factory=dict)
+    shown = ("on_policy", "reuse", "negative", "defaults", "needs")
 
     def __post_init__(self) -> None:
         for name, wanted in _own().items():

@@ -14,6 +14,7 @@ from torch import Tensor
 from prefloop.core.errors import UserError, shown
 
 Ids = Sequence[int] | Tensor  # token ids of one text
+Scores = Sequence[Iterable[float]] | None  # one number per response
 KINDS: Mapping[Any, tuple[str, str, Callable[[torch.dtype], bool]]] = {  # name, conversion, whether a dtype is of it
     Bool: ("bool", "bool", lambda d: d == torch.bool),
     Float: ("floating point", "float", lambda d: d.is_floating_point),
@@ -103,6 +104,21 @@ def _annotated(kind: Any) -> dict[str, Any]:
 
 
 # ---- lists of token ids --------------------------------------------------------------------------------------------
+
+
+def grouped(
+    prompts: Sequence[Ids], responses: Sequence[Sequence[Ids]], scores: Scores, slots: int | None
+) -> dict[str, Any]:
+    """Fields of a batch; see `Batch.from_groups`."""
+    tokens, mask = padded(responses, slots)
+    valid = mask.any(-1)
+    return {
+        "prompts": [ids_of(x, f"prompt {p}") for p, x in enumerate(prompts)],
+        "responses": tokens,
+        "mask": mask,
+        "scores": None if scores is None else filled(scores, valid),
+        "valid": None if bool(valid.all()) else valid,
+    }
 
 
 def padded(groups: Sequence[Sequence[Ids]], slots: int | None = None) -> tuple[Tensor, Tensor]:

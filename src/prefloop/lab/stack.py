@@ -11,6 +11,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from prefloop.analysis.numbers import NONE, compact
+from prefloop.core import notebook
 from prefloop.core.loop import Diverged, Loop, Plan, Record
 from prefloop.core.method import Method
 from prefloop.core.metrics import DRIFT, GROUPS, coefficient_mass, drift, mean, run_metrics
@@ -98,6 +100,13 @@ class Run:
 
     setting: Setting
     curves: Mapping[str, Array]
+
+    def _repr_html_(self) -> str:
+        """For notebooks: every metric at the start and at the end."""
+        ends = {name: [compact(float(curve[i])) for i in (0, -1)] for name, curve in self.curves.items()}
+        rows = [(name, *pair) for name, pair in ends.items() if pair != [NONE, NONE] and not name.endswith("_se")]
+        title = f"{self.setting.method} on {self.setting.problem}, seed {self.setting.seed}"
+        return notebook.table(title, ("metric", "start", "end"), rows)
 
     def last(self, column: str) -> float:
         return float(self.curves[column][-1])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -9,7 +10,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from prefloop.analysis.numbers import NONE, compact
+from prefloop.analysis.numbers import interval as written
 from prefloop.analysis.statistics import Interval, iqm, stratified_bootstrap
+from prefloop.core import notebook
 from prefloop.lab.setting import Setting, to_dict
 from prefloop.lab.stack import Run
 
@@ -129,3 +133,55 @@ def differences(
         flat.append({k: v for k, v in values.items() if k not in ("world", "override", *ignore)})
     names = [k for k in dict.fromkeys(k for f in flat for k in f) if len({repr(f.get(k, "–")) for f in flat}) > 1]
     return [{k: f.get(k, "–") for k in names} for f in flat]
+
+
+# ---- for notebooks and scripts -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Runs as cells, one per setting over its seeds; a table in a notebook, and in print."""
+
+    cells: Sequence[Cell]
+
+    @property
+    def head(self) -> tuple[str, ...]:
+        return ("method", *self._differing[0], "lr", "reward, IQM [95 %]", "KL", "seeds", "diverged")
+
+    @property
+    def rows(self) -> list[tuple[str, ...]]:
+        """Words and numbers of each cell, at the end of training."""
+        out = []
+        for cell, differs in zip(self.cells, self._differing, strict=True):
+            end, kl = interval(cell.last()), "eval/kl_reverse_exact"
+            words = [compact(v) if isinstance(v, float) else str(v) for v in (*differs.values(), cell.setting.lr)]
+            far = compact(float(cell.last(kl).mean())) if kl in cell.runs[0].curves else NONE
+            lost = str(int(cell.last("diverged").sum()))
+            out.append(
+                (cell.setting.method, *words, written(end.value, end.low, end.high), far, str(len(cell.runs)), lost)
+            )
+        return out
+
+    @property
+    def _differing(self) -> list[dict[str, Any]]:
+        return differences([cell.setting for cell in self.cells], ignore=("method", "seed", "lr", "evaluate"))
+
+    def _repr_html_(self) -> str:
+        return notebook.table("Gold reward at the end of training", self.head, self.rows)
+
+    def __str__(self) -> str:
+        lines = [self.head, *self.rows]
+        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+        return "\n".join("  ".join(map(str.ljust, line, widths)).rstrip() for line in lines)
+
+
+def summary(runs: Sequence[Run]) -> Summary:
+    """The runs of a sweep, compared: settings that differ in their seeds only are one cell."""
+    cells: dict[str, list[Run]] = {}
+    for run in runs:
+        cells.setdefault(_key(run.setting), []).append(run)
+    return Summary([Cell(own[0].setting, own, {}) for own in cells.values()])
+
+
+def _key(setting: Setting) -> str:
+    return json.dumps(to_dict(replace(setting, seed=0)), sort_keys=True)

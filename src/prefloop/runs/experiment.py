@@ -37,7 +37,7 @@ from prefloop.runs.interrupt import Interrupt
 from prefloop.runs.length import notes_on_length, with_steps
 from prefloop.runs.offline import collect_offline, offline_groups
 from prefloop.runs.progress import Progress, step_note
-from prefloop.runs.records import continued, manifest_of, samples
+from prefloop.runs.records import continued, html, manifest_of, samples
 from prefloop.runs.saving import save_best, save_final, save_last, tidy
 from prefloop.runs.trial import check_end
 from prefloop.runs.world import TextWorld, check_reward, groups_used, method_of, open_world, plan_of, resolved
@@ -74,6 +74,10 @@ class Result:
     note: str  # on the reward; printed with all results
     notes: tuple[str, ...]  # everything that was guessed, left out or replaced
     best: Best | None = None  # the best evaluation, if one is kept
+
+    def _repr_html_(self) -> str:
+        """For notebooks: held-out numbers before and after."""
+        return html(self.folder, self.before, self.after, (self.note, *self.notes))
 
 
 # ---- from outside -------------------------------------------------------------------------------------------------

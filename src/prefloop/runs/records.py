@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from prefloop.analysis.numbers import cell, is_part
-from prefloop.core import devices
+from prefloop.core import devices, notebook
 from prefloop.core.batch import Batch
 from prefloop.core.describe import describe
 from prefloop.core.errors import DataError
@@ -136,3 +136,9 @@ def card(config: Config, method: Method, note: str, before: Mapping[str, float],
             "",
         ]
     )
+
+
+def html(folder: Path, before: Mapping[str, float], after: Mapping[str, float], notes: Iterable[str]) -> str:
+    """Held-out numbers before and after training as a table of a notebook."""
+    rows = [(key.removeprefix("eval/"), cell(before, key), cell(after, key)) for key in after if not is_part(key)]
+    return notebook.table(str(folder), ("held-out", "before", "after"), rows, "; ".join(filter(None, notes)))
