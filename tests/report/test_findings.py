@@ -103,6 +103,34 @@ def test_cells_are_judged_over_seeds(tmp_path: Path) -> None:
     assert "(mean and 95 % interval of 3 seeds)" in said[0] and not any("One seed each" in x for x in said)
 
 
+def test_a_run_on_a_reward_is_not_judged_by_pairs_that_it_does_not_train_on(tmp_path: Path) -> None:
+    run = labelled(tmp_path, "a", right=GOOD, longer=LONGER)
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    scored = [line | {"eval/reward": 1.0} if line["kind"] == "evaluation" else line for line in lines]
+    (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in scored))
+    (said,) = findings(columns([run]))
+    assert "reward on held-out prompts" in said and "ranks" not in said
+
+
+def test_rewards_of_several_seeds_change_and_differ_over_seeds(tmp_path: Path) -> None:
+    folders = []
+    for method, gain in (("rloo", 0.4), ("grpo", 0.9)):
+        for seed in range(3):
+            folders.append(make(tmp_path, f"{method}-{seed}", method=method, on_policy=1.0, gain=gain + 0.02 * seed))
+            config = folders[-1] / "config.yaml"
+            config.write_text(config.read_text().replace("seed: 0", f"seed: {seed}"))
+    cells = columns(folders)
+    first, second, between = findings(cells)
+    assert first.startswith("A (rloo · 3 seeds): reward on held-out prompts") and second.endswith("3 seeds): better.")
+    ends = [[run.after("eval/reward") for run in cell.members] for cell in cells]
+    gaps = [b.value - a.value for a, b in zip(*ends, strict=True) if a and b]
+    known = stats.ttest_1samp(gaps, 0).confidence_interval(0.95)
+    change = cells[1].against(cells[0])
+    assert change is not None and (change.low, change.high) == pytest.approx((known.low, known.high))
+    assert between.startswith("B minus A at the end: ") and "3 seeds" in between
+    assert "Reward–KL frontier" in render(cells, title="T", verdict=["V."])
+
+
 def test_runs_that_are_named_stay_as_they_are(tmp_path: Path) -> None:
     given = seeds(tmp_path)[::-1]
     names = [path.name for path in given]

@@ -80,6 +80,11 @@ def _when(run: Run) -> str:
     return f"after {number(step)}{of} steps"
 
 
+def _on_labels(run: Run) -> bool:
+    """Whether no reward scores answers: then the policy is trained to rank responses of the data."""
+    return not run.points("eval/reward")
+
+
 def _compared(run: Run, key: str) -> bool:
     """Whether a metric was measured before and after."""
     return len({line["step"] for line in run.evaluations if line.get(key) is not None}) > 1
@@ -101,7 +106,7 @@ def _reward(run: Run) -> Iterator[str]:
 def _ranking(run: Run) -> Iterator[str]:
     """How many held-out pairs the policy orders as the data do, against picking the longer response."""
     key, by = CRITERIA[criterion(run)]
-    if not _compared(run, key):
+    if not (_on_labels(run) and _compared(run, key)):
         return
     last = [line for line in run.evaluations if line.get(key) is not None][-1]
     count, longer = last.get("eval/pairs"), last.get(LONGER)
@@ -218,7 +223,7 @@ def _shared_reward(run: Run) -> Any:
 
 def _rankings(runs: Sequence[Run]) -> list[str]:
     """Runs against each other by the held-out pairs that they order as the data do, all by the implicit reward."""
-    ranked = [run for run in runs if run.judged() and _compared(run, CRITERIA["implicit"][0])]
+    ranked = [run for run in runs if run.judged() and _on_labels(run) and _compared(run, CRITERIA["implicit"][0])]
     mixed = [run.letter for run in ranked if len({_pairs(member) for member in run.members}) > 1]
     said = [f"The seeds of {', '.join(mixed)} were evaluated on different held-out pairs."] if mixed else []
     if len(ranked) < 2:
