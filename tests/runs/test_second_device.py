@@ -13,9 +13,14 @@ import tiny
 from prefloop.core import devices
 from prefloop.core.loop import Loop, Record
 from prefloop.core.streams import streams
+from prefloop.data.records import Group, Message
 from prefloop.policies import network, pretrained, sampler
 from prefloop.policies.causal_lm import CausalLM
+from prefloop.policies.conversation import template_of
 from prefloop.policies.sampler import Sampling
+from prefloop.rewards.bradley_terry import disk as saved
+from prefloop.rewards.bradley_terry.fit import fit
+from prefloop.rewards.bradley_terry.options import FitOptions
 from prefloop.runs import config as configuration
 from prefloop.runs import experiment
 from prefloop.runs.folder import read, read_manifest
@@ -166,3 +171,34 @@ def test_a_run_goes_on_where_it_started_or_on_another_device(
     for ours, theirs in zip(read(parts[1], "metrics"), read(whole.folder, "metrics"), strict=True):
         assert numbers(ours) == pytest.approx(numbers(theirs), rel=1e-2, abs=1e-2)
     assert [line["device"] for line in read(parts[1], "events") if line["event"] == "resume"] == ["cpu"]
+
+
+@pytest.mark.parametrize("frozen", [True, False])
+def test_reward_models_are_fitted_scored_saved_and_read_there(tmp_path: Path, frozen: bool, device: Device) -> None:
+    groups = [
+        Group((Message("user", word),), ("yes a", "no b c"), (1.0, 0.0), key=word, row=i)
+        for i, word in enumerate(["a", "b", "c", "a b", "b c", "c a"])
+    ]
+    options = FitOptions(freeze_backbone=frozen, steps=2, batch=4)
+    template = template_of(tiny.tokenizer())
+    scores = []
+    for where in ("cpu", NAME):
+        base = tiny.llama(len(tiny.WORDS), torch.float32).to(where)
+        fitted = fit(base, template, groups, options)
+        assert fitted.head.weight.device.type == where
+        saved.save(fitted, tmp_path / where)
+        again = saved.load(tmp_path / where).on(torch.device(where))
+        scores += [fitted.score_groups(groups).score, again.score_groups(groups).score]
+    for other in scores[1:]:
+        torch.testing.assert_close(other, scores[0], rtol=1e-2, atol=1e-3)
+
+
+def test_a_reward_model_of_a_bfloat16_policy_is_trained_in_float32() -> None:
+    groups = [
+        Group((Message("user", word),), ("yes a", "no b c"), (1.0, 0.0), key=word, row=1) for word in ("a", "b", "c")
+    ]
+    base, template = tiny.llama(len(tiny.WORDS), torch.bfloat16), template_of(tiny.tokenizer())
+    for frozen, dtype in ((True, torch.bfloat16), (False, torch.float32)):
+        fitted = fit(base, template, groups, FitOptions(freeze_backbone=frozen, steps=1, batch=2))
+        assert {p.dtype for p in fitted.backbone.parameters()} == {dtype}
+    assert base.dtype == torch.bfloat16

@@ -10,8 +10,11 @@ from prefloop.cli.options import Rows, require_positive, require_seed
 from prefloop.core.errors import UserError
 from prefloop.rewards.bradley_terry.options import FitOptions
 from prefloop.runs.schema import Flag
+from prefloop.worlds.text.spec import require_device
 
 if TYPE_CHECKING:  # torch and transformers are imported only to run something, so that --help is fast
+    import torch
+
     from prefloop.data.formats import Loaded
     from prefloop.rewards.bradley_terry.encoding import Scored
     from prefloop.rewards.bradley_terry.ensemble import RewardModel
@@ -29,11 +32,14 @@ class Shared(Rows):
     """Seed of order, validation folds, new weights and bootstrap."""
     autocast: Literal["auto", True, False] = "auto"
     """bfloat16 matrix products."""
+    device: str = "auto"
+    """Where the model computes: cpu, cuda, cuda:N, mps or auto."""
     micro_tokens: int = FitOptions.micro_tokens
     """Tokens per forward pass; limits memory."""
 
     def __post_init__(self) -> None:
         require_seed(self.seed)
+        require_device("--device", self.device)
         require_positive(self, "limit", "micro_tokens")
 
 
@@ -63,6 +69,20 @@ def noted(options: Shared, path: Path | str, loaded: Loaded) -> list[str]:
     return notes
 
 
+def device_of(options: Shared) -> torch.device:
+    """The device, which is said.
+
+    Raises:
+        UserError: it is not there.
+    """
+    from prefloop.core import devices
+
+    device = devices.chosen(options.device, "--device")
+    devices.repeatable(device)
+    options.say(devices.said(device, options.device))
+    return device
+
+
 def load_models(options: Shared, model: str, combine: Literal["mean", "min"] | None) -> RewardModel:
     """One reward model, or several, separated by commas, combined.
 
@@ -77,7 +97,8 @@ def load_models(options: Shared, model: str, combine: Literal["mean", "min"] | N
     if (len(folders) > 1) is (combine is None):
         what = "several reward models need --combine" if len(folders) > 1 else "there is nothing to combine"
         raise UserError(what, where="--combine", fix="write DIR1,DIR2 --combine mean, or min")
-    loaded = [disk.load(folder, micro_tokens=options.micro_tokens) for folder in folders]
+    device = device_of(options)
+    loaded = [disk.load(folder, micro_tokens=options.micro_tokens).on(device) for folder in folders]
     members = [replace(m, autocast=resolve_autocast(options.autocast, m.backbone)) for m in loaded]
     return members[0] if combine is None else Ensemble(tuple(members), combine)
 

@@ -10,13 +10,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from prefloop.analysis.numbers import duration
 from prefloop.cli.options import require, require_place, require_positive, require_seed
-from prefloop.cli.reward.shared import Shared, noted, read_data
+from prefloop.cli.reward.shared import Shared, device_of, noted, read_data
 from prefloop.core.errors import DataError
 from prefloop.core.files import write
 from prefloop.rewards.bradley_terry.options import NAMES, FitOptions, Pooling, Ties, fit_options
 from prefloop.runs.schema import Flag
 
 if TYPE_CHECKING:
+    import torch
+
     from prefloop.data.records import Group
     from prefloop.rewards.bradley_terry.model import BradleyTerry
 
@@ -96,10 +98,11 @@ def run(options: Options) -> int:
     from prefloop.rewards.bradley_terry.disk import require_free
 
     require_free(options.out)
+    device = device_of(options)
     sides = _sides(options)
     options.say(f"{_size(sides.train)} to fit to, {_size(sides.held_out) if sides.held_out else 'none'} held out")
     clock = time.monotonic()
-    model, notes = _fitted(options, sides.train, by)
+    model, notes = _fitted(options, sides.train, by, device)
     record = _save(options, by, model, replace(sides, notes=[*sides.notes, *notes]), time.monotonic() - clock)
     options.show(lambda: record, lambda: _print(options, record))
     return 0
@@ -145,7 +148,9 @@ def _sides(options: Options) -> Sides:
     return Sides(fitted_to, held_out, hashes, notes)
 
 
-def _fitted(options: Options, groups: list[Group], by: FitOptions) -> tuple[BradleyTerry, list[str]]:
+def _fitted(
+    options: Options, groups: list[Group], by: FitOptions, device: torch.device
+) -> tuple[BradleyTerry, list[str]]:
     """The fitted model, and notes about the model that it starts from."""
     from prefloop.policies.causal_lm import resolve_autocast
     from prefloop.rewards.bradley_terry import start
@@ -163,7 +168,7 @@ def _fitted(options: Options, groups: list[Group], by: FitOptions) -> tuple[Brad
     bar_quiet = quiet or by.freeze_backbone
     with Interrupt(quiet=quiet) as interrupt, Progress(by.steps, "reward model", quiet=bar_quiet) as bar:
         fitted = fit(
-            base.model,
+            base.model.to(device),
             template,
             groups,
             by,
@@ -180,6 +185,7 @@ def _save(options: Options, by: FitOptions, model: BradleyTerry, sides: Sides, s
     """Write the model and its manifest; returns the record to print."""
     import torch
 
+    from prefloop.core import devices
     from prefloop.policies.pretrained import model_hash
     from prefloop.rewards.bradley_terry import disk as saved
     from prefloop.rewards.bradley_terry.accuracy import reward_accuracy
@@ -194,6 +200,7 @@ def _save(options: Options, by: FitOptions, model: BradleyTerry, sides: Sides, s
         data=sides.hashes,
         model={"path": options.model, "sha256": model_hash(options.model)},
         threads=torch.get_num_threads(),
+        device=devices.recorded(model.head.weight.device),
         notes=[*sides.notes, *([str(seen)] if seen else [])],
     )
     write(options.out / "manifest.json", json.dumps(made_of, indent=2) + "\n")

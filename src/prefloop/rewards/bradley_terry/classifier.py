@@ -129,7 +129,7 @@ def _write_whole(folder: Path, backbone: Whole, head: nn.Linear, tokenizer: Toke
 def _save(folder: Path, config: Any, kind: str, weights: dict[str, Tensor], tokenizer: Tokenizer) -> None:
     config.architectures = [kind]
     config.save_pretrained(folder)
-    save_file({name: x.contiguous() for name, x in weights.items()}, folder / WEIGHTS, metadata={"format": "pt"})
+    save_file({name: x.cpu().contiguous() for name, x in weights.items()}, folder / WEIGHTS, metadata={"format": "pt"})
     tokenizer.save_pretrained(folder)
 
 

@@ -156,7 +156,7 @@ def _with_bias(head: nn.Linear, offset: float) -> nn.Linear:
 
 def _write_own(model: BradleyTerry, folder: Path) -> None:
     modules = {BACKBONE: model.backbone, HEAD: model.head}
-    weights = {f"{k}{name}": x.contiguous() for k, m in modules.items() for name, x in m.state_dict().items()}
+    weights = {f"{k}{name}": x.cpu().contiguous() for k, m in modules.items() for name, x in m.state_dict().items()}
     save_file(weights, folder / WEIGHTS)
     model.backbone.config.save_pretrained(folder)  # type: ignore[union-attr, operator]
     model.tokenizer.save_pretrained(folder)

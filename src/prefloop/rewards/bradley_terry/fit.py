@@ -76,7 +76,7 @@ def fit(
         what = f"`pooling` cannot be {options.pooling}: an encoder is read by the layers of its own head"
         raise UserError(what, where="reward model: pooling", fix="leave it out")
     most = min(options.max_tokens, _context(model, template) or options.max_tokens)
-    backbone = _backbone(copy.deepcopy(model))
+    backbone = _backbone(_copied(model, frozen=options.freeze_backbone))
     size = backbone.size if isinstance(backbone, Whole) else WIDTH[options.pooling] * state_size(backbone)
     fitted = BradleyTerry(
         backbone=backbone.eval(),
@@ -124,6 +124,12 @@ def _seconds(fitted: BradleyTerry, rows: Rows, pairs: Preferences, options: FitO
     return speed * (2 * once + BACKWARD * trained)
 
 
+def _copied(model: Model | Whole, *, frozen: bool) -> Model | Whole:
+    """A copy to train: of low precision only if its weights stay as they are, because small updates would be lost."""
+    copied = copy.deepcopy(model)
+    return copied if frozen or model.dtype.itemsize >= 4 else copied.float()
+
+
 def _context(model: Model | Whole, template: Template) -> int | None:
     """Maximum number of tokens; None if there is no limit."""
     is_whole = isinstance(model, Whole)
@@ -164,7 +170,7 @@ def _fit_all(
     """Train head and backbone together, in place."""
     weights = [*fitted.backbone.requires_grad_(True).parameters(), *fitted.head.parameters()]
     order = _order(len(pairs.index), seed)
-    flip, lead = (x.to(fitted.head.weight.device) for x in judged(pairs.gap, options.loss))
+    judgement = judged(pairs.gap, options.loss)
 
     def losses(step: int) -> Iterator[Tensor]:
         drawn = torch.tensor([next(order) for _ in range(min(options.batch, len(pairs.index)))])
@@ -174,7 +180,8 @@ def _fit_all(
             score = fitted.head(fitted.pool([rows.rows[i] for i in pairs.index[chosen].flatten().tolist()]))
             winner, loser = score.view(-1, 2).unbind(-1)
             margin, total, centring = winner - loser, winner + loser, options.loss.centring
-            each = pair_loss(margin, total, flip=flip[chosen], lead=lead[chosen], centring=centring)
+            flip, lead = (x[chosen].to(margin.device) for x in judgement)
+            each = pair_loss(margin, total, flip=flip, lead=lead, centring=centring)
             yield each.sum() / len(drawn)
 
     minimise(weights, losses, options.steps, lr=falling(options.lr, options.steps), limit=1.0, observe=observe)

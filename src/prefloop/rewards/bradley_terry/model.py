@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from jaxtyping import Float
@@ -62,6 +62,10 @@ class BradleyTerry:
     def paired(self) -> bool:
         """Whether it reads question and answer as a pair of texts."""
         return self.template.kind == PAIR
+
+    def on(self, device: torch.device) -> BradleyTerry:
+        """The model, its weights moved to a device."""
+        return replace(self, backbone=self.backbone.to(device), head=self.head.to(device))
 
     @property
     def is_traced(self) -> bool:

@@ -170,7 +170,8 @@ def learned(
     _check(options)
     if "path" in options:
         paths = _paths(options)
-        members = tuple(saved.load(path, autocast=policy.autocast, date=template.date) for path in paths)
+        read = [saved.load(path, autocast=policy.autocast, date=template.date) for path in paths]
+        members = tuple(model.on(policy.network.device) for model in read)
         return Ensemble(members, options.get("combine", "mean")) if len(members) > 1 else members[0]
     how = fit_options({k: v for k, v in options.items() if k != "pairs"}, where=WHERE)
     pairs = first_pairs(train, options.get("pairs", PAIRS), how.loss.ties)
