@@ -25,7 +25,7 @@ from prefloop.rewards.bradley_terry.whole import template_for
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-ENCODERS = ["bert", "roberta", "deberta-v2", "electra", "distilbert", "albert", "modernbert"]
+ENCODERS = ["bert", "roberta", "deberta-v2", "electra", "distilbert", "albert", "modernbert", "ibert", "fnet"]
 TRAINED = {"freeze_backbone": False, "steps": 3, "lr": 1e-3, "batch": 4}
 CHAT = "[CLS] {% for m in messages %}{{ m['role'] }} : {{ m['content'] }} [SEP] {% endfor %}"
 
@@ -76,8 +76,8 @@ def same_here_and_there(model: BradleyTerry, folder: Path, inputs: list[Any]) ->
 def test_an_encoder_trains_and_scores_as_transformers_does(kind: str, tmp_path: Path) -> None:
     base = folder_of(kind, tmp_path / "base")
     model = fitted(base, **TRAINED)
-    before = start.load(str(base)).model.state_dict()
-    changed = [not torch.equal(x, before[name]) for name, x in model.backbone.state_dict().items()]
+    before = dict(start.load(str(base)).model.named_parameters())
+    changed = [not torch.equal(x, before[name]) for name, x in model.backbone.named_parameters()]
     assert sum(changed) > len(changed) / 2 and model.paired and model.whole
     saved.save(model, tmp_path / "rm")
     same_here_and_there(model, tmp_path / "rm", pair_inputs(tmp_path / "rm"))
@@ -156,12 +156,6 @@ def test_from_the_command_line_to_card_and_scores(tmp_path: Path, capsys: pytest
 # ------------------------------------------------------------------------------------------------------- refusals
 
 
-def unread(folder: Path) -> None:
-    """Weights that nobody may read: a refusal that comes from the configuration alone leaves them alone."""
-    file = folder / "model.safetensors"
-    save_file({name: torch.full_like(x, torch.nan) for name, x in load_file(file).items()}, file, {"format": "pt"})
-
-
 @pytest.mark.parametrize(
     ("kind", "auto"), [("bart", AutoModelForSequenceClassification), ("t5", AutoModel), ("bart", AutoModel)]
 )
@@ -171,6 +165,12 @@ def test_an_encoder_with_a_decoder_is_refused(
     base = folder_of(kind, tmp_path / "base", auto, num_labels=1, eos_token_id=1)
     monkeypatch.setattr(auto, "from_pretrained", None)
     with pytest.raises(DataError, match="cannot become a reward model: it has an encoder and a decoder"):
+        start.load(str(base))
+
+
+def test_an_encoder_that_needs_more_than_text_is_refused(tmp_path: Path) -> None:
+    base = folder_of("xmod", tmp_path / "base")
+    with pytest.raises(DataError, match=r"XmodForSequenceClassification cannot be run on text alone: .*language"):
         start.load(str(base))
 
 

@@ -12,9 +12,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
-from prefloop.core.errors import DataError
+from prefloop.core.errors import DataError, raised
 from prefloop.data.records import Group
-from prefloop.policies.architecture import close, plain_ids
+from prefloop.policies.architecture import close, plain_ids, unsupported
 from prefloop.policies.conversation import AUTO, PLAIN, Template, template_of
 from prefloop.policies.pretrained import Tokenizer
 from prefloop.rewards.bradley_terry.encoding import Row, Rows
@@ -97,20 +97,30 @@ def parted(model: Any, *, typed: bool) -> tuple[Whole, nn.Linear]:
 
     Args:
         model: changed in place.
+
+    Raises:
+        DataError: the model cannot be run on text alone.
     """
-    place = linear_place(model)
+    place, own = linear_place(model), _trial(model)
     if place:
-        ids = torch.tensor([plain_ids(model, 4)])
+        layer = model.get_submodule(place)
+        model.set_submodule(place, Removed(layer))
+        features = _trial(model)
         with torch.no_grad():
-            own = model(ids).logits
-            layer = model.get_submodule(place)
-            model.set_submodule(place, Removed(layer))
-            features = model(ids).logits
             found = layer(features) if features.shape[-1] == layer.in_features else own + 1
         if torch.allclose(found, own, rtol=1e-3, atol=1e-4):
             return Whole(model, typed=typed, place=place, size=layer.in_features), layer
         model.set_submodule(place, layer)
     return Whole(model, typed=typed), _identity()
+
+
+@torch.no_grad()
+def _trial(model: Any) -> Tensor:
+    try:
+        made: Tensor = model(torch.tensor([plain_ids(model, 4)])).logits
+    except Exception as error:  # the model's own code may raise anything on text alone
+        raise unsupported(model, f"cannot be run on text alone: {raised(error)}") from error
+    return made
 
 
 def linear_place(model: Any) -> str:
@@ -168,8 +178,9 @@ def unmarked(template: Template) -> Tokenizer:
 
 def context(model: Any, tokenizer: Tokenizer) -> int | None:
     """Maximum number of tokens; None if there is no limit. Some tables of positions begin behind the padding's."""
-    tables = [m for name, m in model.named_modules() if name.endswith("position_embeddings")]
-    limits = [m.num_embeddings - 1 - m.padding_idx for m in tables if getattr(m, "padding_idx", None) is not None]
+    named = [(name, m) for name, m in model.named_modules() if isinstance(m, nn.Embedding)]
+    tables = [(m.num_embeddings, m.padding_idx) for name, m in named if name.endswith("position_embeddings")]
+    limits: list[Any] = [size - 1 - padding for size, padding in tables if padding is not None]
     limits += [getattr(model.config.get_text_config(), "max_position_embeddings", None), tokenizer.model_max_length]
     return min((int(limit) for limit in limits if limit and limit > 0), default=None)
 
