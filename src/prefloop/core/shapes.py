@@ -167,10 +167,11 @@ def filled(rows: Sequence[Iterable[float]], valid: Tensor) -> Tensor:
     Raises:
         UserError: a group has more or fewer numbers than responses.
     """
-    out, counts = torch.zeros(valid.shape), valid.sum(-1).tolist()
+    out, counts = torch.zeros(valid.shape), valid.sum(1).tolist()
     if len(rows) != len(out):
         raise UserError(f"there are scores of {len(rows)} groups for {len(out)} groups of responses")
-    for p, (row, count) in enumerate(zip(rows, counts, strict=True)):
+    for p, row in enumerate(rows):
+        count = counts[p]
         numbers = torch.as_tensor(list(row), dtype=out.dtype)
         if len(numbers) != count:
             raise UserError(f"{len(numbers)} scores for {count} responses", where=f"prompt {p}")
