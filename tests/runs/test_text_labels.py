@@ -18,12 +18,13 @@ from prefloop.core.methods import METHODS, Method
 from prefloop.core.objectives import implicit_reward
 from prefloop.core.streams import streams
 from prefloop.data.records import Group, Message
+from prefloop.data.serving import label_threshold
 from prefloop.policies.conversation import template_of
 from prefloop.runs import config as configuration
 from prefloop.runs import experiment
 from prefloop.runs.grid import grid
 from prefloop.runs.world import TextWorld
-from prefloop.worlds.text.problem import TextProblem, label_threshold
+from prefloop.worlds.text.problem import TextProblem
 
 RULE = "--reward.name=length_min"
 BOTH = ("kto", "binary_feedme", "own_unpaired")

@@ -11,7 +11,9 @@ from prefloop.core.loop import Plan
 from prefloop.core.method import Method
 from prefloop.core.methods import method
 from prefloop.core.protocols import no_op
+from prefloop.core.weights import best_only
 from prefloop.data.records import Group, spread
+from prefloop.data.serving import Needs, check_serves, given
 from prefloop.data.skipping import MOST, left_out
 from prefloop.policies.pretrained import Limits
 from prefloop.runs.config import Config
@@ -78,6 +80,14 @@ def resolved(config: Config) -> Config:
     raise UserError(f"no reward is named, and {of}", where="reward.name", fix=NAME_A_REWARD)
 
 
+def needs_of(method: Method) -> Needs:
+    """What a method reads of the data."""
+    compares = method.compares or method.weight is best_only
+    if "labels" in method.needs:
+        return Needs("labels", compares, method.responses)
+    return Needs("scores" if "scores" in method.needs else "", compares, method.responses)
+
+
 def check_reward(config: Config, method: Method, data: TextData) -> None:
     """Refuse a method that is incompatible with the reward, the data or dropout, before a model is loaded.
 
@@ -98,6 +108,10 @@ def check_reward(config: Config, method: Method, data: TextData) -> None:
         what = f"dropout would change the ratio of `{config.method}`, which is 1 before the first update"
         raise UserError(what, where="model.lora_dropout", fix="use 0 with this method")
     if method.on_policy < 1 and data.has_responses:
+        found = given(data.train)
+        needs = needs_of(method)
+        replaced = config.reward.name != LABELS  # by the scores of a reward
+        check_serves(config.method, needs, replace(found, scored=needs.reads != "") if replaced else found)
         check_groups(data.train, method.responses)
     if "labels" in method.needs:
         _check_labels(config, threshold_of(config.reward, data), data)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
+import shlex
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
     from prefloop.data.formats import Loaded
     from prefloop.worlds.text.measure import Counts
 
+READ_AS = ("format", "group_by", "limit", "faulty")  # options that are keys of `data` too
+RENDERED = ("template", "system", "max_prompt_tokens", "max_response_tokens", "over_limit")  # with --model
+ONLINE = "with a reward, every method that writes its own responses (online_dpo, rloo, grpo, …)"
 NOTABLE = 0.6  # share of preferences for the longer response, or of one label, above which a note is printed
 
 
@@ -55,6 +59,7 @@ def run(options: Options) -> int:
         DataError: a file that cannot be read, questions that are held out too, or too many responses over their limit.
     """
     from prefloop.data.check import check
+    from prefloop.data.serving import command, given, served
     from prefloop.data.skipping import apart
 
     loaded = read(options, options.file, options.limit)
@@ -64,10 +69,11 @@ def run(options: Options) -> int:
     if options.held_out is not None:
         _, notes = apart(loaded.groups, read(options, options.held_out, options.limit).groups, options.faulty)
         loaded = replace(loaded, notes=(*loaded.notes, *notes))
-    report = check(loaded.groups)
+    report, found = check(loaded.groups), given(loaded.groups)
+    use = {"serves": served(found), "next": command(shlex.quote(str(options.file)), found, _read_as(options, loaded))}
     options.show(
-        lambda: {**_record(options.file, loaded, report), **({"tokens": counts.record} if counts else {})},
-        lambda: _print_report(options.file, loaded, report, counts),
+        lambda: {**_record(options.file, loaded, report), **use, **({"tokens": counts.record} if counts else {})},
+        lambda: _print_report(options.file, loaded, report, counts, use),
     )
     if refused:
         raise refused
@@ -82,23 +88,38 @@ def _record(file: Path, loaded: Loaded, report: Report) -> dict[str, Any]:
     return {"file": str(file), **read_as, **asdict(report), "reasons": by_reason(loaded.faults), "faults": faults}
 
 
-def _print_report(file: Path, loaded: Loaded, report: Report, counts: Counts | None) -> None:
+def _read_as(options: Options, loaded: Loaded) -> list[str]:
+    """The flags with which `train` reads the file as it is checked here."""
+    own = [f"{ours}={theirs}" for ours, theirs in options.columns.items()]
+    values: dict[str, list[str]] = {"data.held_out": [str(options.held_out or "split")], "data.columns": own}
+    keys = (*READ_AS, *(RENDERED if options.model else {}))
+    default = {field.name: field.default for field in fields(Options)}
+    values |= {f"data.{key}": [str(x)] for key in keys if (x := getattr(options, key)) != default[key]}
+    values |= {"data.faulty": ["skip"]} if loaded.faults else {}
+    values |= {"model.path": [options.model]} if options.model else {}
+    return [" ".join((f"--{key}", *map(shlex.quote, given))) for key, given in values.items() if given]
+
+
+def _print_report(file: Path, loaded: Loaded, report: Report, counts: Counts | None, use: dict[str, Any]) -> None:
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
     from prefloop.data.formats import FORMATS
+    from prefloop.data.serving import listed
 
     console = Console(highlight=False)
     console.print(Text(str(file), style="bold"), soft_wrap=True)
     table = Table.grid(padding=(0, 2))
     table.add_row(Text("format", style="cyan"), Text(f"{loaded.format}: {FORMATS[loaded.format].help}"))
-    for name, value in {**_facts(report), **(counts.facts if counts else {})}.items():
+    serves = {"serves": "; ".join(filter(None, (listed(use["serves"]), ONLINE)))}
+    for name, value in {**_facts(report), **(counts.facts if counts else {}), **serves}.items():
         table.add_row(Text(name, style="cyan"), Text(value))
     console.print(table)
     for remark in (*loaded.remarks, *_remarks(report)):
         console.print(Text(f"note: {remark}", style="yellow"))
     print_faults(loaded)
+    console.print(Text(f"next: {use['next']}"), soft_wrap=True)
 
 
 def _facts(report: Report) -> dict[str, str]:

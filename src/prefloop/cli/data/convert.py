@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from prefloop.cli.data.shared import read
 from prefloop.cli.options import Rows, require_new, require_positive
@@ -26,6 +26,8 @@ class Options(Rows):
     """A data file of any format, see docs/formats.md."""
     out: Annotated[Path, Flag(metavar="FILE")]
     """Output file, JSON Lines."""
+    to: Literal["same", "labels"] = "same"
+    """`labels`: every response is a row of its own, with the label true if it is the chosen one and false if not."""
 
     def __post_init__(self) -> None:
         require_positive(self, "limit")
@@ -38,11 +40,13 @@ def run(options: Options) -> int:
     Raises:
         UserError, DataError: nothing was written.
     """
-    from prefloop.data.formats import faulty, shape, to_row
+    from prefloop.data.formats import faulty, shape, to_row, unpaired
 
     loaded = read(options, options.file, options.limit)
     if loaded.faults and options.faulty == "refuse":
         raise faulty(options.file, loaded)
+    if options.to == "labels":
+        loaded = unpaired(loaded, options.file)
     found = shape(loaded.groups)
     rows = (json.dumps(to_row(group, found), ensure_ascii=False) for group in loaded.groups)
     write(options.out, "".join(row + "\n" for row in rows))

@@ -69,8 +69,11 @@ def _print_group(group: Group) -> None:
     from rich.padding import Padding
     from rich.text import Text
 
+    from prefloop.data.formats.loading import question
+
     console = Console(highlight=False)
-    console.print(Text(f"row {group.row}", style="bold"), Text(f" key: {group.key}", style="dim"))
+    key = "" if group.key == question(group.prompt) else f" key: {group.key}"
+    console.print(Text(f"row {group.row}", style="bold"), Text(key, style="dim"))
     for message in group.prompt:
         console.print(Padding(Text.assemble((f"{message.role}: ", "cyan"), message.content), (0, 0, 0, 2)))
     scores: tuple[Any, ...] = group.scores or ("",) * len(group.responses)

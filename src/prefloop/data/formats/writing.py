@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Any, Literal
 
+from prefloop.core.errors import DataError
 from prefloop.data.formats.columns import KNOWN, answers
-from prefloop.data.formats.loading import OWN, question
-from prefloop.data.formats.stated import CHOSEN, MEDIA, RATINGS
+from prefloop.data.formats.loading import OWN, Loaded, question
+from prefloop.data.formats.stated import CHOSEN, MEDIA, RATINGS, TIE
 from prefloop.data.formats.table import ALIASES
 from prefloop.data.records import Group
 
@@ -40,6 +43,31 @@ def _shape(group: Group) -> Shape:
     if count == 1 and group.scores[0] in (1.0, -1.0):
         return "unpaired"
     return "preference" if group.scores == CHOSEN else "rated"
+
+
+def unpaired(loaded: Loaded, path: str | Path) -> Loaded:
+    """Every response as a group of its own with a label, +1 for a chosen one and −1 for one that is not.
+
+    Groups that say nothing about one response alone, ties and groups without scores, are left out and counted.
+
+    Raises:
+        DataError: the scores are ratings, or no label is left.
+    """
+    values = {score for group in loaded.groups for score in group.scores or ()}
+    if ratings := sorted(values - {-1.0, 0.0, 0.5, 1.0})[:1]:
+        fix = "labels come from chosen and rejected answers; for ratings, train with reward.label_threshold=NUMBER"
+        raise DataError(f"the scores are ratings, such as {ratings[0]:g}, no preferences", where=str(path), fix=fix)
+    made = [
+        replace(group, responses=(text,), scores=(1.0 if score > 0 else -1.0,), more=group.more[n : n + 1])
+        for group in loaded.groups
+        for n, (text, score) in enumerate(zip(group.responses, group.scores or (), strict=False))
+        if score != TIE[0]
+    ]
+    if not made:
+        raise DataError("no row has a preference or a label", where=str(path), fix="use a file of pairs")
+    lost = sum(group.scores is None or TIE[0] in group.scores for group in loaded.groups)
+    notes = (*loaded.notes, *((f"rows without a preference have no labels: {lost:,} are left out",) if lost else ()))
+    return replace(loaded, groups=made, notes=notes)
 
 
 def to_row(group: Group, shape: Shape | None = None) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from typing import Any, get_args
 from prefloop.core.errors import UserError, nearest
 from prefloop.core.protocols import no_op
 from prefloop.data.records import Group, spread, with_system
+from prefloop.data.serving import label_threshold
 from prefloop.policies.causal_lm import CausalLM
 from prefloop.policies.conversation import Template
 from prefloop.rewards import scorers
@@ -22,7 +23,7 @@ from prefloop.rewards.bradley_terry.model import known
 from prefloop.rewards.bradley_terry.options import NAMES, Ties, fit_options
 from prefloop.rewards.rules import RULES
 from prefloop.worlds.text.open_data import TextData
-from prefloop.worlds.text.problem import Scorer, TextProblem, label_threshold
+from prefloop.worlds.text.problem import Scorer, TextProblem
 from prefloop.worlds.text.scoring import scorer_of
 from prefloop.worlds.text.spec import RewardOptions
 

@@ -288,12 +288,6 @@ def places(n: int, start: int, count: int, rng: Stream) -> list[int]:
     return [epochs[i // n][i % n] for i in range(start, start + count)]
 
 
-def label_threshold(groups: Sequence[Group]) -> float | None:
-    """0 if the scores of the data are labels already (+1 and −1, or 1 and 0 for pairs); None for ratings."""
-    values = {score for group in groups for score in group.scores or ()}
-    return 0.0 if values and (values <= {1.0, -1.0} or values <= {1.0, 0.0}) else None
-
-
 def check_groups(groups: Sequence[Group], responses: int) -> None:
     """Refuse groups that a method with so many responses to a prompt cannot train on.
 
@@ -317,10 +311,11 @@ def _check_size(group: Group, responses: int) -> None:
         fix = "set on_policy: 1, or use data with responses"
         raise UserError("the data have no responses to this prompt", where=f"row {group.row}", fix=fix)
     if n > responses:
+        first = f", or data.responses={responses} to use the first {responses}" if responses > 1 else ""
         raise UserError(
             f"a group has {n} responses, but the method needs {responses}",
             where=f"row {group.row}",
-            fix=f"override: {{responses: {n}}}, or data.responses={responses} to use the first {responses}",
+            fix=f"override: {{responses: {n}}}{first}",
         )
 
 
