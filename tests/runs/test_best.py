@@ -44,8 +44,8 @@ def lines(metric: str, values: Sequence[float]) -> list[dict[str, Any]]:
 def test_the_best_is_the_first_of_equal_ones_and_the_untrained_model_counts(
     metric: str, values: Sequence[float], want: Best | None
 ) -> None:
-    assert best_of(lines(metric, values), kept(metric)) == want
-    assert best_of(lines(metric, values), Config()) is None
+    assert best_of(lines(metric, values), metric) == want
+    assert best_of(lines(metric, values), None) is None
 
 
 def test_patience_counts_evaluations_without_a_better_one() -> None:
@@ -114,6 +114,9 @@ def test_the_best_model_is_that_of_its_step_and_the_final_one_that_of_the_last(m
     assert weights(result.folder / "best") == weights(short) != weights(result.folder / "final") == weights(long)
     assert "best of the run by `reward`: 30 at step 2" in (result.folder / "best" / "README.md").read_text("utf-8")
     assert not list(result.folder.glob(".tmp-*"))
+    assert main(["report", str(result.folder), "--quiet"]) == 0
+    (page,) = result.folder.glob("*.html")
+    assert "Best evaluation" in page.read_text("utf-8") and "reward 30 at step 2" in page.read_text("utf-8")
 
 
 def test_no_better_model_than_the_untrained_one_is_said_and_none_is_kept(

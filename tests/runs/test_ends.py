@@ -64,7 +64,8 @@ def only(output: Path) -> Path:
 
 
 def contents(run: Path) -> dict[str, bytes]:
-    names = ["metrics.jsonl", "samples.jsonl", *(f"final/{p.name}" for p in sorted((run / "final").iterdir()))]
+    models = [path for folder in ("final", "best") for path in sorted((run / folder).glob("*"))]
+    names = ["metrics.jsonl", "samples.jsonl", *(str(path.relative_to(run)) for path in models)]
     return {name: (run / name).read_bytes() for name in names}
 
 
@@ -494,8 +495,9 @@ def test_killed_during_the_last_checkpoint_and_the_final_save(model: Path, tmp_p
 
 @pytest.mark.slow
 @pytest.mark.timeout(7200)
-def test_killed_before_every_change_of_files(model: Path, tmp_path: Path) -> None:
-    check_kills(model, tmp_path, lambda total: list(range(1, total + 1)), "--save.every=1")
+@pytest.mark.parametrize("more", [["--save.every=1"], ["--save.state=true", "--evaluation.keep_best=reward"]])
+def test_killed_before_every_change_of_files(model: Path, tmp_path: Path, more: list[str]) -> None:
+    check_kills(model, tmp_path, lambda total: list(range(1, total + 1)), *more)
 
 
 def test_a_finished_run_says_so_and_one_without_its_final_model_does_not(model: Path, tmp_path: Path) -> None:

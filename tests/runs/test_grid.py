@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import signal
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +88,19 @@ def test_what_is_finished_is_reused_wherever_it_lies(
     assert grid.finished(again) == {label: tmp_path / "b" / folder.name for label, folder in first.items()}
     monkeypatch.setattr(experiment, "prepare", None)
     assert grid.grid(again, quiet=True) == grid.finished(again)
+
+
+def test_a_run_of_epochs_is_found_again_by_its_steps(model: Path, tmp_path: Path) -> None:
+    prompts = tmp_path / "prompts.jsonl"
+    prompts.write_text("".join(f'{{"prompt": "{word}"}}\n' for word in ("yes", "no", "a", "b")), encoding="utf-8")
+    of = tmp_path / "runs", f"--data.train={prompts}"
+    one = cell(model, *of)
+    epochs, more, steps = (
+        {"one": replace(one, training=replace(one.training, steps=steps, epochs=epochs))}
+        for steps, epochs in ((100, 0.5), (100, 3.0), (1, None))
+    )
+    done = grid.grid(epochs, quiet=True)
+    assert grid.finished(epochs) == done == grid.finished(steps) and grid.finished(more) == {}
 
 
 @pytest.mark.parametrize("change", ["--seed=1", "--training.lr=1e-3", "--reward.options.scale=5", "data", "model"])

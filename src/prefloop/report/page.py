@@ -32,6 +32,7 @@ from prefloop.report.figures import draw, scale, summary
 from prefloop.report.findings import AUC, CRITERIA, LONGER, criterion
 from prefloop.report.panel import thin
 from prefloop.report.svg import page_sheet
+from prefloop.runs.best import best_of
 
 MEGABYTE = 1_000_000
 PROMPTS = 12  # number of prompts in the sample browser
@@ -165,6 +166,11 @@ def _cut(run: Run) -> str:
     return share(value.value if value else None)
 
 
+def _best(run: Run) -> str:
+    best = best_of(run.evaluations, run.config.get("evaluation", {}).get("keep_best"))
+    return NONE if best is None else f"{best.metric} {best.value:.4g} at step {best.step}"
+
+
 TABLE: dict[str, list[tuple[str, str, Read]]] = {
     "Outcome": [
         ("Reward before", "held-out prompts, ± SE", lambda run: measured(run.before("eval/reward"))),
@@ -182,6 +188,7 @@ TABLE: dict[str, list[tuple[str, str, Read]]] = {
         ("Held-out loss", "demonstrations, nats per token, before → after", _ends("eval/loss")),
         ("Perplexity before", "95 % interval", _bounds("eval/perplexity", 0)),
         ("Perplexity after", "", _bounds("eval/perplexity", -1)),
+        ("Best evaluation", "by evaluation.keep_best: the model in best/", _best),
     ],
     "Distance from the reference": [
         ("KL(π‖π_ref)", "nats per response", _after("eval/kl_reverse")),

@@ -25,13 +25,13 @@ class Best:
         return Best(self.metric, step, value) if better else Best(self.metric, self.step, self.value, self.waited + 1)
 
 
-def best_of(lines: Iterable[Mapping[str, Any]], config: Config) -> Best | None:
-    """The best of the evaluations in `metrics.jsonl`; None without `evaluation.keep_best` or any evaluation."""
-    name, best = config.evaluation.keep_best, None
+def best_of(lines: Iterable[Mapping[str, Any]], metric: str | None) -> Best | None:
+    """The best of the evaluations in `metrics.jsonl` by a metric; None without one, or without evaluations."""
+    best = None
     for line in lines:
-        if name is not None and line["kind"] == "evaluation":
-            step, value = line["step"], line[f"eval/{name}"]
-            best = Best(name, step, value) if best is None else best.after(step, value)
+        if metric is not None and line["kind"] == "evaluation":
+            step, value = line["step"], line[f"eval/{metric}"]
+            best = Best(metric, step, value) if best is None else best.after(step, value)
     return best
 
 

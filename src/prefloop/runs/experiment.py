@@ -266,9 +266,8 @@ class _Run:
 
     def best(self, folder: RunFolder, more: Iterable[Mapping[str, Any]] = ()) -> Best | None:
         """The best of the evaluations on disk and of more of them; see `best_of`."""
-        if self.config.evaluation.keep_best is None:
-            return None
-        return best_of([*read(folder.path, "metrics"), *more], self.config)
+        metric = self.config.evaluation.keep_best
+        return None if metric is None else best_of([*read(folder.path, "metrics"), *more], metric)
 
     def records(self, folder: RunFolder) -> Iterator[Record]:
         """The remaining steps, until the plan or the patience of the run ends."""

@@ -17,7 +17,8 @@ def is_finished(folder: Path, config: Config) -> bool:
 
 def has_ended(folder: Path, config: Config) -> bool:
     """Whether the last step of a run is evaluated, or its patience has ended."""
-    return config.training.steps in evaluated_steps(folder) or is_over(best_of(read(folder, "metrics"), config), config)
+    best = best_of(read(folder, "metrics"), config.evaluation.keep_best)
+    return config.training.steps in evaluated_steps(folder) or is_over(best, config)
 
 
 def evaluated_steps(folder: Path) -> list[int]:

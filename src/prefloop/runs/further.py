@@ -29,7 +29,7 @@ def longer(home: Path, config: Config, steps: int, *, finished: bool) -> Config:
     if config.training.schedule != "constant":
         what = f"with training.schedule={config.training.schedule} the first {before} steps of a run of {steps} have"
         raise UserError(f"{what} other learning rates", where="training.steps", fix=again)
-    if is_over(best_of(read(home, "metrics"), config), config):
+    if is_over(best_of(read(home, "metrics"), config.evaluation.keep_best), config):
         fix = f"{again} --evaluation.patience null"
         raise UserError("this run has ended by evaluation.patience", where=str(home), fix=fix)
     newest = checkpoint.newest(home / "checkpoints")
