@@ -12,6 +12,7 @@ from torch import Tensor
 from prefloop.core.errors import DataError
 from prefloop.data.records import Group
 from prefloop.policies.conversation import Answered, Template
+from prefloop.policies.token_cache import answered_all
 from prefloop.rewards.bradley_terry.options import Ties
 
 
@@ -104,7 +105,7 @@ def encode(template: Template, groups: Sequence[Group], max_tokens: int, *, whol
     known: dict[tuple[int, ...], int] = {}
     rows: list[Row] = []
     places = []
-    for made in template.answered_all(groups) if groups else []:
+    for made in answered_all(template, groups):
         own = []
         for said in made.rendered if whole else made.answers:
             place = known.setdefault((len(made.prompt), *made.prompt.tolist(), *said.tolist()), len(rows))
