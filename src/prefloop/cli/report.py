@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from prefloop.cli.options import Output, require_positive
 from prefloop.core.errors import UserError
@@ -32,6 +32,8 @@ class Options(Output):
     """Names of the runs, one for each, in order."""
     watch: Annotated[float | None, Flag(metavar="SECONDS")] = None
     """Write the page again, which reloads itself, until all runs are finished or Ctrl-C."""
+    format: Literal["", "csv", "md", "latex"] = ""
+    """Print the last evaluation of each run as a table, for a spreadsheet or a paper, instead of writing the page."""
 
     def __post_init__(self) -> None:
         require_positive(self, "watch")
@@ -49,6 +51,13 @@ def run(options: Options) -> int:
     """
     from prefloop.report.findings import finished, progress
 
+    if options.format:
+        from prefloop.report.cells import columns
+        from prefloop.report.tables import of_runs
+
+        table = of_runs(columns(options.runs, list(options.label) or None), options.format)
+        options.show(lambda: {"table": table}, lambda: print(table))
+        return 0
     while True:
         page, runs, verdict = _write(options)
         if options.watch is None or all(map(finished, runs)):

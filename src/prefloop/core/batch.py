@@ -92,7 +92,8 @@ class Batch(Shown):
         """
         if not len(prompts) == len(chosen) == len(rejected):
             raise UserError(f"{len(prompts)} prompts, {len(chosen)} chosen and {len(rejected)} rejected responses")
-        return cls.from_groups(prompts, list(zip(chosen, rejected, strict=True)), [(1.0, 0.0)] * len(prompts))
+        pairs = [(chosen[p], rejected[p]) for p in range(len(prompts))]
+        return cls.from_groups(prompts, pairs, [(1.0, 0.0)] * len(prompts))
 
     def __getitem__(self, rows: Int[Tensor, "*S m"]) -> Batch:
         """The groups at prompt indices `rows`; a group is never split."""

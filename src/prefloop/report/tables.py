@@ -7,7 +7,9 @@ import io
 from collections.abc import Sequence
 from typing import Any
 
+from prefloop.analysis.numbers import cell, is_part
 from prefloop.report import markdown
+from prefloop.report.data import Run
 
 FORMATS = ("csv", "md", "latex")
 SUFFIXES = {"latex": "tex"}  # of files, where the format has another name
@@ -29,6 +31,19 @@ def written(head: Sequence[str], rows: Sequence[Sequence[Any]], format: str) -> 
     if format == "csv":
         return _csv(head, rows)
     return markdown.grid(head, rows) if format == "md" else _latex(head, rows)
+
+
+def of_runs(runs: Sequence[Run], format: str) -> str:
+    """The last evaluation of every run, a row each, in one of FORMATS; as CSV with errors and ends of intervals."""
+    ends = [run.evaluations[-1] if run.evaluations else {} for run in runs]
+    last = [{key: value for key, value in line.items() if key.startswith("eval/")} for line in ends]
+    known = dict.fromkeys(key for line in last for key in line)
+    keys = [key for key in known if format == "csv" or not is_part(key)]
+    rows = [
+        [run.label, run.method, end.get("step"), *(line.get(k) if format == "csv" else cell(line, k) for k in keys)]
+        for run, end, line in zip(runs, ends, last, strict=True)
+    ]
+    return written(["run", "method", "step", *(key.removeprefix("eval/") for key in keys)], rows, format)
 
 
 def _csv(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from prefloop.cli.data.check import Options as Check
     from prefloop.core.errors import DataError
     from prefloop.data.formats import Loaded
     from prefloop.data.records import Group
@@ -33,8 +32,11 @@ def template(model: str, setting: str) -> Template:
     return template_of(tokenizer, setting, stops=stops)
 
 
-def measure(loaded: Loaded, rendering: Template, options: Check) -> tuple[Loaded, Counts, DataError | None]:
+def measure(loaded: Loaded, rendering: Template, options: Any) -> tuple[Loaded, Counts, DataError | None]:
     """The file with rows that a training refuses among its faults, its tokens, and why it refuses the whole.
+
+    Args:
+        options: those of `data check`.
 
     Raises:
         DataError: no row can be rendered.
