@@ -42,6 +42,22 @@ def test_the_table_fits_and_names_what_cannot_be_read(file: str, capsys: pytest.
     assert "3 rows, 1 that cannot be read" in shown and "web (2)," in shown
 
 
+def test_length_bias_duplicates_and_ties_are_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pair = {"prompt": "q", "chosen": "a long one", "rejected": "short"}
+    path = tmp_path / "pairs.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in (pair, pair, {**pair, "preference": "tie"})))
+    assert main(["data", "stats", str(path), "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["format"] == "preference" and told["columns"][1]["long"] == 10
+    assert [told["report"][key] for key in ("longer_wins", "duplicates", "ties")] == [1.0, 1, 1]
+    assert main(["data", "stats", str(path)]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "the longer response is preferred in 100.0%" in shown and "1 duplicate rows, 1 ties" in shown
+    path.write_text('{"x": 1}\n')
+    assert main(["data", "stats", str(path)]) == 0
+    assert "no format fits these columns" in capsys.readouterr().out
+
+
 def test_rows_that_are_no_objects_are_one_column() -> None:
     (column,) = columns(["a", "bb"])
     assert column.name == "row" and column.lengths == (1, 1.5, 2)

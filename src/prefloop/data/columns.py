@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
+from prefloop.data.check import lengths
+
 FEW = 5  # distinct values that are counted one by one
 LONGEST = 40  # characters of a value that is counted
 
@@ -20,8 +22,16 @@ class Column:
     rows: int  # rows that have it, null included
     kinds: dict[str, int]  # text, number, true or false, list, object, null → rows
     lengths: tuple[float, float, float] | None  # smallest, median and largest length of texts and lists
+    long: float | None  # 95 % of these lengths are up to it
     numbers: tuple[float, float, float] | None  # smallest, median and largest number
     values: dict[str, int] | None  # short values and how often, if there are few different ones
+
+    @property
+    def sizes(self) -> tuple[float, ...] | None:
+        """Smallest, median, 95 % and largest length."""
+        if self.lengths is None or self.long is None:
+            return None
+        return (*self.lengths[:2], self.long, self.lengths[2])
 
 
 def columns(rows: Iterable[Any]) -> list[Column]:
@@ -44,6 +54,7 @@ def _column(name: str, values: list[Any]) -> Column:
         len(values),
         dict(Counter(kind(v) for v in values).most_common()),
         _range(sizes),
+        lengths(sizes).p95 if sizes else None,
         _range(numbers),
         dict(counts.most_common()) if few else None,
     )

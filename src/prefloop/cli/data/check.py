@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from prefloop.cli.data import tokens
-from prefloop.cli.data.shared import BAD_ROWS, print_faults, read
+from prefloop.cli.data.shared import BAD_ROWS, facts, print_faults, read
 from prefloop.cli.options import Rows, require_positive
 from prefloop.runs.schema import Flag
 
 if TYPE_CHECKING:
-    from prefloop.data.check import Lengths, Report
+    from prefloop.data.check import Report
     from prefloop.data.formats import Loaded
     from prefloop.worlds.text.measure import Counts
 
@@ -113,36 +113,13 @@ def _print_report(file: Path, loaded: Loaded, report: Report, counts: Counts | N
     table = Table.grid(padding=(0, 2))
     table.add_row(Text("format", style="cyan"), Text(f"{loaded.format}: {FORMATS[loaded.format].help}"))
     serves = {"serves": "; ".join(filter(None, (listed(use["serves"]), ONLINE)))}
-    for name, value in {**_facts(report), **(counts.facts if counts else {}), **serves}.items():
+    for name, value in {**facts(report), **(counts.facts if counts else {}), **serves}.items():
         table.add_row(Text(name, style="cyan"), Text(value))
     console.print(table)
     for remark in (*loaded.remarks, *_remarks(report)):
         console.print(Text(f"note: {remark}", style="yellow"))
     print_faults(loaded)
     console.print(Text(f"next: {use['next']}"), soft_wrap=True)
-
-
-def _facts(report: Report) -> dict[str, str]:
-    """The facts as text, without those that do not apply to the file."""
-    sizes = ", ".join(f"{groups:,} with {size}" for size, groups in report.group_sizes.items())
-    facts = {
-        "rows": f"{report.groups:,}",
-        "questions": f"{report.keys:,} (a split keeps each on one side); {report.prompts:,} distinct prompts",
-        "responses": f"{report.responses:,} (rows: {sizes})",
-        "prompt length": _lengths(report.prompt_length),
-    }
-    if report.response_length is not None:
-        facts["response length"] = _lengths(report.response_length)
-    if report.longer_wins is not None:
-        facts["preferences"] = f"{report.preferences:,}; the longer response is preferred in {report.longer_wins:.1%}"
-    if report.positive_labels is not None:
-        facts["labels"] = f"{report.positive_labels:.1%} positive"
-    counts = f"{report.duplicates:,} duplicate rows, {report.ties:,} ties, {report.contradictions:,} contradictions"
-    return facts | {"repeats": counts}
-
-
-def _lengths(x: Lengths) -> str:
-    return f"{x.min:,} to {x.max:,} characters, median {x.median:,.0f}, 95 % up to {x.p95:,.0f}"
 
 
 def _remarks(report: Report) -> list[str]:

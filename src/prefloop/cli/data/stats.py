@@ -7,10 +7,12 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
+from prefloop.cli.data.shared import facts
 from prefloop.cli.options import Output, require_positive
 from prefloop.runs.schema import Flag
 
 if TYPE_CHECKING:
+    from prefloop.data.check import Report
     from prefloop.data.columns import Column
 
 
@@ -18,7 +20,8 @@ if TYPE_CHECKING:
 class Options(Output):
     """Show for every column its kinds of values, lengths, ranges and, if there are few, the values themselves.
 
-    `data check` shows what a file means to a training; this shows what stands in it.
+    `data check` shows what a file means to a training; this shows what stands in it, and what the format that fits
+    finds: lengths, how often the longer answer is preferred, duplicates, ties.
     """
 
     file: Annotated[Path, Flag(positional=True)]
@@ -44,14 +47,29 @@ def run(options: Options) -> int:
     sound = [row for row in rows if not isinstance(row, Fault)]
     found = columns(sound)
     damaged = len(rows) - len(sound)
+    format, report = _report(options)
+    means = {"format": format, "report": report and asdict(report)}
     options.show(
-        lambda: {"rows": len(sound), "damaged": damaged, "columns": [asdict(column) for column in found]},
-        lambda: _print(found, len(sound), damaged),
+        lambda: {"rows": len(sound), "damaged": damaged, "columns": [asdict(column) for column in found], **means},
+        lambda: _print(found, len(sound), damaged, format, report),
     )
     return 0
 
 
-def _print(found: list[Column], rows: int, damaged: int) -> None:
+def _report(options: Options) -> tuple[str | None, Report | None]:
+    """The format that the columns fit, and what it finds; None if no format fits."""
+    from prefloop.core.errors import DataError
+    from prefloop.data.check import check
+    from prefloop.data.formats import load_usable
+
+    try:
+        loaded = load_usable(options.file, limit=options.limit)
+    except DataError:
+        return None, None
+    return loaded.format, check(loaded.groups)
+
+
+def _print(found: list[Column], rows: int, damaged: int, format: str | None, report: Report | None) -> None:
     from rich.console import Console
     from rich.table import Table
 
@@ -59,11 +77,15 @@ def _print(found: list[Column], rows: int, damaged: int) -> None:
     for column in found:
         kinds = ", ".join(name if n == column.rows else f"{name} {n:,}" for name, n in column.kinds.items())
         values = ", ".join(f"{value} ({n:,})" for value, n in (column.values or {}).items())
-        table.add_row(column.name, f"{column.rows:,}", kinds, _shown(column.lengths), _shown(column.numbers), values)
+        table.add_row(column.name, f"{column.rows:,}", kinds, _shown(column.sizes), _shown(column.numbers), values)
     console = Console(highlight=False)
     console.print(f"{rows:,} rows" + (f", {damaged:,} that cannot be read" if damaged else ""))
     console.print(table)
-    console.print("length and number: smallest, median, largest")
+    console.print("length: smallest, median, 95 % up to, largest; number: smallest, median, largest")
+    read = "no format fits these columns: `prefloop data check` says why" if format is None else f"as `{format}`:"
+    console.print(read)
+    for name, value in (facts(report) if report else {}).items():
+        console.print(f"  {name}: {value}")
 
 
 def _shown(x: tuple[float, ...] | None) -> str:
