@@ -80,6 +80,13 @@ def test_an_adapter_that_is_trained_on_is_kept_with_its_first_base(model: Path, 
     assert (merged - logits(AutoModelForCausalLM.from_pretrained(first))).abs().max() > 1e-4
 
 
+def test_an_adapter_always_names_a_base(model: Path, tmp_path: Path) -> None:
+    loaded, tokenizer = pretrained.load(str(model))
+    pretrained.save(with_lora(loaded, Lora(2)), tokenizer, tmp_path / "out", "")
+    settings = json.loads((tmp_path / "out" / "adapter" / "adapter_config.json").read_text())
+    assert settings["base_model_name_or_path"] == str(model)
+
+
 def test_full_training_keeps_no_adapter(model: Path, tmp_path: Path) -> None:
     assert not (start(model, tmp_path) / "final" / "adapter").exists()
 

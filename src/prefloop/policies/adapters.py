@@ -98,11 +98,12 @@ def save(model: Any, folder: Path, base: str) -> None:
     """Write the adapter of a model, which `load` and peft read.
 
     Args:
-        base: hub name or folder of the model that it belongs to.
+        base: hub name or folder of the model that it belongs to; by default where it was loaded from.
     """
     model.save_pretrained(folder, save_embedding_layers=False)
     (folder / "README.md").unlink(missing_ok=True)  # a form with no entries
-    config = read_json(folder / ADAPTER) | {"base_model_name_or_path": base}
+    config = read_json(folder / ADAPTER)
+    config["base_model_name_or_path"] = base or config["base_model_name_or_path"]
     config["target_modules"] = sorted(config["target_modules"])
     (folder / ADAPTER).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 

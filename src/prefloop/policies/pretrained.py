@@ -223,7 +223,7 @@ def save(
 
     Args:
         beside: files to copy, such as `companions` of the model that was trained, unless the model writes its own.
-        base: hub name or folder of the model that an adapter belongs to.
+        base: hub name or folder of the model that an adapter belongs to, see `base_name`.
 
     Raises:
         UserError: the folder exists and is not empty.
