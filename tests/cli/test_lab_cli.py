@@ -522,6 +522,17 @@ def test_a_switch_is_not_taken_for_what_is_measured() -> None:
     assert len({lab_result.label(row) for row in rows}) == 6
 
 
+def test_the_clipped_share_is_that_of_the_whole_training() -> None:
+    """The last step of a collection alone may clip nothing."""
+    one = make("grpo", "arms", steps=5)
+    runs = [made(one, **{"clip_ratio/region_mean": end}) for end in (0.2, float("nan"), 0.6)]
+    (row,) = lab_result.records([Cell(one, runs, {})])
+    assert row["clip_ratio/region_mean"] == pytest.approx((0 + 0.2 + 0 + 0 + 0.6) / 5) and row["samples"] == 1.0
+    assert "clipped,\nmean" in lab_result._columns([row])
+    (none,) = lab_result.records([Cell(one, [made(one)], {})])
+    assert none["clip_ratio/region_mean"] == 0.5
+
+
 def test_what_is_no_number_is_null_in_json(tmp_path: Path, undrawn: dict[str, Any]) -> None:
     broken = make("rloo", "arms", steps=5)
     lost = [

@@ -30,7 +30,7 @@ def records(cells: Sequence[Cell]) -> list[dict[str, Any]]:
     for cell, differs in zip(cells, differing, strict=True):
         one, end = cell.setting, interval(cell.last())
         known = cell.runs[0].curves
-        numbers = {k: float(cell.last(k).mean()) if k in known else math.nan for k in (*COLUMNS, *UNSHOWN)}
+        numbers = {k: _number(cell, k) if k in known else math.nan for k in (*COLUMNS, *UNSHOWN)}
         out.append(
             {"method": one.method, "differs": differs, "lr": one.lr, "lr_at_edge": cell.at_edge, "steps": one.steps}
             | {"reward": end.value, "low": end.low, "high": end.high, "over_training": float(cell.mean().mean())}
@@ -40,7 +40,16 @@ def records(cells: Sequence[Cell]) -> list[dict[str, Any]]:
     return out
 
 
-COLUMNS = (  # columns of the table: at the end of training, mean over seeds
+def _number(cell: Cell, key: str) -> float:
+    """Mean over seeds at the end of training; of what the last step alone does not tell, over the whole training."""
+    if key != CLIPPED:
+        return float(cell.last(key).mean())
+    seen = [float(x) for x in cell.curve(key).flat if math.isfinite(x)]
+    return sum(seen) / len(seen) if seen else math.nan
+
+
+CLIPPED = "clip_ratio/region_mean"
+COLUMNS = (  # columns of the table
     "eval/length",
     "eval/cut",
     "eval/reward",
@@ -48,7 +57,7 @@ COLUMNS = (  # columns of the table: at the end of training, mean over seeds
     "samples",
     "passes",
     "push/down",
-    "clip_ratio/region_mean",
+    CLIPPED,
     "ess",
     "eval/kl_forward_exact",
 )
@@ -134,7 +143,8 @@ def _columns(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
     }
     learned = any(row["eval/reward"] != row["eval/gold"] for row in rows)
     shown = [k for k in COLUMNS if any(math.isfinite(row[k]) for row in rows) and (learned or k != "eval/reward")]
-    return out | {METRICS[k].title.replace(" ", "\n"): [short(row[k]) for row in rows] for k in shown}
+    titles = {k: METRICS[k].title.replace(" ", "\n") + (",\nmean" if k == CLIPPED else "") for k in shown}
+    return out | {titles[k]: [short(row[k]) for row in rows] for k in shown}
 
 
 def _laid_out(names: Mapping[str, Sequence[str]], numbers: Mapping[str, Sequence[str]]) -> Table:
