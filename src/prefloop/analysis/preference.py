@@ -115,7 +115,7 @@ def winner_first(batch: Batch) -> Batch:
 
 
 def _reorder(x: Tensor, order: Int[Tensor, "P 2"]) -> Tensor:
-    return x[torch.arange(len(x))[:, None], order.to(x.device)]
+    return x[torch.arange(len(x), device=x.device)[:, None], order.to(x.device)]
 
 
 def wins(x: Tensor) -> Float[Tensor, " P"]:

@@ -167,13 +167,13 @@ class Loop:
             self.sampler.sync(self.step)
             with torch.no_grad():
                 drawn = self.sampler.draw(prompts, m.responses, self.rng["sampling"], self.poll)
-            parts.append(replace(drawn, source=torch.full(drawn.mask.shape[:-2], self.step)))
+            parts.append(replace(drawn, source=torch.full(drawn.mask.shape[:-2], self.step, device=drawn.mask.device)))
             self.samples += self._count(drawn.present.numel())
             self.sampled_tokens += self._count(drawn.mask.sum())
         if given := groups - fresh:
             start = iteration * groups + fresh  # other prompts than those the policy answers
             known = self.problem.dataset(start, given, m.responses, self.rng["prompts"])
-            parts.append(replace(known, source=torch.full(known.mask.shape[:-2], DATASET)))
+            parts.append(replace(known, source=torch.full(known.mask.shape[:-2], DATASET, device=known.mask.device)))
         if len(parts) > 1:
             parts = [self._same_fields(part) for part in parts]
         joined = concatenate(parts)
@@ -307,7 +307,7 @@ class Loop:
         if bool(lost.any()):
             self.diverged = lost
             hold(parameters, lost)
-            lr = torch.where(lost, 0.0, torch.as_tensor(lr))
+            lr = torch.where(lost, 0.0, torch.as_tensor(lr, device=lost.device))
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         self._boundary = {}  # until the step is whole

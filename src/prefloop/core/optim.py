@@ -50,7 +50,11 @@ class StackedAdam(torch.optim.Optimizer):
     def _update(self, p: Tensor, grad: Tensor, group: dict[str, Any]) -> None:
         state, (b1, b2) = self.state[p], group["betas"]
         if not state:
-            state |= {"step": torch.zeros(()), "exp_avg": torch.zeros_like(p), "exp_avg_sq": torch.zeros_like(p)}
+            state |= {
+                "step": torch.zeros((), device="cpu"),
+                "exp_avg": torch.zeros_like(p),
+                "exp_avg_sq": torch.zeros_like(p),
+            }
         state["step"] += 1
         t = float(state["step"])
         mean, square = state["exp_avg"], state["exp_avg_sq"]
@@ -78,6 +82,7 @@ def clip_gradients(parameters: Sequence[Tensor], limit: Number, *, stacked: bool
     if not stacked:
         return torch.nn.utils.clip_grad_norm_(list(parameters), float(limit))
     norm = torch.stack([torch.linalg.vector_norm(g.reshape(len(g), -1), dim=1) for g in grads]).square().sum(0).sqrt()
+    limit = limit.to(norm.device) if isinstance(limit, Tensor) else limit
     scale = (limit / (norm + 1e-6)).clamp(max=1.0)
     if bool((scale < 1).any()):
         for g in grads:

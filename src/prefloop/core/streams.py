@@ -1,4 +1,7 @@
-"""Named random streams: one generator per purpose and per run, never torch's global one."""
+"""Named random streams: one generator per purpose and per run, never torch's global one.
+
+Numbers are drawn on the CPU, so that they are the same for every device, and given on torch's default device.
+"""
 
 from __future__ import annotations
 
@@ -22,17 +25,16 @@ class Stream:
 
     def rand(self, *shape: int, dtype: torch.dtype | None = None) -> Tensor:
         """Uniform on [0, 1), `[*S, *shape]`."""
-        return self._each(lambda g: torch.rand(*shape, generator=g, dtype=dtype))
+        return self._each(lambda g: torch.rand(*shape, generator=g, dtype=dtype, device="cpu"))
 
     def randn(self, *shape: int, dtype: torch.dtype | None = None) -> Tensor:
         """Standard normal, `[*S, *shape]`."""
-        return self._each(lambda g: torch.randn(*shape, generator=g, dtype=dtype))
+        return self._each(lambda g: torch.randn(*shape, generator=g, dtype=dtype, device="cpu"))
 
     def epoch(self, n: int, number: int) -> Int[Tensor, "*S n"]:
         """The order of epoch `number` over n items: it depends on the seed only, so it needs no state."""
         each = [torch.Generator().manual_seed(_derive(s, f"{self.name}/{number}")) for s in self.seeds]
-        orders = [torch.randperm(n, generator=g) for g in each]
-        return torch.stack(orders) if self.stacked else orders[0]
+        return self._given([torch.randperm(n, generator=g, device="cpu") for g in each])
 
     def state(self) -> Tensor:
         return torch.stack([g.get_state() for g in self.generators])
@@ -42,8 +44,10 @@ class Stream:
             generator.set_state(row.clone())  # torch reads a view from the start of its storage
 
     def _each(self, draw: Any) -> Tensor:
-        drawn = [draw(g) for g in self.generators]
-        return torch.stack(drawn) if self.stacked else drawn[0]
+        return self._given([draw(g) for g in self.generators])
+
+    def _given(self, drawn: list[Tensor]) -> Tensor:
+        return (torch.stack(drawn) if self.stacked else drawn[0]).to(torch.get_default_device())
 
 
 def streams(seed: int | Sequence[int]) -> dict[str, Stream]:

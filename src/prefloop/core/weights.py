@@ -129,7 +129,7 @@ def _baseline(batch: Batch, name: str, state: State | None) -> Tensor:
     if name == "batch":
         return _mean(r, present, 2)
     if name == "running":  # earlier collections only, so that it does not depend on these responses
-        seen = torch.zeros(r.shape[:-2]) if state is None else state["count"]
+        seen = torch.zeros(r.shape[:-2], device=r.device) if state is None else state["count"]
         mean = torch.zeros_like(seen) if state is None else state["mean"]
         return torch.where(seen[..., None, None] > 0, mean[..., None, None].to(r), _mean(r, present, 2))
     if name == "prompt":

@@ -223,4 +223,4 @@ class Watch:
         return torch.as_tensor(value, dtype=torch.float64).detach().expand(self.training.runs)
 
     def columns(self) -> dict[str, Array]:
-        return {k: torch.stack([row[k] for row in self.rows]).numpy() for k in self.rows[0]}
+        return {k: torch.stack([row[k] for row in self.rows]).cpu().numpy() for k in self.rows[0]}

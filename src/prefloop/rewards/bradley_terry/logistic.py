@@ -138,6 +138,6 @@ def _folds(keys: Sequence[Hashable], folds: int, seed: int) -> Int[Tensor, " N"]
     known = list(dict.fromkeys(keys))
     if len(known) < 2:
         raise DataError("a reward model needs pairs from at least two questions", fix="give more pairs")
-    order = torch.randperm(len(known), generator=torch.Generator().manual_seed(seed)).tolist()
+    order = torch.randperm(len(known), generator=torch.Generator().manual_seed(seed), device="cpu").tolist()
     fold = {known[i]: place % min(folds, len(known)) for place, i in enumerate(order)}
     return torch.tensor([fold[k] for k in keys])

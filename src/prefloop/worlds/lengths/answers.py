@@ -72,7 +72,7 @@ def encode(texts: Sequence[Sequence[str]], limit: int, unended: Sequence[Collect
             end = [] if unended and g in unended[p] else [END]
             row = [*encoding.ids, *end][:limit]
             ids[p, g, : len(row)], mask[p, g, : len(row)] = row, True
-    return Tokens(torch.from_numpy(ids), torch.from_numpy(mask))
+    return Tokens(torch.as_tensor(ids), torch.as_tensor(mask))
 
 
 @cache
