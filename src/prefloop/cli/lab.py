@@ -25,7 +25,7 @@ def run(options: Options) -> int:
     from prefloop.lab.store import Store, missing
     from prefloop.lab.sweep import jobs_of
 
-    cells = grid(options)
+    options, cells = _on_a_device(options), grid(options)
     for setting in _with(cells, options.lr, [0]):
         setting.check()
     store = Store(options.out / "runs")
@@ -39,6 +39,20 @@ def run(options: Options) -> int:
     about = cells[0].world.about()
     options.show(lambda: {"out": str(options.out), "cells": rows}, lambda: _print(options, rows, files, about))
     return 0
+
+
+def _on_a_device(options: Options) -> Options:
+    """The options with the name of the device, which is said unless it is the CPU.
+
+    Raises:
+        UserError: it is not there.
+    """
+    from prefloop.core import devices
+
+    device = devices.chosen(options.device, "--device")
+    if device != devices.CPU:
+        options.say(devices.said(device, options.device))
+    return replace(options, device=str(device))
 
 
 def _wanted(options: Options, cells: Sequence[Setting], store: Any) -> list[Setting]:
@@ -65,7 +79,7 @@ def _stack(options: Options, first: Setting) -> int | None:
         return int(options.stack) if options.stack else None
     from prefloop.lab.forecast import best_size
 
-    size, cost = best_size(first, options.say)
+    size, cost = best_size(first, options.say, options.device)
     each = ", ".join(f"{n}: {1000 * s:.2f} ms per run and step" for n, s in cost.items())
     options.say(f"stack size: {each} → {size}")
     return size
@@ -76,7 +90,7 @@ def _plan(options: Options, jobs: list[list[Setting]], wanted: int) -> int:
     from prefloop.analysis.numbers import duration, gibibytes
     from prefloop.lab.forecast import forecast
 
-    seen = forecast(jobs, options.workers, options.say)
+    seen = forecast(jobs, options.workers, options.say, options.device)
     record = {
         "runs": wanted,
         "to_compute": seen.runs,
@@ -95,7 +109,7 @@ def _run(options: Options, cells: list[Setting], store: Any, size: int | None) -
     from prefloop.lab.sweep import sweep
     from prefloop.scale.workers import pool_for
 
-    pool = pool_for(options.workers, options.ray)
+    pool = pool_for(options.workers, options.ray, options.device)
     try:
         return tuned(
             cells,

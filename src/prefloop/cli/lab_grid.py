@@ -14,6 +14,7 @@ from prefloop.core.errors import UserError
 from prefloop.runs import yaml12
 from prefloop.runs.schema import Flag
 from prefloop.worlds.spec import world_class
+from prefloop.worlds.text.spec import require_device
 
 if TYPE_CHECKING:  # torch is imported only to run something, so that --help is fast
     from prefloop.lab.setting import Setting
@@ -68,6 +69,8 @@ class Options(Output):
     """Steps between evaluations."""
     out: Annotated[Path, Flag(metavar="DIR")] = Path("lab")
     """Folder for runs, tables and figures; existing runs are reused."""
+    device: str = "cpu"
+    """Where the workers compute: cpu, cuda, cuda:N, mps or auto."""
     workers: int = 2
     """Worker processes, one thread each."""
     stack: Annotated[str, Flag(metavar="N|auto")] = ""
@@ -85,6 +88,7 @@ class Options(Output):
 
     def __post_init__(self) -> None:
         tuning = ["tuning_seeds"] if len(self.lr) > 1 else []
+        require_device("--device", self.device)
         require_positive(self, "workers", "seeds", "iterations", *tuning)
         if self.seeds > MOST_SEEDS:
             what = f"{self.seeds} seeds would overlap with the tuning seeds"

@@ -174,10 +174,7 @@ def _take_fields(record: Record, rows: Tensor, whole: frozenset[str] = frozenset
 def put(x: Tensor, rows: Int[Tensor, "*S m"], value: Tensor) -> None:
     """Write `value` along the prompt axis of `x`, in place: the inverse of `take`."""
     rows = rows.to(x.device)
-    if rows.ndim == 1:
-        x[rows] = value
-    else:
-        x[torch.arange(len(rows), device=x.device)[:, None], rows] = value
+    x[rows if rows.ndim == 1 else (torch.arange(len(rows), device=x.device)[:, None], rows)] = value
 
 
 def pick(x: Tensor, places: Int[Tensor, "*S P g"]) -> Tensor:

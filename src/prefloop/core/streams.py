@@ -34,7 +34,7 @@ class Stream:
     def epoch(self, n: int, number: int) -> Int[Tensor, "*S n"]:
         """The order of epoch `number` over n items: it depends on the seed only, so it needs no state."""
         each = [torch.Generator().manual_seed(_derive(s, f"{self.name}/{number}")) for s in self.seeds]
-        return self._given([torch.randperm(n, generator=g, device="cpu") for g in each])
+        return self._each(lambda g: torch.randperm(n, generator=g, device="cpu"), each)
 
     def state(self) -> Tensor:
         return torch.stack([g.get_state() for g in self.generators])
@@ -43,10 +43,8 @@ class Stream:
         for generator, row in zip(self.generators, state, strict=True):
             generator.set_state(row.clone())  # torch reads a view from the start of its storage
 
-    def _each(self, draw: Any) -> Tensor:
-        return self._given([draw(g) for g in self.generators])
-
-    def _given(self, drawn: list[Tensor]) -> Tensor:
+    def _each(self, draw: Any, generators: Sequence[torch.Generator] = ()) -> Tensor:
+        drawn = [draw(g) for g in generators or self.generators]
         return (torch.stack(drawn) if self.stacked else drawn[0]).to(torch.get_default_device())
 
 

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from prefloop.analysis.numbers import duration
+from prefloop.lab.pool import compute_on
 from prefloop.lab.setting import Setting
 from prefloop.lab.stack import Watch, build, run_stack
 
@@ -65,11 +66,14 @@ class Forecast:
     bytes: int
 
 
-def forecast(jobs: Sequence[Sequence[Setting]], workers: int, say: Callable[[str], object] = str) -> Forecast:
+def forecast(
+    jobs: Sequence[Sequence[Setting]], workers: int, say: Callable[[str], object] = str, device: str = "cpu"
+) -> Forecast:
     """Predicted wall time and memory of the jobs on this machine, from one probe per kind of stack.
 
     Args:
         say: told what is timed, at once and every HEARTBEAT seconds.
+        device: where the workers compute; the memory is that of the CPU.
     """
     if not jobs:
         return Forecast(0, 0, 0.0, 0)
@@ -78,7 +82,7 @@ def forecast(jobs: Sequence[Sequence[Setting]], workers: int, say: Callable[[str
         key = replace(job[0], steps=1).stack
         if len(job) > len(kinds.get(key, ())):
             kinds[key] = job
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as worker:
+    with _worker(device) as worker:
         start = time.perf_counter()
         worker.submit(abs, 0).result()
         spawn = time.perf_counter() - start
@@ -103,9 +107,15 @@ def _awaited(work: Future[Probe], what: str, say: Callable[[str], object]) -> Pr
     return work.result()
 
 
-def best_size(setting: Setting, say: Callable[[str], object] = str) -> tuple[int, dict[int, float]]:
+def _worker(device: str) -> ProcessPoolExecutor:
+    return ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), compute_on, (device,))
+
+
+def best_size(
+    setting: Setting, say: Callable[[str], object] = str, device: str = "cpu"
+) -> tuple[int, dict[int, float]]:
     """The stack size with the least time per run and step, and the times by size."""
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as worker:
+    with _worker(device) as worker:
         stacks = [[replace(setting, seed=i) for i in range(n)] for n in SIZES]
         seen = [_awaited(worker.submit(probe, stack), f"timing stacks of {len(stack)}", say) for stack in stacks]
     cost = {p.runs: p.step / p.runs for p in seen}

@@ -90,12 +90,16 @@ class InProcess:
 
 
 class LocalPool:
-    """Worker processes on this machine, started on first use and reused by later sweeps."""
+    """Worker processes on this machine, started on first use and reused by later sweeps.
 
-    def __init__(self, workers: int = 2) -> None:
+    Args:
+        device: where the workers compute; several share a GPU.
+    """
+
+    def __init__(self, workers: int = 2, device: str = "cpu") -> None:
         if workers < 1:
             raise UserError(f"`workers` must be at least 1, not {workers}", fix="use --workers 1 or more")
-        self.workers = workers
+        self.workers, self.device = workers, device
         self._executor: ProcessPoolExecutor | None = None
         context = multiprocessing.get_context("spawn")
         self._done = context.Value("q", 0)
@@ -103,7 +107,7 @@ class LocalPool:
 
     def run(self, jobs: Sequence[Sequence[Setting]], tick: Callable[[int], None]) -> Iterator[Done]:
         if self._executor is None:
-            self._executor = ProcessPoolExecutor(self.workers, self._context, _start, (self._done,))
+            self._executor = ProcessPoolExecutor(self.workers, self._context, _start, (self._done, self.device))
         before, executor = self._steps(), self._executor
         with environment(WORKER):  # inherited by the workers
             waiting: set[Future[Done]] = {executor.submit(_job, i, job) for i, job in enumerate(jobs)}
@@ -136,12 +140,19 @@ class LocalPool:
             self._executor = None
 
 
-def _start(counter: Any) -> None:
-    """Set up a worker: it ignores Ctrl-C, which the parent handles, and ends with its parent."""
+def _start(counter: Any, device: str) -> None:
+    """Set up a worker: it has a device, ignores Ctrl-C, which the parent handles, and ends with its parent."""
     global _counter
+    compute_on(device)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     _counter = counter
+
+
+def compute_on(device: str) -> None:
+    """Make what this process creates from now on be on a device; nothing changes for the CPU."""
+    if device != "cpu":
+        torch.set_default_device(device)
 
 
 def _end_with_parent() -> None:

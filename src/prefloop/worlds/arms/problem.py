@@ -189,6 +189,6 @@ def learned_reward(data: Batch, seeds: Sequence[int], arms: int = ARMS) -> Float
         sign = torch.sign(data.scores[run, :, 0 : 2 * pairs : 2] - data.scores[run, :, 1::2]).flatten()
         strict = (sign != 0) & (gap != 0).any(-1)
         keys = torch.arange(data.mask.shape[1]).repeat_interleave(pairs)[strict]
-        fitted = fit_linear(gap[strict] * sign[strict, None], keys.tolist(), seed=seed, penalties=PENALTIES)
+        fitted = fit_linear(gap[strict] * sign[strict, None], keys.cpu().tolist(), seed=seed, penalties=PENALTIES)
         out.append(fitted.weight)
     return torch.stack(out).to(data.scores)
