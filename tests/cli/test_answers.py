@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +93,20 @@ def test_every_prompt_is_answered_once_and_the_file_has_what_is_shown(
     assert main(words) == 0
     text = capsys.readouterr().out
     assert all(len(line) <= 80 for line in text.split("row 1")[1].splitlines()) and "cut at the limit" in text
+
+
+def test_the_best_model_of_a_run_answers_as_the_run_does(
+    finished: Path, prompts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With the same template, system message and limit."""
+    run = tmp_path / "run"
+    shutil.copytree(finished, run)
+    (run / "final").rename(run / "best")
+    answers = []
+    for name in (finished, finished / "final", run / "best"):
+        assert main(["sample", str(name), "--prompts", str(prompts), "--before", "--json"]) == 0
+        answers.append(json.loads(capsys.readouterr().out)["answers"])
+    assert answers[0] == answers[1] == answers[2]
 
 
 def test_an_unfinished_run_offers_its_checkpoint(

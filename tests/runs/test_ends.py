@@ -26,7 +26,7 @@ from prefloop.core.errors import DataError, UserError
 from prefloop.core.loop import Loop, Record
 from prefloop.policies import pretrained
 from prefloop.policies.causal_lm import CausalLM
-from prefloop.runs import checkpoint, ends, experiment, folder, trial
+from prefloop.runs import checkpoint, ends, experiment, folder, saving, trial
 from prefloop.runs import config as configuration
 from prefloop.runs.folder import RunFolder, read
 from prefloop.worlds.text.problem import TextProblem
@@ -518,7 +518,8 @@ def test_the_last_checkpoint_has_no_state_of_the_optimiser(model: Path, tmp_path
         return path
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(experiment, "save", saved)
+        for owner in (experiment, saving):
+            patch.setattr(owner, "save", saved)
         start(model, tmp_path, "--save.every=2")
     weights = 4 * sum(p.numel() for p in pretrained.load(str(model))[0].parameters())
     assert len(sizes) == 3 and sizes[0] - sizes[2] > 2 * weights

@@ -30,7 +30,7 @@ class Options(Output):
     """
 
     model: Annotated[str, Flag(positional=True, metavar="RUN|MODEL")]
-    """Run folder; or a model: a local folder, a hub name, or smollm2."""
+    """Run folder, or RUN/best; or a model: a local folder, a hub name, or smollm2."""
     temperature: float = 0.0
     """Sampling temperature; 0 takes the most likely token."""
     max_new_tokens: int | None = None

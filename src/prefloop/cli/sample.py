@@ -34,7 +34,7 @@ class Options(Rows):
     """
 
     model: Annotated[str, Flag(positional=True, metavar="RUN|MODEL")]
-    """Run folder; or a model: a local folder, a hub name, or smollm2."""
+    """Run folder, or RUN/best; or a model: a local folder, a hub name, or smollm2."""
     prompts: Annotated[Path, Flag(metavar="FILE")]
     """Prompts: a data file of any format, see docs/formats.md; its responses are not read."""
     before: bool = False

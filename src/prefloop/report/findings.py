@@ -12,6 +12,7 @@ from prefloop.analysis.numbers import fixed, interval, number
 from prefloop.analysis.overoptimisation import LEAST, overoptimisation
 from prefloop.core.metric_table import METRICS, warning
 from prefloop.report.data import Line, Run, measured
+from prefloop.runs.folder import FINAL
 
 ALL_PAIRS = 3  # runs up to which each is compared with each, otherwise with the first
 CRITERIA = {
@@ -58,9 +59,13 @@ def _name(run: Run) -> str:
 
 
 def finished(run: Run) -> bool:
-    """Whether the last planned step is evaluated, in all seeds."""
-    ends = [(one.evaluations[-1]["step"] if one.evaluations else -1, _planned(one)) for one in run.members or (run,)]
-    return all(planned is not None and step >= planned for step, planned in ends)
+    """Whether the last planned step is evaluated or the final model is there, in all seeds."""
+    return all((one.path / FINAL).is_dir() or _reached(one) for one in run.members or (run,))
+
+
+def _reached(run: Run) -> bool:
+    planned = _planned(run)
+    return planned is not None and bool(run.evaluations) and run.evaluations[-1]["step"] >= planned
 
 
 def progress(run: Run) -> str:

@@ -18,7 +18,7 @@ from prefloop.policies.conversation import Template
 from prefloop.policies.pretrained import Limits
 from prefloop.runs import checkpoint
 from prefloop.runs.config import Config, load
-from prefloop.runs.folder import CONFIG, FINAL, existing
+from prefloop.runs.folder import BEST, CONFIG, FINAL, existing
 from prefloop.worlds.text.examine import sound
 from prefloop.worlds.text.open_model import OpenModel, open_model
 from prefloop.worlds.text.problem import TextProblem
@@ -78,15 +78,21 @@ class Answering:
 
 
 def is_run(name: str) -> bool:
-    """Whether a run is meant rather than a model: a folder with the configuration of one."""
-    return (Path(name).expanduser() / CONFIG).is_file()
+    """Whether a run is meant rather than any model: its folder, or RUN/final or RUN/best in it."""
+    return (_home(name) / CONFIG).is_file()
+
+
+def _home(name: str) -> Path:
+    """The run folder of a name, if it is one of a run."""
+    path = Path(name).expanduser()
+    return path.parent if path.name in (FINAL, BEST) and (path.parent / CONFIG).is_file() else path
 
 
 def trained(name: str, *, unfinished: bool = False, template: str | None = None) -> Answering:
     """The final model of a run, or a model.
 
     Args:
-        name: a run folder, or a model: a local folder, a hub name or `smollm2`.
+        name: a run folder, RUN/best for its best model; or a model: a local folder, a hub name or `smollm2`.
         unfinished: use the last checkpoint of a run without a final model.
         template: see `conversation.template_of`; by default that of the run, or `auto`.
 
@@ -97,12 +103,13 @@ def trained(name: str, *, unfinished: bool = False, template: str | None = None)
     if not is_run(name):
         config = Config(model=ModelOptions(name))
         return _answering(_open(config, config.model, template), None, f"model: {name}")
-    home = existing(Path(name).expanduser())
+    home = existing(_home(name))
     config = load(home / CONFIG)
-    if (home / FINAL).is_dir():
-        own = config.model  # adapters are merged in the final model
-        opened = _open(config, ModelOptions(str(home / FINAL), autocast=own.autocast, dtype=own.dtype), template)
-        return _answering(opened, config.data.system, f"model: {home / FINAL}")
+    saved = home / (BEST if Path(name).name == BEST else FINAL)
+    if saved.is_dir():
+        own = config.model  # adapters are merged in a saved model
+        opened = _open(config, ModelOptions(str(saved), autocast=own.autocast, dtype=own.dtype), template)
+        return _answering(opened, config.data.system, f"model: {saved}")
     newest = checkpoint.newest(home / "checkpoints")
     if newest is None or not unfinished:
         raise _without_final(home, config, newest)
@@ -120,7 +127,7 @@ def untrained(name: str, *, template: str | None = None) -> Answering:
     Raises:
         UserError: not a run, or its model is not there any more.
     """
-    config = load(existing(Path(name).expanduser()) / CONFIG)
+    config = load(existing(_home(name)) / CONFIG)
     return _answering(_open(config, config.model, template), config.data.system, f"before: {config.model.path}")
 
 
