@@ -171,6 +171,28 @@ def test_single_labels_are_judged_by_how_they_are_separated(tmp_path: Path) -> N
     assert draw(columns([run]))[0].title == "Held-out labels"
 
 
+def test_demonstrations_are_judged_by_their_loss(tmp_path: Path) -> None:
+    run = labelled(tmp_path, "a", method="sft", right=GOOD, longer=LONGER)
+    ends = [(0, 1.5, 4.48), (20, 1.25, 3.49)]
+    lines = [
+        {
+            "kind": "evaluation",
+            "step": n,
+            "eval/loss": x,
+            "eval/loss_se": 0.05,
+            "eval/perplexity": y,
+            "eval/demonstrations": 80,
+        }
+        for n, x, y in ends
+    ]
+    (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (said,) = findings(columns([run]))
+    assert said == (
+        "sft: after 20 steps the loss on 80 held-out demonstrations went 1.500\u00a0±\u00a00.050 →"
+        " 1.250\u00a0±\u00a00.050 nats per token (perplexity 4.480 → 3.490)."
+    )
+
+
 def test_a_page_is_written_again_until_the_runs_are_finished(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

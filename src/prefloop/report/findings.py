@@ -19,7 +19,7 @@ CRITERIA = {
     "implicit": ("eval/rewards/accuracies", "implicit reward"),
     "mean": ("eval/accuracy/mean_logp", "log-prob per token"),
 }
-LONGER, AUC = "eval/accuracy/longer", "eval/labels/auc"
+LONGER, AUC, LOSS = "eval/accuracy/longer", "eval/labels/auc", "eval/loss"
 
 
 def findings(runs: Sequence[Run]) -> list[str]:
@@ -46,7 +46,7 @@ def criterion(run: Run) -> str:
 
 def _outcomes(run: Run) -> list[str]:
     """What the held-out numbers say, for those that the run has."""
-    said = [sentence for read in (_reward, _ranking, _labels) for sentence in read(run)]
+    said = [sentence for read in (_reward, _ranking, _labels, _likelihood) for sentence in read(run)]
     if said:
         return [f"{_name(run)}: {sentence}" for sentence in said]
     if len(run.evaluations) == 1:
@@ -154,6 +154,21 @@ def _labels(run: Run) -> Iterator[str]:
     yield (
         f"{_when(run)} a held-out response labelled good has a higher implicit reward than one labelled bad with"
         f" probability {measured(after)} ({count} responses; by length alone {measured(longer)})."
+    )
+
+
+def _likelihood(run: Run) -> Iterator[str]:
+    """The loss on held-out demonstrations, before and after."""
+    if not _compared(run, LOSS):
+        return
+    before, after = (measured(value) for value in (run.before(LOSS), run.after(LOSS)))
+    ends = [run.before("eval/perplexity"), run.after("eval/perplexity")]
+    perplexity = " → ".join(number(value.value if value else None) for value in ends)
+    last = [line for line in run.evaluations if line.get(LOSS) is not None][-1]
+    count = number(last.get("eval/demonstrations"))
+    yield (
+        f"{_when(run)} the loss on {count} held-out demonstrations went {before} → {after} nats per token (perplexity"
+        f" {perplexity})."
     )
 
 
