@@ -245,8 +245,8 @@ class Method(Shown):
 
     def reduce(self, losses: Tensor, batch: Batch, signal: Signal) -> Float[Tensor, "*S"]:
         """Sum of the losses over all axes but the run axis, without padding and empty slots."""
-        whole = batch.mask[..., 0] if signal.pair_weight is None else signal.pair_weight
-        one_of(losses, (batch.mask.shape, whole.shape), "objective", "token, response or pair")
+        whole = batch.mask.shape[:-1] if signal.pair_weight is None else signal.pair_weight.shape
+        one_of(losses, (batch.mask.shape, whole), "objective", "token, response or pair")
         if losses.ndim == batch.mask.ndim:
             losses = objectives.sequence(losses, batch)
             if self.reduction == "mean":
