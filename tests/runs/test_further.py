@@ -11,7 +11,7 @@ import pytest
 from prefloop.cli.main import main
 from prefloop.core.errors import UserError
 from prefloop.core.loop import Loop, Record
-from prefloop.runs import checkpoint, experiment
+from prefloop.runs import checkpoint, experiment, records
 from prefloop.runs import config as configuration
 from prefloop.runs.folder import read
 from prefloop.runs.interrupt import Interrupted
@@ -134,6 +134,19 @@ def test_only_the_number_of_steps_may_change_on_the_command_line(
     assert main(["train", "--resume", str(run), "--training.steps", "4", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["run"] == str(run)
     assert [checkpoint.step_of(path) for path in checkpoint.checkpoints(run / "checkpoints")] == [4]
+
+
+def test_own_code_that_has_changed_since_the_start_is_named(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(records, "sources", lambda config: {"mine:reward": "before"})
+        run = start(model, tmp_path, "online_dpo", "--training.steps=1")
+        patch.setattr(records, "sources", lambda config: {"mine:reward": "after"})
+        assert main(["train", "--resume", str(run), "--training.steps=2", "--json"]) == 0
+    (note,) = [note for note in json.loads(capsys.readouterr().out)["notes"] if "mine:reward" in note]
+    assert "`mine:reward` has changed since the run was started" in note
+    assert read(run, "events")[-1]["notes"] == [note]
 
 
 def test_a_run_stands_for_its_final_model(model: Path, tmp_path: Path) -> None:

@@ -70,7 +70,7 @@ TABLE: dict[str, tuple[Metric, ...]] = {
         M("pass", "Pass over this collection, from 1.", "", "1 … `reuse`"),
         M("passes", "How often each distinct response has been through the loss so far, on average. Lab only.",
           "passes", "1 without reuse", title="passes"),
-        M("learning_rate", "Learning rate of this step.", "", "rises over the warm-up, then constant"),
+        M("learning_rate", "Learning rate of this step.", "", "rises over the warm-up, then as `training.schedule`"),
         M("samples", "Responses sampled from the policy so far; 0 if all data are offline.", "responses", COUNT,
           title="samples"),
         M("tokens/sampled", "Tokens in those responses.", "tokens", COUNT),

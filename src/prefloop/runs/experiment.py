@@ -154,22 +154,22 @@ def resume(
         last = checkpoint.newest(folder.checkpoints)
         trained = last is not None and checkpoint.step_of(last) == config.training.steps
         start = start or prepare([config], poll=interrupt.poll, say=say, ends=not trained)
-        for note in continued(home, start.world):
+        notes = continued(home, config, start.world)
+        for note in notes:
             say(note)
         if config != before:
             if not start.world.data.has_responses:
                 check_offline(before, config, len(start.world.data.train))
             lengthen(folder, before, config)
-        this = _begin(config, start, interrupt.poll)
+        this = _begin(config, start, interrupt.poll, notes)
         if last is None and not has_ended(home, config):
             _start_again(this, folder, say)
         else:
             newest, state = checkpoint.restore(folder.checkpoints, fallback=True, say=say)
             this.loop.restore(state["loop"])
             folder.rewind(state["offsets"], state["waiting"])
-            folder.event(
-                "resume", {"step": this.loop.step, "checkpoint": newest.name, "device": str(start.world.model.device)}
-            )
+            where = {"checkpoint": newest.name, "device": str(start.world.model.device), "notes": list(notes)}
+            folder.event("resume", {"step": this.loop.step, **where})
         return _train(this, folder, label or config.method, quiet, observers)
 
 

@@ -81,11 +81,11 @@ def manifest_of(
     )
 
 
-def continued(home: Path, world: TextWorld) -> list[str]:
+def continued(home: Path, config: Config, world: TextWorld) -> tuple[str, ...]:
     """Refuse to continue a run with different data or another model; files may have moved.
 
     Returns:
-        A note if it continues on another device.
+        Notes if the user's own code has changed, or if it continues on another device.
 
     Raises:
         DataError: a hash is not in the manifest.
@@ -97,7 +97,10 @@ def continued(home: Path, world: TextWorld) -> list[str]:
             raise DataError(f"`{name}` has changed since the run was started", where=str(home), fix="restore it")
     before = recorded["hardware"].get("device", device)
     moved = f"{home}: it was started on {before} and continues on {device}, where numbers differ in their last digits"
-    return [] if before == device else [moved]
+    known_code = recorded.get("sources", {})
+    edited = [name for name, digest in sources(config).items() if known_code.get(name, digest) != digest]
+    said = [f"{home}: `{name}` has changed since the run was started; the rest uses it as it is now" for name in edited]
+    return (*said, *([] if before == device else [moved]))
 
 
 def card(config: Config, method: Method, note: str, before: Mapping[str, float], after: Mapping[str, float]) -> str:
