@@ -349,7 +349,7 @@ def planned(monkeypatch: pytest.MonkeyPatch, idle: None) -> list[list[list[Setti
     """The jobs that were asked about; they take 75 seconds and three gibibytes, however many there are."""
     seen = []
 
-    def forecast(jobs: list[list[Setting]], workers: int, say: Any) -> Forecast:
+    def forecast(jobs: list[list[Setting]], workers: int, say: Any, device: str) -> Forecast:
         seen.append(jobs)
         return Forecast(sum(map(len, jobs)), len(jobs), 75.0, 3 * 2**30)
 
@@ -379,7 +379,7 @@ def test_a_plan_in_json_is_numbers(planned: list[list[list[Setting]]], tmp_path:
 def test_a_stack_size_can_be_measured(
     planned: list[list[list[Setting]]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(forecast_module, "best_size", lambda one, say: (4, {1: 0.002, 4: 0.0005}))
+    monkeypatch.setattr(forecast_module, "best_size", lambda one, say, device: (4, {1: 0.002, 4: 0.0005}))
     said = say(*ASKED, "--plan", "--stack", "auto", "--out", str(tmp_path))
     assert said.out.startswith("stack size: 1: 2.00 ms per run and step, 4: 0.50 ms per run and step → 4\n")
     assert [len(job) for job in planned[0]] == [4, 4, 4, 4, 2, 2]
