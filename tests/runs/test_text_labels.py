@@ -185,6 +185,13 @@ def test_without_a_name_the_reward_is_the_labels_of_the_file_or_is_asked_for(mod
         experiment.run(config(model, tmp_path, "dpo", prompts), quiet=True)
 
 
+def test_a_single_held_out_prompt_is_refused_before_a_model_is_loaded(tmp_path: Path) -> None:
+    prompts = file(tmp_path, [{"prompt": f"a {i}"} for i in range(3)])
+    flags = [prompts, "--data.held_out=split", "--data.held_out_share=0.3", RULE]
+    with pytest.raises(DataError, match="single held-out prompt has no standard error"):
+        experiment.run(config(tmp_path / "absent", tmp_path, "rloo", *flags), quiet=True)
+
+
 def test_a_run_on_labels_measures_held_out_labels(model: Path, tmp_path: Path) -> None:
     rows = [{"prompt": f"a {i}", "completion": ["yes", "no"][i % 2], "label": i % 2 == 0} for i in range(16)]
     data = file(tmp_path, rows)

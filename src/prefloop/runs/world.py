@@ -94,7 +94,7 @@ def check_reward(config: Config, method: Method, data: TextData) -> None:
     Raises:
         UserError: fresh responses without a scorer, a method without the labels it needs, groups of other sizes, or
             dropout for a method with a ratio.
-        DataError: all labels are equal.
+        DataError: all labels are equal, or a single held-out prompt is to be answered.
     """
     if method.on_policy > 0 and config.reward.name == LABELS:
         raise UserError(
@@ -104,6 +104,9 @@ def check_reward(config: Config, method: Method, data: TextData) -> None:
         )
     if config.reward.name == LABELS and not data.has_responses:
         raise UserError("the data have prompts only, no labels", where="reward.name", fix=NAME_A_REWARD)
+    if config.reward.name != LABELS and len(data.held_out) < 2:
+        what = "the reward of answers to a single held-out prompt has no standard error"
+        raise DataError(what, where="data.held_out", fix="hold out two prompts or more")
     if config.model.lora_dropout and "behaviour" in method.needs:
         what = f"dropout would change the ratio of `{config.method}`, which is 1 before the first update"
         raise UserError(what, where="model.lora_dropout", fix="use 0 with this method")
