@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prefloop.core.errors import UserError
-from prefloop.runs.config import Config, TrainingConfig, load, options, to_yaml
+from prefloop.runs.config import HIGHER, LOWER, Config, TrainingConfig, load, options, to_yaml
 from prefloop.worlds.text.spec import ModelOptions
 
 
@@ -170,6 +170,7 @@ def configs() -> st.SearchStrategy[Config]:
         "adapter": st.none(),  # never beside new adapters
         "template_date": st.none() | st.dates().map(str),
         "epochs": st.none(),  # never beside steps
+        "keep_best": st.sampled_from((*HIGHER, *LOWER)),  # patience needs one
         "warmup": st.floats(0, 0.99) | st.integers(0, 10**6).map(float),
         "lora_dropout": st.floats(0, 0.99),
         "lora_targets": st.lists(st.text(min_size=1)).map(tuple),
