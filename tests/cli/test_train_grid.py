@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from statistics import fmean
 
 import pytest
 import torch
 
 import tiny
-from prefloop.analysis.statistics import iqm, stratified_bootstrap
+from prefloop.analysis.compare import difference
 from prefloop.cli import train_grid
 from prefloop.cli.main import main
 from prefloop.cli.train import _table
@@ -33,6 +34,7 @@ def words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
         "model.path": "model",
         "model.autocast": "false",
         "training.steps": "2",
+        "training.lr": "0.05",
         "training.batch": "4",
         "training.minibatch": "4",
         "sampling.max_new_tokens": "6",
@@ -48,13 +50,16 @@ def test_a_grid_is_planned_trained_reused_and_compared(words: list[str], capsys:
     assert main([*words, "--json"]) == 0
     first = json.loads(capsys.readouterr().out)
     made = runs("runs")
-    assert len(made) == 4 and [cell["cell"] for cell in first["cells"]] == ["dpo", "simpo"]
+    assert len(made) == 4 and ["dpo" in first["cells"][0]["cell"], "simpo" in first["cells"][1]["cell"]] == [True, True]
     assert main([*words, "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == first and runs("runs") == made
     for cell in first["cells"]:
-        values = [_last(Path(run))["eval/rewards/accuracies"] for run in cell["runs"]]
-        want = stratified_bootstrap([[value] for value in values], iqm, seed=0)
-        assert cell["eval/rewards/accuracies"] == {"value": want.value, "low": want.low, "high": want.high}
+        values = [_last(Path(run))["eval/rewards/margins"] for run in cell["runs"]]
+        over = difference(values, unit="seeds")  # Student's t, which is honest about two seeds
+        after = cell["after"]
+        assert after["eval/rewards/margins"] == pytest.approx(fmean(values))
+        assert after["eval/rewards/margins_low"] == pytest.approx(over.low)
+    assert first["findings"]
 
 
 def _last(run: Path) -> dict[str, float]:
@@ -68,8 +73,8 @@ def test_the_table_fits_80_columns(
     monkeypatch.setenv("COLUMNS", "80")
     assert main(words) == 0
     text = capsys.readouterr().out
-    assert "about" in text and "interquartile mean over seeds" in text and "prefloop report runs/*/" in text
-    assert all(len(line) <= 80 for line in text.splitlines() if line.startswith(("cell", "dpo", "simpo")))
+    assert "about" in text and "held-out, after training" in text and "prefloop report runs/*/" in text
+    assert all(len(line) <= 80 for line in text.splitlines() if not line.startswith("template: "))
 
 
 def test_names_of_cells() -> None:
@@ -87,6 +92,7 @@ def test_held_out_numbers_take_one_line_each(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setattr("prefloop.cli.train._findings", lambda result: ["What it says."])
     after = {"eval/pairs": 40.0, "eval/questions": 38.0, "eval/rewards/accuracies": 0.625}
     after |= {
         "eval/rewards/accuracies_low": 0.476,

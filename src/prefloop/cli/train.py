@@ -114,9 +114,8 @@ def _grid(options: Options, configs: dict[str, configuration.Config]) -> int:
         folders = ray_runs.grid(configs, options.ray, say=options.say)
     else:
         folders = grid(configs, quiet=options.silent)
-    found = train_grid.cells(folders)
-    output = next(iter(configs.values())).output
-    options.show(lambda: train_grid.record(found), lambda: train_grid.show(found, output))
+    found, output = train_grid.results(folders), next(iter(configs.values())).output
+    options.show(lambda: train_grid.record(*found), lambda: train_grid.show(*found, output))
     return 0
 
 
