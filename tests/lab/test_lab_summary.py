@@ -5,7 +5,7 @@ from __future__ import annotations
 import resource
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Executor, Future
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
@@ -241,17 +241,11 @@ TINY = make(
 )  # fmt: skip
 
 
-class Inline:
+class Inline(Executor):
     """An executor that needs no process."""
 
     def __init__(self, *_: Any) -> None:
         """Takes what the real one takes."""
-
-    def __enter__(self) -> Inline:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """There is nothing to end."""
 
     def submit(self, work: Callable[..., Any], *args: Any) -> Future[Any]:
         future: Future[Any] = Future()

@@ -7,7 +7,7 @@ import resource
 import sys
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, wait
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -107,7 +107,7 @@ def _awaited(work: Future[Probe], what: str, say: Callable[[str], object]) -> Pr
     return work.result()
 
 
-def _worker(device: str) -> ProcessPoolExecutor:
+def _worker(device: str) -> Executor:
     return ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), compute_on, (device,))
 
 
