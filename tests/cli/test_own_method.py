@@ -60,6 +60,7 @@ def train(tmp_path: Path, *words: str) -> Path:
     pretrained.save(tiny.llama(len(tiny.WORDS), torch.float32), tiny.tokenizer(), tmp_path / "tiny", "a tiny model")
     fixed = ["--sampling.max_new_tokens=8", "--evaluation.prompts=4", "--evaluation.max_cut=1", "--training.steps=3"]
     fixed += [
+        "--reward.name=length_min",
         "--training.batch=16",
         "--training.minibatch=16",
         "--training.lr=1e-2",
