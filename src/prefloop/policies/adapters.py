@@ -100,7 +100,8 @@ def save(model: Any, folder: Path, base: str) -> None:
     Args:
         base: hub name or folder of the model that it belongs to; by default where it was loaded from.
     """
-    model.save_pretrained(folder, save_embedding_layers=False)
+    state = {key: x.cpu() for key, x in model.state_dict().items()}
+    model.save_pretrained(folder, save_embedding_layers=False, state_dict=state)
     (folder / "README.md").unlink(missing_ok=True)  # a form with no entries
     config = read_json(folder / ADAPTER)
     config["base_model_name_or_path"] = base or config["base_model_name_or_path"]
