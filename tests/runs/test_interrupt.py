@@ -92,7 +92,7 @@ def test_plain_lines_at_every_tenth_with_remaining_time() -> None:
 def test_fast_work_prints_little_and_slow_work_is_not_silent() -> None:
     assert lines(1000, 0.0001) == ["[dpo]  1000/1000  0:00 in all  loss 250.0"]
     assert len(lines(10, 600.0)) == 10
-    assert len(lines(1000, 1.0)) == 70  # in each 100 s: six times after 15 s, then the tenth
+    assert len(lines(1000, 1.0)) == 100  # every 10 s
 
 
 def test_quiet_is_silent() -> None:
