@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import multiprocessing
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -10,12 +12,16 @@ import torch
 
 from prefloop.cli.main import main
 from prefloop.core import devices
-from prefloop.lab.setting import make, seeds
-from prefloop.lab.stack import run_stack
-from prefloop.worlds.arms import build
+from prefloop.lab.setting import Setting, make, seeds
+from prefloop.lab.stack import Run, run_stack
 from second_device import NAME, second_device
 
 SMALL = {"steps": 2, "evaluate": 2, "evaluation": 8, "batch": 20, "minibatch": 20, "responses": 4}
+
+
+def there(settings: list[Setting]) -> list[Run]:
+    with second_device(), torch.device(NAME):
+        return run_stack(settings)
 
 
 @pytest.mark.parametrize(
@@ -29,12 +35,9 @@ SMALL = {"steps": 2, "evaluate": 2, "evaluation": 8, "batch": 20, "minibatch": 2
 )
 def test_a_stack_gives_the_same_curves_there(method: str, problem: str, more: dict[str, object]) -> None:
     settings = seeds(make(method, problem, **SMALL, **more), [0, 1])  # type: ignore[arg-type]
-    build._fitted.cache_clear()
     near = run_stack(settings)
-    build._fitted.cache_clear()
-    with second_device(), torch.device(NAME):
-        far = run_stack(settings)
-    build._fitted.cache_clear()
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as worker:  # nothing is left of other tests
+        far = worker.submit(there, settings).result()
     for one, other in zip(far, near, strict=True):
         assert one.curves.keys() == other.curves.keys()
         for name, curve in one.curves.items():
