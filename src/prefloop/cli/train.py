@@ -22,8 +22,6 @@ if TYPE_CHECKING:  # torch and transformers are imported after cheap checks
 
 COUNTS = {"eval/pairs": "pairs", "eval/questions": "questions", "eval/labels/count": "labelled responses"}
 AXES = ("method", "seed", "override", "training", "model.lora_rank", "model.trained_layers")  # may be lists
-
-
 RESUMED = ("training.steps", "training.micro_tokens", "sampling.rows", "model.device")  # keys that --resume accepts
 
 
@@ -75,8 +73,10 @@ def run(options: Options) -> int:
     if configs:
         result = experiment.run(configs[0], quiet=quiet)
     else:
-        steps = flags.get("training", {}).pop("steps", None)
-        result = experiment.resume(str(options.resume), steps=steps, here=flags, quiet=quiet)
+        training = dict(flags.get("training", {}))
+        steps = training.pop("steps", None)
+        here = {**flags, "training": training}
+        result = experiment.resume(str(options.resume), steps=steps, here=here, quiet=quiet)
     options.show(lambda: _record(result), lambda: _table(result))
     return 0
 

@@ -21,10 +21,9 @@ from prefloop.runs.config import Config, load
 from prefloop.runs.folder import BEST, CONFIG, FINAL, existing
 from prefloop.worlds.text.examine import sound
 from prefloop.worlds.text.open_model import OpenModel, open_model
-from prefloop.worlds.text.problem import TextProblem
-from prefloop.worlds.text.spec import ModelOptions, SamplingOptions
+from prefloop.worlds.text.problem import UNLIMITED, TextProblem
+from prefloop.worlds.text.spec import ModelOptions
 
-UNLIMITED = 10**9  # tokens of a prompt
 MOST = 256  # tokens of an answer, by default
 
 
@@ -105,7 +104,11 @@ def trained(name: str, *, unfinished: bool = False, template: str | None = None)
         return _answering(_open(config, config.model, template), None, f"model: {name}")
     home = existing(_home(name))
     config = load(home / CONFIG)
-    saved = home / (BEST if Path(name).name == BEST else FINAL)
+    best = Path(name).name == BEST
+    saved = home / (BEST if best else FINAL)
+    if best and not saved.is_dir():
+        fix = f"train with evaluation.keep_best=METRIC, or use the run itself: {home}"
+        raise UserError("this run has kept no model better than the untrained one", where=name, fix=fix)
     if saved.is_dir():
         own = config.model  # adapters are merged in a saved model
         opened = _open(config, ModelOptions(str(saved), autocast=own.autocast, dtype=own.dtype), template)
@@ -137,7 +140,7 @@ def _open(config: Config, model: ModelOptions, template: str | None) -> OpenMode
     options = data.template_options if template in (None, data.template) else None
     return open_model(
         replace(model, device="auto"),  # that of the run may be on another machine
-        SamplingOptions(**vars(config.sampling)),
+        config.sampling,
         template=template or data.template,
         template_options=options,
         template_date=data.template_date,

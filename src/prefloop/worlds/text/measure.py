@@ -11,9 +11,8 @@ from prefloop.data.check import Lengths, lengths
 from prefloop.data.fault import Fault
 from prefloop.data.records import Group
 from prefloop.worlds.text.examine import PORTION, all_identical, indistinct, sound, too_many_cut, truncation
-from prefloop.worlds.text.problem import Known, TextProblem, Truncation
+from prefloop.worlds.text.problem import UNLIMITED, Known, TextProblem, Truncation
 
-UNLIMITED = 10**9
 NONE = Truncation(0, 0, 0, 0)
 
 
