@@ -12,9 +12,11 @@ import pytest
 
 import tiny
 from prefloop.cli.main import main
+from prefloop.core.errors import UserError
 from prefloop.policies import pretrained
 from prefloop.policies.causal_lm import CausalLM
 from prefloop.runs.folder import read, runs
+from prefloop.runs.trained import trained
 
 SYSTEM = "a b c"
 
@@ -107,6 +109,12 @@ def test_the_best_model_of_a_run_answers_as_the_run_does(
         assert main(["sample", str(name), "--prompts", str(prompts), "--before", "--json"]) == 0
         answers.append(json.loads(capsys.readouterr().out)["answers"])
     assert answers[0] == answers[1] == answers[2]
+
+
+def test_a_run_without_a_best_model_does_not_answer_with_another(finished: Path, unfinished: Path) -> None:
+    for run in (finished, unfinished):
+        with pytest.raises(UserError, match="kept no model better"):
+            trained(str(run / "best"), unfinished=True)
 
 
 def test_an_unfinished_run_offers_its_checkpoint(

@@ -44,18 +44,15 @@ def measure(loaded: Loaded, rendering: Template, options: Any) -> tuple[Loaded, 
     from prefloop.data.formats import faulty
     from prefloop.policies.pretrained import limits_of
     from prefloop.worlds.text.measure import measured
-    from prefloop.worlds.text.problem import TextProblem
+    from prefloop.worlds.text.open_data import TextData
+    from prefloop.worlds.text.spec import DataOptions
 
-    limits = limits_of(str(options.model))
-    problem = TextProblem(
-        (),
-        rendering,
+    limited = DataOptions(
         system=options.system,
         max_prompt_tokens=options.max_prompt_tokens,
         max_response_tokens=options.max_response_tokens,
-        context=limits.context,
-        vocabulary=limits.vocabulary,
     )
+    problem = TextData(limited, (), (), {}).problem(rendering, limits_of(str(options.model)))
     made = measured(problem, loaded.groups)
     notes = (*loaded.notes, rendering.note)
     found = replace(loaded, groups=made.usable, faults=[*loaded.faults, *made.faults], notes=notes)

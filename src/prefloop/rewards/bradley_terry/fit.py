@@ -71,23 +71,7 @@ def fit(
             or diverged training.
         UserError: the model names no token that ends an answer, or is not supported.
     """
-    own = isinstance(model, Whole)
-    if own and options.pooling != "last":
-        what = f"`pooling` cannot be {options.pooling}: an encoder is read by the layers of its own head"
-        raise UserError(what, where="reward model: pooling", fix="leave it out")
-    most = min(options.max_tokens, _context(model, template) or options.max_tokens)
-    backbone = _backbone(_copied(model, frozen=options.freeze_backbone))
-    size = backbone.size if isinstance(backbone, Whole) else WIDTH[options.pooling] * state_size(backbone)
-    fitted = BradleyTerry(
-        backbone=backbone.eval(),
-        head=nn.utils.skip_init(nn.Linear, size, 1, device=model.device),
-        template=template,
-        whole=own,
-        pooling=options.pooling,
-        max_tokens=most,
-        micro_tokens=options.micro_tokens,
-        autocast=autocast,
-    )
+    fitted = _unfitted(model, template, options, autocast)
     rows = fitted.encode(groups)
     pairs = preferences(groups, rows.places, options.loss.ties)
     foresee(_seconds(fitted, rows, pairs, options))
@@ -96,7 +80,7 @@ def fit(
         _fit_all(fitted, rows, pairs, options, seed, poll, observe)
         _centre(fitted, rows, pairs, poll)
         facts |= {"steps": options.steps, "lr": options.lr, "batch": options.batch}
-    backbone.requires_grad_(False)
+    fitted.backbone.requires_grad_(False)
     fitted.head.requires_grad_(False)
     counts = {
         "train_pairs": int((pairs.gap > 0).sum()),
@@ -106,6 +90,27 @@ def fit(
     }
     trained_on = frozenset().union(*map(digests, groups))
     return replace(fitted, facts=counts | asdict(options.loss) | facts, trained_on=trained_on)
+
+
+def _unfitted(model: Model | Whole, template: Template, options: FitOptions, autocast: bool) -> BradleyTerry:
+    """A reward model on a copy of the backbone, with a head that has no values yet."""
+    own = isinstance(model, Whole)
+    if own and options.pooling != "last":
+        what = f"`pooling` cannot be {options.pooling}: an encoder is read by the layers of its own head"
+        raise UserError(what, where="reward model: pooling", fix="leave it out")
+    most = min(options.max_tokens, _context(model, template) or options.max_tokens)
+    backbone = _backbone(_copied(model, frozen=options.freeze_backbone))
+    size = backbone.size if isinstance(backbone, Whole) else WIDTH[options.pooling] * state_size(backbone)
+    return BradleyTerry(
+        backbone=backbone.eval(),
+        head=nn.utils.skip_init(nn.Linear, size, 1, device=model.device),
+        template=template,
+        whole=own,
+        pooling=options.pooling,
+        max_tokens=most,
+        micro_tokens=options.micro_tokens,
+        autocast=autocast,
+    )
 
 
 def _seconds(fitted: BradleyTerry, rows: Rows, pairs: Preferences, options: FitOptions) -> float:
