@@ -9,6 +9,7 @@ import pytest
 from prefloop.core.methods import METHODS, method
 from prefloop.runs.config import Config, EvaluationConfig, TrainingConfig
 from prefloop.runs.forecast import Speed, seconds, start, trained
+from prefloop.worlds.text.spec import RewardOptions
 
 SPEED = Speed(opening=3.0, sampling=0.1, forward=0.2, training=0.5)
 EVALUATIONS = 2 * 10 * (0.1 + 2 * 0.2)  # answers to ten prompts, which two models read
@@ -49,6 +50,13 @@ def test_runs_share_the_start_and_the_responses_of_the_reference() -> None:
     assert start(two, SPEED, 100) == pytest.approx(3.0 + 1.0 + 4 * 8 * 0.1)  # once for both offline runs
     assert start(two, SPEED, 5) == pytest.approx(3.0 + 1.0 + 5 * 4 * 0.1)  # one group per prompt
     assert start(two, SPEED, 0) == pytest.approx(3.0 + 1.0)  # the data bring responses
+
+
+def test_a_run_on_labels_samples_no_answers_and_reads_held_out_pairs() -> None:
+    labels = replace(run("dpo"), reward=RewardOptions("labels"))
+    step = 8 * (0.2 + 0.5)
+    assert seconds(labels, SPEED, given=60) == pytest.approx(2 * 60 * 0.2 + 4 * step)
+    assert start([labels], SPEED, 0, given=60) == pytest.approx(3.0 + 60 * 0.2)
 
 
 @pytest.mark.parametrize("name", METHODS)

@@ -20,6 +20,7 @@ from prefloop.runs.length import with_steps
 from prefloop.runs.offline import offline_groups
 from prefloop.runs.world import TextWorld, method_of, open_world, plan_of, resolved
 from prefloop.worlds.text.open_data import open_data
+from prefloop.worlds.text.open_reward import LABELS
 
 T = TypeVar("T")
 
@@ -46,8 +47,10 @@ def forecast(configs: Mapping[str, Config]) -> float:
     world = open_world(whole[label], data, say=lambda text: None)
     speed = measure(first, world, opening=time.monotonic() - clock)
     prompts = 0 if world.data.has_responses else len(world.data.train)
-    starts = [start(list(cells.values()), speed, prompts) for cells in comparisons(whole)]
-    return sum(starts) + sum(seconds(config, speed) for config in whole.values())
+    sizes, most = [len(group.responses) for group in world.data.held_out], first.evaluation.pairs
+    given = 2 * min(most, sum(n > 1 for n in sizes)) + min(most, sizes.count(1))
+    starts = [start(list(cells.values()), speed, prompts, given) for cells in comparisons(whole)]
+    return sum(starts) + sum(seconds(config, speed, given) for config in whole.values())
 
 
 def measure(config: Config, world: TextWorld, *, opening: float) -> Speed:
@@ -59,37 +62,48 @@ def measure(config: Config, world: TextWorld, *, opening: float) -> Speed:
     with torch.no_grad():
         policy.draw(train[:1], 1, rng)  # libraries initialise at their first call
         sampling, batch = _timed(lambda: policy.draw(train, group, rng), device)
+        if config.reward.name == LABELS:  # then the responses of the data are read
+            batch = world.problem.batch_of(world.problem.train[:groups])
         forward, _ = _timed(lambda: policy.evaluate(batch), device)
-    few = batch[torch.arange(max(1, min(groups, config.training.minibatch // group)))]
+    few = batch[torch.arange(max(1, min(len(batch.mask), config.training.minibatch // group)))]
     training, _ = _timed(lambda: policy.evaluate(few).logp.sum().backward(), device)
-    size, part = groups * group, few.responses.shape[0] * group
-    return Speed(opening, sampling / size, forward / size, training / part)
+    read, part = int(batch.present.sum()), int(few.present.sum())
+    return Speed(opening, sampling / (groups * group), forward / read, training / part)
 
 
-def seconds(config: Config, speed: Speed) -> float:
-    """Seconds of one run, without the work that the runs of a comparison share."""
+def seconds(config: Config, speed: Speed, given: int = 0) -> float:
+    """Seconds of one run, without the work that the runs of a comparison share.
+
+    Args:
+        given: held-out responses of the data that each evaluation reads: of pairs, or with labels.
+    """
     method, plan, evaluation = method_of(config), config.training, config.evaluation
     collections = -(-plan.steps * plan.minibatch // (plan.batch * method.reuse))
     reading = speed.forward if "reference" in method.needs else 0.0
     collecting = collections * plan.batch * (method.on_policy * speed.sampling + reading)
     training = plan.steps * plan.minibatch * trained(method) * speed.training
     evaluations = -(-plan.steps // (evaluation.every or max(1, plan.steps)))
-    each = evaluation.samples * evaluation.prompts * (speed.sampling + 2 * speed.forward)
+    each = _answers(config) * (speed.sampling + 2 * speed.forward) + given * speed.forward
     return collecting + training + evaluations * each + evaluation.greedy * speed.sampling
 
 
-def start(configs: Sequence[Config], speed: Speed, prompts: int) -> float:
+def _answers(config: Config) -> int:
+    """Held-out answers that an evaluation samples: none if labels are the reward, which cannot score them."""
+    return 0 if config.reward.name == LABELS else config.evaluation.samples * config.evaluation.prompts
+
+
+def start(configs: Sequence[Config], speed: Speed, prompts: int, given: int = 0) -> float:
     """Seconds of the work that runs of a comparison share: model, answers before training, offline responses.
 
     Args:
         prompts: number of training prompts that the reference answers; 0 if the data have responses.
+        given: see `seconds`.
     """
     methods = [(method_of(config), plan_of(config, method_of(config))) for config in configs]
     offline = {(offline_groups(m, plan, prompts), m.responses) for m, plan in methods if m.on_policy < 1}
-    evaluation = configs[0].evaluation
-    answers = evaluation.prompts * evaluation.samples + evaluation.greedy
+    answers = _answers(configs[0]) + configs[0].evaluation.greedy
     sampled = sum(groups * responses for groups, responses in offline)
-    return speed.opening + (sampled + answers) * speed.sampling
+    return speed.opening + (sampled + answers) * speed.sampling + given * speed.forward
 
 
 def trained(method: Method) -> float:
