@@ -21,7 +21,7 @@ from prefloop.runs.config import Config, load
 from prefloop.runs.folder import BEST, CONFIG, FINAL, existing
 from prefloop.worlds.text.examine import sound
 from prefloop.worlds.text.open_model import OpenModel, open_model
-from prefloop.worlds.text.problem import UNLIMITED, TextProblem
+from prefloop.worlds.text.problem import ANY_LENGTH, TextProblem
 from prefloop.worlds.text.spec import ModelOptions
 
 MOST = 256  # tokens of an answer, by default
@@ -53,7 +53,7 @@ class Answering:
     def readable(self, groups: Sequence[Group]) -> tuple[list[Group], list[Fault]]:
         """The groups whose prompts can be rendered and leave room for an answer, and why the others cannot."""
         limit = self.policy.prompt_limit
-        return sound(self._problem(groups, UNLIMITED if limit is None else limit), groups, fresh=True, given=False)
+        return sound(self._problem(groups, ANY_LENGTH if limit is None else limit), groups, fresh=True, given=False)
 
     def answers(
         self, groups: Sequence[Group], count: int, rng: Stream, emit: Callable[[Tensor], None] | None = None
@@ -72,7 +72,7 @@ class Answering:
         cut = self.policy.is_cut(drawn).tolist()
         return [list(map(Answer, *row)) for row in zip(problem.decode(drawn), cut, strict=True)]
 
-    def _problem(self, groups: Sequence[Group], limit: int = UNLIMITED) -> TextProblem:
+    def _problem(self, groups: Sequence[Group], limit: int = ANY_LENGTH) -> TextProblem:
         return TextProblem(groups, self.template, system=self.system, max_prompt_tokens=limit)
 
 

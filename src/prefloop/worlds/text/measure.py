@@ -11,7 +11,7 @@ from prefloop.data.check import Lengths, lengths
 from prefloop.data.fault import Fault
 from prefloop.data.records import Group
 from prefloop.worlds.text.examine import PORTION, all_identical, indistinct, sound, too_many_cut, truncation
-from prefloop.worlds.text.problem import UNLIMITED, Known, TextProblem, Truncation
+from prefloop.worlds.text.problem import ANY_LENGTH, Known, TextProblem, Truncation
 
 NONE = Truncation(0, 0, 0, 0)
 
@@ -82,7 +82,7 @@ class Measured:
 
 def measured(problem: TextProblem, groups: Sequence[Group]) -> Measured:
     """Render rows as a training on their responses does, a portion at a time: what was rendered is forgotten."""
-    free = replace(problem, max_prompt_tokens=UNLIMITED, max_response_tokens=None, context=None)
+    free = replace(problem, max_prompt_tokens=ANY_LENGTH, max_response_tokens=None, context=None)
     out = Measured()
     for start in range(0, len(groups), PORTION):
         known = Known()

@@ -19,7 +19,7 @@ from prefloop.policies.conversation import Answered, Template
 from prefloop.policies.pretrained import check_prompt
 from prefloop.policies.token_cache import answered_all
 
-UNLIMITED = 10**9  # more tokens than any prompt has
+ANY_LENGTH = 10**9  # more tokens than any prompt has
 Scorer = Callable[[Batch], Float[Tensor, "P G"]]
 
 
