@@ -167,6 +167,7 @@ def test_iterations_are_collections_and_steps_are_steps(grid: Callable[..., list
     assert [s.steps for s in grid(*shape)] == [400, 1200]
     assert [s.evaluate for s in grid(*shape)] == [20, 60]
     assert [s.evaluate for s in grid(*shape, "--steps", "7", "--evaluate", "3")] == [3, 3]
+    assert [s.evaluations for s in grid(*shape, "--steps", "7", "--spacing", "log")] == [[1, 2, 3, 4, 6, 7]] * 2
 
 
 def test_hyper_parameters_are_axes_too(grid: Callable[..., list[Setting]]) -> None:

@@ -343,6 +343,20 @@ def test_how_often_a_run_is_looked_at_changes_nothing(one: Setting, name: str) -
         assert often.last(key) == once.last(key), key
     assert once.last("push/up") == pytest.approx(often.curves["push/up"][1:].mean(), rel=1e-5)
     assert once.last("push/up") > 0
+    (log,), c = trained([replace(one, spacing="log")])
+    at = [0, 1, 2, 3, 4, 6, 8, 11, 16, 23, 32, 45, 50]
+    assert log.curves["step"].tolist() == at
+    assert all(torch.equal(p, q) for p, q in zip(parameters(a), parameters(c), strict=True))
+    for key in ("eval/gold", "eval/mass/peak", *KLS, "samples", "loss"):
+        np.testing.assert_array_equal(log.curves[key], often.curves[key][at], err_msg=key)
+
+
+def test_evaluations_end_with_the_last_step() -> None:
+    steps = [1, 2, 3, 4, 6, 8, 11, 16, 23, 32, 45, 64, 91, 128, 181, 256, 362]
+    for n in range(1, 363):
+        one = replace(NET, steps=n, evaluate=10)
+        assert replace(one, spacing="log").evaluations == [s for s in steps if s < n] + [n]
+        assert one.evaluations == [s for s in range(1, n + 1) if s % 10 == 0 or s == n]
 
 
 # ---------------------------------------------------------------------------------------------------------- divergence
@@ -369,6 +383,8 @@ def test_where_every_run_diverges_each_is_marked_and_has_a_whole_curve() -> None
     both = run_stack(wild, told.append)
     (calm,) = run_stack([one])
     assert sum(told) == 10
+    (log,) = run_stack([replace(wild[0], spacing="log")])
+    assert log.curves["step"].tolist() == [0, 1, 2, 3, 4, 6, 8, 10] and log.last("diverged") == 1
     for run in [*both, *run_stack(wild[:1])]:
         assert run.curves["step"].tolist() == calm.curves["step"].tolist() == [0, 4, 8, 10]
         assert run.curves["diverged"].tolist() == [0, 1, 1, 1] and calm.last("diverged") == 0

@@ -67,6 +67,8 @@ class Options(Output):
     """Data type of weights and gradients."""
     evaluate: int | None = None
     """Steps between evaluations."""
+    spacing: Literal["even", "log"] = "even"
+    """log: evaluate at steps 1, 2, 3, 4, 6, 8, 11, 16, ... instead."""
     out: Annotated[Path, Flag(metavar="DIR")] = Path("lab")
     """Folder for runs, tables and figures; existing runs are reused."""
     device: str = "cpu"
@@ -131,7 +133,7 @@ def _cell(options: Options, at: dict[str, Any], changes: Mapping[str, Any]) -> S
     if steps is None:
         steps = (options.iterations or ITERATIONS) * one.resolved_method.reuse * one.batch // one.minibatch
     every = max(1, steps // 20) if options.evaluate is None else options.evaluate
-    return changed(one, steps=steps, evaluate=every)
+    return changed(one, steps=steps, evaluate=every, spacing=options.spacing)
 
 
 def overrides(options: Options) -> dict[str, list[Any]]:
@@ -140,7 +142,16 @@ def overrides(options: Options) -> dict[str, list[Any]]:
     Raises:
         UserError: an invalid value, or a name that has its own flag.
     """
-    taken = {"lr", "problem", "precision", "evaluate", "method", *PORTIONS, *flags_of(world_class(options.problem))}
+    taken = {
+        "lr",
+        "problem",
+        "precision",
+        "evaluate",
+        "spacing",
+        "method",
+        *PORTIONS,
+        *flags_of(world_class(options.problem)),
+    }
     taken |= {name for name in SWITCHES if getattr(options, name)}  # a switch may be set either way, but only once
     out: dict[str, list[Any]] = {}
     for name, text in options.override.items():

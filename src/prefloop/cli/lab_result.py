@@ -25,7 +25,7 @@ def records(cells: Sequence[Cell]) -> list[dict[str, Any]]:
 
     out, settings = [], [c.setting for c in cells]
     same = all(one.minibatch == one.batch for one in settings)
-    ignore = ("method", "seed", "lr", "steps", "evaluate", *(["minibatch"] if same else []))
+    ignore = ("method", "seed", "lr", "steps", "evaluate", "spacing", *(["minibatch"] if same else []))
     differing = differences(settings, ignore=ignore)
     for cell, differs in zip(cells, differing, strict=True):
         one, end = cell.setting, interval(cell.last())

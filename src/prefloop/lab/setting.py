@@ -26,7 +26,7 @@ from prefloop.worlds.spec import (
     worlds,
 )
 
-VERSION = 7  # version of the meaning of settings: a new one invalidates earlier runs
+VERSION = 8  # version of the meaning of settings: a new one invalidates earlier runs
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,8 @@ class Setting:
         responses: responses per prompt, C in the paper.
         batch, minibatch: responses per collection and per optimiser step, B and M.
         steps: optimiser steps.
-        evaluate: steps between evaluations.
+        evaluate: steps between evaluations that are evenly spaced.
+        spacing: "even", or "log": evaluations at steps 1, 2, 3, 4, 6, 8, 11, 16, … (each √2 times the one before).
         evaluation: number of prompts in the fixed evaluation set.
     """
 
@@ -55,6 +56,7 @@ class Setting:
     warmup: Whole = 0
     max_grad_norm: Annotated[Positive, PER_RUN] = 1.0
     evaluate: Count = 10
+    spacing: Literal["even", "log"] = "even"
     evaluation: Count = 64
     precision: Literal["float32", "float64"] = "float32"
     seed: Annotated[Whole, PER_RUN] = 0
@@ -72,6 +74,13 @@ class Setting:
     @property
     def plan(self) -> Plan:
         return Plan(self.steps, self.batch, self.minibatch, self.lr, self.warmup, self.max_grad_norm)
+
+    @property
+    def evaluations(self) -> list[int]:
+        """The steps after which the policies are evaluated, besides the start; the last step is one of them."""
+        logarithmic = (round(2 ** (k / 2)) for k in range(2 * self.steps.bit_length()))
+        steps = logarithmic if self.spacing == "log" else range(self.evaluate, self.steps, self.evaluate)
+        return sorted({step for step in steps if step < self.steps} | {self.steps})
 
     @property
     def run(self) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -151,18 +152,18 @@ class Watch:
         self.stale: dict[str, Tensor] = {}
         method = training.loop.method
         self.span = method.reuse * one.batch // one.minibatch  # steps per collection
+        self.due = one.evaluations
 
     def observe(self, record: Record) -> None:
         """Record the ledger of every step, and evaluate at some."""
         up, down = coefficient_mass(record.coefficient)
         self.up, self.down, self.since = self.up + up, self.down + down, self.since + 1
-        due = record.step % self.one.evaluate == 0 or record.step == self.one.steps
-        left = -record.step % self.one.evaluate  # steps to the next evaluation
+        left = self.due[bisect_left(self.due, record.step)] - record.step  # steps to the next evaluation
         if record.step % self.span == 0 and left < self.span and record.batch.logp_proximal is not None:
             with torch.no_grad():  # the last minibatch of a collection, when its responses are stalest
                 moved = drift(self.training.loop.policy.evaluate(record.batch).logp, record.batch)
                 self.stale = dict(zip(DRIFT, moved, strict=True))
-        if due:
+        if not left:
             self.evaluate(record)
 
     def state(self) -> dict[str, Tensor]:
@@ -195,9 +196,8 @@ class Watch:
         loop.diverged = torch.ones(self.training.runs, dtype=torch.bool)
         self.evaluate(None)
         now = self.rows.pop()
-        for step in range(loop.step + 1, self.one.steps + 1):
-            if step % self.one.evaluate == 0 or step == self.one.steps:
-                self.rows.append({**now, "step": self._each(step)})
+        later = (step for step in self.due if step > loop.step)
+        self.rows += [{**now, "step": self._each(step)} for step in later]
 
     def rest(self, record: Record) -> Any:
         """Mean log of 1 − π(w) − π(l), the mass of all other responses, minus the reference's; one token only."""

@@ -164,7 +164,9 @@ class Summary:
 
     @property
     def _differing(self) -> list[dict[str, Any]]:
-        return differences([cell.setting for cell in self.cells], ignore=("method", "seed", "lr", "evaluate"))
+        return differences(
+            [cell.setting for cell in self.cells], ignore=("method", "seed", "lr", "evaluate", "spacing")
+        )
 
     def _repr_html_(self) -> str:
         return notebook.table("Gold reward at the end of training", self.head, self.rows)
