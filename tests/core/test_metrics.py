@@ -90,7 +90,7 @@ def test_every_method_writes_keys_of_the_table_only(name: str) -> None:
 def test_some_method_writes_each_key() -> None:
     """Rows and switches that between them turn on every term of the loop."""
     full = RLOO.override(kl=0.1, kl_in="loss", entropy=0.1, sft=0.1)
-    cases = [full, METHODS["ppo"], METHODS["online_dpo"]]
+    cases = [full, METHODS["ppo"], METHODS["online_dpo"], METHODS["rwr"]]
     written: set[str] = set()
     for row in cases:
         loop = make_loop(row, Plan(steps=1, batch=4 * row.responses, minibatch=4 * row.responses, lr=0.1))

@@ -58,6 +58,7 @@ COLUMNS = (  # columns of the table
     "passes",
     "push/down",
     CLIPPED,
+    "responses/effective",
     "ess",
     "eval/kl_forward_exact",
 )

@@ -126,6 +126,14 @@ def _reward(record: Record, method: Method) -> tuple[Number, ...] | None:
     return mean(scores, present, GROUPS), mean(variance.sqrt(), n > 1, -1), mean(equal, n > 1, -1)
 
 
+@measures("responses/effective")
+def _effective(record: Record, method: Method) -> tuple[Number, ...] | None:
+    weight = record.signal.weight
+    if weight is None or not getattr(method.objective, "supervised", False):
+        return None
+    return (weight.sum(GROUPS) ** 2 / weight.square().sum(GROUPS),)
+
+
 # --------------------------------------------------------------------------------------------- how far it has moved
 
 

@@ -28,6 +28,7 @@ DTYPES = {"float32": torch.float32, "float64": torch.float64}
 FROM_STEP = (  # metrics of the step before an evaluation
     "clip_ratio/region_mean",
     "staleness",
+    "responses/effective",
     "loss",
     "grad_norm",
     "reward",

@@ -28,6 +28,7 @@ class Rewarded:
         proxy: a learned reward that, if given, scores responses instead.
         data: offline groups [S, N, C, T] with scores, and labels if the method reads them.
         typical: computes the mean score of the reference, above which labels are positive; None: no labels.
+        ordinal: gold shows only the order of the responses to a prompt, see `ranked`; also in the data.
     """
 
     draw: Draw
@@ -35,6 +36,7 @@ class Rewarded:
     proxy: Score | None = None
     data: Batch | None = None
     typical: Typical | None = None
+    ordinal: bool = False
 
     def prompts(self, start: int, count: int, rng: Stream) -> Tensor:
         """Prompts from number `start` on."""
@@ -56,7 +58,10 @@ class Rewarded:
 
     def score(self, batch: Batch) -> Batch:
         """Add scores and labels by the proxy if given, otherwise by gold; existing scores are kept."""
-        return batch if batch.scores is not None else scored(batch, self.proxy or self.gold, self.typical)
+        if batch.scores is not None:
+            return batch
+        done = scored(batch, self.proxy or self.gold, self.typical)
+        return ranked(done) if self.ordinal and self.proxy is None else done
 
 
 def scored(batch: Batch, scorer: Score, typical: Typical | None) -> Batch:
@@ -69,6 +74,19 @@ def labelled(batch: Batch, scorer: Score, typical: Typical | None) -> Batch:
     if typical is None or batch.scores is None:
         return batch
     return replace(batch, labels=label(batch.scores, typical(scorer)[:, None, None]))
+
+
+def ranked(batch: Batch) -> Batch:
+    """A scored batch in which only the order of the responses to a prompt is left: nothing across prompts, no sizes.
+
+    The k-th lowest of n scores becomes (k − ½)/n; ties share their mean, so that the mean of every group is ½. Labels,
+    if there are any, become positive above ½.
+    """
+    assert batch.scores is not None
+    gap, there = batch.scores[..., :, None] - batch.scores[..., None, :], batch.present[..., None, :]
+    below = ((gap.sign() + 1) / 2 * there).sum(-1)  # a tie, as with itself, counts half
+    ranks = below / batch.present.sum(-1, keepdim=True).clamp(min=1)
+    return replace(batch, scores=ranks, labels=None if batch.labels is None else label(ranks, 0.5))
 
 
 def noisy(scores: Float[Tensor, "S N C"], temperature: Float[Tensor, " S"], rng: Stream) -> Float[Tensor, "S N C"]:

@@ -112,6 +112,12 @@ def check_pairs(method: Method) -> None:
         raise UserError("a learned reward needs pairs of responses", fix="responses >= 2")
 
 
+def check_ranks(labels: str, method: Method) -> None:
+    """Refuse ranks within groups of one response."""
+    if labels == "ordinal" and method.responses < 2:
+        raise UserError("ordinal labels compare responses to the same prompt", fix="responses >= 2")
+
+
 def check_enumerable(method: Method) -> None:
     """Refuse the exact KL if responses cannot be enumerated."""
     if method.kl and method.kl_estimator == "exact":

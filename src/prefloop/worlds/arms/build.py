@@ -21,7 +21,7 @@ from prefloop.worlds.arms.defects import install
 from prefloop.worlds.arms.problem import ARMS, CONTEXT, HUMP, ArmReward, Law
 from prefloop.worlds.arms.spec import TOKENS, Didactic
 from prefloop.worlds.measures import state_of
-from prefloop.worlds.rewarded import Draw, Rewarded, Typical, labelled, noisy
+from prefloop.worlds.rewarded import Draw, Rewarded, Typical, labelled, noisy, ranked
 from prefloop.worlds.spec import Built, Stack
 
 FIRST = 50  # width of the MLP's first hidden layer
@@ -44,7 +44,7 @@ def build(stack: Stack) -> Built:
         rewards = {"eval/reward": (proxy or gold).table, "eval/gold": gold.table}
         return state_of(policy, reference, prompts, rewards, where, tokens=one.tokens, rng=rng, group=1)
 
-    problem = Rewarded(draw, gold, proxy, data, typical)
+    problem = Rewarded(draw, gold, proxy, data, typical, one.labels == "ordinal")
     size = one.data * stack.method.responses if offline else 0
     built = Built(stack.method, policy, policy.reference(), problem, evaluate, size)
     return install(one.defect, built, seeds) if one.defect else built
@@ -94,7 +94,8 @@ def offline_data(stack: Stack, policy: Any, draw: Draw, gold: ArmReward, typical
     scores = gold(data)
     if one.labels == "noisy":
         scores = noisy(scores, stack.each("temperature"), rng)
-    return labelled(replace(data, scores=scores), gold, typical)
+    data = labelled(replace(data, scores=scores), gold, typical)
+    return ranked(data) if one.labels == "ordinal" else data
 
 
 def regions(stack: Stack) -> dict[str, Bool[Tensor, "S V"]]:

@@ -22,6 +22,7 @@ from prefloop.worlds.spec import (
     Whole,
     check_enumerable,
     check_pairs,
+    check_ranks,
     sibling,
 )
 
@@ -51,8 +52,8 @@ class Didactic:
     "centre of that bump (an arm)"
     skew_width: Annotated[Positive, PER_RUN] = 5.0
     "width of that bump"
-    labels: Literal["gold", "noisy"] = "gold"
-    "scores in the offline data: gold, or noisy, with Bradley-Terry comparisons at the temperature"
+    labels: Literal["gold", "noisy", "ordinal"] = "gold"
+    "scores: gold; noisy (data: Bradley-Terry at the temperature); ordinal: ranks per prompt, of own responses too"
     temperature: Annotated[Positive, PER_RUN] = 0.1
     "temperature of noisy scores"
     scorer: Literal["gold", "proxy"] = "gold"
@@ -70,6 +71,7 @@ class Didactic:
 
     def check(self, method: Method) -> None:
         """See `World.check`."""
+        check_ranks(self.labels, method)
         if self.scorer == "proxy":
             check_pairs(method)
 
@@ -122,6 +124,8 @@ class Sequences(Didactic):
         """See `World.check`."""
         super().check(method)
         check_enumerable(method)
+        if self.defect == "prompt_in_reward" and self.labels == "ordinal":
+            raise UserError("ranks of the responses to one prompt do not depend on its reward", fix="labels=gold")
 
 
 WORLDS = (Arms, Sequences, Categorical)

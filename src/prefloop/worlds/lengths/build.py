@@ -33,7 +33,7 @@ from prefloop.worlds.lengths.problem import (
 )
 from prefloop.worlds.lengths.spec import LENGTH, SIZES, VERSION
 from prefloop.worlds.measures import responses_of
-from prefloop.worlds.rewarded import Rewarded, Score, Typical, labelled, noisy
+from prefloop.worlds.rewarded import Rewarded, Score, Typical, labelled, noisy, ranked
 from prefloop.worlds.spec import Built, Stack
 
 SAMPLED = 4096  # number of reference responses that estimate its length distribution
@@ -95,14 +95,16 @@ def build(stack: Stack) -> Built:
     gold, offline = gold_reward(stack), stack.method.on_policy < 1
     proxy = reward_model(stack) if one.scorer == "proxy" else None
     typical = typical_score(stack) if "labels" in stack.method.needs else None
+    ordinal = one.labels == "ordinal"
     data = labelled(preferences(stack, gold), gold, typical) if offline else None
+    data = ranked(data) if data is not None and ordinal else data
     theirs = reference_responses(stack, stack.evaluation, 1)
     judges: dict[str, Score] = {"eval/reward": proxy or gold, "eval/gold": gold}
 
     def evaluate(policy: Any, reference: Any, rng: Stream) -> dict[str, Tensor]:
         return responses_of(policy, reference, theirs.prompts, judges, theirs, tokens=one.tokens, rng=rng)
 
-    problem = Rewarded(prompts(_words(), base.prompts), gold, proxy, data, typical)
+    problem = Rewarded(prompts(_words(), base.prompts), gold, proxy, data, typical, ordinal)
     size = one.data * stack.method.responses if offline else 0
     return Built(stack.method, policy, policy.reference(), problem, evaluate, size)
 

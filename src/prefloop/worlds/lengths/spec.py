@@ -17,6 +17,7 @@ from prefloop.worlds.spec import (
     Stack,
     check_enumerable,
     check_pairs,
+    check_ranks,
     sibling,
 )
 
@@ -62,8 +63,8 @@ class Lengths:
     "groups in the offline data"
     coverage: Annotated[NonzeroShare, PER_RUN] = 1.0
     "share of offline responses left complete; the others are cut by an exponential law (C2)"
-    labels: Literal["gold", "noisy"] = "gold"
-    "scores in the offline data: gold, or noisy, with Bradley-Terry comparisons at the temperature"
+    labels: Literal["gold", "noisy", "ordinal"] = "gold"
+    "scores: gold; noisy (data: Bradley-Terry at the temperature); ordinal: ranks per prompt, of own responses too"
     temperature: Annotated[Positive, PER_RUN] = 0.1
     "temperature of noisy scores"
     scorer: Literal["gold", "proxy"] = "gold"
@@ -98,6 +99,7 @@ class Lengths:
 
     def check(self, method: Method) -> None:
         """See `World.check`."""
+        check_ranks(self.labels, method)
         if self.scorer == "proxy":
             check_pairs(method)
         check_enumerable(method)
