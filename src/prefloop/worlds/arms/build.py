@@ -21,6 +21,7 @@ from prefloop.worlds.arms.defects import install
 from prefloop.worlds.arms.problem import ARMS, CONTEXT, HUMP, ArmReward, Law
 from prefloop.worlds.arms.spec import TOKENS, Didactic
 from prefloop.worlds.measures import state_of
+from prefloop.worlds.optimum import product_optimum
 from prefloop.worlds.rewarded import Draw, Rewarded, Typical, labelled, noisy, ranked
 from prefloop.worlds.spec import Built, Stack
 
@@ -48,6 +49,16 @@ def build(stack: Stack) -> Built:
     size = one.data * stack.method.responses if offline else 0
     built = Built(stack.method, policy, policy.reference(), problem, evaluate, size)
     return install(one.defect, built, seeds) if one.defect else built
+
+
+def start(one: Didactic) -> float:
+    """Mean gold reward under the reference law."""
+    return float((bandit.reference_law() * bandit.bump(one.centre, one.width)).sum())
+
+
+def optimum(one: Didactic, beta: float) -> float:
+    """The highest J_β under the reference law."""
+    return product_optimum(bandit.reference_law(), bandit.bump(one.centre, one.width), beta, one.tokens)
 
 
 def prompts_of(one: Didactic, seeds: Sequence[int], dtype: torch.dtype) -> Draw:

@@ -80,6 +80,14 @@ class Didactic:
         built: Built = sibling(self, "build").build(stack)
         return built
 
+    def start(self) -> float:
+        """Mean gold reward of the law that the reference is fitted to."""
+        return float(sibling(self, "build").start(self))
+
+    def optimum(self, beta: float) -> float:
+        """The highest J_β under that law, see `worlds.optimum`."""
+        return float(sibling(self, "build").optimum(self, beta))
+
 
 @dataclass(frozen=True)
 class Categorical(Didactic):
