@@ -31,6 +31,7 @@ from prefloop.worlds.lengths import learned as stacked
 from prefloop.worlds.lengths import problem as lengths
 from prefloop.worlds.lengths.answers import END, answers, encode, vocabulary
 from prefloop.worlds.lengths.problem import NAMED, corpus, overlap, target, toward, truncated, truncation
+from prefloop.worlds.optimum import optimum
 
 F64 = torch.float64
 SIZE = {"responses": 4, "batch": 16, "minibatch": 16, "evaluation": 8}
@@ -370,6 +371,17 @@ def test_what_is_followed_at_the_start() -> None:
     law = [run.curves[f"eval/length/{n}"][0] for n in range(1, 33)]
     assert sum(law) == pytest.approx(1) and sum(n * p for n, p in enumerate(law, 1)) == run.curves["eval/length"][0]
     assert run.curves["eval/gold"][0] == pytest.approx(-(run.curves["eval/length"][0] - 1) / 10, rel=1e-5)
+
+
+def test_what_can_be_reached_is_known() -> None:
+    """From the reference's law of lengths; of rewards that depend on words only where training starts."""
+    known = optimum(ONE.world, 0.1)
+    assert known.reference < known.best < ONE.world.ceiling
+    assert known.reference == pytest.approx(-float(lab.reference("smoke").lengths.double().mean() - 1) / 10, abs=0.06)
+    words = changed(ONE, gold="keyword").world
+    assert 0 < lab.start(words).value < 0.1 and lab.optimum(words, 0.1) is None
+    with pytest.raises(UserError, match="highest J_β of `lengths` is not known with this gold reward"):
+        optimum(words, 0.1)
 
 
 @pytest.mark.parametrize(

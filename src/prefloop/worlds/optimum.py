@@ -27,10 +27,12 @@ def optimum(world: Any, beta: float) -> Optimum:
     """
     if not beta > 0:
         raise UserError(f"β must be positive, not {beta!r}")
-    best = world.optimum(beta) if hasattr(world, "optimum") else None
-    if best is None:
-        what = f"the highest J_β of `{name_of(type(world))}` is not known"
+    what = f"the highest J_β of `{name_of(type(world))}` is not known"
+    if not hasattr(world, "optimum"):
         raise UserError(what, fix="a world of your own needs methods start() and optimum(beta)")
+    best = world.optimum(beta)
+    if best is None:
+        raise UserError(f"{what} with this gold reward, whose law under the reference cannot be computed")
     return Optimum(world.start(), best)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cache
 from typing import Any
@@ -17,9 +18,12 @@ from prefloop.core.files import digest
 from prefloop.core.streams import Stream
 from prefloop.policies.gpt import GPT
 from prefloop.rewards import scorers
+from prefloop.rewards.rules import off_target
+from prefloop.worlds.lengths import law
 from prefloop.worlds.lengths import learned as stacked
 from prefloop.worlds.lengths.answers import END, fingerprint, vocabulary
 from prefloop.worlds.lengths.cache import cached
+from prefloop.worlds.lengths.law import Estimate, Law
 from prefloop.worlds.lengths.problem import (
     decode,
     decode_prompts,
@@ -31,12 +35,12 @@ from prefloop.worlds.lengths.problem import (
     truncated,
     truncation,
 )
-from prefloop.worlds.lengths.spec import LENGTH, SIZES, VERSION
+from prefloop.worlds.lengths.spec import LENGTH, SIZES, VERSION, Lengths
 from prefloop.worlds.measures import responses_of
 from prefloop.worlds.rewarded import Rewarded, Score, Typical, labelled, noisy, ranked
 from prefloop.worlds.spec import Built, Stack
 
-SAMPLED = 4096  # number of reference responses that estimate its length distribution
+FIXED = 8  # responses of the reference to every prompt, on which rewards that have no form are measured
 OF_DATA = ("network", "gold", "peak", "width", "coverage", "data", "labels", "temperature")
 
 
@@ -46,7 +50,8 @@ class Reference:
 
     Args:
         policy: the policy of one run.
-        lengths: lengths of its responses.
+        lengths: lengths of its responses, equally many to every prompt.
+        law: the probability of each length given each prompt, from the same responses.
         perplexity: per token, on held-out answers.
         cut: share of the answers that exceed the limit.
     """
@@ -54,6 +59,7 @@ class Reference:
     policy: GPT
     prompts: int
     lengths: Int[Tensor, " n"]
+    law: Law
     perplexity: float
     cut: float
     name: str
@@ -73,18 +79,22 @@ def reference(network: str) -> Reference:
 
     def make() -> dict[str, Tensor]:
         fitted = fit(size)
+        known = _words() + torch.arange(_prompts(fitted.policy.weights["token"]))
         rng = Stream("lengths of the reference", [0], stacked=True)
-        prompts = prompt_tokens(_words(), _prompts(fitted.policy.weights["token"]), SAMPLED // 4, rng)
-        with torch.no_grad():
-            lengths = fitted.policy.draw(prompts, 4, rng).lengths.flatten()
-        facts = {"lengths": lengths, "perplexity": torch.tensor(fitted.perplexity), "cut": torch.tensor(fitted.cut)}
+        parts, lengths = law.sample(fitted.policy, known, size.answers, rng)
+        facts = {
+            "law": parts,
+            "lengths": lengths,
+            "perplexity": torch.tensor(fitted.perplexity),
+            "cut": torch.tensor(fitted.cut),
+        }
         return {**fitted.policy.state(), **{f"fact.{k}": x for k, x in facts.items()}}
 
     state = cached(name, make)
     facts = {k.removeprefix("fact."): state.pop(k) for k in list(state) if k.startswith("fact.")}
     policy = GPT(state, size.heads, END)
     numbers = {k: float(facts[k]) for k in ("perplexity", "cut")}
-    return Reference(policy, _prompts(state["token"]), facts["lengths"], **numbers, name=name)
+    return Reference(policy, _prompts(state["token"]), facts["lengths"], Law(facts["law"]), **numbers, name=name)
 
 
 def build(stack: Stack) -> Built:
@@ -118,6 +128,34 @@ def gold_reward(stack: Stack) -> Score:
     return toward(torch.tensor([target(w.peak, lengths) for w in stack.worlds]), stack.each("width"))
 
 
+def by_length(one: Lengths) -> Float[Tensor, " T"] | None:
+    """The gold reward of responses of 1, 2, … tokens; None if gold depends on their words."""
+    if one.gold != LENGTH:
+        return None
+    peak = target(one.peak, reference(one.network).lengths)
+    return off_target(torch.arange(1, one.tokens + 1), peak, one.width).double()
+
+
+def optimum(one: Lengths, beta: float) -> Estimate | None:
+    """The highest E[gold] − β KL(π‖π_ref) of any policy; None where gold has no form by length."""
+    reward = by_length(one)
+    if reward is None:
+        return None
+    return reference(one.network).law.estimate(lambda shares: law.optimum(shares, reward, beta))
+
+
+def start(one: Lengths) -> Estimate:
+    """E[gold] of the reference: from its law of lengths, or of FIXED responses to every prompt."""
+    base, reward = reference(one.network), by_length(one)
+    if reward is not None:
+        return base.law.estimate(lambda shares: law.mean(shares, reward))
+    prompts = _known(base)[None]
+    name = f"responses-{digest([VERSION, base.name, 'all', FIXED])}"
+    found = cached(name, lambda: _drawn(base, prompts, FIXED, Stream("responses to all prompts", [0], stacked=True)))
+    scores = rule_score(one.gold)(_batch([found])).double()[0]
+    return Estimate(float(scores.mean()), float(scores.var(1).mean() / scores.numel()) ** 0.5)
+
+
 def rule_score(name: str) -> Score:
     """A rule of the table or a user's function, applied to texts of prompts and responses.
 
@@ -143,20 +181,28 @@ def reference_responses(stack: Stack, prompts: int, group: int) -> Batch:
     """Groups of reference responses, drawn per seed; cached, because the cells of a sweep share seeds."""
     base, parts = reference(stack.world.network), []
     for seed in stack.seeds:
-        name = f"responses-{digest([VERSION, base.name, seed, prompts, group])}"
-        parts.append(cached(name, lambda seed=seed: _drawn(base, seed, prompts, group)))  # type: ignore[misc]
+
+        def make(seed: int = seed) -> dict[str, Tensor]:
+            rng = Stream(f"the reference, {prompts} × {group}", [seed], stacked=True)
+            return _drawn(base, prompt_tokens(_words(), base.prompts, prompts, rng), group, rng)
+
+        parts.append(cached(f"responses-{digest([VERSION, base.name, seed, prompts, group])}", make))
+    return _batch(parts)
+
+
+def _drawn(base: Reference, prompts: Int[Tensor, "1 P"], group: int, rng: Stream) -> dict[str, Tensor]:
+    with torch.no_grad():
+        drawn = base.policy.draw(prompts, group, rng)
+    return {"prompts": drawn.prompts, "responses": drawn.responses.to(torch.int16), "mask": drawn.mask}
+
+
+def _batch(parts: Sequence[Mapping[str, Tensor]]) -> Batch:
+    """Stored responses, one part per run, as one batch."""
     longest = max(part["responses"].shape[-1] for part in parts)
     whole = {
         k: torch.cat([pad(part[k], (0, longest - part[k].shape[-1])) for part in parts]) for k in ("responses", "mask")
     }
     return Batch(torch.cat([part["prompts"] for part in parts]), whole["responses"].long(), whole["mask"])
-
-
-def _drawn(base: Reference, seed: int, prompts: int, group: int) -> dict[str, Tensor]:
-    rng = Stream(f"the reference, {prompts} × {group}", [seed], stacked=True)
-    with torch.no_grad():
-        drawn = base.policy.draw(prompt_tokens(_words(), base.prompts, prompts, rng), group, rng)
-    return {"prompts": drawn.prompts, "responses": drawn.responses.to(torch.int16), "mask": drawn.mask}
 
 
 def preferences(stack: Stack, gold: Score) -> Batch:
@@ -200,6 +246,11 @@ def _fitted(alone: Stack) -> stacked.StackedReward:
 @cache
 def _words() -> int:
     return int(vocabulary().get_vocab_size())
+
+
+def _known(base: Reference) -> Int[Tensor, " P"]:
+    """Every prompt."""
+    return _words() + torch.arange(base.prompts)
 
 
 def _prompts(table: Float[Tensor, "S V D"]) -> int:

@@ -24,7 +24,7 @@ from prefloop.worlds.spec import (
 if TYPE_CHECKING:
     from prefloop.core.method import Method
 
-VERSION = 5  # of fitted references and learned rewards; a new version invalidates the cache
+VERSION = 6  # of fitted references and learned rewards; a new version invalidates the cache
 
 
 @dataclass(frozen=True)
@@ -37,10 +37,11 @@ class Size:
     width: int
     epochs: int
     lr: float
+    answers: int = 64  # to every prompt, from which the reference's law of lengths is measured
 
 
 SIZES = {
-    "smoke": Size(limit=32, layers=1, heads=2, width=16, epochs=1, lr=1e-2),
+    "smoke": Size(limit=32, layers=1, heads=2, width=16, epochs=1, lr=1e-2, answers=16),
     "small": Size(limit=32, layers=3, heads=4, width=64, epochs=4, lr=5e-3),  # 0.27 M parameters
     "paper": Size(limit=64, layers=4, heads=6, width=192, epochs=8, lr=2e-3),  # 2.2 M parameters
 }
@@ -92,6 +93,15 @@ class Lengths:
 
         own = [user.digest(self.gold)] if ":" in self.gold else []
         return [VERSION, asdict(SIZES[self.network]), fingerprint(), *own]
+
+    def optimum(self, beta: float) -> float | None:
+        """The highest E[gold] − β KL(π‖π_ref) of any policy; None if gold depends on words."""
+        found = sibling(self, "build").optimum(self, beta)
+        return None if found is None else float(found.value)
+
+    def start(self) -> float:
+        """E[gold] of the reference, where training starts."""
+        return float(sibling(self, "build").start(self).value)
 
     def about(self) -> str:
         """Statistics of the reference."""
