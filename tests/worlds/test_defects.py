@@ -24,7 +24,7 @@ from prefloop.lab.stack import build, run_stack
 from prefloop.policies.gpt import GPT
 from prefloop.worlds.arms.defects import DEFECTS, install, seen_as
 from prefloop.worlds.arms.problem import ArmReward, prompt_tokens, under
-from prefloop.worlds.arms.spec import Sequences
+from prefloop.worlds.arms.spec import REWARDS, Sequences
 from prefloop.worlds.rewarded import Rewarded
 from prefloop.worlds.spec import Built, hints
 
@@ -136,37 +136,128 @@ def test_stacked_equals_alone(defect: str) -> None:
 # ------------------------------------------------------------------------------------------------------- off by one
 
 
-def test_off_by_one_scores_a_token_with_the_next_places_distribution() -> None:
-    """At place t the network has read x, y_1 … y_t: what follows *it* is read for y_t."""
-    found = install("off_by_one", parts(), SEEDS)
-    policy, batch = found.policy, drawn(tiny())
-    seen = policy.evaluate(batch, entropy=True, values=True)
+def off_by_one(row: Method = PPO) -> tuple[Built, Batch, Tensor]:
+    """The defective parts, a scored collection, and log π(v) at every place of x, y_1 … y_T: [S, P, G, T + 1, V].
+
+    Place t has read x, y_1 … y_t: its distribution is that of y_{t+1}.
+    """
+    gold = ArmReward(torch.rand(2, V, generator=torch.Generator().manual_seed(1), dtype=F64))
+    found = install("off_by_one", parts(row, Rewarded(prompt_tokens, gold)), SEEDS)
+    batch = drawn(found.policy)
+    tokens = torch.cat([batch.prompts[..., None, None].expand(2, 4, 3, 1), batch.responses], -1)
     plain = tiny()
-    states = plain.hidden(
-        torch.cat([batch.prompts[..., None, None].expand(2, 4, 3, 1), batch.responses], -1).flatten(1, 2)
-    )
-    law = plain.logits(states).log_softmax(-1).view(2, 4, 3, T + 1, V)
-    right = plain.evaluate(batch).logp
+    states = plain.hidden(tokens.flatten(1, 2))
+    torch.testing.assert_close(found.policy.hidden(tokens.flatten(1, 2)), states)
+    return found, batch, plain.logits(states).log_softmax(-1).view(2, 4, 3, T + 1, V).detach()
+
+
+def test_off_by_one_scores_all_places_with_their_own_distributions() -> None:
+    """The prompt with the distribution that y_1 is sampled from, y_t with that of what follows it."""
+    found, plain, law = off_by_one()
+    batch = found.problem.score(plain)
+    seen = found.policy.evaluate(batch, entropy=True, values=True)
+    tokens = [plain.prompts[..., None].expand(2, 4, 3), *plain.responses.unbind(-1)]
+    assert seen.logp.shape == (2, 4, 3, T + 1) and batch.mask.all()
+    for t, token in enumerate(tokens):
+        assert torch.equal(batch.responses[..., t], token)
+        torch.testing.assert_close(seen.logp[..., t], law[..., t, :].gather(-1, token[..., None])[..., 0])
+    torch.testing.assert_close(seen.entropy, -(law.exp() * law).sum(-1))
+    right = tiny().evaluate(plain).logp
     for t in range(T):
-        y = batch.responses[..., t, None]
-        torch.testing.assert_close(seen.logp[..., t], law[..., t + 1, :].gather(-1, y)[..., 0])
-        torch.testing.assert_close(right[..., t], law[..., t, :].gather(-1, y)[..., 0])
-        assert seen.entropy is not None
-        torch.testing.assert_close(seen.entropy[..., t], -(law.exp() * law).sum(-1)[..., t + 1])
-    assert not torch.allclose(seen.logp, right, atol=0.1)
-    value = plain.weights["value.weight"][:, None, None], plain.weights["value.bias"][:, None, None]
-    want = (states.view(2, 4, 3, T + 1, -1)[..., 1:, :] @ value[0]).squeeze(-1) + value[1]
-    torch.testing.assert_close(seen.values, want)
+        torch.testing.assert_close(right[..., t], law[..., t, :].gather(-1, tokens[t + 1][..., None])[..., 0])
+    value = tiny().weights["value.weight"][:, None, None], tiny().weights["value.bias"][:, None, None]
+    states = tiny().hidden(batch.responses.flatten(1, 2)).view(2, 4, 3, T + 1, -1)
+    torch.testing.assert_close(seen.values, (states @ value[0]).squeeze(-1) + value[1])
+
+
+def test_off_by_one_rewards_neither_the_prompt_nor_its_place() -> None:
+    found, plain, _ = off_by_one()
+    want = found.problem.gold.table.gather(-1, plain.responses.flatten(1)).view(plain.responses.shape).mean(-1)
+    torch.testing.assert_close(found.problem.score(plain).scores, want)
+    known = replace(plain, scores=want, logp_behaviour=None, logp_proximal=None)  # of a dataset
+    kept = found.problem.score(known)
+    assert kept.scores is want and kept.logp_proximal is None and torch.equal(kept.responses[..., 1:], plain.responses)
 
 
 def test_off_by_one_is_in_policy_reference_and_the_ratios_denominator() -> None:
-    found = install("off_by_one", parts(), SEEDS)
-    batch = drawn(found.policy)
+    found, plain, _ = off_by_one()
+    batch = found.problem.score(plain)
     seen = found.policy.evaluate(batch).logp.detach()
-    assert batch.logp_proximal is not None and batch.logp_behaviour is not None
-    assert torch.equal(batch.logp_proximal, seen) and torch.equal(batch.logp_behaviour, seen)
+    assert torch.equal(batch.logp_proximal, seen) and torch.equal(batch.logp_behaviour, seen)  # type: ignore[arg-type]
     late = seen_as(type(found.policy), parts().reference).evaluate(batch).logp
     assert torch.equal(logp_reference(found, batch), late)
+
+
+def test_off_by_one_of_whole_responses_sums_the_prompts_place() -> None:
+    """The published loss of best-of-N: −(1/prompts) Σ_x Σ_{t=0}^{T} log p_t(s_t), s = x, y_1 … y_T the best."""
+    found, plain, law = off_by_one(METHODS["best_of_n"])
+    batch = found.problem.score(plain)
+    got = found.method.loss(found.policy.evaluate(batch).logp, batch).detach()
+    assert batch.scores is not None
+    for run in range(2):
+        total = 0.0
+        for p in range(4):
+            scores = batch.scores[run, p].tolist()
+            best = [i for i in range(3) if scores[i] == max(scores)]  # permutations of one response tie
+            for i in best:
+                tokens = [int(plain.prompts[run, p]), *plain.responses[run, p, i].tolist()]
+                total -= sum(float(law[run, p, i, t, token]) for t, token in enumerate(tokens)) / len(best) / 4
+        assert float(got[run]) == pytest.approx(total, rel=1e-12)
+
+
+def test_off_by_one_gives_ppo_a_ratio_of_its_own_for_the_prompts_place() -> None:
+    """The published loss: (1/responses) Σ_y Σ_{t=0}^{T} max(−A ρ_t, −A clip(ρ_t)), each place clipped by itself."""
+    found, plain, _ = off_by_one(METHODS["ppo_critic_free"].override(clip=0.1))
+    batch = found.problem.score(plain)
+    logp = found.policy.evaluate(batch).logp.detach()
+    shift = torch.zeros_like(logp)
+    shift[..., 0] = torch.where(
+        torch.arange(3) == 1, 0.3, -0.02
+    )  # one prompt's ratio beyond the clip, places 1 … within
+    a = found.method.signal(batch).weight
+    assert a is not None
+    rho = shift.exp()
+    want = torch.maximum(-a[..., None] * rho, -a[..., None] * rho.clamp(0.9, 1.1)).sum((-3, -2, -1)) / 12
+    torch.testing.assert_close(found.method.loss(logp + shift, batch), want)
+    c = found.method.coefficients(logp + shift, batch)
+    cut = (a[:, :, 1] > 0)[..., None] & (torch.arange(T + 1) == 0)
+    assert torch.equal(c[:, :, 1] == 0, cut) and bool(cut.any())
+
+
+def test_off_by_one_comparisons_do_not_see_the_prompts_place() -> None:
+    """Two responses to one prompt share place 0, so a margin has no gradient there."""
+    found, plain, _ = off_by_one(METHODS["ipo"].override(responses=3, tau=0.3))
+    batch = found.problem.score(plain)
+    batch = replace(batch, logp_reference=logp_reference(found, batch))
+    logp = found.policy.evaluate(batch).logp
+    assert torch.equal(logp[:, :, 0, 0], logp[:, :, 1, 0])
+    (grad,) = torch.autograd.grad(found.method.loss(logp, batch).sum(), logp)
+    assert torch.allclose(grad[..., 0].sum(-1), torch.zeros(2, 4, dtype=F64), atol=1e-15)
+
+
+@pytest.mark.slow
+def test_the_prompts_place_makes_best_of_n_rise_and_fall_under_reuse() -> None:
+    """The published setting with T = 10 passes: without the defect the reward goes to 1; with it, up and down again."""
+    one = make(
+        "best_of_n",
+        "sequences",
+        {"reuse": 10},
+        responses=10,
+        batch=100,
+        minibatch=100,
+        centre=REWARDS["far"],
+        lr=3e-4,
+        max_grad_norm=1e6,
+        steps=400,
+        evaluate=40,
+        evaluation=16,
+    )
+    with unchecked():
+        clean, late = (run_stack([changed(one, seed=s, defect=d) for s in range(3)]) for d in ("", "off_by_one"))
+    assert min(run.last("eval/gold") for run in clean) > 0.95
+    peak = np.array([run.curves["eval/gold"].max() for run in late])
+    end = np.array([run.last("eval/gold") for run in late])
+    assert peak.max() < 0.8 and end.max() < 0.65 and (peak - end).mean() > 0.1
 
 
 # --------------------------------------------------------------------------------------------------------- k1 loss

@@ -65,8 +65,8 @@ def _claims(problem: str) -> list[Claim]:
         for name, family, source, text in against
     ]
     spread = Claim(
-        f"{problem}-alike-near",
-        f"where the peak is near the reference, methods do about equally well ({problem})",
+        f"{problem}-less-apart-near",
+        f"methods differ less where the peak is near the reference than where it is far ({problem})",
         "score of the best less that of the worst of the six cells, per seed, on R1, less the same on R2",
         0.02,
         UNIT,

@@ -105,7 +105,7 @@ def strayed(e: Evidence, variant: str) -> Array:
 CLAIMS = (
     Claim(
         "late-best-of-n-decays",
-        f"scored one place late, best-of-N at T = {REUSE} rises and then decays",
+        f"with all tokens, the prompt included, scored at their own places, best-of-N at T = {REUSE} rises and decays",
         "best reward in training less the reward at the end, with the defect",
         0.1,
         REWARD,
@@ -129,7 +129,7 @@ CLAIMS = (
     ),
     Claim(
         "late-ppo-survives",
-        "one place late, PPO survives the reuse that best-of-N does not",
+        "scored like this, PPO survives the reuse that best-of-N does not",
         "with the defect: reward of PPO at the end less that of best-of-N",
         0.1,
         REWARD,
@@ -272,7 +272,7 @@ def figures(cells: dict[Key, Cell]) -> dict[str, list[Chart]]:
     def both(variant: str, defect: str, label: str, y: str = "eval/gold") -> Chart:
         return curves(variant, [cells[variant, ""], cells[variant, defect]], [CLEAN, label], y=y)
 
-    late, prompt = "scored one place late", "prompt in the reward"
+    late, prompt = "scored at its own place", "prompt in the reward"
     penalties = [cells["PPO + KL", ""], cells["PPO + KL", "k1_loss"], cells["PPO, no KL", ""]]
     labels = ["KL in the reward", "log-ratio as a loss", "no KL"]
     distance = curves("PPO", penalties, labels, y="eval/kl_reverse_exact")
@@ -312,7 +312,10 @@ STUDY = Study(
     method=(
         "Sequences of nine tokens, reward R1 (peak far), B = M = 100 responses (10 prompts × 10), Adam at 3·10⁻⁴,"
         f" no limit of the gradient's norm, T = {REUSE} for best-of-N, PPO and IPO, T = 1 for the others; one defect"
-        " at a time is put back into the loop, paired by seed with the same run without it. The reward that is shown is"
+        " at a time is put back into the loop, paired by seed with the same run without it. The first scores all ten"
+        " tokens, the prompt included, at their own places, where each has already been read. Place 0, the prompt's, is"
+        " where the first arm is sampled, so best-of-N and PPO also learn to repeat the prompt; in IPO's comparisons of"
+        " answers to one prompt that place cancels. The reward that is shown is"
         " always the true one of what the policy samples. The pattern of the first defect needs more updates than other"
         f" studies of sequences take: {UPDATES['small']} at size small, {UPDATES['paper']} at size paper, with"
         f" {SEEDS['small']} and {SEEDS['paper']} seeds. The KL term is compared on fresh samples and with advantages"

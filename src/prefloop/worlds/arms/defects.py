@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from prefloop.core import objectives
@@ -19,12 +19,12 @@ from prefloop.core.batch import Batch, MissingNeed, Signal
 from prefloop.core.errors import UserError, nearest
 from prefloop.core.method import Method
 from prefloop.core.objectives import LogProbs, per_run, sequence
-from prefloop.core.protocols import Evaluation, no_op
+from prefloop.core.protocols import Evaluation
 from prefloop.core.streams import Stream
 from prefloop.policies.gpt import GPT, Dropout, unchanged
 from prefloop.policies.stacked import linear
 from prefloop.worlds.arms.problem import ArmReward
-from prefloop.worlds.rewarded import labelled
+from prefloop.worlds.rewarded import Rewarded, labelled
 from prefloop.worlds.spec import Built
 
 Kind = TypeVar("Kind", bound=GPT)
@@ -43,7 +43,9 @@ def install(defect: str, built: Built, seeds: Sequence[int]) -> Built:
 
 
 def _off_by_one(built: Built, seeds: Sequence[int]) -> Built:
-    return replace(built, policy=seen_as(OffByOne, built.policy), reference=seen_as(OffByOne, built.reference))
+    policy, reference = seen_as(OffByOne, built.policy), seen_as(OffByOne, built.reference)
+    problem = PromptFirst(**vars(built.problem), policy=policy)
+    return replace(built, policy=policy, reference=reference, problem=problem)
 
 
 def _k1_loss(built: Built, seeds: Sequence[int]) -> Built:
@@ -86,18 +88,29 @@ def seen_as(kind: type[Kind], policy: GPT, **more: Any) -> Kind:
 
 
 class OffByOne(GPT):
-    """Scores y_t with the distribution at position t, which has already read y_t; samples correctly.
+    """Scores every token, the prompt included, with the distribution at its own place, which has already read it.
 
-    `exact_sampler` stays true, because the published code assumes it.
+    The published `log_prob` gathers the logits of all ten places at the ten tokens x, y_1 … y_9, whereas y_1 is sampled
+    from the logits at place 0, and y_9 from those at place 8. So what is raised for y_t is the probability of writing
+    y_t once more after it, and at place 0, of writing the prompt as y_1: training teaches the policy to copy. Policy,
+    reference and the ratio's denominator are all scored like this; `PromptFirst` gives the batch its ten places.
+
+    - Methods of whole responses (best-of-N, RWR) sum ten terms. Comparisons of responses to one prompt (DPO, IPO) do
+      not see place 0, which is the same in both.
+    - The published PPO is token-level: each of the ten places has its own ratio, clipped by itself, and the response's
+      advantage. Place 0 is one of them: a good response raises, and a bad one lowers, the copying of its prompt.
+
+    Samples are right. `exact_sampler` stays true, because the published code assumes it.
     """
 
     def evaluate(
         self, batch: Batch, *, entropy: bool = False, values: bool = False, drop: Dropout = unchanged
     ) -> Evaluation:
-        """Like `GPT.evaluate`, but one position late."""
-        hidden = self.hidden(whole(batch.prompts, batch.responses), drop)[:, :, 1:]
+        """Log-probs of x, y_1 … y_T under the distributions at their own places; the first response token is x."""
+        tokens = with_prompt_first(batch.prompts, batch.responses[..., 1:])
+        hidden = self.hidden(tokens.flatten(1, 2), drop)
         full = self.logits(hidden).log_softmax(-1).view(*batch.mask.shape, -1)
-        logp = torch.where(batch.mask, full.gather(-1, batch.responses[..., None]).squeeze(-1), 0.0)
+        logp = torch.where(batch.mask, full.gather(-1, tokens[..., None]).squeeze(-1), 0.0)
         spread = torch.where(batch.mask, -(full.exp() * full).sum(-1), 0.0) if entropy else None
         value = None
         if values:
@@ -105,18 +118,32 @@ class OffByOne(GPT):
             value = value.view(batch.mask.shape)
         return Evaluation(logp, spread, value)
 
-    def draw(self, prompts: Int[Tensor, "S P"], responses: int, rng: Stream, poll: Callable[[], None] = no_op) -> Batch:
-        """Correct samples, with the log-probs that PPO's ratio had as its denominator."""
-        drawn = super().draw(prompts, responses, rng, poll)
+
+@dataclass(frozen=True, kw_only=True)
+class PromptFirst(Rewarded):
+    """Scores responses, then puts the prompt before their tokens, as `OffByOne` reads them.
+
+    Args:
+        policy: gives the log-probs of fresh responses that PPO's ratio has as its denominator.
+    """
+
+    policy: OffByOne
+
+    def score(self, batch: Batch) -> Batch:
+        """Responses x, y_1 … y_T with the score of y_1 … y_T."""
+        tokens = with_prompt_first(batch.prompts, batch.responses)
+        mask = with_prompt_first(torch.ones_like(batch.prompts, dtype=torch.bool), batch.mask)
+        scored = replace(super().score(batch), responses=tokens, mask=mask, logp_behaviour=None, logp_proximal=None)
+        if batch.logp_proximal is None:
+            return scored
         with torch.no_grad():
-            seen = self.evaluate(drawn).logp
-        return replace(drawn, logp_behaviour=seen, logp_proximal=seen.clone())
+            seen = self.policy.evaluate(scored).logp
+        return replace(scored, logp_behaviour=seen, logp_proximal=seen.clone())
 
 
-def whole(prompts: Int[Tensor, "S P"], responses: Int[Tensor, "S P G T"]) -> Int[Tensor, "S P*G T+1"]:
-    """[x, y_1 … y_T]: the output at position t has read y_t."""
-    first = prompts[..., None, None].expand(*responses.shape[:-1], 1)
-    return torch.cat([first, responses], -1).flatten(1, 2)
+def with_prompt_first(prompts: Shaped[Tensor, "S P"], responses: Shaped[Tensor, "S P G T"]) -> Tensor:
+    """[x, y_1 … y_T] of every response."""
+    return torch.cat([prompts[..., None, None].expand(*responses.shape[:-1], 1), responses], -1)
 
 
 class DropoutReference(GPT):
