@@ -25,11 +25,11 @@ NEEDS = {
     "reference": "log-probs of the reference model, computed once per collection",
     "behaviour": "log-probs of the policy at collection, for the ratio",
     "values": "a value head",
-    "z": "the baseline from mismatched prompt–response pairs",
+    "z": "the baseline from mismatched prompt–response pairs, estimated for each minibatch by two evaluations",
 }
 REDUCTIONS = {
     "sequence": "Token terms are summed over a response; the sum over the minibatch is divided by the number of "
-    "responses (supervised methods: by the sum of weights) or pairs.",
+    "responses or pairs, or by the sum of weights that only pick responses.",
     "token": "The loss is the mean over all tokens of the minibatch.",
     "mean": "Token terms are averaged over each response, then over responses.",
     "constant": "Token sums are divided by a constant length (`horizon`), so that long responses keep their weight.",

@@ -68,10 +68,15 @@ def test_sizes_that_do_not_divide_are_answered_with_some_that_do(
 def test_the_smallest_plans() -> None:
     Plan(1, 1, 1, 0.1).check(METHODS["sft"])
     Plan(1, 2, 2, 0.1).check(METHODS["rloo"].override(responses=2))
-    Plan(1, 2, 1, 0.1).check(METHODS["kto"])
+    Plan(1, 2, 2, 0.1).check(METHODS["kto"])
+    Plan(1, 2, 1, 0.1).check(METHODS["kto"].override(z_over="collection"))
     for name, batch, changes in (("rloo", 1, {"responses": 1}), ("kto", 1, {}), ("kto", 3, {"responses": 3})):
         with pytest.raises(UserError, match="only one"):
             Plan(1, batch, batch, 0.1).check(METHODS[name].override(**changes))
+    with pytest.raises(UserError, match=r"(?s)only one.*minibatch=6, or z_over=collection with batch=6"):
+        Plan(1, 6, 3, 0.1).check(METHODS["kto"].override(responses=3))
+    with pytest.raises(UserError, match="only one"):
+        Plan(1, 1, 1, 0.1).check(METHODS["kto"].override(z_over="collection"))
 
 
 @pytest.mark.parametrize("share", [0.0, 0.1, 0.2, 0.5, 0.8, 0.9, 1.0])
@@ -148,6 +153,8 @@ EVALUATIONS = [  # row, minibatch -> evaluations of policy and of reference in t
     (METHODS["dpo"], 16, 2, 2, set()),
     (METHODS["dpo"].override(on_policy=0.5), 16, 2, 2, set()),  # no ratio: who wrote what does not matter
     (METHODS["kto"], 16, 4, 4, set()),
+    (METHODS["kto"], 8, 4, 3, set()),  # the drift of each minibatch; the reference's log-probs once
+    (METHODS["kto"].override(z_over="collection"), 8, 3, 2, set()),
 ]
 
 
@@ -386,6 +393,27 @@ def test_the_drift_of_kto_is_that_of_each_prompt_with_its_neighbours_responses(v
             assert got == pytest.approx(want, abs=1e-12)
             signs.add(want > 0)
     assert signs == ({True, False} if valid is None or any(map(any, valid)) else {False})
+
+
+@pytest.mark.parametrize("over", ["minibatch", "collection"])
+def test_the_drift_is_that_of_each_minibatch_before_its_update_or_of_the_collection(over: str) -> None:
+    """As published, z follows the policy through two passes over two minibatches; the option keeps the first."""
+    policy, plan = tabular(seed=1), replace(PLAN, steps=8, minibatch=8, lr=0.3)
+    loop = make_loop(METHODS["kto"].override(responses=2, reuse=2, on_policy=1.0, z_over=over), plan, policy=policy)
+    loop.reference = tabular(seed=5)
+    steps, seen, want = iter(loop), [], []
+    for k in range(8):
+        before = Categorical(policy.logits.detach().clone(), 2)
+        record = next(steps)
+        if over == "minibatch":
+            want.append(drift(before, loop.reference, record.batch))
+        else:
+            kept = loop.collection
+            want.append(drift(before, loop.reference, kept) if k % 4 == 0 and kept is not None else want[-1])
+        seen.append(float(record.batch.z))
+    assert seen == pytest.approx(want, abs=1e-12)
+    distinct = {round(z, 9) for z in seen if z > 0}
+    assert len(distinct) == 1 if over == "collection" else len(distinct) > 2
 
 
 def test_the_drift_is_a_runs_own() -> None:

@@ -171,7 +171,9 @@ def test_denominators_by_hand() -> None:
     assert float(SFT.denominator(batch, signal)) == 0.75  # below 1, and no less: the weights of a supervised method
     assert float(SFT.denominator(batch, Signal(weight=0 * weight))) == 1
     assert float(RLOO.denominator(batch, signal)) == 5 == float(SFT.denominator(batch, Signal()))
+    assert float(METHODS["rwr"].denominator(batch, signal)) == 5  # the size of its weights counts
     tokens = float(batch.lengths[batch.present].sum())
+    assert float(METHODS["awr"].override(reduction="token").denominator(batch, signal)) == tokens
     assert float(RLOO.override(reduction="token").denominator(batch, signal)) == tokens
     assert float(RLOO.override(reduction="constant", horizon=8.0).denominator(batch, signal)) == 40
     assert float(DPO.denominator(batch, Signal(pair_weight=weight))) == 0.75

@@ -196,10 +196,28 @@ def test_ipo_by_hand() -> None:
 
 
 @pytest.mark.parametrize("beta", [0.1, 0.5, 1.02])
-def test_slic(beta: float) -> None:
-    got = o.slic(logp(), signal(), record(), beta=beta)[:, 0].tolist()
+def test_hinge_norm(beta: float) -> None:
+    got = o.hinge_norm(logp(), signal(), record(), beta=beta)[:, 0].tolist()
     assert got == pytest.approx([max(0.0, 1 - beta * h) for h in margins()], abs=1e-14)
-    assert float(o.slic(logp().detach(), signal(), record())[0, 0]) == pytest.approx(0.9)
+    assert float(o.hinge_norm(logp().detach(), signal(), record())[0, 0]) == pytest.approx(0.9)
+
+
+@pytest.mark.parametrize(("delta", "keep"), [(1.0, 0.1), (0.2, 0.0), (3.0, 2.0)])
+@pytest.mark.parametrize("pairs", [PAIRS, [[1, 0], [0, 1]]])
+def test_slic(delta: float, keep: float, pairs: list[list[int]]) -> None:
+    """SLiC-HF, eq. 5, by loops: a hinge on plain sequence log-probs, and the likelihood of the target."""
+    got = o.slic(logp(), signal(pairs=torch.tensor(pairs)[:, None]), record(), delta=delta, keep=keep)[:, 0].tolist()
+    want = []
+    for p, (w, loser) in enumerate(pairs):
+        hinge = max(0.0, delta - total(LOGP, p, w) + total(LOGP, p, loser))
+        want.append(hinge - keep * total(LOGP, p, w))
+    assert got == pytest.approx(want, abs=1e-14)
+
+
+def test_slic_by_hand() -> None:
+    # winner −1.75, loser −2.125: hinge 1 − 0.375, likelihood 0.1 · 1.75; winner −0.6, loser −0.75: 0.85 + 0.06
+    got = o.slic(logp().detach(), signal(), record(logp_reference=None))[:, 0].tolist()
+    assert got == pytest.approx([0.625 + 0.175, 0.85 + 0.06])
 
 
 @pytest.mark.parametrize(("beta", "keep"), [(0.1, 50.0), (1.0, 2.0), (0.5, 0.0)])
@@ -328,7 +346,8 @@ def test_a_tie_has_no_preference() -> None:
     tie = signal(pairs=same)
     assert o.dpo(logp(), tie, record(), beta=3.0).flatten().tolist() == pytest.approx([math.log(2)] * 2)
     assert o.ipo(logp(), tie, record(), tau=0.5).flatten().tolist() == pytest.approx([1.0, 1.0])
-    assert o.slic(logp(), tie, record()).flatten().tolist() == pytest.approx([1.0, 1.0])
+    assert o.hinge_norm(logp(), tie, record()).flatten().tolist() == pytest.approx([1.0, 1.0])
+    assert o.slic(logp(), tie, record(), delta=0.5, keep=0.0).flatten().tolist() == pytest.approx([0.5, 0.5])
 
 
 @pytest.mark.parametrize("name", ["implicit_reward", "pair", "_weight", "kto", "kto_z"])

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import random
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import replace
 from itertools import combinations
 
@@ -100,48 +102,86 @@ class Fixed(Stream):
         return self.u
 
 
+def accepted(scores: dict[int, float], beta: float, wanted: int, uniform: Callable[[int, int], float]) -> list[int]:
+    """Algorithm 1 of arXiv:2309.06657, transcribed: candidates in the order in which they are given.
+
+    Args:
+        uniform: the number that candidate i draws in pass k.
+    """
+    candidates, found, k = dict(scores), list[int](), 0
+    while len(found) < wanted and candidates:
+        best, removed = max(candidates.values()), list[int]()
+        for i, r in candidates.items():
+            if uniform(k, i) >= math.exp((r - best) / beta):
+                continue
+            found.append(i)
+            removed.append(i)
+            if len(found) == wanted:
+                break
+        for i in removed:
+            del candidates[i]
+        k += 1
+    return found
+
+
+def labelled(found: list[int], scores: list[float]) -> list[tuple[int, int, float]]:
+    """Consecutive accepted responses, the better one first; ties and a lonely one give no pair."""
+    pairs = [found[i : i + 2] for i in range(0, len(found) - 1, 2)]
+    return [(*sorted(pair, key=lambda i: -scores[i]), 1.0) for pair in pairs if scores[pair[0]] != scores[pair[1]]]
+
+
+@pytest.mark.parametrize(("size", "wanted"), [(2, 2), (5, 2), (8, 4), (13, 6)])
+@pytest.mark.parametrize("beta", [0.1, 0.5, 3.0])
+def test_rejection_pairs_are_those_of_the_published_algorithm(size: int, wanted: int, beta: float) -> None:
+    g = torch.Generator().manual_seed(size)
+    scores = torch.randn(20, size, generator=g, dtype=F64).mul(2).round().div(2)  # with ties
+    there = torch.rand(20, size, generator=g) < 0.8
+    u = torch.rand(wanted + 1, 20, size, generator=g, dtype=F64)
+    batch = record(torch.where(there, scores, NAN).tolist(), there.tolist())
+    got = listed(p.rejection_pairs(batch, rng=Fixed(u), beta=beta))
+    for row in range(20):
+        order = [i for i in u[0, row].argsort().tolist() if there[row, i]]  # shuffled
+        known = {i: float(scores[row, i]) for i in order}
+        found = accepted(known, beta, wanted, lambda k, i: float(u[k + 1, row, i]))  # noqa: B023
+        assert got[row] == labelled(found, scores[row].tolist())
+
+
 def test_rejection_pairs_by_hand() -> None:
-    # equal noise everywhere: the order is that of r/β, so the two best are accepted and labelled by score
-    u = torch.full((1, 8), 0.3, dtype=F64)
-    batch = record([[0.1, 0.8, 0.3, 0.7, 0.2, 0.6, 0.5, 0.4]], None)
-    assert listed(p.rejection_pairs(batch, rng=Fixed(u))) == [[(1, 3, 1.0), (5, 6, 1.0)]]
-    # Gumbel noise −log(−log u): 0.99 -> 4.60, 0.5 -> 0.37, 0.01 -> −1.53; with r/β = 2r the keys are
-    # 4.60, 2.37, 0.47, 1.37, so responses 0 and 1 are accepted, and 1 wins by its score
-    u = torch.tensor([[0.99, 0.5, 0.01, 0.5]], dtype=F64)
-    batch = record([[0.0, 1.0, 1.0, 0.5]], None)
-    assert listed(p.rejection_pairs(batch, rng=Fixed(u))) == [[(1, 0, 1.0)]]
-    # a hot temperature lets the noise decide between 0 (key 4.60), 1 (0.47) and 3 (0.42)
-    assert listed(p.rejection_pairs(batch, rng=Fixed(u), beta=10.0)) == [[(1, 0, 1.0)]]
-    # a cold one lets the score decide: 1 (key 20.37) and 2 (18.47) tie in score, so no pair is left
-    assert listed(p.rejection_pairs(batch, rng=Fixed(u), beta=0.05)) == [[]]
+    # β = 0.5: response 1, the best, is accepted in the first pass and 0 is not, as 0.5 ≥ e^−2; nor is 2, as 0.1 ≥ e^−4.
+    # In the second pass 0 is the best that is left, and 2 is accepted as well, as 0.1 < e^−2, but is behind 0
+    u = torch.tensor([[[0.1, 0.9, 0.5]], [[0.5, 0.99, 0.1]], [[0.99, 0.0, 0.1]]], dtype=F64)
+    assert listed(p.rejection_pairs(record([[1.0, 2.0, 0.0]], None), rng=Fixed(u))) == [[(1, 0, 1.0)]]
+    # with the places of 0 and 2 exchanged, 2 is reached first
+    u[0] = u[0].flip(-1)
+    assert listed(p.rejection_pairs(record([[1.0, 2.0, 0.0]], None), rng=Fixed(u))) == [[(1, 2, 1.0)]]
+    # an acceptance needs u below the probability, not at it
+    u = torch.tensor([[[0.1, 0.9, 0.5]], [[0.5, 0.0, 0.5]], [[0.5, 0.5, 0.5]]], dtype=F64)
+    half = record([[0.5 * math.log(0.5), 0.0, -9.0]], None)
+    assert listed(p.rejection_pairs(half, rng=Fixed(u))) == [[(1, 0, 1.0)]]
 
 
-def test_rejection_pairs_survive_extreme_noise_and_absent_places() -> None:
-    # u = 0 is the least noise, log(−log 1e-12) = 3.32, not −∞: a large score still wins over it
-    u = torch.tensor([[0.0, 1e-12, 0.5, 1.0]], dtype=F64)
-    batch = record([[9.0, 0.0, 1.0, 0.5]], None)
-    # keys 18 − 3.32, −3.32, 2.37, 1 + 27.63: responses 3 and 0
-    assert listed(p.rejection_pairs(batch, rng=Fixed(u))) == [[(0, 3, 1.0)]]
-    for garbage in (NAN, 5.0):
-        lonely = record([[1.0, garbage, garbage]], [[True, False, False]])
-        assert listed(p.rejection_pairs(lonely, rng=signal_rng())) == [[]]
-        two = record([[1.0, garbage, 2.0, garbage]], [[True, False, True, False]])
-        assert listed(p.rejection_pairs(two, rng=signal_rng())) == [[(2, 0, 1.0)]]
+@pytest.mark.parametrize("garbage", [NAN, 5.0])
+def test_rejection_pairs_ignore_absent_places(garbage: float) -> None:
+    lonely = record([[1.0, garbage, garbage]], [[True, False, False]])
+    assert listed(p.rejection_pairs(lonely, rng=signal_rng())) == [[]]
+    two = record([[1.0, garbage, 2.0, garbage]], [[True, False, True, False]])
+    assert listed(p.rejection_pairs(two, rng=signal_rng())) == [[(2, 0, 1.0)]]
 
 
-def test_rejection_pairs_default_temperature_is_a_half() -> None:
-    # noise 2.25, 0.37, 0.37: with 2r the keys are 2.25, 2.37, 2.27; with r alone response 0 would be accepted
-    u = torch.tensor([[0.9, 0.5, 0.5]], dtype=F64)
-    assert listed(p.rejection_pairs(record([[0.0, 1.0, 0.95]], None), rng=Fixed(u))) == [[(1, 2, 1.0)]]
-
-
-def test_the_least_and_the_greatest_noise_are_as_stated() -> None:
-    # −log(−log 1e-12) = −3.319 and −log(−log(1 − 1e-12)) = 27.631: scores beyond the gap decide, below it do not
-    for r, best in ((30.945, True), (30.955, False)):
-        u = torch.tensor([[0.0, 1.0, 1.0]], dtype=F64)
-        batch = record([[r, 0.0, 0.01]], None)
-        accepted = {i for pair in listed(p.rejection_pairs(batch, rng=Fixed(u), beta=1.0))[0] for i in pair[:2]}
-        assert accepted == ({1, 2} if best else {0, 2})
+def test_rejection_pairs_accept_as_often_as_the_published_algorithm() -> None:
+    """Shares of runs that accept each of 8 responses, 4 at a time, β 0.5; softmax(r/β) without replacement differs."""
+    scores, draws, rng = [-0.5 * i for i in range(8)], 4_000, random.Random(0)
+    want, own = Counter[int](), list(range(8))
+    for _ in range(draws):
+        rng.shuffle(own)
+        want.update(accepted({i: scores[i] for i in own}, 0.5, 4, lambda k, i: rng.random()))
+    index, weight = p.rejection_pairs(record([scores] * draws, None), rng=signal_rng(5))
+    assert (weight == 1).all()
+    found = Counter(index.flatten().tolist())
+    for i in range(8):
+        share = want[i] / draws
+        assert found[i] / draws == pytest.approx(share, abs=4 * math.sqrt(2 * share * (1 - share) / draws) + 1e-3), i
+    assert found[2] / draws > 0.945  # 0.963; 0.915 without replacement
 
 
 @pytest.mark.parametrize(("size", "count"), [(2, 1), (3, 1), (4, 1), (7, 1), (8, 2), (12, 3)])
@@ -150,22 +190,6 @@ def test_rejection_pairs_accept_half_of_the_group(size: int, count: int) -> None
     assert index.shape == (3, count, 2) and weight.shape == (3, count)
     for row in index.flatten(-2).tolist():
         assert len(set(row)) == 2 * count
-
-
-def test_rejection_pairs_follow_sequential_sampling_without_replacement() -> None:
-    """The first two accepted responses are drawn like softmax(r/β) without replacement, by enumeration."""
-    r, beta, draws = [0.3, -0.2, 0.9, 0.5], 0.7, 20_000
-    z = [math.exp(v / beta) for v in r]
-    want: Counter[tuple[int, int]] = Counter()
-    for i in range(4):
-        for j in range(4):
-            if i != j:
-                key = (i, j) if r[i] > r[j] else (j, i)
-                want[key] += z[i] / sum(z) * z[j] / (sum(z) - z[i])  # type: ignore[assignment]
-    index, _ = p.rejection_pairs(record([r] * draws, None), rng=signal_rng(5), beta=beta)
-    found = Counter(map(tuple, index[:, 0].tolist()))
-    for key, share in want.items():
-        assert found[key] / draws == pytest.approx(share, abs=4 * math.sqrt(share * (1 - share) / draws))
 
 
 @pytest.mark.parametrize("ragged", [False, True])

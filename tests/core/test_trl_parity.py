@@ -104,12 +104,23 @@ def dpo_trainer_loss(logp: Tensor, batch: Batch, **attributes: Any) -> Tensor:
 
 @seeds
 @pytest.mark.parametrize("beta", [0.1, 1.0])
-@pytest.mark.parametrize(("name", "theirs"), [("dpo", "sigmoid"), ("slic", "hinge")])
-def test_dpo_and_slic(name: str, theirs: str, beta: float, seed: int) -> None:
-    """SLiC's hinge is TRL's loss_type="hinge" of the DPO trainer."""
+@pytest.mark.parametrize(("objective", "theirs"), [("dpo", "sigmoid"), ("hinge_norm", "hinge")])
+def test_dpo_and_its_hinge(objective: str, theirs: str, beta: float, seed: int) -> None:
+    """RSO's reference-normalised hinge is TRL's loss_type="hinge" of the DPO trainer."""
     batch = make_batch(seed, responses=2)
     logp = leaf(batch, seed)
-    agree(METHODS[name].override(beta=beta), logp, batch, dpo_trainer_loss(logp, batch, loss_types=[theirs], beta=beta))
+    theirs_loss = dpo_trainer_loss(logp, batch, loss_types=[theirs], beta=beta)
+    agree(METHODS["dpo"].override(objective=objective, beta=beta), logp, batch, theirs_loss)
+
+
+@seeds
+def test_slic_is_the_hinge_without_a_reference_and_a_likelihood_term(seed: int) -> None:
+    """TRL has the hinge alone, in the CPO trainer; the likelihood of the preferred response is added."""
+    batch = make_batch(seed, responses=2)
+    logp = leaf(batch, seed)
+    winner, loser = sides(objectives.sequence(logp, batch), batch).chunk(2)
+    theirs = cpo_loss(winner, loser, loss_type="hinge", beta=0.5) - 0.3 * winner.mean()
+    agree(METHODS["slic"].override(delta=2.0, keep=0.6), logp, batch, 2 * theirs)
 
 
 @seeds
@@ -184,7 +195,7 @@ def test_orpo(seed: int) -> None:
 @seeds
 @pytest.mark.parametrize("up", [1.0, 1.5])
 def test_kto(up: float, seed: int) -> None:
-    """The same z on both sides; TRL takes it from the minibatch, we from the whole collection."""
+    """The same z on both sides: the loop takes it from the minibatch, as TRL does."""
     from trl import KTOTrainer
 
     batch = make_batch(seed, prompts=6, responses=1)

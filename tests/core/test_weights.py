@@ -15,7 +15,7 @@ from prefloop.core import weights as w
 from prefloop.core.batch import Batch, MissingNeed
 from prefloop.core.errors import UserError
 from prefloop.core.methods import METHODS
-from toys import make_batch, stack
+from toys import make_batch, make_logp, stack
 
 F64 = torch.float64
 NAN, INF = math.nan, math.inf
@@ -107,6 +107,23 @@ def test_exponential_normalised_by_batch() -> None:
 def test_exponential_subtracts_its_baseline() -> None:
     got = w.exponential(full([[1.0, 2.0]]), normalise="none", baseline="prompt")
     close(got, [[math.exp(-0.5), math.exp(0.5)]])
+
+
+@pytest.mark.parametrize(("name", "changes"), [("awr", {}), ("rwr", {"normalise": "none"})])
+def test_absolute_weights_are_averaged_over_responses(name: str, changes: dict[str, object]) -> None:
+    """−(1/N) Σ w log π with w = exp((r − b)/β), at most 20, by loops: the published AWR and RWR."""
+    batch = make_batch(3, responses=4, ragged=True)
+    logp, row = make_logp(batch, 3), METHODS[name].override(beta=0.4, **changes)
+    assert batch.scores is not None
+    total, places = 0.0, batch.present.nonzero().tolist()
+    for p, i in places:
+        mean = float(batch.scores[p][batch.present[p]].mean()) if name == "awr" else 0.0
+        weight = min(20.0, math.exp((float(batch.scores[p, i]) - mean) / 0.4))
+        total -= weight * sum(logp[p, i, : int(batch.lengths[p, i])].tolist())
+    assert float(row.loss(logp, batch)) == pytest.approx(total / len(places), rel=1e-12)
+    better = replace(batch, scores=batch.scores + 0.4)  # of rewards without a baseline, not the differences alone
+    grown = float(row.override(cap=1e9).loss(logp, better) / row.override(cap=1e9).loss(logp, batch))
+    assert grown == pytest.approx(1.0 if name == "awr" else math.e)
 
 
 def test_unknown_names_suggest_the_nearest() -> None:

@@ -26,7 +26,7 @@ RECORDED: list[tuple[str, str, dict[str, Any], dict[str, Any], list[float]]] = [
     (
         *("kto", "arms", {"on_policy": 1.0}),
         {**ARMS, "policy": "tabular", "contexts": 4, "scorer": "proxy", "lr": 1e-2, "centre": 20.0},
-        [0.37885268, 0.000378118958, 0.000383816615, 0.00624999892, 0.0187499785, 0.500016283, 96],
+        [0.37885268, 0.000378118958, 0.000383816615, 0.00624999892, 0.0187499785, 0.500021178, 96],
     ),
     (
         *("rloo", "categorical", {"kl": 0.1}),

@@ -45,7 +45,7 @@ class Batch(Shown):
         valid: [*S, P, G], bool: False on the empty slots of ragged groups; None: there are none.
         values: the critic's V before each token, at collection, [*S, P, G, T].
         penalty: KL penalty of each token that is part of the reward, [*S, P, G, T].
-        z: KTO's baseline, one number per run, [*S].
+        z: KTO's baseline, one number per run, [*S]; the loop fills it.
         source: policy version that wrote each group, or DATASET, [*S, P].
     """
 
@@ -137,17 +137,18 @@ class MissingNeed(UserError):
         super().__init__(f"this method needs `{need}`, which the batch does not have", fix=f"fill `Batch.{need}`")
 
 
-def reads(*needs: str, supervised: bool = False, groups: bool = False) -> Callable[[Part], Part]:
+def reads(*needs: str, supervised: bool = False, groups: bool = False, sized: bool = False) -> Callable[[Part], Part]:
     """Declare which batch fields a part of a method reads, so that the loop computes only those.
 
     Args:
         needs: any of `scores`, `labels`, `reference`, `behaviour`, `values`, `z`.
-        supervised: the loss is a weighted likelihood, divided by the sum of its weights.
+        supervised: the loss is a weighted likelihood, divided by the sum of its weights: a mean over what they pick.
         groups: responses to one prompt are compared, so each prompt needs at least two.
+        sized: of a weight: its size counts, so that a supervised loss is divided by the number of responses instead.
     """
 
     def mark(part: Part) -> Part:
-        part.needs, part.supervised, part.groups = frozenset(needs), supervised, groups  # type: ignore[attr-defined]
+        vars(part).update(needs=frozenset(needs), supervised=supervised, groups=groups, sized=sized)
         return part
 
     return mark

@@ -52,15 +52,12 @@ def loss(logp: LogProbs, batch: Batch, estimator: str) -> PerResponse:
 
     The raw k1 term is not offered: its expected gradient is 0 for any reference.
     """
-    if estimator == "k2":
-        return k2(implicit_reward(logp, batch))
-    if estimator == "k3":
-        return k3(implicit_reward(logp, batch))
-    if estimator in ("k2_token", "k3_token"):
-        implicit_reward(logp, batch)  # raises if the batch has no reference log-probs
-        d = logp - batch.logp_reference  # type: ignore[operator]
-        return sequence((k2 if estimator == "k2_token" else k3)(d), batch)
-    raise UserError(f"unknown KL loss {estimator!r}", fix=nearest(estimator, get_args(Loss)))
+    if estimator not in get_args(Loss):
+        raise UserError(f"unknown KL loss {estimator!r}", fix=nearest(estimator, get_args(Loss)))
+    value, whole = k2 if estimator.startswith("k2") else k3, implicit_reward(logp, batch)
+    if batch.logp_reference is None or not estimator.endswith("_token"):
+        return value(whole)
+    return sequence(value(logp - batch.logp_reference), batch)
 
 
 def penalty(weight: Number, batch: Batch) -> LogProbs:

@@ -82,9 +82,11 @@ class Plan:
         if method.compares and c < 2:
             what = "this method compares responses to the same prompt, but each prompt has only one"
             raise UserError(what, fix="responses >= 2")
+        shared = b if method.defaults.get("z_over") == "collection" else m
+        if "z" in method.needs and shared // c < 2:
+            what = "z compares a prompt with responses to another prompt of the minibatch, but there is only one"
+            raise UserError(what, fix=f"minibatch={2 * c}, or z_over=collection with batch={2 * c}")
         groups = b // c
-        if "z" in method.needs and groups < 2:
-            raise UserError("z compares a prompt with responses to another prompt, but there is only one")
         if 0 < method.on_policy < 1 and method.refuses_mixture:
             raise UserError(f"this method refuses on_policy={method.on_policy}: {method.refuses_mixture}")
         if 0 < method.on_policy < 1 and round(method.on_policy * groups) in (0, groups):
@@ -182,22 +184,20 @@ class Loop:
             raise DataError("a score is not finite", where=f"collection {iteration}", fix="fix the reward function")
         self.queries += 0 if batch.scores is joined.scores else self._count(batch.present.sum())
         batch = self.prepare(batch)
-        m.check(batch)
         self.collection, self.signal = batch, m.signal(batch, self.moments or None, self.rng["signal"])
         self.moments = _seen(self.moments, batch)
 
     def _same_fields(self, part: Batch) -> Batch:
         """In a mixture all groups or none have log-probs; scores and labels come from one scorer."""
         part = replace(part, scores=None, labels=None, logp_reference=None, valid=part.present)
-        if "behaviour" not in self.method.needs:
-            return replace(part, logp_behaviour=None, logp_proximal=None)
-        if part.logp_proximal is not None:
+        needed = "behaviour" in self.method.needs
+        if needed and part.logp_proximal is not None:
             return part
-        logp = self._frozen(self.policy, part).logp
+        logp = self._frozen(self.policy, part).logp if needed else None
         return replace(part, logp_behaviour=logp, logp_proximal=logp)
 
     def prepare(self, batch: Batch) -> Batch:
-        """Add those of reference and policy log-probs, values, z and penalty that the method needs."""
+        """Add those of reference and policy log-probs, values, a shared z and penalty that the method needs."""
         m, needs = self.method, self.method.needs
         anchor = "behaviour" in needs and (
             self.plan.batch > self.plan.minibatch or batch.logp_proximal is None or m.mismatch_cap is not None
@@ -210,7 +210,7 @@ class Loop:
                 batch = replace(batch, logp_proximal=own.logp, logp_behaviour=behaviour)
         if "reference" in needs and batch.logp_reference is None:
             batch = replace(batch, logp_reference=self._frozen(self.reference, batch).logp)
-        if "z" in needs:
+        if "z" in needs and m.defaults.get("z_over") == "collection":
             batch = replace(batch, z=self._mismatched_kl(batch))
         if is_active(m.kl) and m.kl_in == "reward":
             batch = replace(batch, penalty=kl.penalty(m.kl, batch))
@@ -218,30 +218,31 @@ class Loop:
 
     def _frozen(self, policy: Policy, batch: Batch, values: bool = False) -> Evaluation:
         """Evaluate a whole batch without a gradient."""
-        logp, critic = torch.zeros(0), None
+        whole: dict[str, Tensor] = {}
         with torch.no_grad():
-            for i, rows in enumerate(policy.micro_batches(batch)):
+            for rows in policy.micro_batches(batch):
                 self.poll()
                 seen = policy.evaluate(batch[rows], values=values)
-                if i == 0:
-                    logp = seen.logp.new_zeros(batch.mask.shape)
-                    critic = logp.clone() if values else None
-                put(logp, rows, seen.logp)
-                if critic is not None and seen.values is not None:
-                    put(critic, rows, seen.values)
-        return Evaluation(logp, values=critic)
+                parts = {"logp": seen.logp, "values": seen.values if values else None}
+                for name, part in parts.items():
+                    if part is not None:
+                        put(whole.setdefault(name, part.new_zeros(batch.mask.shape)), rows, part)
+        return Evaluation(**whole)
 
     def _mismatched_kl(self, batch: Batch) -> Float[Tensor, "*S"]:
         """KTO's z: mean log π/π_ref of each prompt with the responses to the next prompt, clamped at 0."""
         shift = {f: getattr(batch, f).roll(1, dims=-3) for f in ("responses", "mask")}
         other = Batch(batch.prompts, **shift, valid=None if batch.valid is None else batch.valid.roll(1, dims=-2))
         d = sequence(self._frozen(self.policy, other).logp - self._frozen(self.reference, other).logp, other)
-        return mean_over(d, other.present, other.present.sum((-2, -1)).clamp(min=1)).clamp(min=0)
+        count = self.across(other.present.sum((-2, -1))).clamp(min=1)
+        return self.across(mean_over(d, other.present, count)).clamp(min=0)
 
     def update(self, rows: Int[Tensor, "*S m"], iteration: int, pass_: int) -> Record:
         """One optimiser step on whole groups, in micro-batches whose losses share fixed denominators."""
         assert self.collection is not None and self.signal is not None
         m, whole, signal = self.method, self.collection[rows], self.signal[rows]
+        if "z" in m.needs and whole.z is None:
+            whole = replace(whole, z=self._mismatched_kl(whole))
         total = m.denominator(whole, signal, self.across)
         present = self.across(whole.present.sum((-2, -1))).clamp(min=1)
         mini, signal = narrow(whole, signal, m.used(whole, signal))
@@ -363,10 +364,9 @@ def _seen(moments: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
         return moments
     n = batch.present.sum((-2, -1)).to(batch.scores)
     mean = torch.where(batch.present, batch.scores, 0.0).sum((-2, -1)) / n.clamp(min=1)
-    if not moments:
-        return {"count": n, "mean": mean}
-    count = moments["count"] + n
-    return {"count": count, "mean": moments["mean"] + (mean - moments["mean"]) * n / count.clamp(min=1)}
+    before = moments or {"count": torch.zeros_like(n), "mean": mean}
+    count = before["count"] + n
+    return {"count": count, "mean": before["mean"] + (mean - before["mean"]) * n / count.clamp(min=1)}
 
 
 def train(

@@ -226,21 +226,18 @@ class Method(Shown):
 
     def denominator(self, batch: Batch, signal: Signal, across: Total = alone) -> Float[Tensor, "*S"]:
         """The divisor of the summed losses, per run: computed on the whole optimiser batch, so that micro-batches,
-        shards and stacking cannot change a gradient. Supervised methods divide by the sum of their weights.
+        shards and stacking cannot change a gradient. It is the number of responses, the weight of the pairs, or, of a
+        supervised method whose weights pick responses (`reads`), the sum of the weights.
 
         Args:
             across: sums over the processes that share the optimiser batch.
         """
-        if signal.pair_weight is not None:
-            total = signal.pair_weight.sum((-2, -1))
-        else:
-            supervised = getattr(self.objective, "supervised", False) and signal.weight is not None
-            unit = signal.weight if supervised else batch.present.to(torch.get_default_dtype())
-            assert unit is not None
-            if self.reduction == "token":
-                unit = unit * batch.lengths
-            total = unit.sum((-2, -1)) * (self.horizon if self.reduction == "constant" else 1.0)
-        total = across(total)
+        picks = getattr(self.objective, "supervised", False) and not getattr(self.weight, "sized", False)
+        known = signal.weight if picks else signal.pair_weight
+        unit = batch.present.to(torch.get_default_dtype()) if known is None else known
+        if self.reduction == "token":
+            unit = unit * batch.lengths
+        total = across(unit.sum((-2, -1)) * (self.horizon if self.reduction == "constant" else 1.0))
         return torch.where(total > 0, total, 1.0)
 
     def reduce(self, losses: Tensor, batch: Batch, signal: Signal) -> Float[Tensor, "*S"]:

@@ -93,7 +93,7 @@ METHODS = Methods({
         summary="Drives the margin between the two responses to a fixed target instead of raising it forever.",
         paper="Azar 2023, arXiv:2310.12036"),
     "slic": Method(_o.slic, pairs=_p.best_vs_worst, on_policy=0.0, responses=2,
-        summary="Raises the margin only until it reaches one, like a support vector machine.",
+        summary="Raises the preferred response over the other up to a margin, and imitates it; no reference model.",
         paper="Zhao 2023, arXiv:2305.10425"),
     "simpo": Method(_o.simpo, pairs=_p.best_vs_worst, on_policy=0.0, responses=2,
         summary="Raises the preferred response over the other by mean log-prob per token; needs no reference model.",

@@ -155,8 +155,8 @@ def ipo(logp: LogProbs, signal: Signal, batch: Batch, *, tau: Positive = 0.1) ->
 
 
 @reads("reference")
-def slic(logp: LogProbs, signal: Signal, batch: Batch, *, beta: Positive = 0.1) -> PerPair:
-    """max(0, 1 − β h): SLiC's hinge on normalised likelihoods (arXiv:2305.10425; arXiv:2309.06657, eq. 10)."""
+def hinge_norm(logp: LogProbs, signal: Signal, batch: Batch, *, beta: Positive = 0.1) -> PerPair:
+    """max(0, 1 − β h), h the margin of log π/π_ref: RSO's reference-normalised hinge (arXiv:2309.06657, eq. 10)."""
     h = margin(implicit_reward(logp, batch), signal)
     return F.relu(1 - per_run(beta, h) * h)
 
@@ -167,6 +167,16 @@ def dpop(logp: LogProbs, signal: Signal, batch: Batch, *, beta: Positive = 0.1, 
     winner, loser = pair(implicit_reward(logp, batch), signal)
     h = winner - loser - per_run(keep, winner) * F.relu(-winner)
     return -F.logsigmoid(per_run(beta, h) * h)
+
+
+@reads()
+def slic(logp: LogProbs, signal: Signal, batch: Batch, *, delta: Positive = 1.0, keep: NotNegative = 0.1) -> PerPair:
+    """max(0, δ − log π(y_w) + log π(y_l)) − λ log π(y_w), λ = `keep`, reference-free (arXiv:2305.10425, eq. 5).
+
+    The target of the likelihood term is the preferred response, as in the paper's training on preferences.
+    """
+    winner, loser = pair(sequence(logp, batch), signal)
+    return F.relu(per_run(delta, winner) - winner + loser) - per_run(keep, winner) * winner
 
 
 @reads()
@@ -194,10 +204,12 @@ def kto(
     beta: Positive = 0.1,
     desirable: NotNegative = 1.0,
     undesirable: NotNegative = 1.0,
+    z_over: Literal["minibatch", "collection"] = "minibatch",
 ) -> PerResponse:
     """λ (1 − σ(±β (log π/π_ref − z))), + where the label is positive (arXiv:2402.01306, eq. 8).
 
-    z estimates KL(π‖π_ref) from mismatched prompt–response pairs, clamped at 0; it carries no gradient.
+    z estimates KL(π‖π_ref) from mismatched prompt–response pairs, clamped at 0; it carries no gradient. The loop
+    estimates it for each minibatch under the current policy, as published, or once per collection (`z_over`).
     """
     if batch.labels is None or batch.z is None:
         raise MissingNeed("labels" if batch.labels is None else "z")

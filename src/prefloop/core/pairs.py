@@ -70,16 +70,19 @@ def best_vs_rest(batch: Batch) -> Pairs:
 def rejection_pairs(batch: Batch, *, rng: Stream, beta: Positive = 0.5) -> Pairs:
     """Pairs of responses that statistical rejection sampling accepts: RSO (arXiv:2309.06657, algorithm 1).
 
-    Accepting candidates without replacement with probability exp((r − r_max)/β) until K are accepted is equivalent to
-    drawing from softmax(r/β) without replacement, which adding Gumbel noise and sorting does at once. Half of the group
-    is accepted, and consecutive accepted responses form K = G//4 (at least one) pairs, labelled by score.
+    Passes over the shuffled candidates accept each with probability exp((r − r_max)/β), r_max the best score that is
+    left at the start of the pass, until half of the group is accepted. A pass always accepts its best, so there are at
+    most as many passes as responses to accept. Consecutive accepted ones form K = G//4 (at least one) pairs, labelled
+    by score.
     """
-    size = _group_size(batch)
-    r = batch.returns
-    u = rng.rand(*r.shape[-2:], dtype=r.dtype).to(r.device).clamp(1e-12, 1 - 1e-12)
-    keys = r / per_run(beta, r) - torch.log(-torch.log(u))
-    count = max(1, size // 4)
-    order = keys.masked_fill(~batch.present, -math.inf).argsort(dim=-1, descending=True)[..., : 2 * count]
+    r, wanted = batch.returns, 2 * max(1, _group_size(batch) // 4)
+    u = rng.rand(wanted + 1, *r.shape[-2:], dtype=r.dtype).to(r.device).unbind(-3)
+    when, left = u[0], batch.present  # the pass that accepts a candidate, and its place within the pass
+    for noise in u[1:]:
+        best = r.masked_fill(~left, -math.inf).amax(-1, keepdim=True)
+        left = left & (noise >= ((r - best) / per_run(beta, r)).exp())
+        when = when + left
+    order = when.masked_fill(~batch.present, math.inf).argsort(dim=-1)[..., :wanted]
     first, second = order[..., 0::2], order[..., 1::2]
     allowed = batch.present.gather(-1, first) & batch.present.gather(-1, second)
     return _pairs(batch, first, second, allowed, 0.0)

@@ -88,7 +88,7 @@ def above(batch: Batch, *, threshold: Number | None = None, quantile: OneShare =
     return _only((returns >= least).to(returns.dtype), batch)
 
 
-@reads("scores")
+@reads("scores", sized=True)
 def exponential(
     batch: Batch,
     *,
@@ -100,6 +100,8 @@ def exponential(
 ) -> PerResponse:
     """exp((r − b)/β): the weight of π* against π_ref (RWR, Peters & Schaal 2007; AWR, arXiv:1910.00177, eq. 5).
 
+    The loss is −(1/N) Σ w log π over the N responses of a minibatch, so that the size of the weights counts.
+
     normalise: "none" leaves the raw weight, at most `cap`; "prompt" and "batch" make the mean weight 1 within the
     group or the collection, which also cancels any baseline that is constant there.
 
@@ -110,13 +112,12 @@ def exponential(
     x = (x / per_run(beta, x)).masked_fill(~batch.present, -math.inf)
     if normalise == "none":
         return _only(x.clamp(max=math.log(cap)).exp(), batch)
+    over = {"prompt": (-1,), "batch": (-2, -1)}.get(normalise)
+    if over is None:
+        raise UserError(f"unknown normalise {normalise!r}", fix=nearest(normalise, ("none", "prompt", "batch")))
     if normalise == "prompt":
         _groups(batch, "normalise='prompt'")
-        return _only(x.softmax(-1) * batch.present.sum(-1, keepdim=True), batch)
-    if normalise == "batch":
-        flat = x.flatten(-2).softmax(-1).view_as(x)
-        return _only(flat * batch.present.sum((-2, -1), keepdim=True), batch)
-    raise UserError(f"unknown normalise {normalise!r}", fix=nearest(normalise, ("none", "prompt", "batch")))
+    return _only((x - x.logsumexp(over, keepdim=True)).exp() * batch.present.sum(over, keepdim=True), batch)
 
 
 # -------------------------------------------------------------------------------------------------- policy gradient
@@ -126,12 +127,11 @@ def _baseline(batch: Batch, name: str, state: State | None) -> Tensor:
     r, present = batch.returns, batch.present
     if name == "none":
         return torch.zeros_like(r)
-    if name == "batch":
+    if name == "running" and state is not None:  # earlier collections, so that it does not depend on these responses
+        count, mean = (state[k][..., None, None].to(r) for k in ("count", "mean"))
+        return torch.where(count > 0, mean, _mean(r, present, 2))
+    if name in ("batch", "running"):
         return _mean(r, present, 2)
-    if name == "running":  # earlier collections only, so that it does not depend on these responses
-        seen = torch.zeros(r.shape[:-2], device=r.device) if state is None else state["count"]
-        mean = torch.zeros_like(seen) if state is None else state["mean"]
-        return torch.where(seen[..., None, None] > 0, mean[..., None, None].to(r), _mean(r, present, 2))
     if name == "prompt":
         _groups(batch, "baseline='prompt'")
         return _mean(r, present, 1)
