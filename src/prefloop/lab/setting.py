@@ -26,7 +26,7 @@ from prefloop.worlds.spec import (
     worlds,
 )
 
-VERSION = 8  # version of the meaning of settings: a new one invalidates earlier runs
+VERSION = 9  # version of the meaning of settings: a new one invalidates earlier runs
 
 
 @dataclass(frozen=True)
