@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import multiprocessing
 import resource
 import sys
@@ -14,9 +15,12 @@ from typing import Any
 import torch
 
 from prefloop.analysis.numbers import duration
+from prefloop.lab.climb import Mark
 from prefloop.lab.pool import compute_on
 from prefloop.lab.setting import Setting
 from prefloop.lab.stack import Watch, build, run_stack
+from prefloop.lab.summary import TUNING
+from prefloop.lab.tuning import Ask, Point, Search, Tuned, each, explore, outcome, placed
 
 STEPS = 3  # minimum number of timed steps per probe
 HEARTBEAT = 8.0  # maximum seconds without a word
@@ -97,6 +101,29 @@ def forecast(
     return Forecast(
         sum(map(len, jobs)), len(jobs), seconds, min(workers, len(jobs)) * max(p.peak for p in seen.values())
     )
+
+
+def foreseen(
+    cells: Sequence[Setting],
+    search: Search | Sequence[Search],
+    known: Callable[[Setting], Mark | None] = lambda setting: None,
+) -> tuple[list[Setting], list[Tuned]]:
+    """The runs that tuning needs if what is not known yet has its best in the middle, and its outcome then."""
+    searches, wanted = each(cells, search), list[Setting]()
+
+    def measure(asks: list[Ask]) -> list[Mark]:
+        some = [placed(cells[a.cell], searches[a.cell], a.point, TUNING + a.seed) for a in asks]
+        wanted.extend(some)
+        return [known(s) or _imagined(searches[a.cell], a.point) for s, a in zip(some, asks, strict=True)]
+
+    every = explore(searches, measure)
+    return wanted, [outcome(cell, one, tried) for cell, one, tried in zip(cells, searches, every, strict=True)]
+
+
+def _imagined(search: Search, point: Point) -> Mark:
+    middle, knob = search.rates[len(search.rates) // 2], search.knob
+    moved = knob is not None and point.knob != knob.start
+    return Mark(-abs(math.log(point.rate / middle)) - moved, False)
 
 
 def _awaited(work: Future[Probe], what: str, say: Callable[[str], object]) -> Probe:

@@ -49,6 +49,7 @@ class Cell:
     setting: Setting  # with the chosen learning rate; its seed has no meaning
     runs: Sequence[Run]
     tried: dict[float, float]  # learning rate -> mean score on the tuning seeds; empty if there was only one rate
+    edge: bool | None = None  # whether tuning ended at an edge, where it knows better than the rates that were tried
 
     def values(self, score: Callable[[Run], float]) -> Array:
         """The score of each seed, in order."""
@@ -67,7 +68,9 @@ class Cell:
 
     @property
     def at_edge(self) -> bool:
-        """Whether the chosen learning rate is the lowest or highest candidate."""
+        """Whether the chosen learning rate is the lowest or highest candidate, or better ones may lie outside."""
+        if self.edge is not None:
+            return self.edge
         return bool(self.tried) and self.setting.lr in (min(self.tried), max(self.tried))
 
 
