@@ -30,7 +30,8 @@ from prefloop.worlds.lengths import build as lab
 from prefloop.worlds.lengths import learned as stacked
 from prefloop.worlds.lengths import problem as lengths
 from prefloop.worlds.lengths.answers import END, answers, encode, vocabulary
-from prefloop.worlds.lengths.problem import NAMED, corpus, overlap, target, toward, truncated, truncation
+from prefloop.worlds.lengths.problem import NAMED, corpus, evened, overlap, target, toward, truncated, truncation
+from prefloop.worlds.measures import responses_of
 from prefloop.worlds.optimum import optimum
 
 F64 = torch.float64
@@ -174,6 +175,42 @@ def test_mode_length_peaks_at_the_mode(written: Tensor) -> None:
     counts = torch.bincount(written[written < 32], minlength=34).double()
     smooth = torch.stack([counts[n - 1 : n + 2].mean() for n in range(1, 33)])
     assert abs(target(NAMED["mode"][0], written) - (1 + int(smooth.argmax()))) <= 1
+
+
+def test_texts_of_any_length_by_hand() -> None:
+    """Words of a response, then of the next ones of its group: 1 2 | 1 | (none)."""
+    batch = responses([3, 2, 1], limit=4)
+    made = lengths.of_lengths(batch, torch.tensor([[[2, 3, 5]]]), 6)
+    assert made.lengths.tolist() == [[[2, 3, 4]]]  # three words are all that there are
+    assert made.responses.tolist() == [[[[1, END, 0, 0, 0, 0], [1, 1, END, 0, 0, 0], [1, 2, 1, END, 0, 0]]]]
+
+
+def test_a_cut_response_has_only_words() -> None:
+    cut = Batch(torch.tensor([[768]]), torch.tensor([[[[5, 6, 7]]]]), torch.ones(1, 1, 1, 3, dtype=torch.bool))
+    made = lengths.of_lengths(cut, torch.tensor([[[4]]]), 4)
+    assert made.responses.tolist() == [[[[5, 6, 7, END]]]]
+
+
+def test_a_share_of_the_groups_covers_every_length() -> None:
+    data = corpus(32)
+    whole = Batch(
+        torch.zeros(2, len(data.ids), dtype=torch.long),
+        *(x[:, :8].expand(2, -1, -1, -1) for x in (data.ids, data.mask)),
+    )
+    short = truncated(whole, torch.tensor([1.0, 1.0]), Stream("cut", [0, 1], stacked=True))
+    share = torch.tensor([0.25, 1.0], dtype=F64)
+    both = evened(short, whole, share, 32, Stream("even", [0, 1], stacked=True))
+    n = round(0.25 * len(data.ids))
+    assert torch.equal(both.responses[0, n:], short.responses[0, n:]) and torch.equal(
+        both.mask[0, n:], short.mask[0, n:]
+    )
+    law = torch.bincount(both.lengths[1].flatten(), minlength=33)[1:] / both.lengths[1].numel()
+    assert float((law - 1 / 32).abs().max()) < 0.015
+    one = (Batch(*(x[1:] for x in (b.prompts, b.responses, b.mask))) for b in (short, whole))
+    alone = evened(*one, share[1:], 32, Stream("even", [1], stacked=True))
+    assert torch.equal(alone.responses[0], both.responses[1]) and torch.equal(alone.mask[0], both.mask[1])
+    none = evened(short, whole, share * 0, 32, Stream("even", [0, 1], stacked=True))
+    assert torch.equal(none.responses, short.responses) and torch.equal(none.mask, short.mask)
 
 
 # -------------------------------------------------------------------------------------------------------- other rewards
@@ -384,8 +421,64 @@ def test_what_can_be_reached_is_known() -> None:
         optimum(words, 0.1)
 
 
+def test_a_reward_model_may_have_seen_every_length() -> None:
+    """What it is fitted to changes, the data of the methods do not; a reward that errs nowhere reaches the peak."""
+    settings = [changed(ONE, scorer="proxy", coverage=0.3, seen=seen) for seen in (0.0, 1.0)]
+    both = stack_of(settings)
+    gold = lab.gold_reward(both)
+    offline, fitted = lab.preferences(both, gold), lab.preferences(both, gold, even=True)
+    assert torch.equal(offline.responses[0], offline.responses[1])
+    assert torch.equal(fitted.lengths[0], offline.lengths[0]) and not torch.equal(fitted.lengths[1], offline.lengths[1])
+    assert torch.equal(fitted.scores, gold(fitted))  # type: ignore[arg-type]
+    assert len({setting.run for setting in settings}) == 2
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(lab, "reward_model", lambda stack: gold)
+        assert lab.proxy_ceiling(both).tolist() == [0, 0]
+        patch.setattr(lab, "reward_model", lambda stack: lambda batch: -gold(batch))
+        longest = lab.proxy_ceiling(both)
+    assert ((longest > -3.1001) & (longest < -3.05)).all()  # a text of 32 tokens for almost every prompt
+
+
+def test_the_evaluation_asks_every_prompt_before_any_twice() -> None:
+    both = stack_of([changed(ONE, evaluation=320, seed=s) for s in (0, 1)])
+    posed, theirs = lab.evaluation_set(both)
+    for s in (0, 1):
+        assert len(set(posed[s, :300].tolist())) == 300 and len(set(posed[s].tolist())) == 300
+        alone, own = lab.evaluation_set(both.alone(s))
+        assert torch.equal(alone[0], posed[s]) and torch.equal(own.prompts[0], theirs.prompts[s])
+    assert torch.equal(theirs.prompts, posed[:, : lab.FORWARD])
+
+
+@pytest.mark.parametrize("prompts", [2, 70])
+def test_answers_in_portions_are_those_drawn_at_once(prompts: int) -> None:
+    """An evaluation draws some prompts at a time; its numbers are means over all their answers."""
+    base = lab.reference("smoke")
+    policy, reference = (base.policy.take(torch.zeros(1, dtype=torch.long)) for _ in range(2))
+    posed = (768 + torch.arange(prompts))[None]
+    drawn = policy.draw(posed, 4, Stream("evaluation", [0], stacked=True))
+    one = stack_of([ONE])
+    gold, theirs = lab.gold_reward(one), Batch(posed, drawn.responses[:, :, :1], drawn.mask[:, :, :1])
+    found = responses_of(
+        policy,
+        reference,
+        posed,
+        {"gold": gold},
+        {"first": gold},
+        theirs,
+        answers=4,
+        tokens=32,
+        rng=Stream("evaluation", [0], stacked=True),
+    )
+    assert found["gold"].item() == pytest.approx(gold(drawn).mean().item(), abs=1e-6)
+    assert found["first"].item() == pytest.approx(gold(theirs).mean().item(), abs=1e-6)
+    assert found["eval/length"].item() == pytest.approx(drawn.lengths.double().mean().item(), abs=1e-4)
+    shares = torch.bincount(drawn.lengths.flatten(), minlength=33)[1:] / drawn.lengths.numel()
+    assert [found[f"eval/length/{n}"].item() for n in range(1, 33)] == pytest.approx(shares.tolist())
+
+
 @pytest.mark.parametrize(
-    ("change", "message"), [({"peak": 101.0}, "percentile"), ({"coverage": 0.0}, "a share above 0")]
+    ("change", "message"),
+    [({"peak": 101.0}, "percentile"), ({"coverage": 0.0}, "a share above 0"), ({"seen": 0.5}, "only a learned reward")],
 )
 def test_dials_out_of_range_are_refused(change: dict[str, float], message: str) -> None:
     with pytest.raises(UserError, match=message):

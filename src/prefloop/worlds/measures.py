@@ -19,6 +19,8 @@ from prefloop.core.metrics import GROUPS
 from prefloop.core.streams import Stream
 
 PerRun = Float[Tensor, " S"]
+Score = Callable[[Batch], Float[Tensor, "S P G"]]
+ROWS = 256  # responses per run that are drawn at a time
 
 
 @runtime_checkable
@@ -80,44 +82,61 @@ def state_of(
 def responses_of(
     policy: Nested,
     reference: Nested,
-    prompts: Tensor,
-    judges: Mapping[str, Callable[[Batch], Float[Tensor, "S P G"]]],
+    prompts: Int[Tensor, "S P"],
+    judges: Mapping[str, Score],
+    costly: Mapping[str, Score],
     theirs: Batch,
     *,
+    answers: int,
     tokens: int,
     rng: Stream,
 ) -> dict[str, PerRun]:
     """Rewards, length, KL both ways and entropy of variable-length responses, [S] each with `_se`.
 
     KLs and entropy are in nats per response, Rao-Blackwellised over each next token. `eval/length/n` is the share of
-    responses with n tokens, `eval/cut` the share that reached the limit.
+    responses with n tokens, `eval/cut` the share that reached the limit. What costs a forward pass of its own (KL,
+    entropy, `costly`) is measured on the first of the `answers` to each prompt.
 
     Args:
         judges: metric key → scores of a reward.
-        theirs: fixed responses of the reference to the same prompts.
+        costly: the same for rewards that are computed by a network.
+        theirs: fixed responses of the reference to the first of the prompts.
         tokens: the length limit.
     """
     with torch.no_grad():
-        mine = policy.draw(prompts, 1, rng)
-        own, base = (p.next_logp(prompts, mine.responses)[mine.mask] for p in (policy, reference))
-        away, home = (p.next_logp(prompts, theirs.responses)[theirs.mask] for p in (policy, reference))
-
-        def total(each: Float[Tensor, " N"], batch: Batch) -> Float[Tensor, "S P G"]:
-            whole = each.new_zeros(batch.mask.shape)
-            whole[batch.mask] = each
-            return whole.sum(-1)
-
-        values = {name: judge(mine) for name, judge in judges.items()}
-        values |= {
-            "eval/length": mine.lengths.to(own.dtype),
-            "eval/cut": policy.is_cut(mine).to(own.dtype),  # type: ignore[attr-defined]
-            "eval/kl_reverse_exact": total(exact(own, base), mine),
-            "eval/kl_forward_exact": total(exact(home, away), theirs),
-            "eval/entropy": total(-(own.exp() * own).sum(-1), mine),
-        }
+        parts, shares = [], []
+        for some in prompts.split(max(1, ROWS // answers), dim=1):
+            mine = policy.draw(some, answers, rng)
+            parts.append(_of_responses(policy, reference, mine, judges, costly))
+            shares.append(torch.stack([(mine.lengths == n).sum(GROUPS) for n in range(1, tokens + 1)]))
+        values = {name: torch.cat([part[name] for part in parts], 1) for name in parts[0]}
+        away, home = (p.next_logp(theirs.prompts, theirs.responses)[theirs.mask] for p in (policy, reference))
+        values["eval/kl_forward_exact"] = _total(exact(home, away), theirs)
         out: dict[str, PerRun] = {}
         for name, value in values.items():
             out[name], out[f"{name}_se"] = over_prompts(value)
-        for n in range(1, tokens + 1):
-            out[f"eval/length/{n}"] = (mine.lengths == n).double().mean(GROUPS)
-        return out
+        law = torch.stack(shares).sum(0) / (prompts.shape[1] * answers)
+        return out | {f"eval/length/{n}": share.double() for n, share in enumerate(law, 1)}
+
+
+def _of_responses(
+    policy: Nested, reference: Nested, mine: Batch, judges: Mapping[str, Score], costly: Mapping[str, Score]
+) -> dict[str, Tensor]:
+    """What is measured of each response, [S P G] or, if it costs a forward pass, [S P 1]."""
+    first = Batch(mine.prompts, mine.responses[:, :, :1], mine.mask[:, :, :1])
+    own, base = (p.next_logp(first.prompts, first.responses)[first.mask] for p in (policy, reference))
+    return {
+        **{name: judge(mine) for name, judge in judges.items()},
+        **{name: judge(first) for name, judge in costly.items()},
+        "eval/length": mine.lengths.to(own.dtype),
+        "eval/cut": policy.is_cut(mine).to(own.dtype),  # type: ignore[attr-defined]
+        "eval/kl_reverse_exact": _total(exact(own, base), first),
+        "eval/entropy": _total(-(own.exp() * own).sum(-1), first),
+    }
+
+
+def _total(each: Float[Tensor, " N"], batch: Batch) -> Float[Tensor, "S P G"]:
+    """Sum over the tokens of each response."""
+    whole = each.new_zeros(batch.mask.shape)
+    whole[batch.mask] = each
+    return whole.sum(-1)

@@ -27,7 +27,9 @@ from prefloop.worlds.lengths.law import Estimate, Law
 from prefloop.worlds.lengths.problem import (
     decode,
     decode_prompts,
+    evened,
     fit,
+    of_lengths,
     prompt_tokens,
     prompts,
     target,
@@ -40,8 +42,13 @@ from prefloop.worlds.measures import responses_of
 from prefloop.worlds.rewarded import Rewarded, Score, Typical, labelled, noisy, ranked
 from prefloop.worlds.spec import Built, Stack
 
+FORWARD = 64  # held-out responses of the reference on which the forward KL is measured
+CANDIDATES, GROUP = (
+    64,
+    4,
+)  # prompts at which a reward model's favourites are asked for, and responses that texts are made of
 FIXED = 8  # responses of the reference to every prompt, on which rewards that have no form are measured
-OF_DATA = ("network", "gold", "peak", "width", "coverage", "data", "labels", "temperature")
+OF_DATA = ("network", "gold", "peak", "width", "coverage", "data", "labels", "temperature", "seen")
 
 
 @dataclass(frozen=True)
@@ -108,11 +115,13 @@ def build(stack: Stack) -> Built:
     ordinal = one.labels == "ordinal"
     data = labelled(preferences(stack, gold), gold, typical) if offline else None
     data = ranked(data) if data is not None and ordinal else data
-    theirs = reference_responses(stack, stack.evaluation, 1)
-    judges: dict[str, Score] = {"eval/reward": proxy or gold, "eval/gold": gold}
+    posed, theirs = evaluation_set(stack)
+    judges: dict[str, Score] = {"eval/gold": gold} if proxy else {"eval/gold": gold, "eval/reward": gold}
+    costly: dict[str, Score] = {"eval/reward": proxy} if proxy else {}
+    limits = {"answers": one.answers, "tokens": one.tokens}
 
     def evaluate(policy: Any, reference: Any, rng: Stream) -> dict[str, Tensor]:
-        return responses_of(policy, reference, theirs.prompts, judges, theirs, tokens=one.tokens, rng=rng)
+        return responses_of(policy, reference, posed, judges, costly, theirs, rng=rng, **limits)
 
     problem = Rewarded(prompts(_words(), base.prompts), gold, proxy, data, typical, ordinal)
     size = one.data * stack.method.responses if offline else 0
@@ -177,6 +186,21 @@ def typical_score(stack: Stack) -> Typical:
     return mean
 
 
+def evaluation_set(stack: Stack) -> tuple[Int[Tensor, "S P"], Batch]:
+    """Prompts, none twice before all occur once, and a response of the reference to each of the first FORWARD."""
+    base, rng = reference(stack.world.network), Stream("evaluation set", stack.seeds, stacked=True)
+    epochs = range(-(-stack.evaluation // base.prompts))
+    order = torch.cat([rng.epoch(base.prompts, e) for e in epochs], 1)[:, : stack.evaluation]
+    posed, parts = _words() + order, []
+    for seed, own in zip(stack.seeds, posed[:, :FORWARD], strict=True):
+
+        def make(seed: int = seed, own: Tensor = own) -> dict[str, Tensor]:
+            return _drawn(base, own[None], 1, Stream("the reference, evaluation set", [seed], stacked=True))
+
+        parts.append(cached(f"responses-{digest([VERSION, base.name, seed, 'evaluation set', own.numel()])}", make))
+    return posed, _batch(parts)
+
+
 def reference_responses(stack: Stack, prompts: int, group: int) -> Batch:
     """Groups of reference responses, drawn per seed; cached, because the cells of a sweep share seeds."""
     base, parts = reference(stack.world.network), []
@@ -205,12 +229,19 @@ def _batch(parts: Sequence[Mapping[str, Tensor]]) -> Batch:
     return Batch(torch.cat([part["prompts"] for part in parts]), whole["responses"].long(), whole["mask"])
 
 
-def preferences(stack: Stack, gold: Score) -> Batch:
-    """Groups of reference responses with scores; all but a share `coverage` of the responses are shortened."""
+def preferences(stack: Stack, gold: Score, *, even: bool = False) -> Batch:
+    """Groups of reference responses with scores; all but a share `coverage` of the responses are shortened.
+
+    Args:
+        even: replace a share `seen` of the groups by texts of every length, as a reward model sees them.
+    """
     one, base = stack.world, reference(stack.world.network)
     rng = Stream("data", stack.seeds, stacked=True)
     means = torch.tensor([truncation(w.coverage, base.lengths) for w in stack.worlds])
-    data = truncated(reference_responses(stack, one.data, stack.method.responses), means, rng)
+    whole = reference_responses(stack, one.data, stack.method.responses)
+    data = truncated(whole, means, rng)
+    if even:
+        data = evened(data, whole, stack.each("seen"), one.tokens, Stream("seen", stack.seeds, stacked=True))
     scores = gold(data)
     if one.labels == "noisy":
         scores = noisy(scores, stack.each("temperature"), rng)
@@ -236,9 +267,19 @@ def reward_model(stack: Stack) -> stacked.StackedReward:
     return stacked.restored(base.policy, {k: torch.cat([state[k] for state in states]) for k in states[0]})
 
 
+def proxy_ceiling(stack: Stack) -> Float[Tensor, " S"]:
+    """Gold of what each run's reward model ranks highest among a text of every length to each of CANDIDATES prompts."""
+    drawn, limit = reference_responses(stack, CANDIDATES, GROUP), stack.world.tokens
+    lengths = torch.arange(1, limit + 1).view(-1, GROUP)
+    made = [of_lengths(drawn, row.expand(drawn.lengths.shape), limit) for row in lengths]
+    texts = Batch(drawn.prompts, *(torch.cat([getattr(x, k) for x in made], 2) for k in ("responses", "mask")))
+    best = reward_model(stack)(texts).argmax(-1, keepdim=True)
+    return gold_reward(stack)(texts).gather(-1, best).mean((1, 2))
+
+
 def _fitted(alone: Stack) -> stacked.StackedReward:
     """Fitted in a stack of one run, so that other runs cannot affect it."""
-    data = preferences(alone, gold_reward(alone))
+    data = preferences(alone, gold_reward(alone), even=True)
     policy = reference(alone.world.network).policy.take(torch.zeros(1, dtype=torch.long))
     return stacked.fit(policy, data, alone.seeds)
 

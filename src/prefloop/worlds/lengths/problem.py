@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.nn.functional import pad
 
 from prefloop.core.batch import Batch
 from prefloop.core.errors import DataError
@@ -110,6 +111,35 @@ def truncated(batch: Batch, mean: Float[Tensor, " S"], rng: Stream) -> Batch:
     responses = torch.where(short & (place == limit[..., None] - 1), END, batch.responses)
     mask = batch.mask & (~short | (place < limit[..., None]))
     return replace(batch, responses=torch.where(mask, responses, 0), mask=mask)
+
+
+def of_lengths(batch: Batch, lengths: Int[Tensor, "S P G"], limit: int) -> Batch:
+    """Texts of these lengths: words of a response, then those of the others to its prompt as far as needed, and END.
+
+    Args:
+        lengths: 1 to `limit`; where the group has too few words, all of them are used.
+        limit: of the responses made, in tokens.
+    """
+    group, words = batch.mask.shape[-2], batch.mask & (batch.responses != END)
+    both = [torch.stack([x.roll(-g, 2).flatten(-2) for g in range(group)], 2) for x in (batch.responses, words)]
+    first = both[1].int().argsort(dim=-1, descending=True, stable=True)  # places of words, in order
+    ids = pad(both[0].gather(-1, first), (0, max(0, limit - first.shape[-1])))[..., :limit]
+    n = torch.minimum(lengths, both[1].sum(-1) + 1)[..., None]
+    place = torch.arange(limit)
+    return replace(batch, responses=torch.where(place < n - 1, ids, END), mask=place < n)
+
+
+def evened(data: Batch, whole: Batch, share: Float[Tensor, " S"], limit: int, rng: Stream) -> Batch:
+    """The data, in which that share of the groups has texts of uniformly distributed lengths, made of `whole`."""
+    u = rng.rand(*data.lengths.shape[1:], dtype=torch.float64)
+    made = of_lengths(whole, 1 + (u * limit).long(), limit)
+    groups = torch.arange(u.shape[1]) < (share * u.shape[1]).round()[:, None]
+    rest = (0, limit - data.mask.shape[-1])
+    responses, mask = (
+        torch.where(groups[..., None, None], a, pad(b, rest))
+        for a, b in ((made.responses, data.responses), (made.mask, data.mask))
+    )
+    return replace(data, responses=responses, mask=mask)
 
 
 def overlap(a: Int[Tensor, " n"], b: Int[Tensor, " m"]) -> float:

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from prefloop.core import user
+from prefloop.core.errors import UserError
 from prefloop.worlds.spec import (
     PER_RUN,
     Built,
@@ -14,6 +15,7 @@ from prefloop.worlds.spec import (
     NonzeroShare,
     Percentile,
     Positive,
+    Share,
     Stack,
     check_enumerable,
     check_pairs,
@@ -70,6 +72,10 @@ class Lengths:
     "temperature of noisy scores"
     scorer: Literal["gold", "proxy"] = "gold"
     "what scores the policy's responses: gold, or a reward model learned from the offline data"
+    seen: Annotated[Share, PER_RUN] = 0.0
+    "share of the reward model's groups whose texts are cut or lengthened to any length, one token to the limit alike"
+    answers: Count = 4
+    "answers to each prompt of an evaluation; KL, entropy and a learned reward are measured on the first"
 
     runs_per_stack, cost = 8, 40.0
 
@@ -112,6 +118,8 @@ class Lengths:
         check_ranks(self.labels, method)
         if self.scorer == "proxy":
             check_pairs(method)
+        elif self.seen:
+            raise UserError("only a learned reward sees texts of every length", where="seen", fix="scorer=proxy")
         check_enumerable(method)
         if self.gold != LENGTH:
             sibling(self, "build").rule_score(self.gold)
