@@ -523,6 +523,19 @@ def test_a_switch_is_not_taken_for_what_is_measured() -> None:
     assert len({lab_result.label(row) for row in rows}) == 6
 
 
+def test_the_table_has_the_words_that_were_typed(capsys: pytest.CaptureFixture[str]) -> None:
+    """Their numbers are in the files, under the names of the fields."""
+    some = [Cell(s, [made(s)], {}) for s in (make("rloo", "arms", centre=c, steps=5) for c in (70.0, 20.0, 55.0))]
+    rows = lab_result.records(some)
+    assert [row["differs"] for row in rows] == [{"centre": 70.0}, {"centre": 20.0}, {"centre": 55.0}]
+    assert lab_result.table(rows, "csv").startswith("method,centre,")
+    people = lab_result.readable(some, rows)
+    assert [row["differs"] for row in people] == [{"reward": "far"}, {"reward": "near"}, {"reward": 55.0}]
+    lab_result.show(people)
+    shown = capsys.readouterr().out
+    assert "centre" not in shown and all(word in shown for word in ("far", "near", "55"))
+
+
 def test_the_clipped_share_is_that_of_the_whole_training() -> None:
     """The last step of a collection alone may clip nothing."""
     one = make("grpo", "arms", steps=5)
@@ -562,11 +575,11 @@ def test_many_cells_are_drawn_in_panels_of_few_lines(undrawn: dict[str, Any], tm
 def test_a_field_of_the_problem_has_a_panel_for_each_value(undrawn: dict[str, Any], tmp_path: Path) -> None:
     settings = [make(name, "arms", centre=c) for name in ("rloo", "dpo") for c in (20.0, 70.0)]
     charts = drawn(settings, undrawn, tmp_path)
-    assert [chart.title for chart in charts] == ["centre = 20", "centre = 70"]
+    assert [chart.title for chart in charts] == ["reward = near", "reward = far"]
     assert [[line.label for line in chart.lines] for chart in charts] == [["rloo", "dpo"]] * 2
     one = drawn(settings[:2], undrawn, tmp_path)  # a panel with one line would compare nothing
     assert [chart.title for chart in one] == ["Gold reward"]
-    assert [line.label for line in one[0].lines] == ["rloo centre=20", "rloo centre=70"]
+    assert [line.label for line in one[0].lines] == ["rloo reward=near", "rloo reward=far"]
 
 
 def test_no_panel_is_drawn_twice(undrawn: dict[str, Any], tmp_path: Path) -> None:

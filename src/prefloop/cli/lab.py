@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from prefloop.cli.lab_grid import Options, grid
-from prefloop.cli.lab_result import records, show, table, write
+from prefloop.cli.lab_result import readable, records, show, table, write
 
 if TYPE_CHECKING:  # torch is imported only to run something, so that --help is fast
     from prefloop.lab.setting import Setting
@@ -37,7 +37,8 @@ def run(options: Options) -> int:
     rows = records(results)
     files = write(results, rows, options.out, pdf=options.pdf)
     about = cells[0].world.about()
-    options.show(lambda: {"out": str(options.out), "cells": rows}, lambda: _print(options, rows, files, about))
+    shown = rows if options.format == "csv" else readable(results, rows)
+    options.show(lambda: {"out": str(options.out), "cells": rows}, lambda: _print(options, shown, files, about))
     return 0
 
 

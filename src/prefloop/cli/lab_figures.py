@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from prefloop.analysis.numbers import compact
+from prefloop.cli.world_flags import flags_of
 
 if TYPE_CHECKING:  # torch is imported only to run something, so that --help is fast
     from prefloop.lab.summary import Cell
@@ -39,7 +40,7 @@ def charts(cells: Sequence[Cell], rows: Sequence[Mapping[str, Any]]) -> list[Cha
 
 def _panels(whole: Drawn) -> Iterator[tuple[str, Drawn, str]]:
     """Title, cells, and the name that the title says already."""
-    world = vars(whole[0][0].setting.world)
+    world = flags_of(type(whole[0][0].setting.world))
     split = next((name for name in whole[0][1]["differs"] if name in world), "")
     values = list(dict.fromkeys(row["differs"][split] for _, row in whole)) if split else []
     if not 1 < len(values) < len(whole):  # one line in each panel would compare nothing

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from prefloop.analysis.numbers import compact, fixed, interval, number
 from prefloop.cli.lab_figures import charts, label, short
+from prefloop.cli.world_flags import typed
 from prefloop.core import files
 from prefloop.core.metric_table import METRICS
 
@@ -65,6 +66,14 @@ COLUMNS = (  # columns of the table
 UNSHOWN = ("eval/gold", "eval/entropy", "kl/collection", "push/up")  # in `summary.json` only
 
 
+def readable(cells: Sequence[Cell], rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The records with the problem's fields as they are typed, for people: `reward` is `far`, not `centre` 70."""
+    return [
+        {**row, "differs": typed(type(cell.setting.world), row["differs"])}
+        for cell, row in zip(cells, rows, strict=True)
+    ]
+
+
 def write(cells: Sequence[Cell], rows: Sequence[Mapping[str, Any]], out: Path, *, pdf: bool = False) -> list[str]:
     """`results.parquet` with every evaluation of every run, `summary.json`, and the figure; names of the files."""
     from prefloop.lab.store import flat
@@ -72,7 +81,7 @@ def write(cells: Sequence[Cell], rows: Sequence[Mapping[str, Any]], out: Path, *
 
     files.write(out / "results.parquet", flat([run for cell in cells for run in cell.runs]))
     files.write(out / "summary.json", files.to_json(rows, indent=2) + "\n")
-    drawn = svg.draw({"reward": charts(cells, rows)}, out, pdf=pdf)
+    drawn = svg.draw({"reward": charts(cells, readable(cells, rows))}, out, pdf=pdf)
     return ["results.parquet", "summary.json", *(path.name for path in drawn)]
 
 

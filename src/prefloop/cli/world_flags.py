@@ -76,6 +76,16 @@ def world_values(problem: str, given: Mapping[str, Sequence[Any]]) -> dict[str, 
     return {own[flag].name: [_value(flag, v, own[flag].words) for v in dict.fromkeys(vs)] for flag, vs in given.items()}
 
 
+def typed(world: Any, fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Fields of a setting as they are typed: those of the world by the names of their flags, values by their words."""
+    out = {}
+    flags = {one.name: (flag, one.words) for flag, one in flags_of(world).items()}
+    for name, value in fields.items():
+        flag, words = flags.get(name, (name, {}))
+        out[flag] = next((word for word, meant in words.items() if meant == value), value)
+    return out
+
+
 def _value(flag: str, value: Any, words: Mapping[str, Any]) -> Any:
     if not words or value in words:
         return words.get(value, value) if words else value
