@@ -10,10 +10,22 @@ if TYPE_CHECKING:
     from prefloop.core.loop import Loop, Plan, train
     from prefloop.core.method import Method
     from prefloop.core.methods import METHODS
-    from prefloop.policies.own_loop import encode, log_probs
+    from prefloop.policies.own_loop import encode, log_probs, mismatched_kl
 
 __version__ = "0.1.0"
-__all__ = ["METHODS", "Batch", "Loop", "Method", "Plan", "Signal", "__version__", "encode", "log_probs", "train"]
+__all__ = [
+    "METHODS",
+    "Batch",
+    "Loop",
+    "Method",
+    "Plan",
+    "Signal",
+    "__version__",
+    "encode",
+    "log_probs",
+    "mismatched_kl",
+    "train",
+]
 
 _HOMES = {
     "METHODS": "prefloop.core.methods",
@@ -25,6 +37,7 @@ _HOMES = {
     "train": "prefloop.core.loop",
     "encode": "prefloop.policies.own_loop",
     "log_probs": "prefloop.policies.own_loop",
+    "mismatched_kl": "prefloop.policies.own_loop",
 }
 
 

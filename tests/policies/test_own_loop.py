@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 import tiny
-from prefloop import METHODS, Batch, encode, log_probs
+from prefloop import METHODS, Batch, encode, log_probs, mismatched_kl
 from prefloop.core.errors import DataError, UserError
 from prefloop.policies.causal_lm import CausalLM
 from prefloop.policies.sampler import Sampling
@@ -121,6 +121,39 @@ def test_a_loop_of_plain_torch_learns(name: str) -> None:
     assert losses[-1] < losses[0]
     if name == "dpo":
         assert losses[0] == pytest.approx(0.6931, abs=1e-4)
+
+
+LABELLED = [
+    {"prompt": "a b", "completion": "yes c", "label": True},
+    {"prompt": "c", "completion": "b", "label": False},
+    {"prompt": "a", "completion": "c c", "label": True},
+]
+
+
+def test_what_kto_lacks_is_named_with_the_line_that_computes_it() -> None:
+    model, reference = tiny.llama().eval(), tiny.llama(seed=1).eval()
+    batch = encode(tiny.tokenizer(), LABELLED)
+    with pytest.raises(UserError, match=r"replace\(batch, logp_reference=prefloop.log_probs\(reference, batch\)\)"):
+        METHODS["kto"].loss(log_probs(model, batch), batch)
+    batch = replace(batch, logp_reference=log_probs(reference, batch).detach())
+    with pytest.raises(UserError, match=r"replace\(batch, z=prefloop.mismatched_kl\(model, reference, batch\)\)"):
+        METHODS["kto"].loss(log_probs(model, batch), batch)
+    batch = replace(batch, z=mismatched_kl(model, reference, batch))
+    assert METHODS["kto"].loss(log_probs(model, batch), batch).requires_grad
+
+
+def test_the_baseline_of_kto_by_hand_and_as_in_the_loop() -> None:
+    """Each prompt with the response to the one before it, in the order of the batch."""
+    model, reference, rows = tiny.llama().eval(), tiny.llama(seed=1).eval(), LABELLED
+    z = mismatched_kl(model, reference, encode(tiny.tokenizer(), rows))
+    crossed = [{**row, "completion": rows[i - 1]["completion"]} for i, row in enumerate(rows)]
+    other = encode(tiny.tokenizer(), crossed)
+    ratio = (log_probs(model, other) - log_probs(reference, other)).sum(-1)
+    assert not z.requires_grad
+    torch.testing.assert_close(z, ratio.mean().clamp(min=0).detach())
+    assert float(mismatched_kl(model, model, other)) == 0.0
+    with pytest.raises(UserError, match="only one"):
+        mismatched_kl(model, reference, encode(tiny.tokenizer(), rows[:1]))
 
 
 def test_a_loop_under_a_wrapper_learns_the_same() -> None:

@@ -17,6 +17,7 @@ from torch import Tensor
 from prefloop.core.errors import UserError
 from prefloop.core.notebook import Shown
 from prefloop.core.shapes import Ids, Scores, check, grouped
+from prefloop.core.shapes import MissingNeed as MissingNeed
 
 Part = TypeVar("Part", bound=Callable[..., Any])
 Record = TypeVar("Record", "Batch", "Signal")
@@ -128,13 +129,6 @@ class Signal(Shown):
 
     def __getitem__(self, rows: Int[Tensor, "*S m"]) -> Signal:
         return _take_fields(self, rows)
-
-
-class MissingNeed(UserError):
-    """A batch lacks a field that the method needs."""
-
-    def __init__(self, need: str) -> None:
-        super().__init__(f"this method needs `{need}`, which the batch does not have", fix=f"fill `Batch.{need}`")
 
 
 def reads(*needs: str, supervised: bool = False, groups: bool = False, sized: bool = False) -> Callable[[Part], Part]:

@@ -23,6 +23,20 @@ KINDS: Mapping[Any, tuple[str, str, Callable[[torch.dtype], bool]]] = {  # name,
 TOKENS = ("P", "G", "T")  # prompts, responses to each, tokens of the longest
 
 
+COMPUTED = {  # fields that a loop of one's own computes, and with what
+    "logp_reference": "log_probs(reference, batch)",
+    "z": "mismatched_kl(model, reference, batch)",
+}
+
+
+class MissingNeed(UserError):
+    """A batch lacks a field that the method needs."""
+
+    def __init__(self, need: str) -> None:
+        how = f": replace(batch, {need}=prefloop.{COMPUTED[need]})" if need in COMPUTED else ""
+        super().__init__(f"this method needs `{need}`, which the batch does not have", fix=f"fill `Batch.{need}`{how}")
+
+
 def check(batch: Any) -> None:
     """Refuse a batch in which a field has not the shape or type of its annotation; the mask gives the sizes.
 

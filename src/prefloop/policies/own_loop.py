@@ -15,6 +15,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from prefloop.core.batch import Batch, label
+from prefloop.core.errors import UserError
 from prefloop.data.formats.loading import from_rows
 from prefloop.policies import packing
 from prefloop.policies.conversation import AUTO, Tokenizer, template_of
@@ -74,3 +75,28 @@ def log_probs(model: nn.Module, batch: Batch) -> Float[Tensor, "P G T"]:
     logp = wanted.to(torch.promote_types(wanted.dtype, torch.float32)).log_softmax(-1)
     targets = batch.responses[batch.mask].to(device)
     return packing.spread(logp.gather(-1, targets.long()[:, None]).squeeze(-1), batch.mask)
+
+
+def mismatched_kl(model: nn.Module, reference: nn.Module, batch: Batch) -> Float[Tensor, ""]:
+    """KTO's z, one number for an optimiser batch: mean log π/π_ref of each prompt with the responses to the next
+    prompt, clamped at 0, without a gradient.
+
+    Args:
+        batch: whole groups of at least two prompts.
+
+    Raises:
+        UserError: a single prompt, which has no other one's responses.
+    """
+    if len(batch.prompts) < 2:
+        what = "z compares a prompt with responses to another prompt, but the batch has only one"
+        raise UserError(what, fix="use batches of two prompts or more")
+    other = Batch(
+        batch.prompts,
+        batch.responses.roll(1, 0),
+        batch.mask.roll(1, 0),
+        valid=None if batch.valid is None else batch.valid.roll(1, 0),
+    )
+    with torch.no_grad():
+        ratio = log_probs(model, other) - log_probs(reference, other).to(next(model.parameters()).device)
+    each = ratio.sum(-1)[other.present.to(ratio.device)]
+    return each.mean().clamp(min=0)
