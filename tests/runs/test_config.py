@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 
 from prefloop.core.errors import UserError
 from prefloop.runs.config import HIGHER, LOWER, Config, TrainingConfig, load, options, to_yaml
+from prefloop.runs.other_tools import OURS
 from prefloop.worlds.text.spec import ModelOptions
 
 
@@ -243,3 +245,47 @@ def test_steps_and_epochs_at_once_are_refused(tmp_path: Path) -> None:
 
 def test_configurations_are_compared_by_value() -> None:
     assert Config() != replace(Config(), seed=1)
+
+
+@pytest.mark.parametrize(
+    ("key", "ours"),
+    [
+        ("learning_rate", "`training.lr`"),
+        ("num_train_epochs", "`training.epochs`"),
+        ("per_device_train_batch_size", "`training.minibatch`"),
+        ("gradient_accumulation_steps", "`training.minibatch`"),
+        ("max_length", "`data.max_response_tokens`"),
+        ("sequence_len", "`data.max_response_tokens`"),
+        ("cutoff_len", "`data.max_response_tokens`"),
+        ("warmup_ratio", "`training.warmup`"),
+        ("lr_scheduler_type", "`training.schedule`"),
+        ("bf16", "`model.dtype`"),
+        ("output_dir", "`output`"),
+        ("model_name_or_path", "`model.path`"),
+        ("lora_r", "`model.lora_rank`"),
+        ("beta", "`override.beta`"),
+        ("report_to", "metrics.jsonl"),
+    ],
+)
+def test_keys_of_other_tools_are_named_as_ours(tmp_path: Path, key: str, ours: str) -> None:
+    with pytest.raises(UserError, match="unknown key") as of_file:
+        load(write(tmp_path, f"{key}: 1"))
+    with pytest.raises(UserError, match="unknown key") as of_section:
+        load(write(tmp_path, f"training: {{{key}: 1}}"))
+    with pytest.raises(UserError, match="unknown flag") as of_flag:
+        load(None, [f"--{key.replace('_', '-')}", "1"])
+    assert all(ours in error.value.fix for error in (of_file, of_section, of_flag))
+
+
+def test_every_answer_for_keys_of_other_tools_names_a_key_of_ours() -> None:
+    ours = {"override.beta", "override.responses", "override.on_policy", "override.reuse", "override.negative"}
+    ours |= {name for name, _, _ in options()} | {"prefloop methods"}
+    for name, answer in OURS.items():
+        assert set(re.findall(r"`([^`]+)`", answer)) <= ours, name
+        assert name not in {key.rpartition(".")[2] for key in ours - {f"override.{name}"}}, name
+
+
+def test_no_flag_is_suggested_that_is_not_near() -> None:
+    with pytest.raises(UserError) as error:
+        load(None, ["--gama", "1"])
+    assert error.value.fix == "--help lists the flags"

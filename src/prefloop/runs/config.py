@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from prefloop.core.errors import UserError, nearest
 from prefloop.runs import flags, schema, yaml12
+from prefloop.runs.other_tools import OURS
 from prefloop.worlds.text.spec import (
     DataOptions,
     ModelOptions,
@@ -123,6 +124,8 @@ class SaveConfig:
 @dataclass(frozen=True)
 class Config:
     """Everything that determines a run."""
+
+    OTHER_TOOLS = OURS  # without a type: no key of the file
 
     method: str = "dpo"
     """A name from `prefloop methods`, or `module:name` of your own file that adds the method to METHODS."""

@@ -10,7 +10,7 @@ from itertools import product, takewhile
 from typing import Any, Literal, NoReturn, TypeVar, get_args, get_origin
 
 from prefloop.core.errors import UserError, excerpt, shown
-from prefloop.runs.schema import UNIONS, Flag, Key, Raw, build, checked, keys, merged, word
+from prefloop.runs.schema import UNIONS, Flag, Key, Raw, build, checked, keys, merged, other_name, word
 
 Schema = TypeVar("Schema")
 COMMAND_LINE = "command line"
@@ -105,7 +105,7 @@ def _trees(schemas: Sequence[type], words: Sequence[str], prog: str) -> list[dic
     parser = _parser(schemas, listed, prog)
     parsed, odd = parser.parse_known_intermixed_args(list(_normal(words, every)))
     if odd:
-        raise _unknown(next((item for item in odd if item.startswith("-")), odd[0]), every)
+        raise _unknown(next((item for item in odd if item.startswith("-")), odd[0]), every, schemas)
     values = {name: value for name, value in vars(parsed).items() if value not in (None, [])}
     return [_tree(some, values) for some in listed]
 
@@ -261,15 +261,17 @@ def _flag(name: str) -> str:
 # ---- messages -------------------------------------------------------------------------------------------------------
 
 
-def _unknown(item: str, every: Sequence[Key]) -> UserError:
+def _unknown(item: str, every: Sequence[Key], schemas: Sequence[type]) -> UserError:
     if not item.startswith("-"):
         return UserError(f"unexpected argument `{item}`", where=COMMAND_LINE, fix="flags are written --key value")
     name = item.partition("=")[0]
     flags = [_flag(key.name) for key in every if not key.flag.positional]
     leaves = {flag.removeprefix("--").rpartition(".")[2]: flag for flag in reversed(flags)}
     known = {flag.removeprefix("--"): flag for flag in flags} if "." in name else leaves
-    close = difflib.get_close_matches(excerpt(name.strip("-")), known, n=1, cutoff=0.5)
-    fix = f"did you mean `{known[close[0]]}`?" if close else "--help lists the flags"
+    close = difflib.get_close_matches(excerpt(name.strip("-")), known, n=1, cutoff=0.6)
+    guess = f"did you mean `{known[close[0]]}`?" if close else "--help lists the flags"
+    leaf = name.strip("-").rpartition(".")[2].replace("-", "_")
+    fix = next(filter(None, (other_name(schema, leaf) for schema in schemas)), guess)
     return UserError(f"unknown flag `{name}`", where=COMMAND_LINE, fix=fix)
 
 

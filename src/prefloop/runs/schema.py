@@ -145,7 +145,15 @@ def checked(tree: Any, schema: type, where: str, at: str = "", root: type | None
 
 def _suggestion(schema: type, name: str, siblings: Iterable[str]) -> str:
     elsewhere = [key.name for key in keys(schema) if key.name.rpartition(".")[2] == name]
-    return f"did you mean `{elsewhere[0]}`?" if elsewhere else nearest(name, siblings)
+    if elsewhere:
+        return f"did you mean `{elsewhere[0]}`?"
+    return other_name(schema, name) or nearest(name, siblings)
+
+
+def other_name(schema: type, name: str) -> str:
+    """What to write in place of a key of another tool, by the schema's own table `OTHER_TOOLS`; empty if unknown."""
+    answer = getattr(schema, "OTHER_TOOLS", {}).get(name, "")
+    return f"use {answer}" if answer.startswith("`") else answer
 
 
 # ---- values ---------------------------------------------------------------------------------------------------------
