@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import subprocess
 import sys
 from dataclasses import replace
@@ -258,6 +259,10 @@ MISTAKES: dict[str, tuple[str, int, str]] = {
         "needs a gold reward with options",
     ),
     "ratings of pairs": ("card rm pairs.jsonl --out x --gold ratings", 3, "the data have no ratings"),
+    "two lengths": ("train pairs.jsonl --out x --no-freeze-backbone --steps 2 --epochs 1", 2, "both say how long"),
+    "epochs of nothing": ("train pairs.jsonl --out x --epochs 1", 2, "`epochs` has no effect with a frozen backbone"),
+    "schedule": ("train pairs.jsonl --out x --no-freeze-backbone --schedule cosin", 2, "did you mean `cosine`"),
+    "warm-up": ("train pairs.jsonl --out x --no-freeze-backbone --warmup 1.5", 2, "`warmup` cannot be 1.5"),
     "rate": ("train pairs.jsonl --out x --lr nan", 2, "`lr` must be a number, not 'nan'"),
     "seed": ("train pairs.jsonl --out x --freeze-backbone --seed -1", 2, "`seed` cannot be -1"),
     "split seed": ("train pairs.jsonl --out x --split-seed -1", 2, "`split_seed` cannot be -1"),
@@ -290,6 +295,23 @@ def test_mistakes_are_told_and_leave_nothing_behind(
     shown = capsys.readouterr()
     assert shown.err.startswith("error: ") and what in shown.err and "Traceback" not in shown.err
     assert not (home / "x").exists() and not (home / "x.jsonl").exists()
+
+
+def test_epochs_and_schedule_are_those_of_training(home: Path, tmp_path: Path) -> None:
+    """An epoch is every pair once; schedule and warm-up reach the optimiser."""
+    flags = (*base(home)[:2], "--no-freeze-backbone", "--autocast", "false", "--batch", "16", "--lr", "1e-3", "--quiet")
+    pairs = home / "pairs.jsonl"
+    more = {"epochs": ("--epochs", 0.5), "cosine": ("--epochs", 0.5, "--schedule", "cosine", "--warmup", 0.5)}
+    for name, own in more.items():
+        assert run("train", pairs, "--out", tmp_path / name, *flags, *own) == 0
+    facts = {name: saved.load(tmp_path / name).facts for name in more}
+    steps = facts["epochs"]["steps"]
+    assert steps == math.ceil(0.5 * facts["epochs"]["train_pairs"] / 16)
+    same = ("--steps", steps, "--schedule", "linear")
+    assert run("train", pairs, "--out", tmp_path / "steps", *flags, *same) == 0
+    weights = {name: (tmp_path / name / "model.safetensors").read_bytes() for name in ("epochs", "steps", "cosine")}
+    assert weights["epochs"] == weights["steps"] != weights["cosine"]
+    assert (facts["cosine"]["schedule"], facts["cosine"]["warmup"]) == ("cosine", round(steps / 2))
 
 
 def test_help_is_quick() -> None:

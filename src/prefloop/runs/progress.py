@@ -42,6 +42,7 @@ class Progress:
     Args:
         total: units of work.
         label: what is being done.
+        done: units that were done before; they do not count for the rate.
         quiet: show nothing.
         console: output; standard error by default.
         clock: returns seconds, for tests.
@@ -52,21 +53,23 @@ class Progress:
         total: int,
         label: str,
         *,
+        done: int = 0,
         quiet: bool = False,
         console: Console | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.total, self.label, self.done, self.note = total, label, 0, ""
+        self.total, self.label, self.done, self.note = total, label, done, ""
+        self._before = done
         self._console = console or Console(stderr=True, soft_wrap=True)
         self._quiet, self._clock = quiet, clock
         self._start = self._spoken = clock()
-        self._tenth = 0
+        self._tenth = done * SHARE // max(1, total)
         self._bar = self._new_bar() if not quiet and self._console.is_terminal else None
 
     def _new_bar(self) -> Bar:
         columns = ("{task.description}", BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[note]}"))
         bar = Bar(*columns, console=self._console)
-        bar.add_task(escape(self.label), total=self.total, note="")
+        bar.add_task(escape(self.label), total=self.total, completed=self.done, note="")
         return bar
 
     def __enter__(self) -> Progress:
@@ -84,15 +87,14 @@ class Progress:
         self.done, self.note = self.done + units, note
         if self._bar:
             shown = f"{self.remaining()} left  {note}"
-            self._bar.update(self._bar.task_ids[0], completed=self.done, note=escape(shown))
+            self._bar.update(self._bar.task_ids[0], completed=self.done, total=self.total, note=escape(shown))
         elif not self._quiet and self._due():
             self._console.print(self.line(), markup=False, highlight=False)
 
     def seconds_left(self) -> float | None:
         """Remaining time at the mean rate so far; None before the first unit."""
-        if self.done == 0:
-            return None
-        return (self._clock() - self._start) / self.done * max(0, self.total - self.done)
+        own = self.done - self._before
+        return (self._clock() - self._start) / own * max(0, self.total - self.done) if own else None
 
     def remaining(self) -> str:
         """The remaining time as m:ss or h:mm:ss."""

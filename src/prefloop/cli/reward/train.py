@@ -13,7 +13,7 @@ from prefloop.cli.options import require, require_place, require_positive, requi
 from prefloop.cli.reward.shared import Shared, device_of, noted, read_data
 from prefloop.core.errors import DataError
 from prefloop.core.files import write
-from prefloop.rewards.bradley_terry.options import NAMES, FitOptions, Pooling, Ties, fit_options
+from prefloop.rewards.bradley_terry.options import NAMES, FitOptions, Pooling, Schedule, Ties, fit_options
 from prefloop.runs.schema import Flag
 
 if TYPE_CHECKING:
@@ -45,8 +45,14 @@ class Options(Shared):
     """States that the head reads (default: last)."""
     steps: int | None = None
     """Steps that train backbone and head together (default: 200)."""
+    epochs: float | None = None
+    """In place of --steps: passes over the pairs."""
     lr: float | None = None
-    """Learning rate of these steps (default: 1e-5)."""
+    """Highest learning rate of these steps (default: 1e-5)."""
+    schedule: Schedule | None = None
+    """Learning rate after warm-up (default: linear, falling to 0)."""
+    warmup: float | None = None
+    """Steps of warm-up; below 1: their share (default: 0)."""
     batch: int | None = None
     """Pairs per step (default: 16)."""
     label_smoothing: float | None = None
@@ -63,7 +69,7 @@ class Options(Shared):
     def __post_init__(self) -> None:
         super().__post_init__()
         require_place(self.out)
-        require_positive(self, "steps", "lr", "batch", "max_tokens")
+        require_positive(self, "steps", "epochs", "lr", "batch", "max_tokens")
         require_seed(self.split_seed, "split_seed")
         share = self.held_out_share
         require(0 < share < 1, "held_out_share", share, "use a share between 0 and 1, or --held-out none")
@@ -167,6 +173,11 @@ def _fitted(
     quiet = options.silent
     bar_quiet = quiet or by.freeze_backbone
     with Interrupt(quiet=quiet) as interrupt, Progress(by.steps, "reward model", quiet=bar_quiet) as bar:
+
+        def foresee(seconds: float, steps: int) -> None:
+            options.say(f"forecast: about {duration(seconds)} to fit")
+            bar.total = steps
+
         fitted = fit(
             base.model.to(device),
             template,
@@ -176,7 +187,7 @@ def _fitted(
             autocast=resolve_autocast(options.autocast, base.model),
             poll=interrupt.poll,
             observe=lambda step, value: bar.advance(note=f"loss {value:.4f}"),
-            foresee=lambda seconds: options.say(f"forecast: about {duration(seconds)} to fit"),
+            foresee=foresee,
         )
     return fitted, notes
 

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from prefloop.core.errors import UserError
-from prefloop.core.fit import falling, minimise, unobserved
+from prefloop.core.fit import minimise, unobserved
+from prefloop.core.optim import rate
 from prefloop.core.protocols import no_op
 from prefloop.data.records import Group
 from prefloop.policies.adapters import is_adapted
@@ -32,7 +33,7 @@ TIMED = 4  # rows that a forecast is made from
 BACKWARD = 3  # passes that a forward and a backward pass take
 
 
-def _unforeseen(seconds: float) -> None:
+def _unforeseen(seconds: float, steps: int) -> None:
     """Nobody asks for the forecast."""
 
 
@@ -46,13 +47,12 @@ def fit(
     autocast: bool = False,
     poll: Callable[[], None] = no_op,
     observe: Callable[[int, float], None] = unobserved,
-    foresee: Callable[[float], None] = _unforeseen,
+    foresee: Callable[[float, int], None] = _unforeseen,
 ) -> BradleyTerry:
     """Fit a reward model to preferences; the given model is copied and not changed.
 
     The head is fitted first, by ridge-penalised logistic regression on frozen features, each response computed once.
-    Unless the backbone is frozen, both are then trained together (Kumar et al. 2022, LP-FT) by Adam, with lr falling
-    linearly to 0.
+    Unless the backbone is frozen, both are then trained together (Kumar et al. 2022, LP-FT) by Adam.
 
     Args:
         model: a causal language model, base model or sequence classifier, whose own head is not used; or an encoder
@@ -64,7 +64,8 @@ def fit(
         autocast: bfloat16 matrix products of the backbone.
         poll: called before every pass through the backbone.
         observe: called with the number (from 1) and the loss of every step that trains the backbone.
-        foresee: called once, before the first long work, with the predicted seconds of all passes through the backbone.
+        foresee: called once, before the first long work, with the predicted seconds of all passes through the backbone,
+            and the number of steps that will train it.
 
     Raises:
         DataError: no preference, fewer than two questions, a conversation that the chat template rejects or changes,
@@ -74,12 +75,14 @@ def fit(
     fitted = _unfitted(model, template, options, autocast)
     rows = fitted.encode(groups)
     pairs = preferences(groups, rows.places, options.loss.ties)
-    foresee(_seconds(fitted, rows, pairs, options))
+    steps = options.steps_of(len(pairs.index))
+    foresee(_seconds(fitted, rows, pairs, options, steps), steps)
     facts = _fit_head(fitted, rows, pairs, options.loss, seed, poll)
     if not options.freeze_backbone:
-        _fit_all(fitted, rows, pairs, options, seed, poll, observe)
+        _fit_all(fitted, rows, pairs, options, steps, seed, poll, observe)
         _centre(fitted, rows, pairs, poll)
-        facts |= {"steps": options.steps, "lr": options.lr, "batch": options.batch}
+        facts |= {"steps": steps, "lr": options.lr, "batch": options.batch}
+        facts |= {"schedule": options.schedule, "warmup": options.warmup_of(steps)}
     fitted.backbone.requires_grad_(False)
     fitted.head.requires_grad_(False)
     counts = {
@@ -113,7 +116,7 @@ def _unfitted(model: Model | Whole, template: Template, options: FitOptions, aut
     )
 
 
-def _seconds(fitted: BradleyTerry, rows: Rows, pairs: Preferences, options: FitOptions) -> float:
+def _seconds(fitted: BradleyTerry, rows: Rows, pairs: Preferences, options: FitOptions, steps: int) -> float:
     """Predicted seconds of all passes through the backbone, timed on a few rows of typical length."""
     sizes = sorted(range(len(rows.rows)), key=lambda i: len(rows.rows[i].ids))
     middle = len(sizes) // 2
@@ -125,7 +128,7 @@ def _seconds(fitted: BradleyTerry, rows: Rows, pairs: Preferences, options: FitO
     once = sum(len(row.ids) for row in rows.rows)
     if options.freeze_backbone:
         return speed * once
-    trained = options.steps * min(options.batch, len(pairs.index)) * 2 * once / len(rows.rows)
+    trained = steps * min(options.batch, len(pairs.index)) * 2 * once / len(rows.rows)
     return speed * (2 * once + BACKWARD * trained)
 
 
@@ -168,6 +171,7 @@ def _fit_all(
     rows: Rows,
     pairs: Preferences,
     options: FitOptions,
+    steps: int,
     seed: int,
     poll: Callable[[], None],
     observe: Callable[[int, float], None],
@@ -189,7 +193,10 @@ def _fit_all(
             each = pair_loss(margin, total, flip=flip, lead=lead, centring=centring)
             yield each.sum() / len(drawn)
 
-    minimise(weights, losses, options.steps, lr=falling(options.lr, options.steps), limit=1.0, observe=observe)
+    def lr(step: int) -> float:
+        return options.lr * rate(options.schedule, step, steps, options.warmup_of(steps))
+
+    minimise(weights, losses, steps, lr=lr, limit=1.0, observe=observe)
 
 
 def _centre(fitted: BradleyTerry, rows: Rows, pairs: Preferences, poll: Callable[[], None]) -> None:

@@ -11,7 +11,8 @@ from prefloop.core.errors import UserError, nearest
 
 Pooling = Literal["last", "mean", "both"]
 Ties = Literal["drop", "half"]
-SCHEDULE = ("steps", "lr", "batch")  # only for training the backbone
+Schedule = Literal["constant", "linear", "cosine"]  # as `core.optim.Schedule`, which needs torch
+SCHEDULE = ("steps", "epochs", "lr", "schedule", "warmup", "batch")  # only for training the backbone
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,10 @@ class FitOptions:
         freeze_backbone: fit only the head, in minutes; otherwise head and backbone are then trained together, in hours.
         pooling: states that the head reads: the last token's, the mean over the response's tokens, or both.
         steps: number of steps that train the backbone.
-        lr: learning rate of these steps, falling linearly to 0.
+        epochs: in place of `steps`: passes over the pairs, rounded up to whole steps.
+        lr: highest learning rate of these steps.
+        schedule: learning rate after warm-up: constant, or falling to 0 (linear, cosine).
+        warmup: steps over which the learning rate rises linearly from 0; below 1: their share of all steps.
         batch: pairs per step.
         max_tokens: maximum length of prompt and response; longer ones are cut on the left.
         micro_tokens: maximum number of tokens per forward pass, padding included.
@@ -61,7 +65,10 @@ class FitOptions:
     freeze_backbone: bool = True
     pooling: Pooling = "last"
     steps: int = 200
+    epochs: float | None = None
     lr: float = 1e-5
+    schedule: Schedule = "linear"
+    warmup: float = 0.0
     batch: int = 16
     max_tokens: int = 1024
     micro_tokens: int = 8192
@@ -69,9 +76,20 @@ class FitOptions:
 
     def __post_init__(self) -> None:
         _require(self.pooling in get_args(Pooling), "pooling", self.pooling, "use last, mean or both")
-        for name in ("steps", "lr", "batch", "max_tokens", "micro_tokens"):
+        _require(self.schedule in get_args(Schedule), "schedule", self.schedule, "use constant, linear or cosine")
+        for name in ("steps", "epochs", "lr", "batch", "max_tokens", "micro_tokens"):
             value = getattr(self, name)
-            _require(0 < value < math.inf, name, value, "use a finite number above 0")
+            _require(value is None or 0 < value < math.inf, name, value, "use a finite number above 0")
+        whole = self.warmup < 1 or self.warmup == int(self.warmup)
+        _require(0 <= self.warmup < math.inf and whole, "warmup", self.warmup, "use whole steps, or a share below 1")
+
+    def steps_of(self, pairs: int) -> int:
+        """Steps that train the backbone on so many pairs."""
+        return self.steps if self.epochs is None else math.ceil(self.epochs * pairs / min(self.batch, pairs))
+
+    def warmup_of(self, steps: int) -> int:
+        """Steps of warm-up in a training of so many."""
+        return round(self.warmup * steps) if self.warmup < 1 else int(self.warmup)
 
 
 LOSS = tuple(f.name for f in fields(PairLoss))
@@ -96,6 +114,8 @@ def fit_options(given: Mapping[str, Any], *, where: str = "") -> FitOptions:
     if idle and given.get("freeze_backbone", FitOptions.freeze_backbone):
         what = f"`{idle[0]}` has no effect with a frozen backbone"
         raise UserError(what, where=where, fix="set freeze_backbone to false (--no-freeze-backbone)")
+    if "steps" in given and "epochs" in given:
+        raise UserError("`steps` and `epochs` both say how long to train", where=where, fix="leave one of them out")
     loss = {name: given[name] if name == "ties" else float(given[name]) for name in LOSS if name in given}
     return FitOptions(**{k: v for k, v in given.items() if k not in LOSS}, loss=PairLoss(**loss))  # type: ignore[arg-type]
 
@@ -109,6 +129,7 @@ KINDS: dict[type, tuple[str, type | tuple[type, ...]]] = {
 
 def _check_kind(name: str, value: Any, hint: Any, where: str) -> None:
     """Check the type; unlike in Python, true and false are not whole numbers in a configuration."""
+    hint = next((h for h in get_args(hint) if h in KINDS), hint)  # of `float | None`
     if hint in KINDS:
         kind, types = KINDS[hint]
         holds = isinstance(value, types) and isinstance(value, bool) is (hint is bool)
