@@ -218,3 +218,12 @@ def test_a_learned_reward_is_called_learned(tmp_path: Path) -> None:
     (run / "manifest.json").write_text(json.dumps(manifest))
     said = findings(columns([run]))[0]
     assert "the learned reward on held-out prompts" in said and "gold" not in said
+
+
+def test_the_memory_of_the_machine_is_in_gibibytes(tmp_path: Path) -> None:
+    run = labelled(tmp_path, "a", right=GOOD, longer=LONGER)
+    manifest = json.loads((run / "manifest.json").read_text())
+    manifest["hardware"] |= {"memory": 25276514304}
+    (run / "manifest.json").write_text(json.dumps(manifest))
+    text = render(columns([run]), title="T", verdict=["V."])
+    assert "23.5 GiB" in text and "<dd>25276514304</dd>" not in text

@@ -8,7 +8,7 @@ import pytest
 
 from prefloop.core.methods import METHODS, method
 from prefloop.runs.config import Config, EvaluationConfig, TrainingConfig
-from prefloop.runs.forecast import Speed, seconds, start, trained
+from prefloop.runs.speed import Speed, seconds, start, trained
 from prefloop.worlds.text.spec import RewardOptions
 
 SPEED = Speed(opening=3.0, sampling=0.1, forward=0.2, training=0.5)

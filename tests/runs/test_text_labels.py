@@ -48,6 +48,7 @@ def config(model: Path, tmp_path: Path, method: str, *more: str) -> configuratio
         "--evaluation.prompts=4",
         "--evaluation.max_cut=1",
         "--model.autocast=false",
+        "--data.held_out=builtin",
     ]
     sizes = ["--training.steps=2", "--training.batch=4", "--training.minibatch=4"]
     flags = [f"--model.path={model}", f"--output={tmp_path / 'runs'}", f"--method={method}", *fixed, *sizes, *more]

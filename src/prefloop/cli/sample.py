@@ -75,6 +75,7 @@ def run(options: Options) -> int:
     if options.before and not is_run(options.model):
         raise UserError("--before needs a run", where=options.model, fix="give a run folder, or sample both models")
     groups, notes = _prompts(options)
+    _note(options, f"opening {options.model} for {len(groups)} prompts")
     models = {"after": trained(options.model, unfinished=options.unfinished, template=options.template)}
     if options.before:
         models = {"before": untrained(options.model, template=options.template), **models}
@@ -82,10 +83,26 @@ def run(options: Options) -> int:
     groups, more = _fitting(options, groups, next(iter(models.values())))
     notes += [note for model in models.values() for note in model.notes] + more
     for note in dict.fromkeys(notes):
-        if not options.silent:
-            print(note, file=sys.stderr if options.output == STDOUT else sys.stdout, flush=True)
-    _write(options, _answered(groups, models, options), notes)
+        _note(options, note)
+    lines = _answered(groups, models, options)
+    _write(options, lines if options.output is None else _counted(lines, len(groups), options), notes)
     return 0
+
+
+def _note(options: Options, text: str) -> None:
+    """A line for people: beside the answers if those go to standard output."""
+    if not options.silent:
+        print(text, file=sys.stderr if options.output == STDOUT else sys.stdout, flush=True)
+
+
+def _counted(lines: Iterator[Line], count: int, options: Options) -> Iterator[Line]:
+    """The same lines with the remaining time on standard error, where the answers do not show it."""
+    from prefloop.runs.progress import Progress
+
+    with Progress(count, "answers", quiet=options.silent) as bar:
+        for line in lines:
+            bar.advance()
+            yield line
 
 
 def _prompts(options: Options) -> tuple[list[Group], list[str]]:

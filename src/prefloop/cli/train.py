@@ -67,6 +67,8 @@ def run(options: Options) -> int:
     configs = [] if options.resume else [configuration.changed(options.config, tree) for tree in options.changes]
     if len(configs) > 1 or options.plan or options.ray:
         return _grid(options, dict(zip(train_grid.labels(options.changes), configs, strict=True)))
+    of = [f"{one.model.path} and {one.data.train}" for one in configs]
+    options.say(f"opening {of[0] if of else options.resume}")
     from prefloop.runs import experiment
 
     quiet = options.silent

@@ -12,6 +12,7 @@ from prefloop.analysis.numbers import fixed, interval, number
 from prefloop.analysis.overoptimisation import LEAST, overoptimisation
 from prefloop.core.metric_table import METRICS, warning
 from prefloop.report.data import Line, Run, measured
+from prefloop.report.side_by_side import side_by_side
 from prefloop.runs.folder import FINAL
 
 ALL_PAIRS = 3  # runs up to which each is compared with each, otherwise with the first
@@ -27,7 +28,7 @@ def findings(runs: Sequence[Run]) -> list[str]:
     own = [sentence for run in runs for sentence in (*_outcomes(run), *_turn(run), *_warnings(run))]
     if len(runs) == 1:
         own = [_alone(sentence, runs[0]) for sentence in own]
-    return own + _against_first(runs) + _rankings(runs)
+    return own + _against_first(runs) + _rankings(runs) + side_by_side(runs)
 
 
 def _alone(sentence: str, run: Run) -> str:

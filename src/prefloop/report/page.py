@@ -14,7 +14,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from prefloop.analysis.compare import Difference
-from prefloop.analysis.numbers import NONE, compact, duration, interval, number, share
+from prefloop.analysis.numbers import NONE, compact, duration, gibibytes, interval, number, share
 from prefloop.core import files
 from prefloop.core.errors import UserError
 from prefloop.report.cells import columns
@@ -233,6 +233,7 @@ def _estimators(runs: Sequence[Run]) -> list[str]:
 # ---- each run -----------------------------------------------------------------------------------------------------
 
 SHOWN_ALONE = ("formula", "paper")
+MEMORY = "hardware.memory"  # in bytes
 
 
 def details(run: Run, place: int) -> dict[str, Any]:
@@ -253,7 +254,7 @@ def details(run: Run, place: int) -> dict[str, Any]:
         "settings": {k: _cell(v) for k, v in objective.items() if k not in SHOWN_ALONE},
         "command": shlex.join(map(str, command)) if isinstance(command, list) else str(command or ""),
         "again": f"prefloop train {shlex.quote(str(Path(run.path.name) / 'config.yaml'))}",
-        "environment": {k: _cell(v) for k, v in flat(environment).items()},
+        "environment": {k: gibibytes(v) if k == MEMORY else _cell(v) for k, v in flat(environment).items()},
         "notes": [str(note) for note in run.manifest.get("notes", [])],
     }
 

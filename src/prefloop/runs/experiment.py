@@ -5,21 +5,18 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from prefloop.core import devices
 from prefloop.core.batch import Batch
 from prefloop.core.errors import UserError
 from prefloop.core.files import plain, refuse
-from prefloop.core.loop import Loop, Plan, Record
+from prefloop.core.loop import Loop, Record
 from prefloop.core.method import Method
 from prefloop.core.metrics import step_metrics
 from prefloop.core.optim import decayed
-from prefloop.core.protocols import no_op
 from prefloop.policies.causal_lm import CausalLM
 from prefloop.policies.conversation import Template
 from prefloop.runs import checkpoint
@@ -27,40 +24,23 @@ from prefloop.runs.best import Best, best_of, check_best, is_over, stopped_early
 from prefloop.runs.config import Config, changed, to_yaml
 from prefloop.runs.ends import Stopped as Stopped
 from prefloop.runs.ends import in_words, kept, save
-from prefloop.runs.evaluation import Baseline, Evaluation, Metrics, evaluate, evaluate_reference, greedy_answers
+from prefloop.runs.evaluation import Evaluation, Metrics, evaluate, greedy_answers
 from prefloop.runs.finished import has_ended
 from prefloop.runs.finished import is_finished as is_finished
-from prefloop.runs.flat import Flat, same_score
+from prefloop.runs.flat import Flat
 from prefloop.runs.folder import CONFIG, RECORDS, RunFolder, existing, read
 from prefloop.runs.further import check_offline, lengthen, longer
 from prefloop.runs.interrupt import Interrupt
 from prefloop.runs.length import notes_on_length, with_steps
-from prefloop.runs.offline import collect_offline, offline_groups
 from prefloop.runs.progress import Progress, step_note
 from prefloop.runs.records import continued, html, manifest_of, samples
 from prefloop.runs.saving import save_best, save_final, save_last, tidy
-from prefloop.runs.trial import check_end
-from prefloop.runs.world import TextWorld, check_reward, groups_used, method_of, open_world, plan_of, resolved
-from prefloop.worlds.text.open_data import open_data
+from prefloop.runs.start import Poll, Say, Start, speaker
+from prefloop.runs.start import prepare as prepare
+from prefloop.runs.world import method_of, plan_of, resolved
 from prefloop.worlds.text.problem import TextProblem
 
-Say = Callable[[str], None]
-Poll = Callable[[], None]
 Observer = Callable[[Record, Loop], None]
-
-
-@dataclass(frozen=True)
-class Start:
-    """Everything that the runs of a comparison share: see `prepare`."""
-
-    world: TextWorld
-    baseline: Baseline
-    offline: Mapping[tuple[int, int], Batch]  # the reference's responses, by groups and responses per group
-
-    def problem(self, method: Method, plan: Plan) -> TextProblem:
-        """The problem with the offline responses that the method trains on."""
-        size = (offline_groups(method, plan, len(self.world.data.train)), method.responses)
-        return replace(self.world.problem, offline=self.offline.get(size))
 
 
 @dataclass(frozen=True)
@@ -107,7 +87,7 @@ def run(
     """
     config = resolved(config)
     with Interrupt(quiet=quiet) as interrupt:
-        start = start or prepare([config], poll=interrupt.poll, say=speaker(quiet))
+        start = start or prepare([config], poll=interrupt.poll, say=speaker(quiet), forecast=not quiet)
         method, prompts = method_of(config), len(start.world.problem.train)
         notes = notes_on_length(config, method, prompts)
         for note in notes:
@@ -152,8 +132,9 @@ def resume(
         raise UserError("this run is finished", where=str(home), fix=fix)
     with Interrupt(quiet=quiet) as interrupt, RunFolder.open(home) as folder:
         last = checkpoint.newest(folder.checkpoints)
-        trained = last is not None and checkpoint.step_of(last) == config.training.steps
-        start = start or prepare([config], poll=interrupt.poll, say=say, ends=not trained)
+        done = 0 if last is None else checkpoint.step_of(last)
+        ends = done < config.training.steps
+        start = start or prepare([config], poll=interrupt.poll, say=say, ends=ends, forecast=not quiet, done=done)
         notes = continued(home, config, start.world)
         for note in notes:
             say(note)
@@ -171,52 +152,6 @@ def resume(
             where = {"checkpoint": newest.name, "device": str(start.world.model.device), "notes": list(notes)}
             folder.event("resume", {"step": this.loop.step, **where})
         return _train(this, folder, label or config.method, quiet, observers)
-
-
-def prepare(configs: Sequence[Config], *, poll: Poll = no_op, say: Say = print, ends: bool = True) -> Start:
-    """Open what the configurations of a comparison share, evaluate the reference, and draw its offline responses.
-
-    Args:
-        configs: may differ in method, override, training and what they save; the rest is taken from the first.
-        ends: whether to find out if what they save can be saved; false if only that is left to do.
-
-    Raises:
-        UserError, DataError: what is wrong, where, and how to fix it.
-    """
-    configs = [resolved(config) for config in configs]
-    first, methods = configs[0], [method_of(config) for config in configs]
-    devices.chosen(first.model.device)  # refused before anything is loaded
-    runs = list(zip(configs, methods, strict=True))
-    for config, method in runs:
-        plan_of(config, method)
-    data = open_data(first.data)
-    for config, method in runs:
-        check_reward(config, method, data)
-    most = max(groups_used(with_steps(config, method, len(data.train)), method) for config, method in runs)
-    world = open_world(first, data, methods=methods, groups=most, poll=poll, say=say)
-    whole = [(with_steps(config, method, len(world.problem.train)), method) for config, method in runs]
-    if ends:
-        for config, _ in whole:
-            check_end(config, world.model)
-    say("evaluating the untrained model on held-out data")
-    baseline = evaluate_reference(first, world, poll)
-    if same := same_score(baseline.answers):
-        world = replace(world, notes=(*world.notes, same))
-        say(same)
-    sizes = {
-        (offline_groups(method, plan_of(config, method), len(world.data.train)), method.responses)
-        for config, method in whole
-        if method.on_policy < 1 and not world.data.has_responses
-    }
-    for groups, responses in sorted(sizes):
-        say(f"sampling {responses} responses to each of {groups} prompts from the untrained model, to train on")
-    collect = partial(collect_offline, world.problem, world.model.reference, seed=first.seed, poll=poll)
-    return Start(world, baseline, {size: collect(*size) for size in sorted(sizes)})
-
-
-def speaker(quiet: bool) -> Say:
-    """A function that prints a line immediately, or nothing if quiet."""
-    return (lambda text: None) if quiet else (lambda text: print(text, flush=True))
 
 
 # ---- one run ------------------------------------------------------------------------------------------------------
@@ -343,8 +278,7 @@ def _train(this: _Run, folder: RunFolder, label: str, quiet: bool, observers: Se
     with kept(folder, loop, whole=config.keeps_state):
         if this.evaluation_is_due(loop.step) and not this.evaluated(folder):
             this.evaluate(folder)  # the run ended before it was written
-        with Progress(config.training.steps, label, quiet=quiet) as bar:
-            bar.advance(loop.step)
+        with Progress(config.training.steps, label, done=loop.step, quiet=quiet) as bar:
             for record in this.records(folder):
                 line = recorder(record, loop)
                 for observe in watchers:

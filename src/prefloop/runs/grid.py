@@ -12,11 +12,13 @@ from prefloop.policies.pretrained import model_hash
 from prefloop.runs import checkpoint, experiment
 from prefloop.runs.config import Config, load
 from prefloop.runs.folder import CONFIG, read_manifest, runs
+from prefloop.runs.held_out import split_seed
 from prefloop.runs.interrupt import Interrupt
 from prefloop.runs.length import with_steps
 from prefloop.runs.sources import sources
 from prefloop.runs.world import method_of, resolved
-from prefloop.worlds.text.open_data import SPLIT, data_hashes, open_data
+from prefloop.worlds.text.open_data import data_hashes, open_data
+from prefloop.worlds.text.spec import SPLIT
 
 
 @dataclass(frozen=True)
@@ -122,6 +124,9 @@ def _identity(folder: Path) -> Identity | None:
     except UserError:
         return None
     manifest = read_manifest(folder)
+    if config.data.held_out == SPLIT:
+        seed = split_seed({"seed": config.seed, "data": {}}, manifest)
+        config = replace(config, data=replace(config.data, split_seed=seed))
     sides = _sides(config, manifest["data"])
     return Identity(_placeless(config), sides, manifest["model"]["sha256"], _items(manifest.get("sources", {})))
 

@@ -17,6 +17,7 @@ from prefloop.core.method import Method
 from prefloop.policies.adapters import KEPT
 from prefloop.policies.causal_lm import CausalLM
 from prefloop.policies.pretrained import hub_name
+from prefloop.runs import held_out
 from prefloop.runs.config import Config
 from prefloop.runs.folder import read_manifest
 from prefloop.runs.manifest import manifest
@@ -73,6 +74,7 @@ def manifest_of(
         seeds={"run": config.seed, "split": config.data.split_seed},
         objective=objective,
         data=world.data.hashes,
+        held_out=held_out.recorded(world.data.held_out),
         model={"path": config.model.path, "sha256": world.model.sha256, "dtype": config.model.dtype},
         sources=sources(config),
         threads=torch.get_num_threads(),
@@ -82,19 +84,20 @@ def manifest_of(
 
 
 def continued(home: Path, config: Config, world: TextWorld) -> tuple[str, ...]:
-    """Refuse to continue a run with different data or another model; files may have moved.
+    """Refuse to continue a run with different data, held-out examples or another model; files may have moved.
 
     Returns:
         Notes if the user's own code has changed, or if it continues on another device.
 
     Raises:
-        DataError: a hash is not in the manifest.
+        DataError: a hash is not in the manifest, or the held-out examples are others.
     """
     recorded, device = read_manifest(home), str(world.model.device)
     known = {*recorded["data"].values(), recorded["model"]["sha256"]}
     for name, digest in {**world.data.hashes, "model": world.model.sha256}.items():
         if digest not in known:
             raise DataError(f"`{name}` has changed since the run was started", where=str(home), fix="restore it")
+    held_out.check(home, config, recorded, world.data.held_out)
     before = recorded["hardware"].get("device", device)
     moved = f"{home}: it was started on {before} and continues on {device}, where numbers differ in their last digits"
     known_code = recorded.get("sources", {})

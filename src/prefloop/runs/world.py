@@ -18,10 +18,11 @@ from prefloop.data.skipping import MOST, left_out
 from prefloop.policies.pretrained import Limits
 from prefloop.runs.config import Config
 from prefloop.worlds.text.examine import examined, sound, too_many_cut, truncation
-from prefloop.worlds.text.open_data import BUILTIN, TextData
+from prefloop.worlds.text.open_data import TextData
 from prefloop.worlds.text.open_model import OpenModel, open_model
-from prefloop.worlds.text.open_reward import AUTO, LABELS, TextReward, open_reward, threshold_of
+from prefloop.worlds.text.open_reward import LABELS, TextReward, open_reward, threshold_of
 from prefloop.worlds.text.problem import TextProblem, Truncation, check_groups
+from prefloop.worlds.text.spec import AUTO, BUILTIN, SPLIT
 
 NAME_A_REWARD = (
     "use a reward: length_min (shorter is better), bradley_terry (fitted to preferences), module:function, …"
@@ -65,15 +66,28 @@ def plan_of(config: Config, method: Method) -> Plan:
 
 
 def resolved(config: Config) -> Config:
-    """The configuration with its reward named: `auto` stands for the labels of a data file, where they are enough.
+    """The configuration with its reward and its held-out examples named, where they are `auto`: the labels of a data
+    file, where they are enough, and then a share of that file; the built-in prompts have none.
+
+    Raises:
+        UserError: fresh responses or built-in prompts without a reward.
+    """
+    if config.reward.name == AUTO:
+        config = replace(config, reward=replace(config.reward, name=_labels(config)))
+    if config.data.held_out != AUTO:
+        return config
+    own = config.reward.name == LABELS and config.data.train != BUILTIN
+    return replace(config, data=replace(config.data, held_out=SPLIT if own else BUILTIN))
+
+
+def _labels(config: Config) -> str:
+    """The labels of the data, as the reward that nobody has named.
 
     Raises:
         UserError: fresh responses or built-in prompts, which have no labels.
     """
-    if config.reward.name != AUTO:
-        return config
     if method_of(config).on_policy == 0 and config.data.train != BUILTIN:
-        return replace(config, reward=replace(config.reward, name=LABELS))
+        return LABELS
     of = "the built-in prompts have no preferences"
     if config.data.train != BUILTIN:
         of = "the preferences of the data cannot score the fresh responses that on_policy > 0 draws"
@@ -224,7 +238,9 @@ def open_world(
     )
     cut = _cut(problem, lost, data.held_out, config.evaluation.pairs)
     where = devices.said(model.device, config.model.device)
-    notes = tuple(filter(None, (where, *data.notes, model.template.note, model.note, cut, reward.note)))
+    notes = tuple(
+        filter(None, (where, *data.notes, data.evaluated_on, model.template.note, model.note, cut, reward.note))
+    )
     for note in notes:
         say(note)
     scored = replace(problem, scorer=reward.scorer, label_threshold=reward.label_threshold)

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 READ_AS = ("format", "group_by", "limit", "faulty")  # options that are keys of `data` too
 RENDERED = ("template", "system", "max_prompt_tokens", "max_response_tokens", "over_limit")  # with --model
 ONLINE = "with a reward, every method that writes its own responses (online_dpo, rloo, grpo, …)"
+MANY = 500  # rows from which rendering is worth a line before it
 NOTABLE = 0.6  # share of preferences for the longer response, or of one label, above which a note is printed
 
 
@@ -65,6 +66,8 @@ def run(options: Options) -> int:
     loaded = read(options, options.file, options.limit)
     counts, refused = None, None
     if options.model is not None:
+        if len(loaded.groups) >= MANY:
+            options.say(f"rendering {len(loaded.groups):,} rows with the template of {options.model}")
         loaded, counts, refused = tokens.measure(loaded, tokens.template(options.model, options.template), options)
     if options.held_out is not None:
         _, notes = apart(loaded.groups, read(options, options.held_out, options.limit).groups, options.faulty)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from prefloop.core.errors import DataError
@@ -16,9 +16,7 @@ from prefloop.data.skipping import apart, kept
 from prefloop.policies.conversation import Template
 from prefloop.policies.pretrained import UNLIMITED, Limits
 from prefloop.worlds.text.problem import TextProblem
-from prefloop.worlds.text.spec import DataOptions
-
-BUILTIN, SPLIT = "builtin", "split"  # values that are not file names
+from prefloop.worlds.text.spec import AUTO, BUILTIN, SPLIT, DataOptions
 
 
 @dataclass(frozen=True)
@@ -35,6 +33,17 @@ class TextData:
     def has_responses(self) -> bool:
         """Whether there are offline responses, not only prompts."""
         return any(group.responses for group in self.train)
+
+    @property
+    def evaluated_on(self) -> str:
+        """A note on the held-out examples of a user's file; empty if they are a file of their own."""
+        train, held_out = self.options.train, self.options.held_out
+        if held_out == SPLIT:
+            whole = len(self.train) + len(self.held_out)
+            return f"{train}: {len(self.held_out)} of {whole} examples are held out (data.held_out=split)"
+        if held_out == BUILTIN != train:
+            return f"evaluations answer the built-in held-out prompts, not prompts of {train} (data.held_out=split)"
+        return ""
 
     def problem(self, template: Template, limits: Limits = UNLIMITED) -> TextProblem:
         """The problem without a scorer; nothing is rendered yet.
@@ -61,6 +70,8 @@ def open_data(options: DataOptions) -> TextData:
         UserError: a wrong format or column map.
         DataError: a file or row that cannot be used, or an empty split.
     """
+    if options.held_out == AUTO:
+        options = replace(options, held_out=BUILTIN)
     train, notes = _read(options, "train")
     if options.held_out == SPLIT:
         train, held_out = split(train, options.held_out_share, options.split_seed)

@@ -31,7 +31,7 @@ SAVED = ("path", "combine")  # options for saved models
 PAIRS = 300  # default number of pairs that a model is fitted to
 FITTED = ("pairs", *NAMES)  # options for fitted models
 WHERE = "reward.options"
-AUTO, LABELS, LEARNED = "auto", "labels", "bradley_terry"  # rewards that are not rules; `auto` is replaced before a run
+LABELS, LEARNED = "labels", "bradley_terry"  # rewards that are not rules
 
 
 @dataclass(frozen=True)

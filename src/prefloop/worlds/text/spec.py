@@ -57,14 +57,18 @@ class ModelOptions:
         require(not again, "model.adapter", self.adapter, fix)
 
 
+AUTO, BUILTIN, SPLIT = "auto", "builtin", "split"  # values of data.train and data.held_out that are no file names
+
+
 @dataclass(frozen=True)
 class DataOptions:
     """Prompts, preferences or labels to train on and to evaluate with."""
 
     train: str = "builtin"
     """`builtin` instructions, or a JSON Lines, JSON or Parquet file."""
-    held_out: str = "builtin"
-    """`builtin`, a file, or `split`: hold out a share of the training file."""
+    held_out: str = AUTO
+    """`split` (hold out a share of the training file), a file, or `builtin` prompts; `auto`: split if the labels of the
+    file are the reward, otherwise builtin."""
     format: str = "auto"
     """Format of the files; `auto` detects it from the columns."""
     columns: dict[str, str] = field(default_factory=dict)
