@@ -12,10 +12,11 @@ from pathlib import Path
 import pytest
 
 from prefloop import __version__
-from prefloop.cli import doctor, report
+from prefloop.cli import doctor, report, train
 from prefloop.cli.main import VERBS, execute, main
 from prefloop.core import devices
 from prefloop.core.errors import DataError, UserError
+from prefloop.runs import flags
 from prefloop.runs.interrupt import Interrupted
 
 
@@ -156,3 +157,23 @@ def test_train_needs_to_know_what_to_run(
     monkeypatch.chdir(tmp_path)
     assert main(["train", *words]) == 2
     assert what in capsys.readouterr().err and not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "--override.beta 0.2 --training.steps 60 base.yaml",
+        "base.yaml --override.beta 0.2 --training.steps 60",
+        "--override.beta=0.2 base.yaml --training.steps=60",
+    ],
+)
+def test_flags_of_train_may_come_before_its_file(words: str) -> None:
+    options = flags.read(train.Options, words.split(), "prefloop train")
+    assert options.config == Path("base.yaml") and options.resume is None
+    assert options.changes == [{"override": {"beta": 0.2}, "training": {"steps": 60}}]
+
+
+def test_a_run_is_resumed_with_more_steps_and_without_a_file() -> None:
+    options = flags.read(train.Options, ["--resume", "runs/one", "--training.steps", "60"], "prefloop train")
+    assert (options.config, options.resume) == (None, Path("runs/one"))
+    assert options.changes == [{"training": {"steps": 60}}]

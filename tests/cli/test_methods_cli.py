@@ -12,10 +12,12 @@ import pytest
 import torch
 
 from prefloop.cli.main import execute
-from prefloop.cli.methods import negative_word, on_policy_word, reuse_word
+from prefloop.cli.methods import negative_word, on_policy_word, reuse_word, run_command
 from prefloop.core.describe import describe, probe
 from prefloop.core.errors import UserError
 from prefloop.core.methods import METHODS
+from prefloop.runs.config import load
+from prefloop.runs.world import method_of
 
 ROOT = Path(__file__).parents[2]
 
@@ -126,3 +128,12 @@ def test_pages_are_current() -> None:
 def test_every_row_has_a_plain_sentence() -> None:
     for row in METHODS.values():
         assert row.summary.endswith(".") and row.summary.count(".") == 1 and "|" not in row.summary
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_the_command_of_a_method_trains_it_as_published(name: str) -> None:
+    """Not an ablation of it, such as without its negative gradient."""
+    verb, *flags = run_command(describe(name, METHODS[name])).removeprefix("prefloop ").split()
+    config = load(None, flags)
+    assert verb == "train" and config.method == name and config.override == {}
+    assert describe(name, method_of(config)) == describe(name, METHODS[name])
