@@ -109,4 +109,4 @@ def test_other_held_out_examples_and_nothing_in_common_are_said(tmp_path: Path) 
     assert not any("side by side" in line for line in said)
     c = supervised(tmp_path, "c", "these", JUDGED | BOTH)
     said = findings(columns([a, c], labels=["a", "c"]))
-    assert said[-1] == "B and A measure nothing in common on their held-out data."
+    assert said[-1] == "A shares no held-out measurement with B."

@@ -34,7 +34,7 @@ def side_by_side(runs: Sequence[Run]) -> list[str]:
             said.append(f"On the same {size} {name}, {_values(key, same)} (side by side; not tested).")
     own = _metrics(runs[0])
     if own and (apart := [run.letter for run in runs[1:] if _metrics(run) and not _metrics(run) & own]):
-        said.append(f"{', '.join(apart)} and {runs[0].letter} measure nothing in common on their held-out data.")
+        said.append(f"{runs[0].letter} shares no held-out measurement with {', '.join(apart)}.")
     return said
 
 
