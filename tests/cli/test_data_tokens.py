@@ -94,7 +94,13 @@ def test_a_row_beyond_the_context_is_counted(model: str, tmp_path: Path, capsys:
 
 def train(model: str, data: str, output: Path, *more: str) -> list[str]:
     words = ["train", "--method=dpo", f"--model.path={model}", "--reward.name=labels", f"--data.train={data}"]
-    words += ["--training.steps=2", "--training.batch=4", "--training.minibatch=4", f"--output={output}"]
+    words += [
+        "--data.held_out=builtin",
+        "--training.steps=2",
+        "--training.batch=4",
+        "--training.minibatch=4",
+        f"--output={output}",
+    ]
     return [*words, "--evaluation.prompts=2", "--evaluation.max_cut=1", "--sampling.max_new_tokens=1", "--json", *more]
 
 
