@@ -34,7 +34,7 @@ class Options(Output):
     """
 
     problem: Annotated[str, Flag(metavar="NAME")] = PROBLEM
-    """arms, sequences, categorical, lengths, or your own `module:Class`."""
+    """arms, rotated, sequences, categorical, lengths, or your own `module:Class`."""
     method: Annotated[tuple[str, ...], LIST] = ("best_of_n", "online_dpo")
     """Names from `prefloop methods`, or your own `module:name`."""
     override: Annotated[dict[str, str], Flag(metavar="NAME=LIST")] = field(default_factory=dict)

@@ -199,8 +199,8 @@ TABLE: dict[str, tuple[Metric, ...]] = {
           "far above `eval/kl_reverse_exact`: the policy dropped modes of the reference (mode seeking)", "KL (ref‖π)"),
         M("eval/entropy", "Entropy of the policy, summed over every next token along its responses. Lab only.",
           "nats per response", "falls slowly", "goes to 0: the policy collapses", "entropy"),
-        M("eval/mass/*", "Probability of the arms of one region: the reward's peak, the reference's hump at arm 20, "
-          "its two edges. Lab only.", "probability"),
+        M("eval/mass/*", "Probability of the arms of one region: the reward's peak, the reference's hump (arm 20, or "
+          "its mode in `rotated`), its two edges. Lab only.", "probability"),
     ),
     "Evaluation on held-out pairs": (
         M("eval/rewards/accuracies",

@@ -65,13 +65,17 @@ class MLP(Stacked):
             x = x.relu()
         return x
 
-    def _head(self, hidden: Float[Tensor, "S P H"]) -> Float[Tensor, "S P V"]:
+    def _outputs(self, hidden: Float[Tensor, "S P H"]) -> Float[Tensor, "S P V"]:
         last = self.layers - 1
-        return linear(hidden, self.weights[f"layer{last}.weight"], self.weights[f"layer{last}.bias"]).log_softmax(-1)
+        return linear(hidden, self.weights[f"layer{last}.weight"], self.weights[f"layer{last}.bias"])
+
+    def logits(self, prompts: Float[Tensor, "S P D"]) -> Float[Tensor, "S P V"]:
+        """The outputs before the softmax, differentiable."""
+        return self._outputs(self._hidden(prompts))
 
     def distribution(self, prompts: Float[Tensor, "S P D"]) -> Float[Tensor, "S P V"]:
         """Log-probs of every arm, differentiable."""
-        return self._head(self._hidden(prompts))
+        return self.logits(prompts).log_softmax(-1)
 
     def next_logp(
         self, prompts: Float[Tensor, "S P D"], responses: Int[Tensor, "S P G 1"]
@@ -93,7 +97,7 @@ class MLP(Stacked):
 
     def evaluate(self, batch: Batch, *, entropy: bool = False, values: bool = False) -> Evaluation:
         hidden = self._hidden(batch.prompts)
-        full = self._head(hidden)
+        full = self._outputs(hidden).log_softmax(-1)
         logp = torch.where(batch.mask, full.gather(-1, batch.responses[..., 0])[..., None], 0.0)
         spread = -(full.exp() * full).sum(-1)[..., None, None].expand_as(logp) if entropy else None
         value = None

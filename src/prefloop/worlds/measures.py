@@ -42,8 +42,8 @@ def state_of(
     policy: Nested,
     reference: Nested,
     prompts: Tensor,
-    rewards: Mapping[str, Float[Tensor, "S V"]],
-    regions: Mapping[str, Bool[Tensor, "S V"]],
+    rewards: Mapping[str, Float[Tensor, "S *P V"]],
+    regions: Mapping[str, Bool[Tensor, "S *P V"]],
     *,
     tokens: int,
     rng: Stream,
@@ -55,8 +55,13 @@ def state_of(
     of each policy are sampled per prompt.
 
     Args:
-        rewards: metric key → reward of each arm.
+        rewards: metric key → reward of each arm, the same for all prompts or one per prompt.
+        regions: which arms belong to a region, likewise.
     """
+
+    def at(table: Float[Tensor, "S *P V"]) -> Float[Tensor, "S P 1 1 V"]:
+        return (table[:, None] if table.ndim == 2 else table)[:, :, None, None]
+
     with torch.no_grad():
         if tokens == 1:
             own_path = other_path = torch.zeros(*prompts.shape[:2], 1, 1, dtype=torch.long)
@@ -67,11 +72,11 @@ def state_of(
         away, home = policy.next_logp(prompts, other_path), reference.next_logp(prompts, other_path)
         p = own.exp()
         values = {
-            **{key: (p * reward[:, None, None, None]).sum(-1).mean(-1) for key, reward in rewards.items()},
+            **{key: (p * at(reward)).sum(-1).mean(-1) for key, reward in rewards.items()},
             "eval/kl_reverse_exact": exact(own, base).sum(-1),
             "eval/kl_forward_exact": exact(home, away).sum(-1),
             "eval/entropy": -(p * torch.where(p > 0, own, 0.0)).sum((-2, -1)),
-            **{f"eval/mass/{name}": (p * at[:, None, None, None]).sum(-1).mean(-1) for name, at in regions.items()},
+            **{f"eval/mass/{name}": (p * at(inside)).sum(-1).mean(-1) for name, inside in regions.items()},
         }
         out: dict[str, PerRun] = {}
         for name, value in values.items():

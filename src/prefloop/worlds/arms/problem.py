@@ -158,11 +158,15 @@ class Law:
 
 def skewed(batch: Batch, law: Law, rng: Stream) -> Batch:
     """Responses of the reference [S, N, C, T], a share of which is replaced according to the law, independently."""
+    return replaced(batch, law.coverage, bump(law.centre, law.width), rng)
+
+
+def replaced(batch: Batch, coverage: Float[Tensor, " S"], weight: Float[Tensor, "S V"], rng: Stream) -> Batch:
+    """Keep a share `coverage` of the responses, at random; the others draw each token in proportion to its weight."""
     _, n, group, tokens = batch.responses.shape
-    weight = bump(law.centre, law.width)
     u, chosen = rng.rand(n * group * tokens, dtype=torch.float64), rng.rand(n, group, dtype=torch.float64)
     other = inverse_cdf(weight.log(), u).view(batch.responses.shape)
-    own = chosen < law.coverage.double()[:, None, None]
+    own = chosen < coverage.double()[:, None, None]
     return replace(batch, responses=torch.where(own[..., None], batch.responses, other))
 
 

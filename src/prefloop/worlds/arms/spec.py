@@ -34,16 +34,9 @@ REWARDS = {"far": 70.0, "near": 20.0}  # centres of R1 and R2
 
 
 @dataclass(frozen=True)
-class Didactic:
-    """The reward of an arm and the offline data, shared by all problems of this folder.
+class Bandit:
+    """The offline data, and what scores responses: shared by all bandits."""
 
-    The class attributes are fields of some of the problems, here with the value that means "not applicable".
-    """
-
-    centre: Annotated[Number, PER_RUN, Flag("reward", REWARDS)] = REWARDS["far"]
-    "arm at which the reward exp(−((a − centre)/width)²) peaks: far (70), near (20), or a number"
-    width: Annotated[Positive, PER_RUN] = 10.0
-    "width of the reward's peak"
     data: Count = 100
     "groups in the offline data"
     coverage: Annotated[Share, PER_RUN] = 1.0
@@ -59,7 +52,6 @@ class Didactic:
     scorer: Literal["gold", "proxy"] = "gold"
     "what scores the policy's responses: gold, or a reward learned from the offline data"
 
-    policy, hidden, contexts, fit, shared, defect = "tabular", 0, 0, "likelihood", 0, ""
     runs_per_stack, cost, tokens, ceiling = 32, 0.1, 1, 1.0
 
     def fingerprint(self) -> None:
@@ -87,6 +79,21 @@ class Didactic:
     def optimum(self, beta: float) -> float:
         """The highest J_β under that law, see `worlds.optimum`."""
         return float(sibling(self, "build").optimum(self, beta))
+
+
+@dataclass(frozen=True)
+class Didactic(Bandit):
+    """The reward of an arm in the published problems.
+
+    The class attributes are fields of some of the problems, here with the value that means "not applicable".
+    """
+
+    centre: Annotated[Number, PER_RUN, Flag("reward", REWARDS)] = REWARDS["far"]
+    "arm at which the reward exp(−((a − centre)/width)²) peaks: far (70), near (20), or a number"
+    width: Annotated[Positive, PER_RUN] = 10.0
+    "width of the reward's peak"
+
+    policy, hidden, contexts, fit, shared, defect = "tabular", 0, 0, "likelihood", 0, ""
 
 
 @dataclass(frozen=True)

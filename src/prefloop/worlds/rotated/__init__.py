@@ -1,0 +1,1 @@
+"""A bandit with headroom: arms on a circle, rotated by the context."""
