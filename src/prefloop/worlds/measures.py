@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
 from prefloop.core.batch import Batch
@@ -59,7 +59,7 @@ def state_of(
         regions: which arms belong to a region, likewise.
     """
 
-    def at(table: Float[Tensor, "S *P V"]) -> Float[Tensor, "S P 1 1 V"]:
+    def at(table: Shaped[Tensor, "S *P V"]) -> Shaped[Tensor, "S p 1 1 V"]:
         return (table[:, None] if table.ndim == 2 else table)[:, :, None, None]
 
     with torch.no_grad():
