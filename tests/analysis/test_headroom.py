@@ -45,7 +45,6 @@ def test_a_clear_choice_has_no_error_and_a_toss_has_half_the_gap() -> None:
     rows = np.array([[1.0, 0.0] * 10, [0.0, 1.0] * 10])
     rows[0] += 1e-3
     assert choice_se(rows, n=2000) == pytest.approx(0.5e-3, rel=0.05)
-    assert choice_se(rows, lambda scores: 0) == pytest.approx(0)
 
 
 def test_choice_se_is_the_same_each_time() -> None:

@@ -3,6 +3,23 @@
 A population is a table [rates, seeds] of each cell: drawn from a model (`cell`), or runs of a store. Tuning and
 decision draw columns of their own, with replacement; cells share the columns, as runs share prompts, data and noise.
 The effect to be covered is the expected one: of the procedure's own choices, averaged over tunings.
+
+Coverage in percent, lowest to highest over planted effects of 0, ½, 2 and 3 thresholds; thresholds of 0.1 to 1 standard
+deviations without tuning, rates from all alike to far apart with it; tests/analysis/test_coverage.py asserts it:
+
+| noise of the cells | bootstrap, n = 10 | one rate | tuned | on 2 seeds, bootstrap | 7@2 → 3@4 | 7@2 → 3@12 |
+|---|---|---|---|---|---|---|
+| normal, both | 90 | 95–97 | | 77–89 | 88–99 | 93–98 |
+| exponential, both | 90 | 95–96 | | 76–89 | 89–99 | 94–98 |
+| mixture of two normals, both | 89 | 95–96 | | 75–89 | 90–99 | 93–98 |
+| one run in ten breaks, both | 88 | 95–97 | | 77–87 | 87–99 | 93–99 |
+| exponential, one cell | 88 | 93–96 | | | | |
+| one run in ten breaks, one cell | 67 | 75–98 | | | | |
+
+7@2 → 3@4: seven rates on two seeds, the best three on four. With `choice_se`; without it 7@2 → 3@12 covers 88–96 and
+7@2 → 3@4 79–96. 97 is exceeded where all rates are alike, and a last stage on 4 seeds is too short: it misses where two
+rates differ by as much as the noise of its means. One cell that breaks cannot be covered (`decisions`): its share of
+broken runs is the outcome. Given the rates that were chosen, intervals without `choice_se` cover 95–96 throughout.
 """
 
 from __future__ import annotations
