@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +24,10 @@ from prefloop.core.errors import UserError
 from prefloop.core.methods import METHODS
 from prefloop.core.metric_table import metric
 from prefloop.core.metrics import DRIFT
+from prefloop.core.streams import Stream
 from prefloop.lab import stack as stack_module
 from prefloop.lab.setting import Setting, changed, make, names, seeds, stacks
-from prefloop.lab.stack import Run, Training, build, run_stack
+from prefloop.lab.stack import Run, Training, Watch, build, run_stack
 from prefloop.lab.store import read, to_bytes
 from prefloop.worlds.arms import problem as bandit
 from prefloop.worlds.arms.spec import Categorical
@@ -489,3 +491,24 @@ def test_the_first_row_is_the_reference() -> None:
     assert start["eval/mass/hump"] == pytest.approx(float(p[15:26].sum()), abs=1e-12)
     assert start["eval/mass/edges"] == pytest.approx(float(p[0] + p[99]), abs=1e-12)
     assert [start[key] for key in (*KLS, "step")] == [0, 0, 0]
+
+
+@pytest.mark.parametrize("diverges", [False, True])
+def test_only_the_last_evaluation_is_whole(diverges: bool) -> None:
+    """Where a world has a cheaper one for the others; a stack whose runs have all diverged is at its last."""
+    one = make("rloo", "categorical", steps=4, evaluate=2, responses=10, batch=10, minibatch=10)
+    training, kinds = build([one]), list[str]()
+
+    def noted(kind: str, policy: Any, reference: Any, rng: Stream) -> dict[str, Tensor]:
+        kinds.append(kind)
+        return training.evaluate(policy, reference, rng)
+
+    seen = replace(training, evaluate=partial(noted, "whole"), glance=partial(noted, "glance"))
+    watch = Watch(seen, one)
+    watch.evaluate(None)
+    for record in training.loop:
+        watch.observe(record)
+        if diverges:
+            watch.freeze()
+            break
+    assert kinds == (["glance", "whole"] if diverges else ["glance", "glance", "whole"])

@@ -13,6 +13,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 from prefloop.core.batch import Batch
 from prefloop.core.protocols import Policy
 from prefloop.core.streams import Stream
+from prefloop.policies import gpt
 from prefloop.policies.gpt import GPT, Attention, Gelu
 from toys import F64
 
@@ -424,3 +425,22 @@ def test_padding_changes_nothing_and_values_are_masked() -> None:
         for a, b in zip(vars(one).values(), vars(other).values(), strict=True):
             torch.testing.assert_close(a, b[..., :2], rtol=0, atol=1e-12)
             assert not b[..., 2:].any()
+
+
+@pytest.mark.parametrize("runs", [[1], [1, 2]])
+def test_ended_responses_leave_a_draw_without_a_trace(runs: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tokens, masks and log-probs are those of a draw that carries all responses to the end."""
+    policy = scattered(runs, vocabulary=4, prompts=6, end=0, tokens=8, layers=2, heads=2, width=4)
+    prompts = torch.randint(4, 10, (len(runs), 30), generator=torch.Generator().manual_seed(0))
+    monkeypatch.setattr(gpt, "FEW", 10**9)
+    whole = policy.draw(prompts, 5, stream(runs))
+    monkeypatch.setattr(gpt, "FEW", 1)
+    kept: list[int] = []
+    keep = gpt.Cache.keep
+    monkeypatch.setattr(gpt.Cache, "keep", lambda self, rows, t: (kept.append(rows.shape[1]), keep(self, rows, t)))
+    found = policy.draw(prompts, 5, stream(runs))
+    assert kept and kept == sorted(kept, reverse=True) and kept[0] <= 75
+    assert torch.equal(found.responses, whole.responses) and torch.equal(found.mask, whole.mask)
+    assert found.logp_behaviour is not None and whole.logp_behaviour is not None
+    torch.testing.assert_close(found.logp_behaviour, whole.logp_behaviour, rtol=0, atol=1e-12)
+    torch.testing.assert_close(found.logp_behaviour, policy.evaluate(found).logp.detach(), rtol=0, atol=1e-12)

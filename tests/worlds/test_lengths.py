@@ -446,7 +446,7 @@ def test_the_evaluation_asks_every_prompt_before_any_twice() -> None:
         assert len(set(posed[s, :300].tolist())) == 300 and len(set(posed[s].tolist())) == 300
         alone, own = lab.evaluation_set(both.alone(s))
         assert torch.equal(alone[0], posed[s]) and torch.equal(own.prompts[0], theirs.prompts[s])
-    assert torch.equal(theirs.prompts, posed[:, : lab.FORWARD])
+    assert torch.equal(theirs.prompts, posed[:, : lab.EARLY])
 
 
 @pytest.mark.parametrize("prompts", [2, 70])

@@ -46,12 +46,14 @@ def probe(settings: Sequence[Setting]) -> Probe:
     first, _ = timed(lambda: build(settings))
     again, training = timed(lambda: build(settings))  # the fitted reference is now in memory
     evaluation, _ = timed(Watch(training, settings[0]).state)
+    loop = training.loop
+    last, _ = timed(lambda: training.evaluate(loop.policy, loop.reference, loop.rng["evaluation"]))
     short = [replace(s, steps=steps, evaluate=steps, spacing="even") for s in settings]
     whole, _ = timed(lambda: run_stack(short))
-    step = max(1e-6, whole - again - 2 * evaluation) / steps
-    step += evaluation * len(settings[0].evaluations) / settings[0].steps
+    step = max(1e-6, whole - again - evaluation - last) / steps
+    step += evaluation * (len(settings[0].evaluations) - 1) / settings[0].steps
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-    return Probe(len(settings), max(0.0, first - again), again + 2 * evaluation, step, peak)
+    return Probe(len(settings), max(0.0, first - again), again + evaluation + last, step, peak)
 
 
 def timed(work: Callable[[], Any]) -> tuple[float, Any]:

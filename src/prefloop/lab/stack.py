@@ -48,6 +48,7 @@ class Training:
         runs: S.
         tokens: length of the longest response.
         offline: responses in the offline data, 0 if the method uses none.
+        glance: the evaluation before the last step, which may be on less.
     """
 
     loop: Loop
@@ -55,6 +56,7 @@ class Training:
     runs: int
     tokens: int
     offline: int
+    glance: Callable[[Any, Any, Stream], dict[str, Tensor]]
 
 
 def build(settings: Sequence[Setting]) -> Training:
@@ -70,7 +72,9 @@ def build(settings: Sequence[Setting]) -> Training:
         optimizer=StackedAdam(built.policy.parameters(), lr=plan.lr),
         seed=stack.seeds,
     )
-    return Training(loop, built.evaluate, len(settings), one.world.tokens, built.offline)
+    return Training(
+        loop, built.evaluate, len(settings), one.world.tokens, built.offline, built.glance or built.evaluate
+    )
 
 
 def stack_of(settings: Sequence[Setting]) -> Stack:
@@ -170,7 +174,9 @@ class Watch:
     def state(self) -> dict[str, Tensor]:
         """Metrics of the policies on the evaluation set."""
         loop = self.training.loop
-        return self.training.evaluate(loop.policy, loop.reference, loop.rng["evaluation"])
+        last = loop.step == self.one.steps or (loop.diverged is not None and bool(loop.diverged.all()))
+        evaluate = self.training.evaluate if last else self.training.glance
+        return evaluate(loop.policy, loop.reference, loop.rng["evaluation"])
 
     def evaluate(self, record: Record | None) -> None:
         """Append a row of metrics, [S] each; before the first step there is no record."""

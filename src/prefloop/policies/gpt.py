@@ -19,6 +19,7 @@ from prefloop.policies.stacked import Init, Stacked, initialise, inverse_cdf, la
 
 STD = 0.02  # initial std of weights; projections into the residual stream have STD/√(2·layers), as in GPT-2
 
+FEW = 64  # responses of a run below which the ended ones are not taken out of a draw
 Dropout = Callable[[Tensor], Tensor]
 
 
@@ -136,25 +137,34 @@ class GPT(Stacked):
         T is the length of the longest response; a response of `tokens` tokens without `end` was cut off.
         """
         shape = (*prompts.shape, responses)
-        u = rng.rand(prompts.shape[1], responses, self.tokens, dtype=self.weights["place"].dtype)
+        u = rng.rand(prompts.shape[1], responses, self.tokens, dtype=self.weights["place"].dtype).flatten(1, 2)
         cache, token = Cache(shape, self), prompts[..., None]
-        tokens, logp = torch.zeros(*shape, self.tokens, dtype=torch.long), torch.zeros_like(u)
+        tokens, logp = torch.zeros(u.shape, dtype=torch.long), torch.zeros_like(u)
         mask, length = torch.zeros_like(u, dtype=torch.bool), self.tokens
-        alive = torch.ones(shape, dtype=torch.bool)
+        rows = torch.arange(u.shape[1]).expand(len(u), -1)  # responses that are still drawn
+        alive = torch.ones(rows.shape, dtype=torch.bool)
         for t in range(self.tokens):
             poll()
             with torch.no_grad():
                 full = self._after(token, t, cache)
-            token = inverse_cdf(full, u[..., t].view(*full.shape[:-1], -1)).view(shape)
-            mask[..., t] = alive
-            logp[..., t] = torch.where(alive, full.expand(*shape, -1).gather(-1, token[..., None]).squeeze(-1), 0.0)
-            tokens[..., t] = torch.where(alive, token, 0)
+            now = u[..., t].gather(1, rows)
+            token = inverse_cdf(full, now.view(*full.shape[:-1], -1)).view(cache.shape)
+            each = full.expand(*cache.shape, -1).gather(-1, token[..., None]).view(rows.shape)
+            mask[..., t].scatter_(1, rows, alive)
+            logp[..., t].scatter_(1, rows, torch.where(alive, each, 0.0))
+            tokens[..., t].scatter_(1, rows, torch.where(alive, token.flatten(1), 0))
             if self.end is not None:
-                alive &= token != self.end
-                if not bool(alive.any()):
+                alive &= token.flatten(1) != self.end
+                most = int(alive.sum(1).max())
+                if not most:
                     length = t + 1
                     break
-        tokens, mask, logp = tokens[..., :length], mask[..., :length], logp[..., :length]
+                if FEW <= 2 * most <= rows.shape[1]:
+                    left = alive.int().argsort(dim=1, descending=True, stable=True)[:, :most]
+                    rows, alive = rows.gather(1, left), alive.gather(1, left)
+                    token = token.flatten(1).gather(1, left)[..., None]
+                    cache.keep(left, t + 1)
+        tokens, mask, logp = (x[..., :length].unflatten(1, shape[1:]) for x in (tokens, mask, logp))
         return Batch(prompts, tokens, mask, logp_behaviour=logp, logp_proximal=logp.clone())
 
     def is_cut(self, batch: Batch) -> Bool[Tensor, "S P G"]:
@@ -276,7 +286,7 @@ class Cache:
     """Keys and values of the positions so far: [T, S, P, G, H, d] in every layer."""
 
     def __init__(self, shape: tuple[int, int, int], policy: GPT) -> None:
-        place, self.heads = policy.weights["place"], policy.heads
+        place, self.heads, self.shape = policy.weights["place"], policy.heads, shape
         sizes = (policy.layers, 2, policy.tokens, *shape, self.heads, place.shape[-1] // self.heads)
         self.buffers = place.detach().new_empty(sizes)
 
@@ -287,3 +297,10 @@ class Cache:
         keys, values = self.buffers[layer, :, : place + 1, :, :, : qkv.shape[2]]
         weights = ((keys * q).sum(-1) * q.shape[-1] ** -0.5).softmax(0)
         return (weights[..., None] * values).sum(0).flatten(3).flatten(1, 2)
+
+    def keep(self, rows: Int[Tensor, "S R"], places: int) -> None:
+        """Forget all other responses; those kept are in groups of one."""
+        self.shape = (*rows.shape, 1)
+        old, run = self.buffers.flatten(4, 5), torch.arange(len(rows))[:, None]
+        self.buffers = old.new_empty((*old.shape[:4], *rows.shape[1:], 1, *old.shape[5:]))
+        self.buffers[:, :, :places] = old[:, :, :places, run, rows][..., None, :, :]

@@ -203,6 +203,7 @@ class Built:
         policy, reference, problem: see `core.protocols`.
         evaluate: (policy, reference, stream) -> metrics on the fixed evaluation set, [S] each.
         offline: responses per run in the offline data; 0 if the method uses none.
+        glance: the same as `evaluate` on less, for all evaluations but the last; None if evaluations are cheap.
     """
 
     method: Method
@@ -211,6 +212,7 @@ class Built:
     problem: Any
     evaluate: Callable[[Any, Any, Stream], dict[str, Tensor]]
     offline: int = 0
+    glance: Callable[[Any, Any, Stream], dict[str, Tensor]] | None = None
 
 
 def sibling(world: World, name: str) -> Any:

@@ -42,7 +42,7 @@ from prefloop.worlds.measures import responses_of
 from prefloop.worlds.rewarded import Rewarded, Score, Typical, labelled, noisy, ranked
 from prefloop.worlds.spec import Built, Stack
 
-FORWARD = 64  # held-out responses of the reference on which the forward KL is measured
+EARLY = 32  # prompts of an evaluation before the last, and of the forward KL
 CANDIDATES, GROUP = (
     64,
     4,
@@ -123,9 +123,12 @@ def build(stack: Stack) -> Built:
     def evaluate(policy: Any, reference: Any, rng: Stream) -> dict[str, Tensor]:
         return responses_of(policy, reference, posed, judges, costly, theirs, rng=rng, **limits)
 
+    def glance(policy: Any, reference: Any, rng: Stream) -> dict[str, Tensor]:
+        return responses_of(policy, reference, posed[:, :EARLY], judges, costly, theirs, rng=rng, **limits)
+
     problem = Rewarded(prompts(_words(), base.prompts), gold, proxy, data, typical, ordinal)
     size = one.data * stack.method.responses if offline else 0
-    return Built(stack.method, policy, policy.reference(), problem, evaluate, size)
+    return Built(stack.method, policy, policy.reference(), problem, evaluate, size, glance)
 
 
 def gold_reward(stack: Stack) -> Score:
@@ -187,12 +190,12 @@ def typical_score(stack: Stack) -> Typical:
 
 
 def evaluation_set(stack: Stack) -> tuple[Int[Tensor, "S P"], Batch]:
-    """Prompts, none twice before all occur once, and a response of the reference to each of the first FORWARD."""
+    """Prompts, none twice before all occur once, and a response of the reference to each of the first EARLY."""
     base, rng = reference(stack.world.network), Stream("evaluation set", stack.seeds, stacked=True)
     epochs = range(-(-stack.evaluation // base.prompts))
     order = torch.cat([rng.epoch(base.prompts, e) for e in epochs], 1)[:, : stack.evaluation]
     posed, parts = _words() + order, []
-    for seed, own in zip(stack.seeds, posed[:, :FORWARD], strict=True):
+    for seed, own in zip(stack.seeds, posed[:, :EARLY], strict=True):
 
         def make(seed: int = seed, own: Tensor = own) -> dict[str, Tensor]:
             return _drawn(base, own[None], 1, Stream("the reference, evaluation set", [seed], stacked=True))
