@@ -670,3 +670,75 @@ def test_a_mistake_in_a_count_needs_no_torch() -> None:
     )
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
     assert shown.stdout == "2 False\n"
+
+
+# ---------------------------------------------------------------------------------------------------------- --lr auto
+
+
+def peaked(at: float) -> Callable[..., list[Run]]:
+    """A sweep in which the reward has its peak at log10 of a learning rate; the highest rates diverge."""
+
+    def sweep(settings: Sequence[Setting], *args: Any, **kwargs: Any) -> list[Run]:
+        return [made(s, 0.9 - 0.2 * abs(np.log10(s.lr) - at), diverged=float(s.lr > 0.2)) for s in settings]
+
+    return sweep
+
+
+AUTO = words("--method rloo,dpo --problem arms --lr auto --seeds 2")
+
+
+@pytest.fixture
+def searched(monkeypatch: pytest.MonkeyPatch, undrawn: dict[str, Any], tmp_path: Path) -> Callable[..., Said]:
+    """`--lr auto` on runs with their peak at a rate; nothing is trained."""
+
+    def call(at: float, *more: str) -> Said:
+        monkeypatch.setattr(sweep_module, "sweep", peaked(at))
+        return say(*AUTO, "--out", str(tmp_path), *more)
+
+    return call
+
+
+def test_rates_are_searched(searched: Callable[..., Said], tmp_path: Path) -> None:
+    said = searched(-2.5)
+    assert said.code == 0 and "0.0032" in said.out and "*" not in said.out
+    assert "tuning of a cell, on seeds of its own: 28 runs, 2,800 gradient steps\n" in said.out
+    rows = json.loads((tmp_path / "summary.json").read_text(encoding="utf-8"))
+    assert [(row["lr"], row["lr_at_edge"], row["seeds"]) for row in rows] == [(3.2e-3, False, 2)] * 2
+    found = rows[0]["tuning"]
+    assert found["interior"] and found["runs"] == 28 and found["why"] == "learning rate 0.0032 of 0.0001 to 0.1"
+    assert [(one["lr"], one["seeds"]) for one in found["tried"]][3] == (3.2e-3, 12)
+    assert json.loads(searched(-2.5, "--json").out)["cells"] == rows
+    assert len(searched(-2.5, "--format", "csv").out.splitlines()) == 3
+
+
+def test_rates_that_break_are_said_with_their_share(searched: Callable[..., Said], tmp_path: Path) -> None:
+    """The best looks outside the grid, where runs diverge."""
+    assert "rloo: learning rate 0.1 of 0.0001 to 0.32" in searched(-0.9).out
+    tried = json.loads((tmp_path / "summary.json").read_text(encoding="utf-8"))[0]["tuning"]["tried"]
+    assert [one["broke"] for one in tried] == [0.0] * 7 + [1.0]
+
+
+def test_a_search_that_ends_at_an_edge_says_so(searched: Callable[..., Said]) -> None:
+    said = searched(-9.0)
+    assert "1e−6*" in said.out and "lowest or highest learning rate" in said.out
+    assert "dpo: learning rate 1e−6 of 1e−6 to 0.1; the best is still the lowest" in said.out
+
+
+def test_a_plan_foresees_the_search(planned: list[list[list[Setting]]], tmp_path: Path) -> None:
+    said = say(*AUTO, "--plan", "--out", str(tmp_path))
+    assert said.out.startswith("60 runs, 60 not computed yet") and said.out.splitlines()[-1].startswith("at least: ")
+    jobs = [s for job in planned[0] for s in job]
+    assert {s.seed for s in jobs} == {0, 1, *range(TUNING, TUNING + 12)}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("--lr auto,1e-3", "auto chooses the learning rates itself\n  where: --lr auto,0.001"),
+        ("--lr auto --tuning-seeds 3", "auto has numbers of seeds of its own\n  where: --tuning-seeds"),
+        ("--lr true", "`lr` must be a number, not True"),
+    ],
+)
+def test_auto_is_alone(text: str, message: str, idle: None, tmp_path: Path) -> None:
+    said = say(*words(text), "--out", str(tmp_path / "lab"))
+    assert said.code == 2 and message in said.err

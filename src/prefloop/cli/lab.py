@@ -11,7 +11,9 @@ from prefloop.cli.lab_result import readable, records, show, table, write
 
 if TYPE_CHECKING:  # torch is imported only to run something, so that --help is fast
     from prefloop.lab.setting import Setting
+    from prefloop.lab.stack import Run
     from prefloop.lab.summary import Cell
+    from prefloop.lab.tuning import Tuned
 
 __all__ = ["Options", "run"]
 
@@ -26,15 +28,15 @@ def run(options: Options) -> int:
     from prefloop.lab.sweep import jobs_of
 
     options, cells = _on_a_device(options), grid(options)
-    for setting in _with(cells, options.lr, [0]):
+    for setting in _with(cells, [cells[0].lr] if options.auto else options.rates, [0]):
         setting.check()
     store = Store(options.out / "runs")
     size = _stack(options, cells[0])
     if options.plan:
         wanted = _wanted(options, cells, store)
         return _plan(options, jobs_of(missing(wanted, store), size), len(wanted))
-    results = _run(options, cells, store, size)
-    rows = records(results)
+    results, searched = _run(options, cells, store, size)
+    rows = records(results, searched)
     files = write(results, rows, options.out, pdf=options.pdf)
     about = cells[0].world.about()
     shown = rows if options.format == "csv" else readable(results, rows)
@@ -58,14 +60,20 @@ def _on_a_device(options: Options) -> Options:
 
 def _wanted(options: Options, cells: Sequence[Setting], store: Any) -> list[Setting]:
     """All runs of the grid; the learning rates of the comparison are known once the tuning runs are done."""
+    from prefloop.lab.forecast import foreseen
+    from prefloop.lab.scores import GOLD_OVER_TRAINING
     from prefloop.lab.store import missing
     from prefloop.lab.summary import TUNING, tuned
+    from prefloop.lab.tuning import Search
 
-    tuning = _with(cells, options.lr, range(TUNING, TUNING + options.tuning_seeds)) if len(options.lr) > 1 else []
-    chosen = [replace(c, lr=options.lr[0]) for c in cells]
+    if options.auto:
+        wanted, ends = foreseen(cells, Search(), lambda s: GOLD_OVER_TRAINING(store[s]) if s in store else None)
+        return [*wanted, *(replace(one.setting, seed=s) for one in ends for s in range(options.seeds))]
+    tuning = _with(cells, options.rates, range(TUNING, TUNING + options.tuning)) if len(options.rates) > 1 else []
+    chosen = [replace(c, lr=options.rates[0]) for c in cells]
     if not missing(tuning, store):
         chosen = [
-            c.setting for c in tuned(cells, options.lr, [], options.tuning_seeds, lambda s: [store[one] for one in s])
+            c.setting for c in tuned(cells, options.rates, [], options.tuning, lambda s: [store[one] for one in s])
         ]
     return [*tuning, *(replace(c, seed=s) for c in chosen for s in range(options.seeds))]
 
@@ -101,24 +109,31 @@ def _plan(options: Options, jobs: list[list[Setting]], wanted: int) -> int:
     }
     size = f"{seen.runs} not computed yet, in {seen.stacks} stacks on {options.workers} workers"
     time = f"predicted from a few steps of each: {duration(seen.seconds)} and {gibibytes(seen.bytes)}"
-    options.show(lambda: record, lambda: print(f"{wanted} runs, {size}\n{time}"))
+    more = f"\n{AT_LEAST}" if options.auto else ""
+    options.show(lambda: record, lambda: print(f"{wanted} runs, {size}\n{time}{more}"))
     return 0
 
 
-def _run(options: Options, cells: list[Setting], store: Any, size: int | None) -> list[Cell]:
+AT_LEAST = "at least: where the best learning rate is at an edge or in doubt, --lr auto runs more"
+
+
+def _run(options: Options, cells: list[Setting], store: Any, size: int | None) -> tuple[list[Cell], list[Tuned]]:
+    """The cells over the seeds of the comparison, and how auto found their learning rates."""
     from prefloop.lab.summary import tuned
     from prefloop.lab.sweep import sweep
+    from prefloop.lab.tuning import Search, compared, tune
     from prefloop.scale.workers import pool_for
 
-    pool = pool_for(options.workers, options.ray, options.device)
+    pool, seeds = pool_for(options.workers, options.ray, options.device), range(options.seeds)
+
+    def each(settings: Sequence[Setting]) -> list[Run]:
+        return sweep(settings, store, pool, stack=size, label="lab", quiet=options.silent)
+
     try:
-        return tuned(
-            cells,
-            options.lr,
-            range(options.seeds),
-            options.tuning_seeds,
-            lambda settings: sweep(settings, store, pool, stack=size, label="lab", quiet=options.silent),
-        )
+        if not options.auto:
+            return tuned(cells, options.rates, seeds, options.tuning, each), []
+        searched = tune(cells, Search(), each)
+        return compared(searched, seeds, each), searched
     finally:
         pool.close()
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from prefloop.cli.options import Output, require, require_folder, require_positive
 from prefloop.cli.world_flags import PROBLEM, flags_of, world_schema, world_values
-from prefloop.core.errors import UserError
+from prefloop.core.errors import UserError, shown
 from prefloop.runs import yaml12
 from prefloop.runs.schema import Flag
 from prefloop.worlds.spec import world_class
@@ -22,6 +22,7 @@ if TYPE_CHECKING:  # torch is imported only to run something, so that --help is 
 SWITCHES = ("reuse", "negative", "on_policy", "kl")  # switches with their own flags
 PORTIONS = ("responses", "batch", "minibatch")
 ITERATIONS = 100
+AUTO, TUNING_SEEDS = "auto", 3
 MOST_SEEDS = 1000  # higher seeds are for tuning: see lab.summary
 LIST = Flag(commas=True)
 
@@ -53,16 +54,16 @@ class Options(Output):
     """Share of the prompt groups that the policy answers."""
     kl: Annotated[tuple[float, ...], LIST] = ()
     """Weight of the KL penalty."""
-    lr: Annotated[tuple[float, ...], LIST] = (1e-3,)
-    """Learning rate; from several, the best per cell is chosen on other seeds."""
+    lr: Annotated[tuple[Any, ...], LIST] = (1e-3,)
+    """Learning rate; from several, the best per cell is chosen on other seeds; auto searches for it, past any edge."""
     steps: int | None = None
     """Optimiser steps."""
     iterations: int | None = None
     """Collections, instead of steps (default: 100)."""
     seeds: int = 10
     """Runs per cell."""
-    tuning_seeds: int = 3
-    """Tuning runs per learning rate."""
+    tuning_seeds: int | None = None
+    """Tuning runs per learning rate of a list (default: 3)."""
     precision: Literal["float32", "float64"] | None = None
     """Data type of weights and gradients."""
     evaluate: int | None = None
@@ -89,6 +90,7 @@ class Options(Output):
     """Fields of the problem."""
 
     def __post_init__(self) -> None:
+        self._check_rates()
         tuning = ["tuning_seeds"] if len(self.lr) > 1 else []
         require_device("--device", self.device)
         require_positive(self, "workers", "seeds", "iterations", *tuning)
@@ -101,6 +103,33 @@ class Options(Output):
             size = int(self.stack) if self.stack.isdecimal() else 0
             require(size > 0, "stack", self.stack, "use 1 or more, or auto")
         require_folder(self.out)
+
+    def _check_rates(self) -> None:
+        """Refuse rates that are neither numbers nor `auto` alone, and seeds that `auto` does not use."""
+        where = f"--lr {','.join(map(str, self.lr))}"
+        if self.auto:
+            if len(self.lr) > 1:
+                raise UserError("auto chooses the learning rates itself", where=where, fix="--lr auto")
+            if self.tuning_seeds is not None:
+                fix = "leave --tuning-seeds out, or give a list of learning rates"
+                raise UserError("auto has numbers of seeds of its own", where="--tuning-seeds", fix=fix)
+        elif wrong := [lr for lr in self.lr if isinstance(lr, bool) or not isinstance(lr, int | float)]:
+            raise UserError(f"`lr` must be a number, not {shown(wrong[0])}", where=where, fix="--lr 1e-3,1e-2, or auto")
+
+    @property
+    def auto(self) -> bool:
+        """Whether learning rates are searched."""
+        return AUTO in self.lr
+
+    @property
+    def rates(self) -> list[float]:
+        """The learning rates of a list."""
+        return [float(lr) for lr in self.lr]
+
+    @property
+    def tuning(self) -> int:
+        """Tuning runs per learning rate of a list."""
+        return TUNING_SEEDS if self.tuning_seeds is None else self.tuning_seeds
 
 
 def grid(options: Options) -> list[Setting]:

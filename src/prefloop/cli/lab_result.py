@@ -18,10 +18,15 @@ if TYPE_CHECKING:  # torch is imported only to run something, so that --help is 
     from rich.table import Table
 
     from prefloop.lab.summary import Cell
+    from prefloop.lab.tuning import Tuned
 
 
-def records(cells: Sequence[Cell]) -> list[dict[str, Any]]:
-    """One record per cell: its differences from the others (`differs`), learning rate, and numbers with intervals."""
+def records(cells: Sequence[Cell], searched: Sequence[Tuned] = ()) -> list[dict[str, Any]]:
+    """One record per cell: its differences from the others (`differs`), learning rate, and numbers with intervals.
+
+    Args:
+        searched: how the learning rate of each was found; empty if it was not searched.
+    """
     from prefloop.lab.summary import differences, interval
 
     out, settings = [], [c.setting for c in cells]
@@ -38,7 +43,18 @@ def records(cells: Sequence[Cell]) -> list[dict[str, Any]]:
             | numbers
             | {"seeds": len(cell.runs), "diverged": int(cell.last("diverged").sum())}
         )
+    for row, found in zip(out, searched, strict=False):
+        row["tuning"] = _tuning(found)
     return out
+
+
+def _tuning(found: Tuned) -> dict[str, Any]:
+    """How a learning rate was found: what was tried, how often it broke, and what that cost."""
+    tried = [
+        {"lr": point.rate, "score": found.scores[point], "broke": found.breaks[point], "seeds": len(marks)}
+        for point, marks in sorted(found.tried.items())
+    ]
+    return {"why": found.why, "interior": found.interior, "runs": found.runs, "steps": found.steps, "tried": tried}
 
 
 def _number(cell: Cell, key: str) -> float:
@@ -95,7 +111,7 @@ def table(rows: Sequence[Mapping[str, Any]], format: str) -> str:
 
     names, edge = list(rows[0]["differs"]), any(row["lr_at_edge"] for row in rows)
     if format == "csv":
-        keys = [k for k in rows[0] if k not in ("method", "differs")]
+        keys = [k for k in rows[0] if k not in ("method", "differs", "tuning")]
         lines = [[row["method"], *row["differs"].values(), *(_finite(row[k]) for k in keys)] for row in rows]
         return written(["method", *names, *keys], lines, format)
     numbers = _columns(rows)
@@ -134,8 +150,20 @@ def show(rows: Sequence[Mapping[str, Any]]) -> None:
     console.print(_laid_out(names, numbers))
     if any(row["lr_at_edge"] for row in rows):
         console.print(EDGE, style="dim")
+    if "tuning" in rows[0]:
+        print_tuning(rows)
     if hidden := [title.replace("\n", " ") for title in whole[len(numbers) :]]:
         console.print(f"not shown: {', '.join(hidden)} (use a wider screen, or --format csv)", style="dim")
+
+
+def print_tuning(rows: Sequence[Mapping[str, Any]]) -> None:
+    """What the search for learning rates cost, and what is to be known of cells where it broke or ended at an edge."""
+    seen = [sorted(row["tuning"][name] for row in rows) for name in ("runs", "steps")]
+    runs, steps = (number(n[0]) if n[0] == n[-1] else f"{number(n[0])} to {number(n[-1])}" for n in seen)
+    print(f"tuning of a cell, on seeds of its own: {runs} runs, {steps} gradient steps")
+    for row in rows:
+        if not row["tuning"]["interior"] or any(tried["broke"] for tried in row["tuning"]["tried"]):
+            print(f"  {label(row)}: {row['tuning']['why']}")
 
 
 ALWAYS = 3  # minimum number of number columns
