@@ -477,6 +477,25 @@ def test_answers_in_portions_are_those_drawn_at_once(prompts: int) -> None:
 
 
 @pytest.mark.parametrize(
+    ("change", "cut", "ended", "collapsed"),
+    [
+        ({}, 0.6, 0.0, True),
+        ({}, 0.4, 0.6, False),  # one token is what gold asks for
+        ({"peak": 50.0}, 0.0, 0.6, True),
+        ({"peak": 50.0}, 0.4, 0.4, False),
+        ({"peak": 100.0}, 0.9, 0.0, False),  # and so is the limit
+        ({"gold": "repetition"}, 0.0, 0.9, False),
+        ({"gold": "repetition"}, 0.9, 0.0, True),
+    ],
+)
+def test_policies_that_write_without_end_or_nothing_have_collapsed(
+    change: dict[str, Any], cut: float, ended: float, collapsed: bool
+) -> None:
+    curves = {"eval/cut": [1.0, cut], "eval/length/1": [1.0, ended]}
+    assert changed(ONE, **change).world.collapsed(curves) == collapsed
+
+
+@pytest.mark.parametrize(
     ("change", "message"),
     [({"peak": 101.0}, "percentile"), ({"coverage": 0.0}, "a share above 0"), ({"seen": 0.5}, "only a learned reward")],
 )
