@@ -154,10 +154,9 @@ def test_rejection_pairs_by_hand() -> None:
     # with the places of 0 and 2 exchanged, 2 is reached first
     u[0] = u[0].flip(-1)
     assert listed(p.rejection_pairs(record([[1.0, 2.0, 0.0]], None), rng=Fixed(u))) == [[(1, 2, 1.0)]]
-    # an acceptance needs u below the probability, not at it
-    u = torch.tensor([[[0.1, 0.9, 0.5]], [[0.5, 0.0, 0.5]], [[0.5, 0.5, 0.5]]], dtype=F64)
-    half = record([[0.5 * math.log(0.5), 0.0, -9.0]], None)
-    assert listed(p.rejection_pairs(half, rng=Fixed(u))) == [[(1, 0, 1.0)]]
+    # an acceptance needs u below the probability: at 0 below e^−∞ = 0 there is none
+    u = torch.tensor([[[0.1, 0.9, 0.5]], [[0.0, 0.5, 0.5]], [[0.0, 0.5, 0.5]]], dtype=F64)
+    assert listed(p.rejection_pairs(record([[-1e9, 0.0, -9.0]], None), rng=Fixed(u))) == [[(1, 2, 1.0)]]
 
 
 @pytest.mark.parametrize("garbage", [NAN, 5.0])

@@ -84,7 +84,7 @@ class Plan:
             raise UserError(what, fix="responses >= 2")
         shared = b if method.defaults.get("z_over") == "collection" else m
         if "z" in method.needs and shared // c < 2:
-            what = "z compares a prompt with responses to another prompt of the minibatch, but there is only one"
+            what = "z compares a prompt with responses to another prompt, but there is only one"
             raise UserError(what, fix=f"minibatch={2 * c}, or z_over=collection with batch={2 * c}")
         groups = b // c
         if 0 < method.on_policy < 1 and method.refuses_mixture:
