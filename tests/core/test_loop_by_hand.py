@@ -434,6 +434,10 @@ def test_running_moments_are_those_of_all_scores_so_far() -> None:
         scores = torch.cat([b.scores[b.present] for b in batches[: k + 1]])  # type: ignore[index]
         assert float(moments["count"]) == len(scores) and float(moments["mean"]) == pytest.approx(float(scores.mean()))
     assert _seen(moments, replace(batches[0], scores=None)) is moments
+    lonely = replace(batches[0], valid=torch.tensor([[True, False, False], [False] * 3]))
+    empty = _seen({}, replace(lonely, valid=torch.zeros(2, 3, dtype=torch.bool)))
+    for before in ({}, empty):
+        assert _seen(before, lonely)["mean"] == lonely.scores[0, 0]  # type: ignore[index]
     both = _seen(_seen({}, stack(batches[:2])), stack(batches[1:]))
     for run in range(2):
         alone = _seen(_seen({}, batches[run]), batches[run + 1])
