@@ -64,11 +64,11 @@ def test_a_part_reads_nothing_that_it_does_not_name() -> None:
     @reads("scores", "z")
     def part() -> None: ...
 
-    @reads(supervised=True, groups=True)
+    @reads(supervised=True, groups=True, sized=True)
     def other() -> None: ...
 
-    marks = [(p.needs, p.supervised, p.groups) for p in (part, other)]  # type: ignore[attr-defined]
-    assert marks == [({"scores", "z"}, False, False), (frozenset(), True, True)]
+    marks = [(p.needs, p.supervised, p.groups, p.sized) for p in (part, other)]  # type: ignore[attr-defined]
+    assert marks == [({"scores", "z"}, False, False, False), (frozenset(), True, True, True)]
 
 
 def test_labels_are_the_sign_of_the_score_against_the_threshold() -> None:
