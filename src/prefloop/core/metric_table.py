@@ -119,7 +119,7 @@ TABLE: dict[str, tuple[Metric, ...]] = {
         M("responses/effective", "Effective number of responses of this step under a supervised method's weights: "
           "(Σw)²/Σw².", "responses", "one per prompt for best-of-N; between that and all for exponential weights",
           "near 1: one response of the whole step decides; raise `beta`, or normalise per prompt",
-          "effective responses"),
+          "weight ESS"),
         M("on_policy", "Share of this step's groups that the policy wrote.", "share", "the switch's value"),
         M("staleness", "Optimiser steps since the responses of this step were written.", "steps",
           "below `reuse` × batch/minibatch", "large for a method without a ratio"),
