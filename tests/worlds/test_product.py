@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from tests.policies.chat_conversations import Conversation
+from tests.policies.chat_conversations import Conversation, Said
 from tests.policies.chat_expected import expected, rendered, template
 from tests.policies.chat_family import Family
 from tests.policies.chat_templates import FAMILIES
@@ -124,12 +124,22 @@ def check(one: Combination, folder: Path) -> bool:
     if found.groups[0].responses:
         assert texts(record.batch) == sorted(tuple(expected(family, c, said)) for c in told for said in c.answers)
     else:
-        asked = [tuple(rendered(family, c.prompt, None, add_generation_prompt=True)) for c in told]
-        assert sorted(tuple(p.tolist()) for p in record.batch.prompts) == sorted(asked)
+        asked = sorted(asking(family, c) for c in told)
+        assert sorted(tuple(p.tolist()) for p in record.batch.prompts) == asked
     with torch.no_grad():
         difference = record.logp - architectures.alone(model, record.used)
     assert difference.abs().max() < architectures.tolerance(one.kind)
     return True
+
+
+def asking(family: Family, told: Conversation) -> tuple[int, ...]:
+    """The prompt with the generation prompt; where the template has none, what stands before any answer."""
+    open_, shut = (rendered(family, told.prompt, None, add_generation_prompt=yes) for yes in (True, False))
+    if open_ != shut:
+        return tuple(open_)
+    said: Said = {"role": "assistant", "content": "An apple."}
+    whole = rendered(family, (*told.prompt, said), None, tokenize=False)
+    return tuple(family.tokenizer.encode(whole[: whole.rindex("An apple.")], add_special_tokens=False))
 
 
 def may_be_refused(groups: list[Group], family: Family) -> bool:

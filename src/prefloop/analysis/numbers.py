@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import Any
 
 Real = float | int
 NONE = "–"
@@ -76,7 +77,7 @@ def is_part(key: str) -> bool:
     return key.endswith(tuple(f"_{part}" for part in PARTS))
 
 
-def cell(metrics: Mapping[str, Real], key: str) -> str:
+def cell(metrics: Mapping[str, Any], key: str) -> str:
     """A metric with its standard error or interval."""
     value, (se, low, high) = metrics.get(key), (metrics.get(f"{key}_{part}") for part in PARTS)
     if value is None:
