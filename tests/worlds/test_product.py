@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -134,12 +135,12 @@ def check(one: Combination, folder: Path) -> bool:
 
 def asking(family: Family, told: Conversation) -> tuple[int, ...]:
     """The prompt with the generation prompt; where the template has none, what stands before any answer."""
-    open_, shut = (rendered(family, told.prompt, None, add_generation_prompt=yes) for yes in (True, False))
-    if open_ != shut:
-        return tuple(open_)
-    said: Said = {"role": "assistant", "content": "An apple."}
-    whole = rendered(family, (*told.prompt, said), None, tokenize=False)
-    return tuple(family.tokenizer.encode(whole[: whole.rindex("An apple.")], add_special_tokens=False))
+    asked, shut = (tuple(rendered(family, told.prompt, None, add_generation_prompt=yes)) for yes in (True, False))
+    if asked != shut:
+        return asked
+    answers: list[Said] = [{"role": "assistant", "content": text} for text in ("An apple.", "Pears.")]
+    one, other = (rendered(family, (*told.prompt, said), None) for said in answers)
+    return tuple(a for a, _ in takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False)))
 
 
 def may_be_refused(groups: list[Group], family: Family) -> bool:
