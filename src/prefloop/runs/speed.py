@@ -14,6 +14,7 @@ from prefloop.core.method import Method
 from prefloop.core.pairs import best_vs_worst
 from prefloop.core.streams import streams
 from prefloop.core.weights import best_only
+from prefloop.data.records import Group
 from prefloop.runs.config import Config
 from prefloop.runs.offline import offline_groups
 from prefloop.runs.world import TextWorld, method_of, plan_of
@@ -42,8 +43,8 @@ def measure(config: Config, world: TextWorld, *, opening: float) -> Speed:
     with torch.no_grad():
         policy.draw(train[:1], 1, rng)  # libraries initialise at their first call
         sampling, batch = _timed(lambda: policy.draw(train, group, rng), device)
-        if config.reward.name == LABELS:  # then the responses of the data are read
-            batch = world.problem.batch_of(world.problem.train[:groups])
+        if config.reward.name == LABELS:  # then the responses of the data are read, which may be long
+            batch = world.problem.batch_of(_apart(_given(world), QUICK["groups"]))
         forward, _ = _timed(lambda: policy.evaluate(batch), device)
     few = batch[torch.arange(max(1, min(len(batch.mask), config.training.minibatch // group)))]
     training, _ = _timed(lambda: policy.evaluate(few).logp.sum().backward(), device)
@@ -78,13 +79,17 @@ def quick(config: Config, world: TextWorld) -> Speed:
             prompt = sum(map(len, prompts)) / len(prompts)
             scale = (prompt + longest) / (prompt + tokens)
         if config.reward.name == LABELS or batch is None:  # then the responses of the data are read
-            given = [group for group in world.problem.train if group.responses]
-            scale, batch = 1.0, world.problem.batch_of(_apart(given, QUICK["groups"]))
+            scale, batch = 1.0, world.problem.batch_of(_apart(_given(world), QUICK["groups"]))
         policy.evaluate(batch[torch.arange(1)])  # libraries initialise at their first call
         forward, _ = _timed(lambda: policy.evaluate(batch), device)
     training, _ = _timed(lambda: policy.evaluate(batch).logp.sum().backward(), device)
     read = int(batch.present.sum()) / scale
     return Speed(0.0, sampling, forward / read, training / read)
+
+
+def _given(world: TextWorld) -> list[Group]:
+    """Training groups with responses."""
+    return [group for group in world.problem.train if group.responses]
 
 
 def _apart(groups: Sequence[T], count: int) -> Sequence[T]:
