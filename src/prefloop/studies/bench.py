@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 
@@ -12,28 +12,52 @@ from prefloop.lab.pool import Pool
 from prefloop.lab.setting import Setting
 from prefloop.lab.stack import Run
 from prefloop.lab.store import Store, missing
-from prefloop.lab.summary import Cell, over_training, tuned
+from prefloop.lab.summary import Cell
 from prefloop.lab.sweep import sweep
+from prefloop.lab.tuning import Scoring, Search, Tuned, tune
 from prefloop.scale.workers import pool_for
+
+BLOCK = 4  # seeds that are added at a time
+REPETITION = 100_000  # distance between the seeds of independent repetitions
 
 
 @dataclass(frozen=True)
-class Budget:
-    """The settings of a size: seeds of the comparison and of tuning, updates, candidate learning rates."""
+class Scale:
+    """What the runs of one world cost at a size.
 
-    seeds: int
-    tuning: int
-    arms: int  # updates of a run on arms
-    sequences: int  # updates of a run on sequences
-    lengths: int  # updates of a run on lengths
-    rates: int  # number of learning rates, from the middle of the study's list
-    evaluations: int  # per run
+    Args:
+        steps: gradient steps of a run.
+        first, most: seeds of the comparison, before the first look and at most.
+        rounds: of tuning; see `lab.tuning.Search`.
+    """
+
+    steps: int
+    first: int
+    most: int
+    rounds: tuple[tuple[int, int], ...]
 
 
-BUDGETS = {
-    "smoke": Budget(seeds=2, tuning=1, arms=16, sequences=8, lengths=16, rates=1, evaluations=2),
-    "small": Budget(seeds=10, tuning=2, arms=300, sequences=120, lengths=100, rates=5, evaluations=15),
-    "paper": Budget(seeds=20, tuning=3, arms=1000, sequences=1000, lengths=600, rates=5, evaluations=50),
+HALVING = ((7, 2), (3, 4), (1, 12))
+SHORT = ((5, 2), (2, 3), (1, 4))  # for worlds where a run takes seconds
+BUDGETS: dict[str, dict[str, Scale]] = {
+    "smoke": {
+        "rotated": Scale(16, 4, 4, ((3, 1), (1, 2))),
+        "arms": Scale(16, 4, 4, ((3, 1), (1, 2))),
+        "sequences": Scale(8, 4, 4, ((3, 1), (1, 2))),
+        "lengths": Scale(16, 4, 4, ((3, 1), (1, 2))),
+    },
+    "small": {
+        "rotated": Scale(256, 12, 40, HALVING),
+        "arms": Scale(256, 12, 40, HALVING),
+        "sequences": Scale(128, 12, 20, SHORT),
+        "lengths": Scale(128, 12, 20, SHORT),
+    },
+    "paper": {
+        "rotated": Scale(1024, 12, 40, HALVING),
+        "arms": Scale(1024, 12, 40, HALVING),
+        "sequences": Scale(1024, 12, 40, HALVING),
+        "lengths": Scale(512, 12, 40, HALVING),
+    },
 }
 
 
@@ -46,14 +70,23 @@ class Bench:
         workers: number of processes on this machine.
         stack: runs per stack.
         ray: address of a Ray cluster to use instead.
+        repetition: another number gives other seeds for tuning and comparison: an independent repetition.
     """
 
     def __init__(
-        self, size: str, out: Path, *, workers: int = 2, stack: int | None = None, ray: str = "", quiet: bool = False
+        self,
+        size: str,
+        out: Path,
+        *,
+        workers: int = 2,
+        stack: int | None = None,
+        ray: str = "",
+        repetition: int = 0,
+        quiet: bool = False,
     ) -> None:
         if size not in BUDGETS:
             raise UserError(f"unknown size `{size}`", fix=nearest(size, BUDGETS))
-        self.size, self.budget, self.stack, self.quiet = size, BUDGETS[size], stack, quiet
+        self.size, self.stack, self.repetition, self.quiet = size, stack, repetition, quiet
         self.out = out
         self.store = Store(out / "runs")
         self.pool: Pool = pool_for(workers, ray)
@@ -67,29 +100,22 @@ class Bench:
     ) -> None:
         self.pool.close()
 
-    @property
-    def seeds(self) -> list[int]:
-        return list(range(self.budget.seeds))
-
-    def steps(self, problem: str) -> dict[str, int]:
-        """`steps` and `evaluate` of a setting of that problem."""
-        steps: int = getattr(self.budget, problem)
-        return {"steps": steps, "evaluate": max(1, steps // self.budget.evaluations)}
+    def scale(self, problem: str) -> Scale:
+        """The budget of a world at this size."""
+        return BUDGETS[self.size][problem]
 
     def sweep(self, settings: Sequence[Setting]) -> list[Run]:
         """All runs, in the order of their settings."""
+        settings = [replace(s, seed=s.seed + REPETITION * self.repetition) for s in settings]
         self.runs += len(settings)
         self.computed += len(missing(settings, self.store))
         return sweep(settings, self.store, self.pool, stack=self.stack, quiet=self.quiet)
 
-    def tuned(
-        self,
-        cells: Sequence[Setting],
-        rates: Sequence[float],
-        score: Callable[[Run], float] = over_training,
-        seeds: Sequence[int] | None = None,
-    ) -> list[Cell]:
-        """Each cell over the given seeds (default: the bench's), at the best of the middle rates on tuning seeds."""
-        skip = max(0, len(rates) - self.budget.rates)
-        tried = rates[skip // 2 : len(rates) - (skip + 1) // 2]
-        return tuned(cells, tried, self.seeds if seeds is None else seeds, self.budget.tuning, self.sweep, score)
+    def tune(self, settings: Sequence[Setting], searches: Sequence[Search], scoring: Scoring) -> list[Tuned]:
+        """Each setting at the rate, and knob, that its search finds on tuning seeds."""
+        return tune(settings, searches, self.sweep, scoring)
+
+    def cells(self, settings: Sequence[Setting], seeds: int) -> list[Cell]:
+        """Each setting with the first seeds of the comparison, as it is."""
+        runs = self.sweep([replace(s, seed=seed) for s in settings for seed in range(seeds)])
+        return [Cell(s, runs[i * seeds : (i + 1) * seeds], {}) for i, s in enumerate(settings)]

@@ -1,178 +1,139 @@
-"""§5.2.2: when does the winner's likelihood rise, and when does the freed mass go elsewhere?"""
+"""§5.2.2: when does the winner's likelihood rise, and when does only the margin grow? Compared at equal margin."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
 
-from prefloop.core.metric_table import METRICS
-from prefloop.lab.summary import Cell, band
-from prefloop.report.chart import Array, Chart, Line, Table
+from prefloop.lab.stack import Run
+from prefloop.lab.tuning import Scoring
 from prefloop.studies.bench import Bench
-from prefloop.studies.cells import FAR, arms, by, middles, over_seeds, sequences
-from prefloop.studies.study import Claim, Outcome, Study, judged
+from prefloop.studies.conduct import Condition, Contrast, conduct, versus
+from prefloop.studies.present import outcome
+from prefloop.studies.study import Claim, Outcome, Study
+from prefloop.lab.setting import make
 
 PROMPTS = (5, 20, 100, 500)
 WIDTHS = (8, 32, 256)
-SHARED = (0, 4, 8)  # number of tokens, of nine, that winner and loser share
+SHARED = (0, 4, 8)  # of nine tokens
 FEW, MANY = PROMPTS[0], PROMPTS[-1]
+EARLY, LATE = 2.0, 5.0  # nats of margin at which the winner is looked at
 IPO = {"tau": 0.05}  # the published target margin of 10
 LR = 1e-3
-NATS = "nats"
-MASSES = {"winner": "rewards/chosen", "loser": "rewards/rejected", "all others": "rest/log_ratio"}
-COLUMNS = ("rewards/chosen", "rewards/rejected", "rewards/margins", "rest/log_ratio", "eval/gold")
-LOG_RATIO = "log π/π_ref, nats"
-Key = tuple[str, int]  # the varied quantity and its value
+NATS, THRESHOLD = "nats", 0.1
 
 
-def winner(cells: Mapping[Key, Cell], varied: str, value: int) -> Array:
-    """log π/π_ref of the winner at the end, per seed."""
-    return cells[varied, value].last("rewards/chosen")
+def winner(run: Run, margin: float = EARLY) -> float:
+    """log π/π_ref of the winner when the margin log π/π_ref(winner) − log π/π_ref(loser) first reaches that many nats.
+
+    Linear between evaluations; at the largest margin if the run never gets there.
+    """
+    gap, chosen = run.curves["rewards/margins"], run.curves["rewards/chosen"]
+    known = np.isfinite(gap)
+    gap, chosen = np.concatenate([[0.0], gap[known]]), np.concatenate([[0.0], chosen[known]])
+    reached = np.flatnonzero(gap >= margin)
+    if not len(reached):
+        return float(chosen[gap.argmax()])
+    i = int(reached[0])
+    part = (margin - gap[i - 1]) / (gap[i] - gap[i - 1])
+    return float(chosen[i - 1] + part * (chosen[i] - chosen[i - 1]))
+
+
+def loser(run: Run, margin: float = EARLY) -> float:
+    """The same of the loser."""
+    return winner(run, margin) - margin
+
+
+def at(varied: str, value: int, sign: float = 1.0, score: Any = winner) -> Contrast:
+    """The winner in one cell."""
+    return Contrast({(varied, value): sign}, score)
+
+
+def between(varied: str, higher: int, lower: int, margin: float = EARLY) -> Contrast:
+    return versus([(varied, higher)], [(varied, lower)], partial(winner, margin=margin))
 
 
 CLAIMS = (
     Claim(
         "winner-rises-few",
-        "with few prompts IPO raises the winner",
-        f"log π/π_ref of the winner at the end, {FEW} prompts",
-        0.0,
+        "with few prompts the winner rises",
+        f"log π/π_ref of the winner at a margin of {EARLY:g} nats, {FEW} prompts",
+        THRESHOLD,
         NATS,
-        of=lambda cells: winner(cells, "prompts", FEW),
-    ),
-    Claim(
-        "loser-falls-few",
-        "and lowers the loser",
-        f"−log π/π_ref of the loser at the end, {FEW} prompts",
-        0.0,
-        NATS,
-        of=lambda cells: -cells["prompts", FEW].last("rewards/rejected"),
-    ),
-    Claim(
-        "more-prompts-lower-winner",
-        "as the number of prompts grows, with the same network, the winner's implicit reward gets lower",
-        f"log π/π_ref of the winner with {FEW} prompts less the same with {MANY}",
-        0.1,
-        NATS,
-        of=lambda cells: winner(cells, "prompts", FEW) - winner(cells, "prompts", MANY),
+        at("prompts", FEW),
     ),
     Claim(
         "winner-falls-many",
-        "with many prompts the winner falls below the reference",
-        f"−log π/π_ref of the winner at the end, {MANY} prompts",
-        0.0,
+        "with many prompts it falls",
+        f"−log π/π_ref of the winner at a margin of {EARLY:g} nats, {MANY} prompts",
+        THRESHOLD,
         NATS,
-        of=lambda cells: -winner(cells, "prompts", MANY),
+        at("prompts", MANY, -1.0),
     ),
     Claim(
-        "margin-grows-many",
-        "the margin grows all the same",
-        f"margin of log π/π_ref at the end, {MANY} prompts",
-        0.1,
+        "falls-with-prompts",
+        "the more prompts, the lower the winner",
+        f"the winner with {FEW} prompts less that with {MANY}, at a margin of {EARLY:g} nats",
+        THRESHOLD,
         NATS,
-        of=lambda cells: cells["prompts", MANY].last("rewards/margins"),
+        between("prompts", FEW, MANY),
     ),
     Claim(
-        "mass-goes-elsewhere",
-        "the freed mass goes to other responses",
-        f"log (1 − π(w) − π(l)) against the reference's, at the end, {MANY} prompts",
-        0.0,
-        NATS,
-        of=lambda cells: cells["prompts", MANY].last("rest/log_ratio"),
-    ),
-    Claim(
-        "capacity-helps-winner",
+        "capacity-helps",
         "a larger network keeps the winner up",
-        f"log π/π_ref of the winner at hidden width {WIDTHS[-1]} less the same at {WIDTHS[0]}, 100 prompts",
-        0.1,
+        f"the winner at width {WIDTHS[-1]} less that at {WIDTHS[0]}, 100 prompts, at a margin of {LATE:g} nats",
+        THRESHOLD,
         NATS,
-        of=lambda cells: winner(cells, "width", WIDTHS[-1]) - winner(cells, "width", WIDTHS[0]),
+        between("width", WIDTHS[-1], WIDTHS[0], LATE),
     ),
     Claim(
-        "distinct-pairs-help-winner",
+        "distinct-pairs-help",
         "the winner rises only where the loser is different enough",
-        f"log π/π_ref of the winner with no token in common less the same with {SHARED[-1]} of 9, sequences",
-        0.1,
+        f"the winner with no token in common less that with {SHARED[-1]} of 9, at a margin of {EARLY:g} nats",
+        THRESHOLD,
         NATS,
-        of=lambda cells: winner(cells, "shared", SHARED[0]) - winner(cells, "shared", SHARED[-1]),
+        between("shared", SHARED[0], SHARED[-1]),
     ),
 )
 
 
-def run(bench: Bench) -> Outcome:
-    """Offline IPO on pairs of the reference, varying prompts, network width and similarity of the pair."""
-    made: dict[Key, Any] = {}
-    for n in PROMPTS:
-        made["prompts", n] = _pairs(bench, n)
-    for h in WIDTHS[:-1]:
-        made["width", h] = _pairs(bench, 100, hidden=h)
-    for k in SHARED:
-        fields = {"responses": 2, "data": 50, "batch": 100, "minibatch": 100, "lr": LR, **bench.steps("sequences")}
-        made["shared", k] = sequences("ipo", override=IPO, centre=FAR, shared=k, **fields)
-    cells = by(bench.tuned(list(made.values()), (LR,)), list(made))
-    cells["width", WIDTHS[-1]] = cells["prompts", 100]
-    return Outcome(judged(CLAIMS, cells), _figures(cells), [_table(cells)])
+def conditions(bench: Bench) -> dict[tuple[str, int], Condition]:
+    """Offline IPO on pairs of the reference: number of prompts, width of the network, similarity of the pair."""
+    out = {("prompts", n): _pairs(bench, n) for n in PROMPTS} | {("width", w): _pairs(bench, 100, hidden=w) for w in WIDTHS}
+    fields = {"responses": 2, "data": 50, "batch": 100, "minibatch": 100, "lr": LR, "spacing": "log", "centre": 70.0}
+    steps = bench.scale("sequences").steps
+    for n in SHARED:
+        setting = make("ipo", "sequences", IPO, shared=n, steps=steps, **fields)
+        out["shared", n] = Condition(setting, group="shared")
+    return out
 
 
-def _pairs(bench: Bench, prompts: int, **fields: Any) -> Any:
+def _pairs(bench: Bench, prompts: int, **fields: Any) -> Condition:
     """Full batches of one pair per prompt, on a fixed list of contexts."""
     size = {"responses": 2, "data": prompts, "contexts": prompts, "batch": 2 * prompts, "minibatch": 2 * prompts}
-    return arms("ipo", override=IPO, centre=FAR, lr=LR, **size, **fields, **bench.steps("arms"))
+    own = {"lr": LR, "spacing": "log", "centre": 70.0, "steps": bench.scale("arms").steps}
+    return Condition(make("ipo", "arms", IPO, **size, **own, **fields), group="width" if fields else "prompts")
 
 
-def _figures(cells: dict[Key, Cell]) -> dict[str, list[Chart]]:
-    axes = {"prompts": ("prompts", PROMPTS), "width": ("hidden width, 100 prompts", WIDTHS)}
-    ends = [_ends(cells, kind, *axis) for kind, axis in axes.items()]
-    ends.append(_ends(cells, "shared", "tokens in common, sequences", SHARED))
-    return {"ends": ends, "curves": [_course(cells["prompts", n], f"{n} prompts") for n in PROMPTS]}
-
-
-def _ends(cells: dict[Key, Cell], kind: str, x: str, values: tuple[int, ...]) -> Chart:
-    lines = []
-    for name, column in MASSES.items():
-        got = np.stack([cells[kind, v].last(column) for v in values])
-        if np.isfinite(got).all():
-            lines.append(middles(name, values, got))
-    return Chart(
-        "At the end of training",
-        x,
-        LOG_RATIO,
-        lines,
-        log_x=kind != "shared",
-        guides={"reference": 0.0},
-        interval=over_seeds(cells[kind, values[0]]),
-    )
-
-
-def _course(cell: Cell, title: str) -> Chart:
-    lines = []
-    for name, column in MASSES.items():
-        middle, low, high = (part[1:] for part in band(cell.curve(column)))
-        lines.append(Line(name, cell.runs[0].curves["step"][1:].tolist(), middle, low, high))
-    guides = {"reference": 0.0}
-    return Chart(title, "gradient steps", LOG_RATIO, lines, guides=guides, interval=over_seeds(cell))
-
-
-def _table(cells: dict[Key, Cell]) -> Table:
-    rows = []
-    for (kind, value), cell in cells.items():
-        numbers = [cell.last(c) for c in COLUMNS]
-        rows.append([kind, value, *(f"{x.mean():.3f} ± {x.std(ddof=1) / np.sqrt(len(x)):.3f}" for x in numbers)])
-    head = ["varied", "value", *(METRICS[c].title for c in COLUMNS)]
-    return Table("log π/π_ref at the end, mean ± standard error over seeds", head, rows)
+def run(bench: Bench) -> Outcome:
+    return outcome(conduct(bench, conditions(bench), CLAIMS, Scoring(winner)))
 
 
 STUDY = Study(
     name="displacement",
     question="When does the winner's likelihood rise, and when does only the margin grow?",
     source="Tajwar et al. 2024, §5.2.2, Fig. 16",
-    method=(
-        "Offline IPO (target margin 10, τ = 0.05) on pairs that the reference wrote, gold labels (R1), full"
-        f" batches on a fixed list of contexts, Adam at {LR:g}, equal gradient steps. Varied: the number of prompts,"
-        " the width of the network's two large hidden layers, and, on sequences, how many of the nine tokens winner and"
-        " loser have in common. Effects are in nats of log π/π_ref, without β, on the training pairs."
-    ),
+    finding="Contrastive training raises the winner with few prompts, large networks and distinct pairs; otherwise both fall.",
+    design={
+        "problem": "offline IPO (target margin 10) on pairs that the reference wrote, gold labels, full batches on a fixed"
+        " list of contexts: the published arms, and for similarity the sequences",
+        "compared": "the number of prompts, the width of the network, the tokens that a pair has in common",
+        "objective": f"log π/π_ref of the winner, without β, where the margin first reaches {EARLY:g} (capacity: {LATE:g})"
+        " nats: conditions that have separated the pairs equally far, however fast they did",
+        "tuning": f"none: a learning rate of {LR:g} for all; only the path matters, not its speed",
+    },
     claims=CLAIMS,
     run=run,
 )

@@ -13,43 +13,32 @@ if TYPE_CHECKING:
     from prefloop.studies.study import Study
 
 SUMMARIES = {
-    "on-policy": "when do the policy's own samples beat a fixed dataset?",
-    "reuse": "how many passes over one collection are too many, and for which methods?",
-    "negative": "what does pushing bad responses down add, offline and on-policy?",
-    "displacement": "when does the likelihood of preferred responses fall, and where does it go?",
-    "complement": "do on-policy samples and the negative gradient help each other?",
+    "on-policy": "do the policy's own samples help, and where?",
+    "staleness": "what does it cost to sample from an older policy?",
+    "reuse": "may a collection be passed over several times, and what does the clip do?",
+    "negative": "does a gradient that pushes bad responses down help?",
+    "complement": "are on-policy sampling and the negative gradient complementary?",
+    "labels": "how much is decided by what the labels tell, rather than by the method?",
+    "displacement": "when does the winner's likelihood rise, and when does only the margin grow?",
+    "min-mode-skew": "which of six methods does best on Min, Mode and Skew Length?",
+    "overoptimisation": "when does training against a learned reward lose what it was learned for?",
+    "published-defects": "what do the defects of the published code change by themselves?",
     "kl-modes": "how do the forward and the reverse KL move probability mass?",
     "theory": "do the paper's lemmas hold where everything can be enumerated?",
-    "published-defects": "what do the defects of the published code change?",
-    "length-on-policy": "text-like responses: when do the policy's own samples help?",
-    "length-reuse": "text-like responses: how many passes over one collection are too many?",
-    "length-negative": "text-like responses: what does pushing bad ones down add, offline?",
-    "length-complement": "text-like responses: six methods on Min, Mode and Skew Length",
-    "length-dials": "which method wins where, over the reward's peak and the coverage of the data?",
-    "overoptimisation": "when does training against a learned reward lose what it was learned for?",
 }
 STUDIES = tuple(SUMMARIES)
 ALONE = {  # run only by name: they train a real model
     "length-real": "a real 135M model: do the findings on lengths hold? (not in `all`; predicts its time first)",
 }
 FIGURES = {  # of the paper, that a study repeats
-    "on-policy": "5",
-    "length-on-policy": "6",
+    "on-policy": "5, 6",
+    "staleness": "5, 6",
     "reuse": "10, 11",
-    "length-reuse": "11",
     "negative": "12 to 14",
-    "length-negative": "12, 14",
     "displacement": "16",
     "complement": "18",
-    "length-complement": "19",
-    "length-dials": "1",
+    "min-mode-skew": "19",
     "length-real": "19",
-}
-ON_LENGTHS = {  # the question's file holds both worlds: STUDY on arms and sequences, LENGTHS on text-like responses
-    "length-on-policy": "on_policy",
-    "length-reuse": "reuse",
-    "length-negative": "negative",
-    "length-complement": "complement",
 }
 
 
@@ -64,8 +53,7 @@ def study(name: str) -> Study:
     known = SUMMARIES | ALONE
     if name not in known:
         raise UserError(f"unknown study `{name}`", where="prefloop study", fix=of_figure(name) or nearest(name, known))
-    file, attribute = (ON_LENGTHS[name], "LENGTHS") if name in ON_LENGTHS else (name.replace("-", "_"), "STUDY")
-    chosen: Study = getattr(import_module(f"prefloop.studies.{file}"), attribute)
+    chosen: Study = import_module(f"prefloop.studies.{name.replace('-', '_')}").STUDY
     return chosen
 
 

@@ -4,20 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from prefloop.analysis.statistics import Interval, bootstrap
+from prefloop.analysis.decisions import Decision, Rule, Sense, decide
 from prefloop.report.chart import Chart, Table
 
-Verdict = Literal["supported", "contradicted", "inconclusive"]
 SIZES = ("smoke", "small", "paper")
-RULE = (
-    "supported: the 95 % interval of the effect lies above the threshold; contradicted: it lies below the threshold;"
-    " inconclusive: it contains the threshold"
-)
 
 
 @dataclass(frozen=True)
@@ -25,13 +20,16 @@ class Claim:
     """One prediction with the rule that judges it, both written before the run.
 
     Args:
-        name: short and unique in its study, such as `fresh-beats-stale-far`.
+        name: short and unique in its study, such as `on-policy-helps-far`.
         prediction: what the paper says, in one sentence.
-        effect: the measured quantity; positive numbers support the prediction.
-        threshold: the smallest effect that counts; see RULE.
+        effect: the measured quantity, in words; positive numbers support the prediction.
+        threshold: the smallest effect that counts, in units of the effect.
         unit: unit of effect and threshold.
-        of: computes the effect from the study's evidence, one number per independent unit; if None, the evidence is a
-            mapping with the effect under the claim's name.
+        of: computes the effect from the study's evidence, such as its cells by key: one number per independent unit.
+            A `conduct.Contrast` names the cells that it needs, so that seeds are added only where they decide. If None,
+            the evidence is a mapping with the effect under the claim's name.
+        sense: "more" if the paper predicts a positive effect, "equal" if it predicts none.
+        counts: False for manipulation checks and mathematics: shown on the study's page, but no finding.
     """
 
     name: str
@@ -40,55 +38,44 @@ class Claim:
     threshold: float
     unit: str
     of: Callable[[Any], ArrayLike] | None = None
+    sense: Sense = "more"
+    counts: bool = True
+
+    def rule(self, first: int, most: int) -> Rule:
+        """How the claim is decided with that many units at first, and at most."""
+        return Rule(self.threshold, first=first, most=most, sense=self.sense)
 
 
 @dataclass(frozen=True)
 class Finding:
-    """A claim and its measured effect."""
+    """A claim and what was decided."""
 
     claim: Claim
-    effect: Interval
-
-    @property
-    def verdict(self) -> Verdict:
-        """The verdict by RULE."""
-        if self.effect.low > self.claim.threshold:
-            return "supported"
-        return "contradicted" if self.effect.high < self.claim.threshold else "inconclusive"
-
-
-def judge(claim: Claim, effects: ArrayLike, *, seed: int = 0) -> Finding:
-    """The mean effect over independent units with its bootstrap interval.
-
-    Args:
-        effects: [N], one per unit: paired by seed or prompt, or from random instances.
-
-    Raises:
-        ValueError: no effects, or one that is not finite.
-    """
-    values = np.asarray(effects, dtype=np.float64)
-    if values.ndim != 1 or not np.isfinite(values).all():
-        raise ValueError(f"{claim.name}: effects must be a list of finite numbers")
-    return Finding(claim, bootstrap(values, seed=seed))
+    decision: Decision
 
 
 def judged(claims: Sequence[Claim], evidence: Any) -> list[Finding]:
-    """Judge every claim on the evidence of a study, such as its cells by key."""
-    return [judge(c, evidence[c.name] if c.of is None else c.of(evidence)) for c in claims]
+    """Every claim on evidence with a fixed number of units: `of` gives one effect for each.
+
+    Raises:
+        ValueError: effects that are not a list of two or more finite numbers.
+    """
+    effects = [np.asarray(evidence[c.name] if c.of is None else c.of(evidence), dtype=np.float64) for c in claims]
+    return [Finding(c, decide(x, c.rule(len(x), len(x)))) for c, x in zip(claims, effects, strict=True)]
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """The results of a study: findings in the order of its claims, figures (panels by file name), tables, remarks.
+    """The results of a study: findings in the order of its claims, figures (panels by file name), tables, caveats.
 
     Args:
-        left_out: names of claims that this size cannot judge; remarks explain why.
+        left_out: names of claims that this size cannot judge; caveats explain why.
     """
 
     findings: Sequence[Finding]
     figures: Mapping[str, Sequence[Chart]] = field(default_factory=dict)
     tables: Sequence[Table] = ()
-    notes: Sequence[str] = ()
+    caveats: Sequence[str] = ()
     left_out: Sequence[str] = ()
 
 
@@ -115,7 +102,8 @@ class Study:
         name: name in files and on the command line, such as `kl-modes`.
         question: in one sentence.
         source: section and figure of the paper.
-        method: the method in a few sentences, for the page.
+        finding: what the paper says, in one sentence.
+        design: what is compared, at what budget, with what information: aspect and text.
         claims: predictions judged by `run`, in this order.
         run: measures the claims, given a `bench.Bench`; deterministic for each size.
     """
@@ -123,6 +111,7 @@ class Study:
     name: str
     question: str
     source: str
-    method: str
+    finding: str
+    design: Mapping[str, str]
     claims: Sequence[Claim]
     run: Callable[[Any], Outcome]

@@ -1,0 +1,120 @@
+"""What a study shows of its evidence: the score of every run, curves, reward against KL, and a table of its cells."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from prefloop.analysis.numbers import NONE, compact, fixed
+from prefloop.analysis.statistics import mean_se, proportion
+from prefloop.lab.scores import GOLD, KL, broke
+from prefloop.lab.summary import Cell, band
+from prefloop.report.chart import ANY, Chart, Line, Table, frontier
+from prefloop.studies.conduct import Condition, Evidence, Key, label
+from prefloop.studies.problems import UNIT, attained, objective, quickness
+from prefloop.studies.study import Outcome
+
+HEAD = ("condition", "lr", "knob", "seeds", "score", "median", "broke", "log2 steps to half", "KL at the end", "tuning")
+
+
+def outcome(evidence: Evidence, conditions: Mapping[Any, Condition], caveats: Sequence[str] = ()) -> Outcome:
+    """Findings with figures and tables: of each group of conditions that compete, scores, curves and reward against KL."""
+    figures = {}
+    for group in dict.fromkeys(one.group for one in conditions.values()):
+        cells = {key: evidence.cells[key] for key, one in conditions.items() if one.group == group}
+        name, names = label(group).replace(" ", "-"), short(list(cells))
+        figures[f"{name}-scores"] = [scores(names, list(cells.values()))]
+        figures[name] = [course(names, list(cells.values())), distance(names, list(cells.values()))]
+    edges = [f"{label(key)}: {one.why}." for key, one in evidence.tuned.items() if not one.interior]
+    return Outcome(evidence.findings, figures, [table(evidence)], [*caveats, *edges])
+
+
+def short(keys: Sequence[Key]) -> list[str]:
+    """Names of keys without the parts that all of them share."""
+    parts = [key if isinstance(key, tuple) else (key,) for key in keys]
+    shared = [len(set(column)) == 1 for column in zip(*parts, strict=True)]
+    names = [", ".join(str(x) for x, same in zip(part, shared, strict=True) if not same) for part in parts]
+    return [name or label(key) for name, key in zip(names, keys, strict=True)]
+
+
+def scores(names: Sequence[str], cells: Sequence[Cell]) -> Chart:
+    """Every run as a point, so that outcomes of two kinds are seen as two."""
+    lines = []
+    for place, (name, cell) in enumerate(zip(names, cells, strict=True)):
+        own = np.sort(cell.values(attained))
+        spread = np.linspace(-0.3, 0.3, len(own)) if len(own) > 1 else np.zeros(1)
+        lines.append(Line(name, (place + spread).tolist(), own))
+    guides = {"reference": 0.0, "optimum": 1.0}
+    return Chart("Every run", "condition", UNIT, lines, kind="points", guides=guides, interval="one point per seed")
+
+
+def course(names: Sequence[str], cells: Sequence[Cell]) -> Chart:
+    """J against gradient steps on a log axis, the first evaluation left out: median over seeds and its interval."""
+    lines = []
+    for name, cell in zip(names, cells, strict=True):
+        curves = np.stack([objective(cell.setting.world).curve(run) for run in cell.runs])[:, 1:]
+        lines.append(Line(name, cell.runs[0].curves["step"][1:].tolist(), *band(curves, medians)))
+    return Chart(
+        "Learning",
+        "gradient steps",
+        UNIT,
+        lines,
+        log_x=True,
+        guides={"optimum": 1.0},
+        range=ANY,
+        interval=f"median over {seeds(cells)} seeds; band: 95 % bootstrap interval",
+    )
+
+
+def distance(names: Sequence[str], cells: Sequence[Cell]) -> Chart:
+    """Gold reward against KL(π‖π_ref): medians over seeds at each evaluation."""
+    lines = []
+    for name, cell in zip(names, cells, strict=True):
+        gold, kl = (np.median(cell.curve(column), axis=0) for column in (GOLD, KL))
+        lines.append(Line(name, kl.tolist(), gold))
+    return frontier("Gold reward against KL", lines, y="gold reward", interval=f"medians over {seeds(cells)} seeds")
+
+
+def curves(title: str, cells: Sequence[Cell], names: Sequence[str], *, y: str = GOLD) -> Chart:
+    """A metric against gradient steps: interquartile mean over seeds with its band."""
+    lines = [
+        Line(name, cell.runs[0].curves["step"].tolist(), *band(cell.curve(y)))
+        for name, cell in zip(names, cells, strict=True)
+    ]
+    interval = f"interquartile mean over {seeds(cells)} seeds; band: 95 % bootstrap interval"
+    return Chart(title, "gradient steps", "gold reward" if y == GOLD else y, lines, interval=interval)
+
+
+def medians(curves: Any) -> Any:
+    return np.median(curves, axis=-2)
+
+
+def seeds(cells: Sequence[Cell]) -> str:
+    counts = sorted({len(cell.runs) for cell in cells})
+    return str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+
+
+def table(evidence: Evidence) -> Table:
+    """One row per cell: what was chosen, and its outcomes over the seeds of the comparison."""
+    rows = []
+    for key, cell in evidence.cells.items():
+        one, score = evidence.tuned.get(key), cell.values(attained)
+        lost = proportion([broke(run) for run in cell.runs], seed=0)
+        knob = next((f"{p.knob:g}" for p in one.tried if p.rate == cell.setting.lr and p.knob is not None), "") if one else ""
+        rows.append(
+            [
+                label(key),
+                compact(cell.setting.lr) + ("" if one is None or one.interior else " (edge)"),
+                knob or NONE,
+                len(cell.runs),
+                str(mean_se(score)),
+                fixed(float(np.median(score))),
+                f"{lost.value:.2f} [{lost.low:.2f}, {lost.high:.2f}]",
+                fixed(-float(cell.values(quickness).mean()), 1),
+                compact(float(cell.last(KL).mean())),
+                "" if one is None else f"{one.runs} runs",
+            ]
+        )
+    return Table("Conditions", HEAD, rows)
