@@ -87,20 +87,20 @@ def cell(metrics: Mapping[str, Any], key: str) -> str:
     return number(value) if se is None else plus_minus(value, se)
 
 
-def decimals(low: Real, high: Real, threshold: Real = 0.0) -> int:
-    """Decimals for two digits of an interval's width, more where rounding would move an end over the threshold."""
+def decimals(low: Real, high: Real, *bounds: Real) -> int:
+    """Decimals for two digits of an interval's width, more where rounding would move an end over a bound (0)."""
     digits = 3 if high == low else min(4, max(0, 1 - math.floor(math.log10(high - low))))
-    while digits < DECIMALS and any(
-        _side(round(end, digits), threshold) != _side(end, threshold) for end in (low, high)
-    ):
+    ends = [(end, bound) for end in (low, high) for bound in bounds or (0.0,)]
+    while digits < DECIMALS and any(_side(round(end, digits), bound) != _side(end, bound) for end, bound in ends):
         digits += 1
     return digits
 
 
-def against(value: Real, low: Real, high: Real, threshold: Real) -> str:
+def against(value: Real, low: Real, high: Real, *bounds: Real, sign: bool = True) -> str:
     """An effect with its interval, to the decimals that the interval supports."""
-    digits = decimals(low, high, threshold)
-    sign = threshold <= 0  # no sign for shares and other quantities with a threshold above 0
+    if not (math.isfinite(low) and math.isfinite(high)):
+        return interval(value, math.nan, math.nan, sign=sign)
+    digits = decimals(low, high, *bounds)
     if 0 < max(abs(value), abs(low), abs(high)) < TINY:
         texts = [minus(f"{x:+.1e}" if sign else f"{x:.1e}") if x else "0" for x in (value, low, high)]
         return f"{texts[0]} [{texts[1]}, {texts[2]}]"

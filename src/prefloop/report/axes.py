@@ -80,6 +80,11 @@ def named(names: Sequence[str]) -> Axis:
     return Axis(tuple(map(float, range(len(names)))), tuple(names), -0.6, len(names) - 0.4)
 
 
+def rows(names: Sequence[str]) -> Axis:
+    """Names at 0, 1, … from above."""
+    return Axis(tuple(map(float, range(len(names)))), tuple(names), len(names) - 0.4, -0.6)
+
+
 def few(values: Sequence[Real]) -> list[Real]:
     """The values themselves if they fit below a panel, otherwise 1, 2, 5, … over a short range, or powers of ten."""
     if sum(len(f"{x:g}") + 2 for x in values) <= TICKS:

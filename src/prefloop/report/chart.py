@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import cycle
 from typing import Any, Literal
 
 import numpy as np
@@ -23,6 +24,11 @@ ANY: Range = (None, None)
 # Okabe & Ito (2008) without yellow, which is invisible on white: distinct with deuteranopia and protanopia too
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#333333", "#e69f00", "#56b4e9")
 MARKERS = 8  # coprime to the number of colours, so that 56 labels differ
+# A method has one colour in all figures, and its variants other dashes. Pref-FT is best-of-N offline, on pairs.
+METHODS = {"PPO without its clip": 4, "reference": 4, "best-of-N": 1, "Pref-FT": 1, "RLOO": 5, "DPO": 0, "IPO": 6,
+           "PPO": 3, "RWR": 2}  # fmt: skip
+OFFLINE = ("offline", "Pref-FT", "reference")  # never drawn as a solid line
+VARIANTS = ("", "dash", "dot", "dashdot")
 DARK_TO_LIGHT = ((68, 1, 84), (59, 82, 139), (33, 145, 140), (94, 201, 98))  # the lower part of viridis
 
 
@@ -64,7 +70,9 @@ class Chart:
         range: possible values of y; intervals and ticks end there.
         interval: meaning of middle and intervals, such as `mean over 10 seeds; band: ±1.96 standard errors`.
         mirrored: values below zero are magnitudes that point down.
-        reach: values of y that the axis contains in any case, so that panels can be compared.
+        reach: values of y (with rows: of x) that the axis contains in any case, so that panels can be compared.
+        rows: names on the y axis, from above: y are the numbers of rows, from 0, and guides are upright.
+        zone: ends of a shaded range of x, such as effects that are too small to count; for charts with rows.
     """
 
     title: str
@@ -78,6 +86,8 @@ class Chart:
     interval: str = ""
     mirrored: bool = False
     reach: Sequence[float] = ()
+    rows: Sequence[str] = ()
+    zone: Range = ANY
 
 
 @dataclass(frozen=True)
@@ -171,11 +181,12 @@ def name(x: Any) -> str:
 
 @dataclass(frozen=True)
 class Look:
-    """The style of a label: its index among the labels, colour and marker."""
+    """The style of a label: its index among the labels or colours, colour, marker, and a name in `marks.DASHES`."""
 
     place: int
     colour: str
     marker: int
+    dash: str = ""
 
 
 def labels(charts: Sequence[Chart]) -> list[str]:
@@ -189,6 +200,26 @@ def looks(labels: Sequence[str]) -> dict[str, Look]:
     if rising(labels):
         colours = [_ramp(i / (len(labels) - 1)) for i in range(len(labels))]
     return {label: Look(i, colours[i], i % MARKERS) for i, label in enumerate(labels)}
+
+
+def styles(labels: Sequence[str]) -> dict[str, Look]:
+    """Looks of labels that name methods: colour and marker of the method, dashes of the variant; of others, `looks`."""
+    own = {label: next((at for name, at in METHODS.items() if _names(label, name)), None) for label in labels}
+    if all(place is None for place in own.values()):
+        return looks(labels)
+    free = cycle(sorted({*range(len(COLOURS))} - {*own.values()}) or [0])
+    out: dict[str, Look] = {}
+    for label, fixed in own.items():
+        place = next(free) if fixed is None else fixed
+        used = [look.dash for look in out.values() if look.place == place]
+        solid = not any(word in label for word in OFFLINE)
+        dash = next((d for d in VARIANTS if d not in used and (solid or d)), VARIANTS[-1])
+        out[label] = Look(place, COLOURS[place], place % MARKERS, dash)
+    return out
+
+
+def _names(label: str, method: str) -> bool:
+    return re.search(rf"\b{re.escape(method)}\b", label) is not None
 
 
 def rising(labels: Sequence[str]) -> bool:
@@ -213,10 +244,13 @@ def _ramp(share: float | int) -> str:
 # ---- records as JSON -----------------------------------------------------------------------------------------------
 
 
+RARE = {"reach": (), "rows": (), "zone": ANY}  # not in the record where they say nothing
+
+
 def as_record(chart: Chart) -> dict[str, Any]:
     """The chart as a JSON value, at full precision; `from_record` is the inverse."""
     whole = {**asdict(chart), "lines": [_line(line) for line in chart.lines]}
-    plain: dict[str, Any] = as_json({key: value for key, value in whole.items() if key != "reach" or value})
+    plain: dict[str, Any] = as_json({key: value for key, value in whole.items() if value != RARE.get(key)})
     return plain
 
 
@@ -235,8 +269,8 @@ def from_record(record: Mapping[str, Any]) -> Chart:
         TypeError: an unknown key.
     """
     lines = [Line(**line) for line in record["lines"]]
-    low, high = record.get("range", ANY)
-    return Chart(**{**record, "lines": lines, "range": (low, high)})
+    ranges = {key: tuple(record.get(key, ANY)) for key in ("range", "zone")}
+    return Chart(**{**record, "lines": lines, **ranges})
 
 
 def as_json(value: Any) -> Any:

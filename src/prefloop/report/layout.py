@@ -13,7 +13,6 @@ from prefloop.analysis.numbers import plus_minus
 from prefloop.report.axes import Axis, along
 from prefloop.report.chart import Change, Chart, Line, Look, labels, looks
 from prefloop.report.marks import (
-    DASHES,
     LINE,
     TYPES,
     Area,
@@ -29,7 +28,7 @@ from prefloop.report.marks import (
     width,
     wrap,
 )
-from prefloop.report.panel import GUIDES, Box, Frame, Panel, Shared, frame, groups, shared
+from prefloop.report.panel import GUIDES, Box, Frame, Panel, Shared, dashes, frames, groups, shared
 
 COLUMN, PAGE = 252.0, 504.0  # points: 3.5 and 7 inches
 ACROSS = 3  # maximum number of panels in a row
@@ -72,14 +71,15 @@ def figure(
     if not charts:
         raise ValueError("a figure needs at least one chart")
     across = 2 if len(charts) == 4 else min(ACROSS, len(charts))
-    usual = COLUMN if across == 1 else PAGE
+    usual = _usual(charts[0]) if across == 1 else PAGE
     whole = whole or usual
     common = shared(charts, list(known))
-    frames = [frame(chart) for chart in charts]
+    axes = frames(charts)
     shown = charts if alone else [replace(chart, title="") for chart in charts]
-    boxes, bottom, words = _panels(shown, frames, across, whole, HEIGHTS[across] * whole / usual)
+    high = max(ROW * max(len(chart.rows) for chart in charts), 0 if charts[0].rows else HEIGHTS[across])
+    boxes, bottom, words = _panels(shown, axes, across, whole, high * whole / usual)
     parts = [
-        group for place in zip(charts, frames, boxes, strict=True) for group in groups(Panel(*place), common, tips=tips)
+        group for place in zip(charts, axes, boxes, strict=True) for group in groups(Panel(*place), common, tips=tips)
     ]
     parts.append(Group(tuple(words)))
     if alone:
@@ -87,6 +87,14 @@ def figure(
         note, bottom = _note(charts, whole, bottom)
         parts += [*keys, Group(tuple(note))]
     return Drawing(whole, round(bottom + PAD, 1), "; ".join(chart.title for chart in charts), tuple(parts))
+
+
+def _usual(chart: Chart) -> Real:
+    """Width of a figure of one panel: a column, and the space of the names and tags of rows."""
+    if not chart.rows:
+        return COLUMN
+    tags = max((width(line.tag, "tick") for line in chart.lines), default=0.0)
+    return min(PAGE, max(COLUMN, 0.6 * COLUMN + max(width(name, "tick") for name in chart.rows) + tags))
 
 
 # ---- panels --------------------------------------------------------------------------------------------------------
@@ -127,7 +135,7 @@ def _around(charts: Sequence[Chart], frames: Sequence[Frame], i: int, across: in
     if _says_x(charts, i, across):
         bottom += len(wrap(chart.x, room + 20, "label")) * _line("label") + 2
     top = len(wrap(chart.title, room + 8, "title")) * _line("title") + 5
-    tagged = max((width(line.tag, "tag") for line in chart.lines if line.tag), default=0.0)
+    tagged = max((width(line.tag, "tick" if chart.rows else "tag") for line in chart.lines if line.tag), default=0.0)
     return Around(left, max(4.0, tagged + 8 if tagged else 0.0), top, bottom + 6)
 
 
@@ -217,9 +225,10 @@ def _line(style: str) -> Real:
 
 
 def _legend(charts: Sequence[Chart], common: Shared, whole: Real, top: Real) -> tuple[list[Group], Real]:
-    """One legend below the panels, and its end; none for a single label."""
-    first = {line.label: (chart, line) for chart in reversed(charts) for line in reversed(chart.lines)}
-    shown = [label for label in labels(charts) if not first[label][1].faint]
+    """One legend below the panels, and its end; none for a single label, or for rows, which have names."""
+    unnamed = [chart for chart in charts if not chart.rows]
+    first = {line.label: (chart, line) for chart in reversed(unnamed) for line in reversed(chart.lines)}
+    shown = [label for label in labels(unnamed) if not first[label][1].faint]
     shown = shown if len(shown) > 1 else []
     names = [*shown, *common.guides]
     if not names:
@@ -255,7 +264,7 @@ def _sample(chart: Chart, line: Line, look: Look, x: Real, y: Real) -> list[Mark
         a, b = x + SAMPLE / 2 - 5, x + SAMPLE / 2 + 5
         return [Area(((a, y - 3.5), (b, y - 3.5), (b, y + 3.5), (a, y + 3.5)), "bar")]
     curve = chart.kind != "points" or line.dashed
-    stroke = Stroke(((x, y), (x + SAMPLE, y)), "line", DASHES["dash"] if line.dashed else "")
+    stroke = Stroke(((x, y), (x + SAMPLE, y)), "line", dashes(line, look))
     marked = not (chart.kind == "points" and line.dashed)
     return [*([stroke] if curve else []), *([Marks((middle,), look.marker)] if marked else [])]
 

@@ -98,7 +98,7 @@ class Type(NamedTuple):
     bold: bool = False
 
 
-INKS = {"ink": "#222222", "soft": "#5c5c5c", "grid": "#e4e4e4", "paper": "#ffffff"}
+INKS = {"ink": "#222222", "soft": "#5c5c5c", "grid": "#e4e4e4", "zone": "#eef1f5", "paper": "#ffffff"}
 PENS = {
     "grid": Pen(0.6, "grid"),
     "axis": Pen(0.6, "soft"),
@@ -110,7 +110,7 @@ PENS = {
     "bridge": Pen(1.8, opacity=0.45),
     "dots": Pen(2.4, opacity=0.5, cap="round"),
 }
-FILLS = {"band": Fill(0.15), "bar": Fill(0.75), "mark": Fill(edge=0.5)}
+FILLS = {"band": Fill(0.15), "zone": Fill(ink="zone"), "bar": Fill(0.75), "mark": Fill(edge=0.5)}
 TYPES = {"title": Type(8, bold=True), "label": Type(8), "tick": Type(7, "soft"), "tag": Type(7.5, bold=True)}
 LINE = 1.22  # height of a line of text over its size
 DASHES = {"dash": "4 2.5", "dot": "1.2 2", "dashdot": "5 2 1 2"}

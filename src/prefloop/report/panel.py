@@ -9,8 +9,8 @@ from typing import TypeVar
 
 import numpy as np
 
-from prefloop.report.axes import Axis, along, named, upright
-from prefloop.report.chart import Array, Chart, Line, Look, Numbers, labels, looks, names, numbers
+from prefloop.report.axes import Axis, along, named, rows, upright
+from prefloop.report.chart import Array, Chart, Line, Look, Numbers, labels, looks, names, numbers, styles
 from prefloop.report.marks import DASHES, Area, Group, Mark, Marks, Point, Real, Stroke, Tip, Words
 
 Item = TypeVar("Item")
@@ -65,20 +65,42 @@ class Frame:
 
 
 def frame(chart: Chart) -> Frame:
-    """Axes that contain every line, interval and guide.
+    """The axes of a chart alone: see `frames`."""
+    return frames([chart])[0]
+
+
+def frames(charts: Sequence[Chart]) -> list[Frame]:
+    """Axes that contain every line, interval and guide, shared by charts that measure the same along them.
 
     Raises:
         ValueError: no number to draw, inconsistent numbers, or numbers out of range.
     """
-    words = names(chart)
-    lines = tuple(numbers(line, chart.range, words) for line in chart.lines)
+    words = [names(chart) for chart in charts]
+    lines = [tuple(numbers(line, c.range, w) for line in c.lines) for c, w in zip(charts, words, strict=True)]
+    xs, ys = zip(*(_reach(chart, own) for chart, own in zip(charts, lines, strict=True)), strict=True)
+    across = _together([(c.x, c.log_x, w is None) for c, w in zip(charts, words, strict=True)], xs)
+    up = _together([(c.y, c.range, c.mirrored, len(c.rows)) for c in charts], ys)
+    out = []
+    for chart, name, own, x, y in zip(charts, words, lines, across, up, strict=True):
+        level = named(name) if name is not None else along(x, log=chart.log_x)
+        upper = rows(chart.rows) if chart.rows else upright(y, chart.range, mirrored=chart.mirrored)
+        out.append(Frame(level, upper, own, name is not None))
+    return out
+
+
+def _reach(chart: Chart, lines: Sequence[Numbers]) -> tuple[list[float], list[float]]:
+    """What the axes of a chart must contain."""
     xs = _finite([part for line in lines for part in (line.x, line.left, line.right)])
     ys = _finite([part for line in lines for part in (line.y, line.low, line.high)])
     if not xs or not ys:
         raise ValueError(f"{chart.title}: no numbers to draw")
-    ys += [*chart.guides.values(), *chart.reach, *([0.0] if chart.kind == "bars" else [])]
-    x = named(words) if words is not None else along(xs, log=chart.log_x)
-    return Frame(x, upright(ys, chart.range, mirrored=chart.mirrored), lines, words is not None)
+    more = [*chart.guides.values(), *chart.reach, *(end for end in chart.zone if end is not None)]
+    return (xs + more, ys) if chart.rows else (xs, ys + more + ([0.0] if chart.kind == "bars" else []))
+
+
+def _together(keys: Sequence[object], values: Sequence[list[float]]) -> list[list[float]]:
+    """The values of all charts with the same key, for each."""
+    return [[v for other, own in zip(keys, values, strict=True) if other == key for v in own] for key in keys]
 
 
 def _finite(parts: Sequence[Array]) -> list[float]:
@@ -107,10 +129,12 @@ class Shared:
 
 
 def shared(charts: Sequence[Chart], known: Sequence[str]) -> Shared:
-    """Looks and dashes by the order of labels and guides; with more curves, each has fewer points."""
+    """Looks by the order of known labels, otherwise those of methods; with more curves, each has fewer points."""
     curves = sum(len(chart.lines) for chart in charts)
     guides = list(dict.fromkeys(name for chart in charts for name in chart.guides))
-    return Shared(looks(known or labels(charts)), guides, max(16, min(CURVE, FIGURE // max(1, curves))))
+    return Shared(
+        looks(known) if known else styles(labels(charts)), guides, max(16, min(CURVE, FIGURE // max(1, curves)))
+    )
 
 
 def groups(panel: Panel, common: Shared, *, tips: bool = False) -> list[Group]:
@@ -129,21 +153,32 @@ def groups(panel: Panel, common: Shared, *, tips: bool = False) -> list[Group]:
 
 
 def _grid(panel: Panel, guides: Sequence[str]) -> list[Mark]:
-    axes, box = panel.axes, panel.box
-    out: list[Mark] = [_level(box, box.y(axes.y, tick), "grid") for tick in axes.y.ticks]
+    axes, box, chart = panel.axes, panel.box, panel.chart
+    out: list[Mark] = [_zone(panel, *chart.zone)] if None not in chart.zone else []
+    out += [_level(box, box.y(axes.y, tick), "grid") for tick in axes.y.ticks]
     if not axes.named:
-        xs = (box.x(axes.x, tick) for tick in axes.x.ticks)
-        out += [Stroke(((x, box.top), (x, box.bottom)), "grid") for x in xs]
+        out += [_upright(box, box.x(axes.x, tick), "grid") for tick in axes.x.ticks]
     base = box.y(axes.y, 0.0) if axes.y.low < 0 < axes.y.high else box.bottom
     out.append(_level(box, base, "axis"))
-    out.append(Stroke(((box.left, box.top), (box.left, box.bottom)), "axis"))
-    for name, height in panel.chart.guides.items():
-        out.append(_level(box, box.y(axes.y, height), "guide", GUIDES[guides.index(name) % len(GUIDES)]))
+    out.append(_upright(box, box.left, "axis"))
+    for name, value in chart.guides.items():
+        dash = GUIDES[guides.index(name) % len(GUIDES)]
+        at = box.x(axes.x, value) if chart.rows else box.y(axes.y, value)
+        out.append((_upright if chart.rows else _level)(box, at, "guide", dash))
     return out
+
+
+def _zone(panel: Panel, low: Real, high: Real) -> Area:
+    a, b = panel.box.x(panel.axes.x, low), panel.box.x(panel.axes.x, high)
+    return Area(((a, panel.box.top), (b, panel.box.top), (b, panel.box.bottom), (a, panel.box.bottom)), "zone")
 
 
 def _level(box: Box, y: Real, style: str, dash: str = "") -> Stroke:
     return Stroke(((box.left, y), (box.right, y)), style, dash)
+
+
+def _upright(box: Box, x: Real, style: str, dash: str = "") -> Stroke:
+    return Stroke(((x, box.top), (x, box.bottom)), style, dash)
 
 
 # ---- lines ---------------------------------------------------------------------------------------------------------
@@ -173,7 +208,7 @@ def _over(panel: Panel, line: Line, v: Numbers, number: int, look: Look, most: i
     if panel.chart.kind == "points" and not line.dashed:
         return [*_whiskers(panel, v, places), *_scatter([panel.at(v.x[i], v.y[i]) for i in places], look)]
     curves = [thin(part, most) for part in _runs(known) if len(part) > 1]
-    style, dash = "faint" if line.faint else "line", DASHES["dash"] if line.dashed else ""
+    style, dash = "faint" if line.faint else "line", dashes(line, look)
     out: list[Mark] = [Stroke(tuple(panel.at(v.x[i], v.y[i]) for i in part), style, dash) for part in curves]
     if line.faint or panel.chart.kind == "points":
         return out
@@ -181,6 +216,11 @@ def _over(panel: Panel, line: Line, v: Numbers, number: int, look: Look, most: i
     marked = tuple(panel.at(v.x[i], v.y[i]) for i in places[look.place % every :: every])
     errors = _whiskers(panel, v, places) if panel.chart.kind == "path" else []
     return [*errors, *out, Marks(marked, look.marker)]
+
+
+def dashes(line: Line, look: Look) -> str:
+    """Of a line that is dashed by itself, or of a variant of a method."""
+    return DASHES.get("dash" if line.dashed else look.dash, "")
 
 
 def _scatter(at: Sequence[Point], look: Look) -> list[Mark]:
@@ -227,8 +267,8 @@ def _runs(known: np.ndarray) -> list[list[int]]:
 
 
 def _tags(panel: Panel) -> list[Words]:
-    """Each line's tag at its end, moved down if two would overlap."""
-    ends = []
+    """Each line's tag at its end, moved down if two would overlap; with rows, beside the panel."""
+    ends, rows = [], panel.chart.rows
     for line, v in zip(panel.chart.lines, panel.axes.lines, strict=True):
         known = np.flatnonzero(np.isfinite(v.x) & np.isfinite(v.y))
         if line.tag and len(known):
@@ -236,9 +276,10 @@ def _tags(panel: Panel) -> list[Words]:
     placed: list[Point] = []
     out = []
     for x, y, tag in sorted(ends, key=lambda end: end[1]):
+        x = panel.box.right if rows else x
         y = max([y, *(other + 8 for at, other in placed if abs(at - x) < 14)])
         placed.append((x, y))
-        out.append(Words((x + 5, y + 2.7), tag, "tag"))
+        out.append(Words((x + 5, y + 2.7), tag, "tick" if rows else "tag"))
     return out
 
 

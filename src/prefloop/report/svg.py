@@ -110,7 +110,13 @@ def sheet(inks: Mapping[str, str], scope: str = "", used: Collection[str] = ()) 
 
 def page_sheet() -> str:
     """The same rules with a page's CSS variables for inks, and colours `--c0`, … by the order of labels."""
-    inks = {"ink": "var(--ink)", "soft": "var(--soft)", "grid": "var(--grid)", "paper": "var(--card)"}
+    inks = {
+        "ink": "var(--ink)",
+        "soft": "var(--soft)",
+        "grid": "var(--grid)",
+        "zone": "var(--grid)",
+        "paper": "var(--card)",
+    }
     colours = "".join(f"svg .k{i}{{color:var(--c{i})}}" for i in range(len(COLOURS)))
     return sheet(inks, "svg ") + "svg .tip{fill:transparent}" + colours
 

@@ -90,7 +90,7 @@ class Bench:
         self.out = out
         self.store = Store(out / "runs")
         self.pool: Pool = pool_for(workers, ray)
-        self.runs = self.computed = 0  # runs used so far, and how many of them were not in the store
+        self.runs = self.computed = self.tuning = 0  # runs used so far, of which not in the store, and for tuning
 
     def __enter__(self) -> Bench:
         return self
@@ -113,7 +113,10 @@ class Bench:
 
     def tune(self, settings: Sequence[Setting], searches: Sequence[Search], scoring: Scoring) -> list[Tuned]:
         """Each setting at the rate, and knob, that its search finds on tuning seeds."""
-        return tune(settings, searches, self.sweep, scoring)
+        before = self.runs
+        tuned = tune(settings, searches, self.sweep, scoring)
+        self.tuning += self.runs - before
+        return tuned
 
     def cells(self, settings: Sequence[Setting], seeds: int) -> list[Cell]:
         """Each setting with the first seeds of the comparison, as it is."""

@@ -31,7 +31,7 @@ ALONE = {  # run only by name: they train a real model
     "length-real": "a real 135M model: do the findings on lengths hold? (not in `all`; predicts its time first)",
 }
 FIGURES = {  # of the paper, that a study repeats
-    "on-policy": "5, 6",
+    "on-policy": "5, 6, 18, 19",
     "staleness": "5, 6",
     "reuse": "10, 11",
     "negative": "12 to 14",

@@ -11,7 +11,8 @@ from prefloop.core.files import digest
 
 ANALYSIS = ("boundaries", "breaks", "choice", "decisions", "headroom", "statistics")
 LAB = ("climb", "scores", "tuning")
-NEUTRAL = ("__init__", "page", "findings", "present", "real_model", "registry", "rules")  # they show, and decide nothing
+SHOWN = ("findings", "forest", "page", "present", "readings", "record")  # they decide nothing
+NEUTRAL = ("__init__", *SHOWN, "real_model", "registry", "rules")
 
 
 def fingerprint() -> str:

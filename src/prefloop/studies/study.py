@@ -87,11 +87,13 @@ class Effort:
         seconds: time of this call.
         runs: number of lab runs used, including those that chose learning rates.
         computed: number of those that were not in the store before.
+        tuning: number of those that chose learning rates and knobs.
     """
 
     seconds: float
     runs: int = 0
     computed: int = 0
+    tuning: int = 0
 
 
 @dataclass(frozen=True)
