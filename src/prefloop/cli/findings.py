@@ -39,7 +39,9 @@ def run(options: Options) -> int:
         options.show(lambda: found, lambda: print("\n".join(_agreement(found))))
         return 0
     whole = findings.summary(results)
-    options.show(lambda: whole, lambda: print("\n".join([*_table(whole), "", *_wrapped(_plain(findings.outcome(whole)))])))
+    options.show(
+        lambda: whole, lambda: print("\n".join([*_table(whole), "", *_wrapped(_plain(findings.outcome(whole)))]))
+    )
     return 0
 
 
@@ -54,7 +56,11 @@ def _table(whole: Mapping[str, Any]) -> Iterator[str]:
         for claim in one["claims"]:
             said = f"{claim['prediction'].rstrip('.')}: {effect(claim, whole['unit'])}"
             yield from _wrapped(f"  {claim['verdict']:<{INDENT - 2}}{said}", INDENT)
-        yield from (text for do in ([one["do"]] if one["do"] else []) for text in _wrapped(f"  {'do':<{INDENT - 2}}{do}", INDENT))
+        yield from (
+            text
+            for do in ([one["do"]] if one["do"] else [])
+            for text in _wrapped(f"  {'do':<{INDENT - 2}}{do}", INDENT)
+        )
         yield ""
     yield from _wrapped(f"Effects: {whole['unit']}, unless another unit is named.")
 
@@ -66,7 +72,9 @@ def _agreement(found: Mapping[str, Any]) -> Iterator[str]:
         yield f"{one['study']}: {one['claim']}"
         yield from (f"  {one[side]['verdict']:<{INDENT - 2}}{one[side]['measured']}" for side in ("first", "second"))
     if found["in_one"]:
-        yield from _wrapped("in one folder only: " + ", ".join(f"{one['study']}/{one['claim']}" for one in found["in_one"]))
+        yield from _wrapped(
+            "in one folder only: " + ", ".join(f"{one['study']}/{one['claim']}" for one in found["in_one"])
+        )
 
 
 def _wrapped(text: str, indent: int = 2) -> list[str]:

@@ -24,6 +24,7 @@ VERBS = {  # each is a module in this folder, imported when called
     "chat": "talk to a trained model",
     "methods": "list the methods, or explain one",
     "lab": "run a grid on small problems, hundreds of runs at once, with intervals",
+    "findings": "what was found on the paper's questions, in a table or as JSON",
     "study list": "list the paper's questions",
     "study run": "answer them: verdicts, figures and pages",
     "study draw": "redraw figures and pages from existing results",

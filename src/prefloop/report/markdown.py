@@ -38,8 +38,8 @@ def cell(value: Any) -> str:
 
 
 def prose(text: str) -> str:
-    """One line of Markdown in which `<` does not start HTML."""
-    return re.sub(r"<(?=[A-Za-z/!?])", r"\\<", " ".join(text.split()))
+    """One line of Markdown in which `<` does not start HTML, but for `<br>` in cells."""
+    return re.sub(r"<(?!br>)(?=[A-Za-z/!?])", r"\\<", " ".join(text.split()))
 
 
 def sentence(text: str) -> str:
@@ -49,7 +49,7 @@ def sentence(text: str) -> str:
 
 def picture(charts: Sequence[Chart], file: str) -> str:
     """A figure, with titles and intervals as alternative text."""
-    titles = "; ".join(dict.fromkeys(chart.title for chart in charts))
+    titles = "; ".join(dict.fromkeys(chart.title for chart in charts if chart.title))
     said = "; ".join(dict.fromkeys(chart.interval for chart in charts if chart.interval))
     words = f"{titles} ({said})" if said else titles
     return f"![{prose(words).replace('[', '(').replace(']', ')')}]({file})"

@@ -154,7 +154,7 @@ def groups(panel: Panel, common: Shared, *, tips: bool = False) -> list[Group]:
 
 def _grid(panel: Panel, guides: Sequence[str]) -> list[Mark]:
     axes, box, chart = panel.axes, panel.box, panel.chart
-    out: list[Mark] = [_zone(panel, *chart.zone)] if None not in chart.zone else []
+    out: list[Mark] = _zone(panel)
     out += [_level(box, box.y(axes.y, tick), "grid") for tick in axes.y.ticks]
     if not axes.named:
         out += [_upright(box, box.x(axes.x, tick), "grid") for tick in axes.x.ticks]
@@ -168,9 +168,14 @@ def _grid(panel: Panel, guides: Sequence[str]) -> list[Mark]:
     return out
 
 
-def _zone(panel: Panel, low: Real, high: Real) -> Area:
-    a, b = panel.box.x(panel.axes.x, low), panel.box.x(panel.axes.x, high)
-    return Area(((a, panel.box.top), (b, panel.box.top), (b, panel.box.bottom), (a, panel.box.bottom)), "zone")
+def _zone(panel: Panel) -> list[Mark]:
+    """The shaded range, and a line at 0 if that is in it."""
+    (low, high), box, x = panel.chart.zone, panel.box, panel.axes.x
+    if low is None or high is None:
+        return []
+    a, b = box.x(x, low), box.x(x, high)
+    shade = Area(((a, box.top), (b, box.top), (b, box.bottom), (a, box.bottom)), "zone")
+    return [shade, *([_upright(box, box.x(x, 0.0), "axis")] if low < 0 < high else [])]
 
 
 def _level(box: Box, y: Real, style: str, dash: str = "") -> Stroke:
@@ -231,9 +236,10 @@ def _scatter(at: Sequence[Point], look: Look) -> list[Mark]:
 def _whiskers(panel: Panel, v: Numbers, places: Sequence[int]) -> list[Mark]:
     """Error bars both ways, if there are intervals."""
     up = [((i, v.low[i]), (i, v.high[i])) for i in places if np.isfinite(v.low[i]) and np.isfinite(v.high[i])]
-    out: list[Mark] = [Stroke((panel.at(v.x[i], low), panel.at(v.x[i], high)), "whisker") for (i, low), (_, high) in up]
+    style = "line" if panel.chart.rows else "whisker"
+    out: list[Mark] = [Stroke((panel.at(v.x[i], low), panel.at(v.x[i], high)), style) for (i, low), (_, high) in up]
     across = [i for i in places if np.isfinite(v.left[i]) and np.isfinite(v.right[i])]
-    out += [Stroke((panel.at(v.left[i], v.y[i]), panel.at(v.right[i], v.y[i])), "whisker") for i in across]
+    out += [Stroke((panel.at(v.left[i], v.y[i]), panel.at(v.right[i], v.y[i])), style) for i in across]
     return out
 
 

@@ -125,7 +125,7 @@ def page(whole: Mapping[str, Any], wrong: Sequence[DataError] = (), at: str = ""
     parts = [
         "# Findings",
         _about(whole),
-        grid(("the paper", "here", "why, what it costs, what to do"), [_row(one, whole["unit"], at) for one in studies[:ROWS]]),
+        _table([_row(one, whole["unit"], at) for one in studies[:ROWS]]),
         f"## How many\n\n{outcome(whole)}",
         "\n".join(f"- **{sentence(word).removesuffix('.')}**: {prose(text)}." for word, text in whole["key"].items()),
         _others(studies, whole["unit"], at),
@@ -139,13 +139,19 @@ def _about(whole: Mapping[str, Any]) -> str:
     """How to read the numbers, and by which rules they were made."""
     sizes = ", ".join(f"`{size}`" for size in whole["sizes"]) or "none"
     rules = ", ".join(f"`{one}`" for one in whole["rules"])
-    unit = f" in units of the {whole['unit']}" if whole["unit"].startswith("share") else f" in {whole['unit']}"
     several = " **These results are of different rules.**" if len(whole["rules"]) > 1 else ""
     return (
-        f"Effects are{unit}, unless another unit is named, with intervals of the whole procedure, stops and tuning"
-        f" included; n seeds each. In the figures 1 is the smallest effect that counts. Size {sizes}; rules {rules},"
+        f"Effects are in {whole['unit']}, unless another unit is named, with intervals of the whole procedure, stops and"
+        f" tuning included; n seeds each. In the figures 1 is the smallest effect that counts. Size {sizes}; rules {rules},"
         f" fixed before the runs.{several}" + (f" {SMOKE}" if "smoke" in whole["sizes"] else "")
     )
+
+
+def _table(rows: Sequence[tuple[str, ...]]) -> str:
+    """One row per study, without a column that is empty in all of them."""
+    head = ("the paper", "here", "why, what it costs, what to do")
+    kept = [i for i in range(len(head)) if any(row[i] for row in rows)]
+    return grid([head[i] for i in kept], [[row[i] for i in kept] for row in rows]) if rows else ""
 
 
 def _row(one: Mapping[str, Any], unit: str, at: str) -> tuple[str, str, str]:
@@ -169,7 +175,9 @@ def outcome(whole: Mapping[str, Any]) -> str:
     said = f"Of {whole['claims']} findings in {_of(whole)}: {', '.join(given) or 'none'}."
     if not rate["verdicts"]:
         return said
-    stand = f"{rate['bh']} of {rate['verdicts']} verdicts stand by Benjamini and Hochberg, {rate['by']} by Benjamini and"
+    stand = (
+        f"{rate['bh']} of {rate['verdicts']} verdicts stand by Benjamini and Hochberg, {rate['by']} by Benjamini and"
+    )
     fall = f"; not {', '.join(f'`{name}`' for name in rate['not_bh'])} by the former" if rate["not_bh"] else ""
     return f"{said} At a false discovery rate of {rate['rate']:g}, {stand} Yekutieli, who allow any dependence{fall}."
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -28,7 +29,7 @@ def charts(claims: Sequence[Any]) -> dict[str, list[Chart]]:
     names = [f"{name} (=)" if claim["sense"] == "equal" else name for name, claim in zip(names, claims, strict=True)]
     rows = [row(claim, i) for i, claim in enumerate(claims)]
     small = [Line(line.label, line.x, line.y, left=line.left, right=line.right) for line in rows]
-    common: dict[str, Any] = {"kind": "points", "rows": names, "zone": ZONE, "guides": {}}
+    common: dict[str, Any] = {"kind": "points", "rows": names, "zone": ZONE}
     return {
         NAME: [Chart("Effects", AXIS, "", rows, interval=said, **common)],
         SMALL: [Chart("", AXIS, "", small, **common)],
@@ -37,13 +38,18 @@ def charts(claims: Sequence[Any]) -> dict[str, list[Chart]]:
 
 def row(claim: Any, place: int) -> Line:
     """The effect and its interval."""
-    value, low, high = (None if claim[key] is None else claim[key] / claim["threshold"] for key in ("value", "low", "high"))
-    tag = f"{claim['verdict']}  {measured(claim)}"
+    value, low, high = (end / claim["threshold"] for end in _ends(claim))
+    tag = f"{claim['verdict']}: {measured(claim)}"
     return Line("effect", [value], [float(place)], left=[low], right=[high], tag=tag)
 
 
 def measured(claim: Any) -> str:
     """`+0.31 [+0.22, +0.40]`, to the decimals at which no end is rounded over 0 or the threshold."""
-    value, low, high = (float("nan") if claim[key] is None else claim[key] for key in ("value", "low", "high"))
     t = claim["threshold"]
-    return against(value, low, high, -t, 0.0, t, sign=claim["counts"])
+    return against(*_ends(claim), -t, 0.0, t, sign=claim["counts"])
+
+
+def _ends(claim: Any) -> tuple[float, float, float]:
+    """Effect, and the ends of its interval, which may not be known."""
+    value, low, high = (math.nan if claim[key] is None else float(claim[key]) for key in ("value", "low", "high"))
+    return value, low, high

@@ -1,6 +1,6 @@
 """§5, Fig. 19 on a real model: do the findings on lengths hold for SmolLM2-135M-Instruct?
 
-Five methods, one learning rate, equal steps. Effects are tokens per held-out prompt, each prompt paired with itself.
+Five methods, one learning rate, equal steps. Effects are tokens per answer, one number per seed of training.
 """
 
 from __future__ import annotations
@@ -60,6 +60,7 @@ SIZES = {
 }
 UNIT = "tokens"
 THRESHOLD = 1.0
+SEEDS = 3  # fewest for a verdict
 MEAN = "mean over the evaluations after step 0"
 VERSUS = {  # claim: shorter, longer, prediction
     "on-policy-beats-offline": (ON, OFF, "on-policy DPO gets to shorter answers than offline DPO in as many steps"),
@@ -198,7 +199,7 @@ def _pages(folders: Mapping[Cell, Path], size: Size, home: Path) -> list[str]:
 
 
 def measure(costs: Costs) -> dict[str, Array]:
-    """One effect per held-out prompt for every claim whose problems were run; positive if the claim holds."""
+    """One effect per seed for every claim whose problems were run; positive if the claim holds."""
 
     def gap(problem: str, name: str) -> Array:
         shorter, longer, _ = VERSUS[name]
@@ -211,8 +212,8 @@ def measure(costs: Costs) -> dict[str, Array]:
 
 
 def _over_training(cost: Array) -> Array:
-    """[S, E, N] to [N]: the mean over seeds and over evaluations, except the first, which all methods share."""
-    over: Array = cost[:, 1:].mean((0, 1))
+    """[S, E, N] to [S]: the mean over prompts and over evaluations, except the first, which all methods share."""
+    over: Array = cost[:, 1:].mean((1, 2))
     return over
 
 
@@ -230,12 +231,12 @@ def _outcome(folders: Mapping[Cell, Path], size: Size, data: Path, pages: Sequen
     keys = [(problem, label) for problem in size.problems for label in METHODS]
     tokens = {k: np.stack([x for c, (_, x) in seen.items() if (c.problem, c.label) == k]) for k in keys}
     costs = {k: cost(k[0], peak, x) for k, x in tokens.items()}
-    effects = measure(costs)
+    effects = measure(costs) if size.seeds >= SEEDS else {}
     return Outcome(
         judged([claim for claim in CLAIMS if claim.name in effects], effects),
         {"length": _curves(tokens, costs, steps, size, peak), "answers": [_law(tokens, p) for p in size.problems]},
         [_table(folders, costs)],
-        [*_notes(size, peak, pages), *_time(data / TIME)],
+        [*_caveats(size, peak, pages), *_time(data / TIME)],
         left_out=[claim.name for claim in CLAIMS if claim.name not in effects],
     )
 
@@ -293,20 +294,19 @@ def _table(folders: Mapping[Cell, Path], costs: Costs) -> Table:
     return Table(title, [*head, "responses sampled", "minutes"], rows)
 
 
-def _notes(size: Size, peak: int, pages: Sequence[str]) -> list[str]:
-    """Notes on the numbers and their limits."""
-    one = "one seed of training: differences between seeds are not in them"
-    several = f"the mean of {size.seeds} seeds: differences between seeds are in the table, not in the intervals"
+def _caveats(size: Size, peak: int, pages: Sequence[str]) -> list[str]:
+    """The limits of the numbers."""
     links = ", ".join(f"[{name}]({name})" for name in pages)
+    alone = f"Nothing is judged: a verdict needs {SEEDS} seeds of training or more, and this size has {size.seeds}."
     unjudged = "Claims on Mode Length are not judged: this size trains on Min Length only."
     return [
-        f"Intervals are over {size.prompts} held-out prompts, each paired with itself, with"
-        f" {one if size.seeds == 1 else several}.",
+        *([] if size.seeds >= SEEDS else [alone]),
+        *([] if "mode" in size.problems or size.seeds < SEEDS else [unjudged]),
+        f"Answers are those to {size.prompts} held-out prompts, the same for all; bands are over prompts.",
         f"All methods have one learning rate, {LR:g}, which was tried on cells of DPO; none has a best one of its own.",
         "Equal steps do not cost the same: see the responses sampled and the minutes in the table.",
         "On-policy methods are scored by gold; in the paper a reward model that was learned from pairs scores them.",
         f"The median answer of the reference has {peak} tokens; answers are cut at {size.tokens}.",
-        *([] if "mode" in size.problems else [unjudged]),
         f"Curves, KLs and the answers themselves: {links}.",
     ]
 
@@ -325,15 +325,18 @@ STUDY = Study(
     name=NAME,
     question="Do the findings on lengths hold for a real model?",
     source="Tajwar et al. 2024, §5.3, Fig. 19 (and §5.1.1, §5.2.1)",
-    method=(
-        "SmolLM2-135M-Instruct answers the package's instructions in one sentence. Min Length: gold is −tokens/10; Mode"
-        " Length: −|tokens − target|/10, the target being the median length of the reference's own answers. Offline"
-        " data are pairs of answers that the reference wrote to the training prompts, drawn once, ordered by gold;"
-        " on-policy methods answer the same prompts. Every method takes the same number of steps of as many responses;"
-        " on-policy DPO is offline DPO with one switch turned. At each evaluation every held-out prompt is answered"
-        " once, with the same random numbers in all cells. The effect of a claim is a difference of tokens per held-out"
-        f" prompt, {MEAN}; one token is the least that counts."
-    ),
+    finding="On-policy DPO does best on Min Length; on Mode Length all methods are alike.",
+    design={
+        "problem": "SmolLM2-135M-Instruct answers the package's instructions in one sentence; gold is −tokens/10 in Min"
+        " Length, −|tokens − target|/10 in Mode Length, the target being the median length of the reference's answers",
+        "compared": "five methods, equally many steps of as many responses; on-policy DPO is offline DPO with one"
+        " switch turned",
+        "information": "offline, pairs of answers that the reference wrote to the training prompts, drawn once and"
+        " ordered by gold; on-policy methods answer the same prompts and see gold",
+        "objective": f"tokens per answer to held-out prompts, {MEAN}, with the same random numbers in all cells; one"
+        " number per seed of training",
+        "tuning": f"none: a learning rate of {LR:g} for all",
+    },
     claims=CLAIMS,
     run=run,
 )

@@ -19,7 +19,7 @@ from prefloop.studies.study import Effort, Outcome, Study
 PAGE = "README.md"
 MARK = "<!-- written by `prefloop study run`: do not edit -->\n\n"
 SMOKE = "Runs of size `smoke` only show that the code works; their verdicts are not evidence."
-CHECKS = {"supported": "Holds", "undecided": "Undecided", "no headroom": "Undecided"}  # of what does not count
+CHECKS = {"supported": "holds", "undecided": "undecided", "no headroom": "undecided"}  # of what does not count
 LEFT_OUT = "Not judged at this size"
 RATES = "Conditions"  # the table with the learning rates
 
@@ -148,9 +148,10 @@ def _answers(result: Result) -> list[str]:
 
 def answer(claim: Result) -> str:
     """The verdict on a finding in words: effect with interval, and n."""
-    said = f"**{sentence(claim['verdict']).removesuffix('.')}**: {prose(sentence(claim['prediction']))} {effect(claim)}"
-    open = claim["verdict"] in ("undecided", "no headroom")
-    return f"{said}: {prose(claim['reason'])}." if open else f"{said}."
+    said = f"**{sentence(claim['verdict']).removesuffix('.')}**: {prose(sentence(claim['prediction']))}"
+    least = f"{effect(claim)}; {compact(claim['threshold'])} is the least that counts"
+    why = f": {prose(claim['reason'])}" if claim["verdict"] in ("undecided", "no headroom") else ""
+    return f"{said} {sentence(least + why)}"
 
 
 def effect(claim: Result, unit: str = "") -> str:
@@ -159,10 +160,16 @@ def effect(claim: Result, unit: str = "") -> str:
     return f"{measured(claim)}{own} (n = {claim['n']})"
 
 
+def answered(claim: Result) -> str:
+    """The verdict on a finding; of what does not count, only whether it holds."""
+    return claim["verdict"] if claim["counts"] else CHECKS.get(claim["verdict"], "does not hold")
+
+
 def check(claim: Result) -> str:
     """Whether a statement holds."""
-    word = CHECKS.get(claim["verdict"], "Does not hold")
-    return f"**{word}**: {prose(claim['prediction'].rstrip('.'))}: {effect(claim)}."
+    return (
+        f"**{sentence(answered(claim)).removesuffix('.')}**: {prose(claim['prediction'].rstrip('.'))}: {effect(claim)}."
+    )
 
 
 def _figures(result: Result) -> list[str]:

@@ -16,11 +16,12 @@ from prefloop.studies.conduct import Condition, Evidence, Key, label
 from prefloop.studies.problems import UNIT, attained, objective, quickness
 from prefloop.studies.study import Outcome
 
+GOLDEN = 0.618
 HEAD = ("condition", "lr", "knob", "seeds", "score", "median", "broke", "log2 steps to half", "KL at the end", "tuning")
 
 
 def outcome(evidence: Evidence, conditions: Mapping[Any, Condition], caveats: Sequence[str] = ()) -> Outcome:
-    """Findings with figures and tables: of each group of conditions that compete, scores, curves and reward against KL."""
+    """Findings with figures and tables: of each group of conditions that compete, scores, curves, reward against KL."""
     figures = {}
     for group in dict.fromkeys(one.group for one in conditions.values()):
         cells = {key: evidence.cells[key] for key, one in conditions.items() if one.group == group}
@@ -42,12 +43,13 @@ def short(keys: Sequence[Key]) -> list[str]:
 def scores(names: Sequence[str], cells: Sequence[Cell]) -> Chart:
     """Every run as a point, so that outcomes of two kinds are seen as two."""
     lines = []
-    for place, (name, cell) in enumerate(zip(names, cells, strict=True)):
+    for row, (name, cell) in enumerate(zip(names, cells, strict=True)):
         own = np.sort(cell.values(attained))
-        spread = np.linspace(-0.3, 0.3, len(own)) if len(own) > 1 else np.zeros(1)
-        lines.append(Line(name, (place + spread).tolist(), own))
+        apart = 0.6 * (np.arange(len(own)) * GOLDEN % 1 - 0.5)  # neighbours far from each other
+        lines.append(Line(name, own.tolist(), row + apart))
     guides = {"reference": 0.0, "optimum": 1.0}
-    return Chart("Every run", "condition", UNIT, lines, kind="points", guides=guides, interval="one point per seed")
+    said = f"one point per seed, {seeds(cells)} seeds"
+    return Chart("Every run", UNIT, "", lines, kind="points", guides=guides, interval=said, rows=names)
 
 
 def course(names: Sequence[str], cells: Sequence[Cell]) -> Chart:
@@ -74,7 +76,7 @@ def distance(names: Sequence[str], cells: Sequence[Cell]) -> Chart:
     for name, cell in zip(names, cells, strict=True):
         gold, kl = (np.median(cell.curve(column), axis=0) for column in (GOLD, KL))
         lines.append(Line(name, kl.tolist(), gold))
-    return frontier("Gold reward against KL", lines, y="gold reward", interval=f"medians over {seeds(cells)} seeds")
+    return frontier("Gold reward against KL", lines, y="gold reward", interval="against KL: medians at each evaluation")
 
 
 def curves(title: str, cells: Sequence[Cell], names: Sequence[str], *, y: str = GOLD) -> Chart:
@@ -102,7 +104,11 @@ def table(evidence: Evidence) -> Table:
     for key, cell in evidence.cells.items():
         one, score = evidence.tuned.get(key), cell.values(attained)
         lost = proportion([broke(run) for run in cell.runs], seed=0)
-        knob = next((f"{p.knob:g}" for p in one.tried if p.rate == cell.setting.lr and p.knob is not None), "") if one else ""
+        knob = (
+            next((f"{p.knob:g}" for p in one.tried if p.rate == cell.setting.lr and p.knob is not None), "")
+            if one
+            else ""
+        )
         rows.append(
             [
                 label(key),

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 from prefloop.cli.methods import PIPE
-from prefloop.cli.options import Output, require_folder, require_positive
+from prefloop.cli.options import Output, require, require_folder, require_positive
 from prefloop.core.files import to_json
 from prefloop.runs.schema import Flag
 from prefloop.studies import registry
@@ -23,7 +23,8 @@ ALL = "all"
 Size = Literal["smoke", "small", "paper"]
 SIZES = get_args(Size)  # as in studies.study, which takes half a second to import
 SIGNALLED = 128  # higher exit codes mean interruption
-COLOURS = {"supported": "green", "contradicted": "red", "inconclusive": "yellow"}
+COLOURS = {"supported": "green", "smaller than claimed": "cyan", "equivalent": "blue", "contradicted": "red"}
+OPEN = "yellow"  # undecided, no headroom
 
 
 def _cores() -> int:
@@ -46,9 +47,12 @@ class Options(Output):
     """Maximum number of runs per stack (default: chosen by the lab)."""
     ray: Annotated[str, Flag(metavar="ADDRESS")] = ""
     """Run on this Ray cluster instead of local processes; `local` starts one."""
+    repetition: int = 0
+    """Another number: other seeds everywhere, for an independent repetition in another --out."""
 
     def __post_init__(self) -> None:
         require_positive(self, "workers", "stack")
+        require(self.repetition >= 0, "repetition", self.repetition, "use 0 or more")
         require_folder(self.out)
 
 
@@ -69,6 +73,7 @@ def run(options: Options) -> int:
         workers=options.workers or _cores(),
         stack=options.stack,
         ray=options.ray,
+        repetition=options.repetition,
         quiet=options.silent,
     ) as bench:
         for study in studies:
@@ -88,12 +93,13 @@ def run(options: Options) -> int:
 def _one(study: Study, bench: Any, options: Options) -> dict[str, Any]:
     """Measure, then write the page and the findings over all pages, so that both are complete after Ctrl-C."""
     from prefloop.runs.manifest import versions
-    from prefloop.studies import page
+    from prefloop.studies import findings, page
     from prefloop.studies.study import Effort
 
-    start, runs, computed = time.monotonic(), bench.runs, bench.computed
+    start, before = time.monotonic(), (bench.runs, bench.computed, bench.tuning)
     outcome = study.run(bench)
-    effort = Effort(round(time.monotonic() - start, 1), bench.runs - runs, bench.computed - computed)
+    used = (now - then for now, then in zip((bench.runs, bench.computed, bench.tuning), before, strict=True))
+    effort = Effort(round(time.monotonic() - start, 1), *used)
     result = page.write(
         study,
         outcome,
@@ -102,15 +108,17 @@ def _one(study: Study, bench: Any, options: Options) -> dict[str, Any]:
         effort=effort,
         command=command(study.name, options),
         versions=versions(),
+        repetition=options.repetition,
     )
-    page.write_findings(options.out)
+    findings.write(options.out)
     return result
 
 
 def command(name: str, options: Options) -> str:
     """The command that reproduces a study; workers and paths do not change its numbers."""
     words = ["prefloop", "study", "run", name, "--size", options.size]
-    return shlex.join(words + ([] if options.stack is None else ["--stack", str(options.stack)]))
+    words += [] if options.stack is None else ["--stack", str(options.stack)]
+    return shlex.join(words + (["--repetition", str(options.repetition)] if options.repetition else []))
 
 
 def _tell(result: dict[str, Any], options: Options) -> None:
@@ -121,19 +129,19 @@ def _tell(result: dict[str, Any], options: Options) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from prefloop.analysis.numbers import duration
-    from prefloop.studies.page import PAGE, measured, threshold
+    from prefloop.analysis.numbers import compact
+    from prefloop.studies.page import PAGE, answered, effect
 
     console = Console(highlight=False)
     console = console if console.is_terminal else Console(width=PIPE, highlight=False)
     head = Text(f"\n{result['study']}", style="bold")
-    console.print(head.append(f"  {result['question']}  {duration(result['effort']['seconds'])}", style="not bold dim"))
+    console.print(head.append(f"  {result['question']}  {result['effort']['time']}", style="not bold dim"))
     table = Table(box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False)
-    for title in ("claim", "effect [95 % interval]", "must exceed", "verdict"):
+    for title in ("claim", "effect [95 % interval]", "counts from", "verdict"):
         table.add_column(title)
     for claim in result["claims"]:
-        verdict = Text(claim["verdict"], style=COLOURS[claim["verdict"]])
-        table.add_row(Text(claim["name"]), Text(measured(claim)), Text(threshold(claim)), verdict)
+        verdict = Text(answered(claim), style=COLOURS.get(claim["verdict"], OPEN))
+        table.add_row(Text(claim["name"]), Text(effect(claim)), Text(compact(claim["threshold"])), verdict)
     console.print(table)
     print(f"page: {options.out / result['study'] / PAGE}", flush=True)
 
@@ -141,13 +149,16 @@ def _tell(result: dict[str, Any], options: Options) -> None:
 def _close(results: list[dict[str, Any]], failed: dict[str, Exception], seconds: float, options: Options) -> None:
     """Print the JSON object, or the overall result."""
     from prefloop.analysis.numbers import duration
-    from prefloop.studies.page import FINDINGS, counts, tally
+    from prefloop.studies.findings import FINDINGS
+    from prefloop.studies.record import tally
 
+    verdicts = tally(claim for result in results for claim in result["claims"])
     place = str(options.out / FINDINGS) if results else None
     if options.json:
-        summary = {"size": options.size, "seconds": round(seconds, 1), "verdicts": counts(results), "findings": place}
+        summary = {"size": options.size, "seconds": round(seconds, 1), "verdicts": verdicts, "findings": place}
         errors = {name: str(error) for name, error in failed.items()}
         print(to_json({**summary, "results": results, "failed": errors}))
     elif not options.quiet and (results or failed):
         lost = f"; failed: {', '.join(failed)}" if failed else ""
-        print(f"\n{tally(results)} in {duration(seconds)}{lost}" + (f"\nfindings: {place}" if place else ""))
+        said = ", ".join(f"{n} {verdict}" for verdict, n in verdicts.items() if n) or "no findings"
+        print(f"\n{said} in {duration(seconds)}{lost}" + (f"\nfindings: {place}" if place else ""))
