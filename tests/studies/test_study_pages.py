@@ -1,4 +1,4 @@
-"""Verdicts by the rule, pages that say what was measured, and `prefloop study`, on toy studies without the lab."""
+"""The record of a study, its page, figures and `prefloop study`, on toy studies without the lab."""
 
 from __future__ import annotations
 
@@ -16,238 +16,95 @@ from typing import Any
 import numpy as np
 import pytest
 
-from prefloop.analysis.statistics import Interval
+from made_studies import CLAIMS, TOLD, TOOK, finding, outcome, strange, study
 from prefloop.cli.main import main
 from prefloop.core.errors import DataError, UserError
-from prefloop.report.chart import Chart, Line, Table
-from prefloop.studies import page, registry
-from prefloop.studies.study import SIZES, Claim, Effort, Finding, Outcome, Study, judge
-
-TOLD: dict[str, Any] = {
-    "size": "small",
-    "effort": Effort(75.04, runs=1200, computed=1188),
-    "command": "prefloop study run toy --size small",
-    "versions": {"python": "3.11", "peft": None},
-}
-TOOK = "1 min 15 s for 1,200 runs of the lab, 12 of which were reused"
-CLAIM = Claim("a", "Fresh samples help.", "fresh less stale", 0.1, "reward")
-
-
-def finding(low: float, high: float, *, claim: Claim = CLAIM, value: float | None = None) -> Finding:
-    return Finding(claim, Interval((low + high) / 2 if value is None else value, low, high, 0.95, 8))
-
+from prefloop.report.svg import standalone
+from prefloop.studies import findings, page, record, registry, rules
+from prefloop.studies.study import SIZES, Claim, Outcome, judged
 
 # ---- verdicts -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("low", "high", "verdict"),
-    [
-        (0.11, 0.2, "supported"),
-        (0.1, 0.2, "inconclusive"),  # the interval contains its ends
-        (0.0, 0.1, "inconclusive"),
-        (0.05, 0.15, "inconclusive"),
-        (0.0, 0.09, "contradicted"),  # above zero, but below what counts
-        (np.nextafter(0.1, 1), 0.2, "supported"),
-        (0.0, np.nextafter(0.1, 0), "contradicted"),
-    ],
-)
-def test_rule_at_its_boundaries(low: float, high: float, verdict: str) -> None:
-    assert finding(float(low), float(high)).verdict == verdict
-
-
-@pytest.mark.parametrize("effects", [[1.0, float("nan")], [float("inf")], [[1.0, 2.0]], []])
-def test_judge_refuses_what_is_no_list_of_numbers(effects: list[Any]) -> None:
+@pytest.mark.parametrize("effects", [[1.0, float("nan")], [float("inf"), 1.0], [[1.0, 2.0]], [], [1.0]])
+def test_judged_refuses_what_is_no_list_of_numbers(effects: list[Any]) -> None:
     with pytest.raises(ValueError):
-        judge(CLAIM, effects)
+        judged(CLAIMS[:1], {CLAIMS[0].name: effects})
 
 
-@pytest.mark.parametrize("seed", range(3))
-def test_interval_is_that_of_the_mean(seed: int) -> None:
-    """For many units a bootstrap interval is x̄ ± 1.96 s/√N; 2000 resamples leave each end ~2 % of a width uncertain."""
-    x = np.random.default_rng(seed).normal(0.3, 1.0, size=400)
-    effect = judge(CLAIM, x, seed=seed).effect
-    half = 1.96 * x.std(ddof=1) / 20
-    assert effect.value == pytest.approx(x.mean()) and (effect.units, effect.level) == (400, 0.95)
-    assert effect.low == pytest.approx(x.mean() - half, abs=0.15 * half)
-    assert effect.high == pytest.approx(x.mean() + half, abs=0.15 * half)
-    assert judge(CLAIM, x, seed=seed).effect == effect
+def test_judged_gives_every_claim_its_own_effects() -> None:
+    rng = np.random.default_rng(0)
+    of = Claim("c", "c", "c", 0.1, "nats", lambda evidence: -np.asarray(evidence["fresh-helps"]))
+    found = judged([CLAIMS[0], of], {"fresh-helps": rng.normal(0.5, 0.1, 30)})
+    assert [f.decision.verdict for f in found] == ["supported", "contradicted"]
+    assert [f.decision.n for f in found] == [30, 30] and all(f.decision.settled for f in found)
 
 
-# ---- toy studies --------------------------------------------------------------------------------------------------
-
-CLAIMS = (
-    CLAIM,
-    Claim("b", "Reuse costs nothing|at all", "reward lost", 0.0, "nats"),
-    Claim("c", "Pushing down helps", "difference", 0.0, "reward"),
-)
+# ---- record -------------------------------------------------------------------------------------------------------
 
 
-def charts() -> list[Chart]:
-    x = [1, 10, 100]
-    curve = Line("fresh", x, [0.1, 0.5, float("nan")], [0.0, 0.4, 0.8], [0.2, 0.6, 1.0])
-    bars = Line("fresh", ["near", "far"], [1.0, -0.5], [0.8, -0.7], [1.2, -0.3])
-    return [
-        Chart("Reward [mean]", "B", "reward", [curve, Line("stale", x, np.array([0.1, 0.3, 0.2]), dashed=True)],
-              log_x=True, guides={"best arm": 1.0, "reference": 0.1, "data": 0.12}),
-        Chart("After training", "peak", "reward", [bars, Line("stale", ["near", "far"], [0.5, -1.0])], kind="bars"),
-        Chart("Each seed", "margin", "fall", [Line("stale", [0.0, 1.0], [1.0, 0.0], [0.5, -1], [2, 1])], kind="points"),
-    ]  # fmt: skip
-
-
-def outcome(names: tuple[str, ...] = ("reward", "each.svg")) -> Outcome:
-    found = [finding(0.2, 0.4), finding(-0.5, -0.3, claim=CLAIMS[1]), finding(-0.1, 0.4, claim=CLAIMS[2])]
-    table = Table("Rows", ("method", "reward", "|x|"), [("a|b", np.float64(0.123456), None), ("c", float("nan"), True)])
-    return Outcome(found, dict(zip(names, [charts(), charts()[2:]], strict=False)), [table], ["Only one problem."])
-
-
-def study(run: Callable[[Any], Outcome] | None = None, name: str = "toy") -> Study:
-    return Study(name, "Do fresh samples help?", "section 5.1", "Two cells.", CLAIMS, run or (lambda bench: outcome()))
-
-
-# ---- pages --------------------------------------------------------------------------------------------------------
-
-
-def test_result_is_plain_json_with_every_number(tmp_path: Path) -> None:
+def test_result_is_plain_json_with_every_number_of_the_decision(tmp_path: Path) -> None:
     result = page.write(study(), outcome(), tmp_path, **TOLD)
     text = (tmp_path / "toy" / "result.json").read_text(encoding="utf-8")
     assert json.loads(text, parse_constant=lambda word: pytest.fail(f"{word} is no JSON")) == result
-    assert page.load(tmp_path) == [result]
+    assert record.load(tmp_path) == [result]
     assert result["claims"][0] == {
-        "name": "a",
+        "name": "fresh-helps",
         "prediction": "Fresh samples help.",
         "effect": "fresh less stale",
         "threshold": 0.1,
-        "unit": "reward",
+        "unit": "share of the attainable gain",
+        "sense": "more",
+        "counts": True,
+        "verdict": "supported",
+        "reason": "it is supported",
+        "settled": True,
         "value": pytest.approx(0.3),
         "low": 0.2,
         "high": 0.4,
+        "n": 12,
         "level": 0.95,
-        "units": 8,
-        "verdict": "supported",
+        "sign": 1,
+        "p": 1e-3,
+        "p_verdict": 1e-3,
     }
-    assert [claim["verdict"] for claim in result["claims"]] == ["supported", "contradicted", "inconclusive"]
+    assert [claim["verdict"] for claim in result["claims"]] == ["supported", "contradicted", "undecided", "supported"]
+    assert result["verdicts"] == {
+        **dict.fromkeys(record.VERDICTS, 0),
+        "supported": 1,
+        "contradicted": 1,
+        "undecided": 1,
+    }
+    assert result["versions"] == {"python": "3.11"} and result["rules"] == rules.fingerprint()
+    assert result["effort"] == {"seconds": 75.04, "runs": 1200, "computed": 1188, "tuning": 700, "time": "1 min 15 s"}
     assert result["tables"][0]["rows"] == [["a|b", 0.123456, None], ["c", None, True]]
-    assert result["figures"]["reward.svg"][0]["lines"][0]["y"] == [0.1, 0.5, None]
-    assert result["effort"] == {"seconds": 75.04, "runs": 1200, "computed": 1188} and result["size"] == "small"
-    assert result["versions"] == {"python": "3.11"}
+    assert result["figures"]["reward.svg"][0]["lines"][0]["y"][2] is None
 
 
-def test_page_shows_every_figure_claim_table_and_remark(tmp_path: Path) -> None:
-    page.write(study(), outcome(), tmp_path, **TOLD)
-    text = (tmp_path / "toy" / "README.md").read_text(encoding="utf-8")
-    shown = re.findall(r"!\[[^\]]+\]\(([^)]+)\)", text)
-    assert shown == ["reward.svg", "each.svg"]
-    assert sorted(p.name for p in (tmp_path / "toy").iterdir()) == sorted([*shown, "README.md", "result.json"])
-    assert "1 supported, 1 contradicted, 1 inconclusive" in text
-    assert "| `a` | Fresh samples help. | fresh less stale | 0.30 [0.20, 0.40] reward | 0.1 | 8 |" in text
-    assert "| a\\|b | 0.1235 | – |" in text and "Reuse costs nothing\\|at all" in text
-    for part in ("Do fresh samples help?", "section 5.1", "Two cells.", "- Only one problem.", TOLD["command"], TOOK):
-        assert part in text
-
-
-def test_every_row_of_a_markdown_table_has_as_many_cells(tmp_path: Path) -> None:
-    page.write(study(), outcome(), tmp_path, **TOLD)
-    for text in ((tmp_path / "toy" / "README.md").read_text(encoding="utf-8"), page.findings(page.load(tmp_path))):
-        tables = [block.splitlines() for block in text.split("\n\n") if block.startswith("|")]
-        assert tables
-        for rows in tables:
-            assert len({len(re.findall(r"(?<!\\)\|", row)) for row in rows}) == 1
-
-
-def test_figures_of_an_earlier_run_go_and_other_files_stay(tmp_path: Path) -> None:
-    page.write(study(), outcome(), tmp_path, **TOLD)
-    (tmp_path / "toy" / "mine.svg").write_text("kept")
-    page.write(study(), outcome(("reward",)), tmp_path, **TOLD)
-    assert sorted(p.name for p in (tmp_path / "toy").glob("*.svg")) == ["mine.svg", "reward.svg"]
+def test_ends_that_are_not_known_are_null_and_said(tmp_path: Path) -> None:
+    same = judged(CLAIMS[:1], {"fresh-helps": [0.3] * 4})
+    assert same[0].decision.verdict == "undecided"  # four equal numbers tell nothing about their spread
+    only = study(claims=CLAIMS[:1])
+    result = page.write(only, Outcome(same), tmp_path, **TOLD)
+    assert (result["claims"][0]["low"], result["claims"][0]["high"]) == (None, None)
+    assert "+0.300 [not known]" in page.page(result) and (tmp_path / "toy" / "forest.svg").is_file()
 
 
 def test_only_claims_that_were_stated_are_judged() -> None:
-    bent = Claim("a", "Fresh samples help.", "fresh less stale", 0.0, "reward")  # another threshold after the run
+    bent = replace(CLAIMS[0], threshold=0.01)  # another threshold after the run
     with pytest.raises(ValueError, match="stated"):
-        page.record(study(), Outcome([finding(0.05, 0.08, claim=bent), *outcome().findings[1:]]), **TOLD)
+        record.record(study(), Outcome([finding(bent, 0.05, 0.08), *outcome().findings[1:]]), **TOLD)
     with pytest.raises(ValueError, match="stated"):
-        page.record(study(), Outcome(outcome().findings[:2]), **TOLD)
-    left_out = replace(Outcome(outcome().findings[:2]), left_out=["c"])
-    assert [claim["name"] for claim in page.record(study(), left_out, **TOLD)["claims"]] == ["a", "b"]
+        record.record(study(), Outcome(outcome().findings[:3]), **TOLD)
+    less = replace(Outcome(outcome().findings[:3]), left_out=["push-is-off"])
+    told = record.record(study(), less, **TOLD)
+    assert len(told["claims"]) == 3 and told["left_out"] == ["push-is-off"]
+    assert "Not judged at this size: `push-is-off`." in page.page(told)
     with pytest.raises(ValueError, match="stated"):
-        page.record(study(), replace(outcome(), left_out=["c"]), **TOLD)
+        record.record(study(), replace(outcome(), left_out=["push-is-off"]), **TOLD)
     with pytest.raises(ValueError, match="finite"):
-        page.record(study(), Outcome([finding(0.2, float("inf"), value=0.3), *outcome().findings[1:]]), **TOLD)
-
-
-@pytest.mark.parametrize(
-    ("low", "high", "bound", "text"),
-    [
-        (0.2, 0.4, 0.0, "+0.30 [+0.20, +0.40] nats"),
-        (12.2, 61.7, 0.0, "+37 [+12, +62] nats"),
-        (0.0004, 0.5, 0.0, "+0.2502 [+0.0004, +0.5000] nats"),  # rounded to +0.00 it would look inconclusive
-        (-2e-9, 4e-9, 0.0, "+1.0e−9 [−2.0e−9, +4.0e−9] nats"),
-        (1.0, 1.0, 0.999, "1.000 [1.000, 1.000] nats"),
-        (0.99895, 0.9994, 0.999, "0.99917 [0.99895, 0.99940] nats"),  # 0.9990 would touch the threshold
-    ],
-)
-def test_rounding_never_hides_a_verdict(low: float, high: float, bound: float, text: str) -> None:
-    told = {"value": (low + high) / 2, "low": low, "high": high, "threshold": bound, "unit": "nats"}
-    assert page.measured(told) == text
-
-
-# ---- findings -----------------------------------------------------------------------------------------------------
-
-
-def test_findings_count_and_say_what_was_not_confirmed(tmp_path: Path) -> None:
-    page.write(study(), outcome(), tmp_path, **TOLD)
-    page.write(study(name="on-policy"), outcome(()), tmp_path, **{**TOLD, "size": "smoke"})
-    text = page.findings(page.load(tmp_path), at="studies/")
-    assert "**2 supported, 2 contradicted, 2 inconclusive**: 6 predictions in 2 studies, size `smoke`, `small`." in text
-    assert page.SMOKE in text
-    rows = [line for line in text.splitlines() if line.startswith("| [")]
-    studies = [row.split("]")[0].removeprefix("| [") for row in rows]
-    assert studies == ["on-policy"] * 3 + ["toy"] * 3  # those of the registry first
-    assert [row.split("**")[1] for row in rows[3:]] == ["supported", "contradicted", "inconclusive"]
-    toy = text.split("\n## toy: ")[1]
-    assert re.findall(r"\*\*(.+?)\*\* \(1 of 3\)\n\n- `(\w)`", toy) == [
-        ("Confirmed", "a"),
-        ("Not confirmed: contradicted", "b"),
-        ("Not decided", "c"),
-    ]
-    assert ": the opposite." in toy and ": the interval contains 0." in toy and "- Only one problem." in toy
-    links = re.findall(r"\]\((studies/toy/[^)]+)\)", toy)
-    assert {link.removeprefix("studies/") for link in links} == {"toy/README.md", "toy/reward.svg", "toy/each.svg"}
-
-
-@pytest.mark.parametrize(
-    ("low", "high", "words"),
-    [
-        (0.02, 0.05, "0.050]: less than the threshold 0.1."),
-        (-0.2, -0.1, "]: the opposite."),
-        (-0.1, 0.05, "]: less than the threshold 0.1."),
-        (0.05, 0.2, "]: the interval contains 0.1, but lies above 0."),
-        (-0.05, 0.2, "]: the interval contains 0.1."),
-        (0.15, 0.2, "0.200]."),
-    ],
-)
-def test_words_tell_opposite_from_small(low: float, high: float, words: str) -> None:
-    told = {"effect": "e", "unit": "", "threshold": 0.1, "value": (low + high) / 2, "low": low, "high": high}
-    assert page._words(told).endswith(words)
-
-
-def test_links_of_remarks_lead_there_from_the_findings_too(tmp_path: Path) -> None:
-    linked = replace(outcome(), notes=["See [page](more.html) and [paper](https://example.org/a)."])
-    page.write(study(), linked, tmp_path, **TOLD)
-    assert "[page](more.html)" in (tmp_path / "toy" / "README.md").read_text(encoding="utf-8")
-    text = page.write_findings(tmp_path).read_text(encoding="utf-8")
-    assert "[page](toy/more.html)" in text and "[paper](https://example.org/a)" in text
-
-
-def test_findings_come_again_from_the_folder(tmp_path: Path) -> None:
-    for name in ("reuse", "on-policy"):
-        page.write(study(name=name), outcome(), tmp_path, **TOLD)
-    first = page.write_findings(tmp_path).read_bytes()
-    (tmp_path / "findings.md").unlink()
-    page.write(study(name="reuse"), outcome(), tmp_path, **TOLD)  # one study again: the other's page is enough
-    assert page.write_findings(tmp_path).read_bytes() == first
-    assert first.decode().count("\n## ") == 3
+        endless = finding(CLAIMS[0], 0.2, 0.4, value=float("inf"))
+        record.record(study(), Outcome([endless, *outcome().findings[1:]]), **TOLD)
 
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"study": "a"}'])
@@ -255,18 +112,112 @@ def test_a_broken_result_is_named(tmp_path: Path, text: str) -> None:
     (tmp_path / "x").mkdir()
     (tmp_path / "x" / "result.json").write_text(text)
     with pytest.raises(DataError, match=r"result\.json"):
-        page.load(tmp_path)
+        record.load(tmp_path)
 
 
-def test_a_result_of_another_version_is_left_out_by_name_and_written_over(tmp_path: Path) -> None:
-    old = page.write(study(), outcome(), tmp_path, **TOLD)
-    del old["effort"]
-    (tmp_path / "toy" / "result.json").write_text(json.dumps(old))
-    page.write(study(name="reuse"), outcome(), tmp_path, **TOLD)
-    text = page.write_findings(tmp_path).read_text(encoding="utf-8")
-    assert "Left out" in text and "toy/result.json" in text and text.count("\n## ") == 2
+# ---- page ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_page_answers_first(tmp_path: Path) -> None:
     page.write(study(), outcome(), tmp_path, **TOLD)
-    assert "Left out" not in page.write_findings(tmp_path).read_text(encoding="utf-8")
+    text = (tmp_path / "toy" / "README.md").read_text(encoding="utf-8")
+    parts = ["# toy: Do fresh samples help?", "**The paper** (section 5.1): Fresh samples help by 10 %.", "## Answers",
+             "- **Supported**: Fresh samples help. +0.30 [+0.20, +0.40] share of the attainable gain (n = 12); 0.1 is",
+             "- **Contradicted**: ", "- **Undecided**: ", "Checks and mathematics",
+             "- **Holds**: the switch removes the push: 0.175 [0.150, 0.200]", "(forest.svg)", "(reward.svg)",
+             "## Design", "| compared | two cells |", "## Caveats", "- Only one problem.", "## Measures", "## Tables",
+             "## Reproduce", TOLD["command"], TOOK, rules.fingerprint()]  # fmt: skip
+    places = [text.find(part) for part in parts]
+    assert -1 not in places, [part for part, place in zip(parts, places, strict=True) if place < 0]
+    assert places == sorted(places)
+    assert "1 supported, 1 contradicted, 1 undecided. Size `small`." in text.lower().replace("size", "Size")
+    assert "Reuse costs nothing\\|at all" not in text.partition("## Design")[0]  # only cells of tables need that
+    assert "| a\\|b | 0.1235 | – |" in text
+    assert "*Reward (mean); After training; Each seed. Mean of 12 seeds.*" in text.replace("[mean]", "(mean)")
+
+
+def test_captions_say_where_the_learning_rates_are(tmp_path: Path) -> None:
+    told = outcome()
+    table = replace(told.tables[0], title=page.RATES)
+    text = page.page(record.record(study(), replace(told, tables=[table]), **TOLD))
+    assert text.count("Learning rates: table “Conditions”.") == 2  # not under the effects
+    assert "Learning rates:" not in page.page(record.record(study(), told, **TOLD))
+
+
+def test_every_number_of_a_page_is_in_its_record(tmp_path: Path) -> None:
+    result = page.write(study(), outcome(), tmp_path, **TOLD)
+    text = (tmp_path / "toy" / "README.md").read_text(encoding="utf-8")
+    assert strange(text, result) == []
+    assert strange(text.replace("1 min 15 s", "2 min 16 s"), result) == ["16"]  # the test sees what is not
+
+
+def test_what_does_not_count_only_holds_or_does_not(tmp_path: Path) -> None:
+    for ends, word in (((0.15, 0.2), "Holds"), ((0.01, 0.05), "Does not hold"), ((-0.3, -0.2), "Does not hold"),
+                       ((0.05, 0.2), "Undecided")):  # fmt: skip
+        result = record.record(study(), outcome(ends=(*[(0.2, 0.4)] * 3, ends)), **TOLD)
+        text = page.page(result)
+        assert f"- **{word}**: the switch removes the push" in text and "**Smaller" not in text
+        assert sum(result["verdicts"].values()) == 3
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "bound", "text"),
+    [
+        (0.2, 0.4, 0.1, "+0.30 [+0.20, +0.40]"),
+        (12.2, 61.7, 0.1, "+37 [+12, +62]"),
+        (0.0004, 0.5, 0.1, "+0.2502 [+0.0004, +0.5000]"),  # rounded to +0.00 it would look undecided
+        (-0.5, -0.0996, 0.1, "−0.2998 [−0.5000, −0.0996]"),  # rounded to −0.10 it would touch −0.1
+        (-2e-9, 4e-9, 1e-9, "+1.0e−9 [−2.0e−9, +4.0e−9]"),
+        (0.99895, 0.9994, 0.999, "+0.99917 [+0.99895, +0.99940]"),  # 0.9990 would touch the threshold
+    ],
+)
+def test_rounding_never_hides_a_verdict(low: float, high: float, bound: float, text: str) -> None:
+    told = {"value": (low + high) / 2, "low": low, "high": high, "threshold": bound, "counts": True}
+    assert page.measured(told) == text
+    assert page.measured({**told, "counts": False}) == text.replace("+", "")
+
+
+def test_every_row_of_a_markdown_table_has_as_many_cells(tmp_path: Path) -> None:
+    page.write(study(), outcome(), tmp_path, **TOLD)
+    whole = findings.page(findings.summary(record.load(tmp_path)))
+    for text in ((tmp_path / "toy" / "README.md").read_text(encoding="utf-8"), whole):
+        tables = [block.splitlines() for block in text.split("\n\n") if block.startswith("|")]
+        assert tables
+        for rows in tables:
+            assert len({len(re.findall(r"(?<!\\)\|", row)) for row in rows}) == 1
+
+
+# ---- figures ------------------------------------------------------------------------------------------------------
+
+FOREST = {"forest.svg", "forest-small.svg"}
+
+
+def test_figures_of_an_earlier_run_go_and_other_files_stay(tmp_path: Path) -> None:
+    page.write(study(), outcome(), tmp_path, **TOLD)
+    assert {p.name for p in (tmp_path / "toy").glob("*.svg")} == {*FOREST, "reward.svg", "each.svg"}
+    (tmp_path / "toy" / "mine.svg").write_text("kept")
+    page.write(study(), outcome(("reward",)), tmp_path, **TOLD)
+    assert {p.name for p in (tmp_path / "toy").glob("*.svg")} == {*FOREST, "mine.svg", "reward.svg"}
+    checks = study(claims=CLAIMS[3:])  # nothing that counts
+    page.write(checks, Outcome(outcome().findings[3:]), tmp_path, **TOLD)
+    assert {p.name for p in (tmp_path / "toy").glob("*.svg")} == {"mine.svg"}
+
+
+def test_the_forest_has_a_row_for_every_finding_in_units_of_its_threshold(tmp_path: Path) -> None:
+    result = page.write(study(), outcome(), tmp_path, **TOLD)
+    shown = page.drawings(result)
+    (whole,), (small,) = shown["forest.svg"], shown["forest-small.svg"]
+    assert list(whole.rows) == ["fresh helps", "reuse is free (=)", "push helps"] == list(small.rows)
+    assert whole.zone == (-1.0, 1.0)
+    assert [[*line.left, *line.x, *line.right] for line in whole.lines] == [
+        pytest.approx([2, 3, 4]), pytest.approx([-5, -4, -3]), pytest.approx([-1, 1.5, 4]),
+    ]  # fmt: skip
+    assert next(line.tag for line in whole.lines) == "supported: +0.30 [+0.20, +0.40]"
+    assert len({line.label for line in whole.lines}) == 1 and not any(line.tag for line in small.lines)
+    from prefloop.report.layout import figure
+
+    assert b"reuse is free" in standalone(figure([small]))
+    assert figure([small]).width < figure([whole]).width
 
 
 # ---- command line -------------------------------------------------------------------------------------------------
@@ -276,7 +227,7 @@ class Bench:
     made: list[dict[str, Any]] = []  # noqa: RUF012
 
     def __init__(self, **told: Any) -> None:
-        self.size, self.runs, self.computed = told["size"], 0, 0
+        self.size, self.runs, self.computed, self.tuning = told["size"], 0, 0, 0
         self.open = False
         Bench.made.append(told)
 
@@ -338,12 +289,13 @@ def test_figures_and_pages_are_drawn_anew_without_a_run(
         (tmp_path / "toy" / name).unlink()
     assert main(["study", "draw", str(tmp_path)]) == 0
     assert {path.name: path.read_bytes() for path in (tmp_path / "toy").iterdir()} == before
-    assert capsys.readouterr().out.splitlines() == [str(tmp_path / "toy" / n) for n in ("reward.svg", "each.svg")]
+    names = ("forest.svg", "forest-small.svg", "reward.svg", "each.svg")
+    assert capsys.readouterr().out.splitlines() == [str(tmp_path / "toy" / n) for n in names]
     assert main(["study", "draw", str(tmp_path / "nothing")]) == 2 and not Bench.made
     result = json.loads((tmp_path / "toy" / "result.json").read_text(encoding="utf-8"))
     for format, suffix in (("csv", "csv"), ("md", "md"), ("latex", "tex")):
         assert main(["study", "draw", str(tmp_path), "--tables", format]) == 0
-        written = capsys.readouterr().out.splitlines()[2:]
+        written = capsys.readouterr().out.splitlines()[4:]
         names = ["claims", *(f"table-{n + 1}" for n in range(len(result["tables"])))]
         assert written == [str(tmp_path / "toy" / f"{name}.{suffix}") for name in names] and len(names) > 1
     rows = list(csv.DictReader((tmp_path / "toy" / "claims.csv").read_text(encoding="utf-8").splitlines()))
@@ -364,7 +316,7 @@ def test_list_shows_every_study(capsys: pytest.CaptureFixture[str]) -> None:
     shown = capsys.readouterr().out
     assert all(len(line) <= 80 for line in shown.splitlines())
     assert all(f"{name} " in shown and summary in " ".join(shown.split()) for name, summary in every.items())
-    assert re.search(r"^on-policy +5 +when do", shown, re.MULTILINE) and shown.startswith("study ")
+    assert re.search(r"^on-policy +5, 6, 18, 19 +do the", shown, re.MULTILINE) and shown.startswith("study ")
 
 
 @pytest.mark.parametrize("name", [*registry.SUMMARIES, *registry.ALONE])
@@ -376,8 +328,8 @@ def test_the_list_has_the_figures_that_the_study_names(name: str) -> None:
 @pytest.mark.parametrize(
     ("asked", "studies"),
     [
-        ("fig10", "reuse"), ("Figure 11", "reuse, length-reuse"), ("13", "negative"),
-        ("fig. 12", "negative, length-negative"), ("Fig_19", "length-complement, length-real"),
+        ("fig10", "reuse"), ("Figure 11", "reuse"), ("13", "negative"),
+        ("fig. 12", "negative"), ("Fig_19", "on-policy, min-mode-skew, length-real"),
     ],
 )  # fmt: skip
 def test_a_figure_leads_to_its_studies(asked: str, studies: str) -> None:
@@ -402,13 +354,15 @@ def test_run_prints_verdicts_and_writes_pages(toys: Toys, tmp_path: Path, capsys
     out = tmp_path / "pages"
     assert main(["study", "run", "all", "--size", "smoke", "--out", str(out), "--workers", "3", "--stack", "5"]) == 0
     shown = capsys.readouterr()
-    told = {"size": "smoke", "out": out, "workers": 3, "stack": 5, "ray": "", "quiet": False}
+    told = {"size": "smoke", "out": out, "workers": 3, "stack": 5, "ray": "", "quiet": False, "repetition": 0}
     assert Bench.made == [told] and shown.err == ""
     for name in toys:
         assert f"{out}/{name}/README.md" in shown.out and (out / name / "README.md").is_file()
-    assert re.search(r"a +0\.30 \[0\.20, 0\.40\] reward +0\.1 +supported", shown.out)
-    assert re.search(r"2 supported, 2 contradicted, 2 inconclusive in [\d.]+ s\n", shown.out)
-    assert (out / "findings.md").read_text(encoding="utf-8") == page.findings(page.load(out))
+    assert re.search(r"fresh-helps +\+0\.30 \[\+0\.20, \+0\.40\] share of .* \(n = 12\) +0\.1 +supported", shown.out)
+    assert re.search(r"push-is-off +0\.175 \[0\.150, 0\.200\] share of .* +0\.1 +holds", shown.out)
+    assert re.search(r"2 supported, 2 contradicted, 2 undecided in [\d.]+ s\n", shown.out)
+    whole = findings.page(findings.summary(record.load(out)))
+    assert (out / "findings.md").read_text(encoding="utf-8") == whole
     command = json.loads((out / "toy-two" / "result.json").read_text(encoding="utf-8"))["command"]
     assert command == "prefloop study run toy-two --size smoke --stack 5"
 
@@ -417,12 +371,20 @@ def test_json_is_one_object_and_quiet_is_silent(toys: Toys, tmp_path: Path, caps
     assert main(["study", "run", "toy-two", "toy-one", "toy-two", "--out", str(tmp_path), "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
     assert [result["study"] for result in told["results"]] == ["toy-two", "toy-one"]  # once each, as they were named
-    assert told["results"] == page.load(tmp_path)[::-1]
-    assert told["verdicts"] == {"supported": 2, "contradicted": 2, "inconclusive": 2}
+    assert told["results"] == record.load(tmp_path)[::-1]
+    given = {"supported": 2, "contradicted": 2, "undecided": 2}
+    assert told["verdicts"] == {**dict.fromkeys(record.VERDICTS, 0), **given}
     assert (told["size"], told["failed"], told["findings"]) == ("small", {}, str(tmp_path / "findings.md"))
     assert main(["study", "run", "toy-one", "--out", str(tmp_path), "--quiet", "--ray", "head:6379"]) == 0
     assert capsys.readouterr() == ("", "")
     assert [(made["quiet"], made["ray"]) for made in Bench.made] == [(True, ""), (True, "head:6379")]
+
+
+def test_a_repetition_has_its_seeds_and_says_so(toys: Toys, tmp_path: Path) -> None:
+    assert main(["study", "run", "toy-one", "--out", str(tmp_path), "--repetition", "3", "--quiet"]) == 0
+    assert Bench.made[-1]["repetition"] == 3
+    (result,) = record.load(tmp_path)
+    assert result["repetition"] == 3 and result["command"] == "prefloop study run toy-one --size small --repetition 3"
 
 
 def test_the_others_run_when_one_fails(toys: Toys, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -440,9 +402,9 @@ def test_studies_that_stand_alone_run_by_name_only(toys: Toys, tmp_path: Path, m
     monkeypatch.setattr(registry, "SUMMARIES", {"toy-one": "what is asked"})
     monkeypatch.setattr(registry, "ALONE", {"toy-two": "what is asked"})
     assert main(["study", "run", "all", "--out", str(tmp_path), "--quiet"]) == 0
-    assert [result["study"] for result in page.load(tmp_path)] == ["toy-one"]
+    assert [result["study"] for result in record.load(tmp_path)] == ["toy-one"]
     assert main(["study", "run", "all", "toy-two", "--out", str(tmp_path), "--quiet"]) == 0
-    assert [result["study"] for result in page.load(tmp_path)] == ["toy-one", "toy-two"]
+    assert [result["study"] for result in record.load(tmp_path)] == ["toy-one", "toy-two"]
 
 
 def test_a_defect_is_not_taken_for_a_mistake_of_the_user(toys: Toys, tmp_path: Path) -> None:
@@ -455,8 +417,8 @@ def test_a_defect_is_not_taken_for_a_mistake_of_the_user(toys: Toys, tmp_path: P
 def test_an_interruption_leaves_finished_pages(toys: Toys, tmp_path: Path, stop: Callable[[Any], Outcome]) -> None:
     toys["toy-two"] = stop
     assert main(["study", "run", "all", "--out", str(tmp_path), "--quiet"]) == 130
-    assert [result["study"] for result in page.load(tmp_path)] == ["toy-one"]
-    assert "in 1 study" in (tmp_path / "findings.md").read_text(encoding="utf-8")
+    assert [result["study"] for result in record.load(tmp_path)] == ["toy-one"]
+    assert "findings in 1 study:" in (tmp_path / "findings.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize(
@@ -466,6 +428,7 @@ def test_an_interruption_leaves_finished_pages(toys: Toys, tmp_path: Path, stop:
         (["toy-one", "--size", "papper"], "did you mean `paper`?"),
         (["toy-one", "--workers", "0"], "use 1 or more"),
         (["toy-one", "--stack", "-1"], "use 1 or more"),
+        (["toy-one", "--repetition", "-1"], "use 0 or more"),
         (["toy-one", "--out", "{file}"], "give a folder"),
     ],
 )

@@ -71,10 +71,10 @@ def _agreement(found: Mapping[str, Any]) -> Iterator[str]:
     for one in found["different"]:
         yield f"{one['study']}: {one['claim']}"
         yield from (f"  {one[side]['verdict']:<{INDENT - 2}}{one[side]['measured']}" for side in ("first", "second"))
-    if found["in_one"]:
-        yield from _wrapped(
-            "in one folder only: " + ", ".join(f"{one['study']}/{one['claim']}" for one in found["in_one"])
-        )
+    alone = [f"{one['study']}/{one['claim']}" for one in found["in_one"]]
+    notes = {"in one folder only": alone, "of the same seeds, no repetition": found["same_seeds"]}
+    notes["of different rules"] = found["other_rules"]
+    yield from (text for note, names in notes.items() if names for text in _wrapped(f"{note}: {', '.join(names)}"))
 
 
 def _wrapped(text: str, indent: int = 2) -> list[str]:

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
 import numpy as np
 
+from prefloop.analysis.numbers import compact
+from prefloop.analysis.statistics import mean_se
+from prefloop.lab.setting import make
 from prefloop.lab.stack import Run
+from prefloop.lab.summary import Cell
 from prefloop.lab.tuning import Scoring
+from prefloop.report.chart import Chart, Line, Table
 from prefloop.studies.bench import Bench
 from prefloop.studies.conduct import Condition, Contrast, conduct, versus
-from prefloop.studies.present import outcome
+from prefloop.studies.present import seeds
 from prefloop.studies.study import Claim, Outcome, Study
-from prefloop.lab.setting import make
 
 PROMPTS = (5, 20, 100, 500)
 WIDTHS = (8, 32, 256)
@@ -23,6 +28,9 @@ EARLY, LATE = 2.0, 5.0  # nats of margin at which the winner is looked at
 IPO = {"tau": 0.05}  # the published target margin of 10
 LR = 1e-3
 NATS, THRESHOLD = "nats", 0.1
+TITLES = {"prompts": "{} prompts", "width": "width {}", "shared": "{} tokens in common"}
+MARGIN, WINNER = "margin: log π/π_ref of winner less loser, nats", "log π/π_ref of the winner, nats"
+Key = tuple[str, int]  # what is varied, and its value
 
 
 def winner(run: Run, margin: float = EARLY) -> float:
@@ -118,7 +126,32 @@ def _pairs(bench: Bench, prompts: int, **fields: Any) -> Condition:
 
 
 def run(bench: Bench) -> Outcome:
-    return outcome(conduct(bench, conditions(bench), CLAIMS, Scoring(winner)))
+    evidence = conduct(bench, conditions(bench), CLAIMS, Scoring(winner))
+    groups = dict.fromkeys(varied for varied, _ in evidence.cells)
+    figures = {varied: [_paths(evidence.cells, varied)] for varied in groups}
+    return Outcome(evidence.findings, figures, [_table(evidence.cells)])
+
+
+def _paths(cells: Mapping[Key, Cell], varied: str) -> Chart:
+    """The winner against the margin, along training."""
+    own = {value: cell for (other, value), cell in cells.items() if other == varied}
+    lines = []
+    for value, cell in own.items():
+        gap, chosen = (np.median(cell.curve(f"rewards/{part}"), axis=0) for part in ("margins", "chosen"))
+        lines.append(Line(TITLES[varied].format(value), [0.0, *gap[np.isfinite(gap)]], [0.0, *chosen[np.isfinite(gap)]]))
+    interval = f"medians over {seeds(list(own.values()))} seeds at each evaluation"
+    return Chart("Winner against margin", MARGIN, WINNER, lines, kind="path", guides={"reference": 0.0}, interval=interval)
+
+
+def _table(cells: Mapping[Key, Cell]) -> Table:
+    """The winner where the margin first reaches EARLY and LATE nats, and both at the end."""
+    rows = []
+    for (varied, value), cell in cells.items():
+        early, late = (mean_se(cell.values(partial(winner, margin=margin))) for margin in (EARLY, LATE))
+        ends = (mean_se(cell.last(f"rewards/{part}")) for part in ("margins", "chosen"))
+        rows.append([TITLES[varied].format(value), compact(LR), len(cell.runs), *map(str, (early, late, *ends))])
+    head = (f"winner at {EARLY:g} nats", f"winner at {LATE:g} nats", "margin at the end", "winner at the end")
+    return Table("Conditions", ("condition", "lr", "seeds", *head), rows)
 
 
 STUDY = Study(

@@ -141,9 +141,9 @@ def _about(whole: Mapping[str, Any]) -> str:
     rules = ", ".join(f"`{one}`" for one in whole["rules"])
     several = " **These results are of different rules.**" if len(whole["rules"]) > 1 else ""
     return (
-        f"Effects are in {whole['unit']}, unless another unit is named, with intervals of the whole procedure, stops and"
-        f" tuning included; n seeds each. In the figures 1 is the smallest effect that counts. Size {sizes}; rules {rules},"
-        f" fixed before the runs.{several}" + (f" {SMOKE}" if "smoke" in whole["sizes"] else "")
+        f"Effects are in {whole['unit']}, unless another unit is named; intervals are of the whole procedure, with its"
+        " stops and its tuning; n seeds each. In the figures the unit is the smallest effect that counts. Size"
+        f" {sizes}; rules {rules}, fixed before the runs.{several}" + (f" {SMOKE}" if "smoke" in whole["sizes"] else "")
     )
 
 
@@ -209,7 +209,7 @@ def agreement(first: Sequence[Result], second: Sequence[Result]) -> dict[str, An
     """How often two repetitions give the same verdict, and where they do not.
 
     Raises:
-        UserError: no finding is in both, or both are of the same seeds.
+        UserError: no finding is in both.
     """
     a, b = ({(r["study"], c["name"]): c for r in some for c in counted(r["claims"])} for some in (first, second))
     both = [key for key in a if key in b]
@@ -221,8 +221,16 @@ def agreement(first: Sequence[Result], second: Sequence[Result]) -> dict[str, An
         if a[key]["verdict"] != b[key]["verdict"]
     ]
     same = len(both) - len(different)
-    alone = [{"study": study, "claim": claim} for study, claim in sorted(a.keys() ^ b.keys())]
-    return {"claims": len(both), "same": same, "share": same / len(both), "different": different, "in_one": alone}
+    pairs = [(one, other) for one in first for other in second if one["study"] == other["study"]]
+    return {
+        "claims": len(both),
+        "same": same,
+        "share": same / len(both),
+        "different": different,
+        "in_one": [{"study": study, "claim": claim} for study, claim in sorted(a.keys() ^ b.keys())],
+        "same_seeds": [one["study"] for one, other in pairs if one.get("repetition") == other.get("repetition")],
+        "other_rules": [one["study"] for one, other in pairs if one["rules"] != other["rules"]],
+    }
 
 
 def _brief(claim: Result) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from prefloop.worlds.spec import World
 
 BETA = 0.05  # of J = E gold − β KL(π‖π_ref), everywhere
 PLACES = {"far": 0.003, "near": 0.3}  # the reference's probability of the reward's peak, on the bandit
+GROUP, PROMPTS = 10, 10  # on the bandit: responses per prompt, prompts per gradient step
 DESIGN = {
     "bandit": "100 arms on a circle that the context's cluster rotates, so that no output bias solves it; the reward's"
     f" peak has probability {PLACES['far']:g} (far) or {PLACES['near']:g} (near) under the reference;"
@@ -40,7 +41,6 @@ RATES = {
     "rotated": (1e-4, 3.2e-4, 1e-3, 3.2e-3, 1e-2, 3.2e-2, 1e-1),
     "lengths": (1e-5, 3.2e-5, 1e-4, 3.2e-4, 1e-3, 3.2e-3, 1e-2),
 }
-GROUP, PROMPTS = 10, 10  # on the bandit: responses per prompt, prompts per gradient step
 BANDIT: dict[str, Any] = {
     "labels": "ordinal",
     "data": 200,

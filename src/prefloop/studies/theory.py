@@ -236,11 +236,12 @@ def measure(size: str) -> dict[tuple[int, float], Measured]:
 
 
 def shares(findings: Sequence[Finding], whole: Measured) -> Table:
-    rows = [(f.claim.name, str(f.effect), f.effect.units, f.verdict) for f in findings]
+    made = {f.claim.name: f.decision for f in findings}
+    rows = [(name, str(d.interval), d.n, "yes" if d.verdict == "supported" else "no") for name, d in made.items()]
     further = [(k, x) for k, x in whole.items() if k.startswith(("(1)", "(3)"))]
     return Table(
         "Share of random instances on which each statement holds",
-        ("statement", "share [95 % interval]", "instances", "verdict"),
+        ("statement", "share [95 % interval]", "instances", "holds"),
         [*rows, *((k, f"{x.mean():.3f}" if len(x) else "–", len(x), "not judged") for k, x in further)],
     )
 
