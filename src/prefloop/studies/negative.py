@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from prefloop.studies.bench import Bench
-from prefloop.studies.conduct import Condition, Contrast, conduct, minus, versus
+from prefloop.studies.conduct import Condition, Contrast, Score, conduct, minus, versus
 from prefloop.studies.present import outcome
 from prefloop.studies.problems import (
     DESIGN,
@@ -32,9 +32,10 @@ def lead(world: str, contrastive: tuple[str, ...], supervised: tuple[str, ...], 
     return versus(better, worse, attained)
 
 
-def push(score=attained) -> Contrast:
+def push(score: Score = attained) -> Contrast:
     """Mean score on-policy with the negative gradient minus that without it."""
-    return versus(*([("bandit", m, how, "far") for m in SWITCHED] for how in (KEPT, REMOVED)), score)
+    kept, removed = ([("bandit", m, how, "far") for m in SWITCHED] for how in (KEPT, REMOVED))
+    return versus(kept, removed, score)
 
 
 FAR, NEAR = (lead("bandit", CONTRASTIVE, SUPERVISED, place) for place in PLACES)

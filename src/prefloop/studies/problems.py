@@ -13,7 +13,7 @@ from prefloop.lab.stack import Run
 from prefloop.lab.tuning import Knob, Scoring, Search
 from prefloop.studies.bench import Bench, Scale
 from prefloop.studies.conduct import Condition
-from prefloop.worlds.spec import World
+from prefloop.worlds.optimum import optimum
 
 BETA = 0.05  # of J = E gold − β KL(π‖π_ref), everywhere
 PLACES = {"far": 0.003, "near": 0.3}  # the reference's probability of the reward's peak, on the bandit
@@ -155,11 +155,9 @@ def quickness(run: Run) -> float:
 
 
 @cache
-def objective(world: World) -> Objective:
+def objective(world: Any) -> Objective:
     """J in a world."""
-    best = world.optimum(BETA)
-    assert best is not None
-    return Objective(BETA, world.start(), best)
+    return Objective(BETA, *optimum(world, BETA))
 
 
 SCORING = Scoring(attained, broken=lambda run: False, reference=lambda run: 0.0)  # early stopping leaves what broke

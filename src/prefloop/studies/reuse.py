@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from prefloop.studies.bench import Bench
 from prefloop.studies.conduct import Condition, Contrast, conduct, minus, versus
 from prefloop.studies.present import outcome
@@ -76,7 +78,7 @@ CLAIMS = (
 def conditions(bench: Bench) -> dict[tuple[str, str], Condition]:
     """Three methods at three budgets."""
     short = max(1, bench.scale("rotated").steps // PASSES)
-    budgets = {ONCE: (1, {}), MANY: (PASSES, {}), SHORT: (1, {"steps": short})}
+    budgets: dict[str, tuple[int, dict[str, Any]]] = {ONCE: (1, {}), MANY: (PASSES, {}), SHORT: (1, {"steps": short})}
     out = {}
     for name in METHODS:
         bare = UNCLIPPED if name == BARE else {}

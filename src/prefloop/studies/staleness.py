@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from prefloop.studies.bench import Bench
-from prefloop.studies.conduct import Condition, Contrast, conduct, minus, versus
+from prefloop.studies.conduct import Condition, Contrast, Score, conduct, minus, versus
 from prefloop.studies.present import outcome
 from prefloop.studies.problems import (
     BANDIT,
@@ -25,10 +27,10 @@ METHODS = ("PPO", "best-of-N", "RWR")
 ON_LENGTHS = ("PPO", "best-of-N")
 AGES = (1, 16)  # B / M
 PROBLEMS = ("min", "mode")
-ONCE = {"override": {"reuse": 1}}
+ONCE: dict[str, Any] = {"override": {"reuse": 1}}
 
 
-def cost(world: str, methods: tuple[str, ...], where: str, score=attained) -> Contrast:
+def cost(world: str, methods: tuple[str, ...], where: str, score: Score = attained) -> Contrast:
     """Mean score with fresh collections minus that with stale ones."""
     fresh, stale = ([(world, m, f"B = {age}M", where) for m in methods] for age in AGES)
     return versus(fresh, stale, score)
