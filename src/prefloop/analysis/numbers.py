@@ -101,7 +101,7 @@ def against(value: Real, low: Real, high: Real, *bounds: Real, sign: bool = True
     if not (math.isfinite(low) and math.isfinite(high)):
         return interval(value, math.nan, math.nan, sign=sign)
     digits = decimals(low, high, *bounds)
-    if 0 < max(abs(value), abs(low), abs(high)) < TINY:
+    if 0 < max(abs(value), abs(low), abs(high)) < TINY and max(map(abs, bounds), default=0.0) < TINY:
         texts = [minus(f"{x:+.1e}" if sign else f"{x:.1e}") if x else "0" for x in (value, low, high)]
         return f"{texts[0]} [{texts[1]}, {texts[2]}]"
     return interval(value, low, high, places=digits, sign=sign)

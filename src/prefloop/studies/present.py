@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from prefloop.lab.scores import GOLD, KL, broke
 from prefloop.lab.summary import Cell, band
 from prefloop.report.chart import ANY, Chart, Line, Table, frontier
 from prefloop.studies.conduct import Condition, Evidence, Key, label
-from prefloop.studies.problems import UNIT, attained, objective, quickness
+from prefloop.studies.problems import PLACES, TITLES, UNIT, attained, objective, quickness
 from prefloop.studies.study import Outcome
 
 GOLDEN = 0.618
@@ -25,11 +26,18 @@ def outcome(evidence: Evidence, conditions: Mapping[Any, Condition], caveats: Se
     figures = {}
     for group in dict.fromkeys(one.group for one in conditions.values()):
         cells = {key: evidence.cells[key] for key, one in conditions.items() if one.group == group}
-        name, names = label(group).replace(" ", "-"), short(list(cells))
-        figures[f"{name}-scores"] = [scores(names, list(cells.values()))]
-        figures[name] = [course(names, list(cells.values())), distance(names, list(cells.values()))]
+        name, names, own = label(group).replace(" ", "-"), short(list(cells)), list(cells.values())
+        figures[f"{name}-scores"] = [titled(scores(names, own), group)]
+        figures[name] = [titled(course(names, own), group), titled(distance(names, own), group)]
     edges = [f"{label(key)}: {one.why}." for key, one in evidence.tuned.items() if not one.interior]
     return Outcome(evidence.findings, figures, [table(evidence)], [*caveats, *edges])
+
+
+def titled(chart: Chart, group: Key) -> Chart:
+    """With the problem in its title."""
+    place = group[1] if isinstance(group, tuple) else ""
+    where = f"peak {place}" if place in PLACES else TITLES.get(place, label(group))
+    return replace(chart, title=f"{chart.title}, {where}" if where else chart.title)
 
 
 def short(keys: Sequence[Key]) -> list[str]:

@@ -151,7 +151,7 @@ def attained(run: Run) -> float:
 
 def quickness(run: Run) -> float:
     """−log2 of the gradient steps to half of the attainable gain; of all steps, if it is not reached."""
-    return -speed(run, objective(run.setting.world), HALF, run.setting.steps).log2
+    return -speed(run, objective(run.setting.world), HALF, float(run.setting.steps)).log2
 
 
 @cache
