@@ -8,6 +8,7 @@ import subprocess
 import sys
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import combinations, pairwise
 from math import cos, radians, sin
 from pathlib import Path
@@ -32,10 +33,11 @@ from prefloop.report.chart import (
     looks,
     numbers,
     rising,
+    styles,
 )
 from prefloop.report.layout import figure
 from prefloop.report.marks import Area, Drawing, Group, Marks, Stroke, Tip, Words
-from prefloop.report.panel import Box, frame, thin
+from prefloop.report.panel import Box, frame, frames, thin
 
 DOCS = Path(__file__).parents[2] / "docs"
 MOST = 60_000  # bytes of a figure
@@ -221,6 +223,87 @@ def test_labels_keep_their_colour_where_others_are_missing() -> None:
     assert (group.colour, group.place) == (COLOURS[1], 1)
 
 
+def test_a_method_has_one_colour_everywhere_and_its_variants_other_dashes() -> None:
+    alone = styles(["DPO"])["DPO"]
+    found = styles(
+        ["PPO, T = 8", "on-policy DPO", "offline DPO", "DPO, offline, as many", "Pref-FT", "best-of-N", "ties"]
+    )
+    dpo = [found[label] for label in ("on-policy DPO", "offline DPO", "DPO, offline, as many")]
+    assert {(look.colour, look.marker) for look in dpo} == {(alone.colour, alone.marker)}
+    assert [look.dash for look in dpo] == ["", "dash", "dot"] and alone.dash == ""
+    assert found["Pref-FT"].colour == found["best-of-N"].colour and found["Pref-FT"].dash == "dash"
+    assert len({(look.colour, look.dash) for look in found.values()}) == len(found)
+    assert found["ties"].colour not in {found[label].colour for label in found if label != "ties"}
+    assert styles(["DPO offline"])["DPO offline"].dash == "dash"  # never solid
+    assert styles(["a", "b"]) == looks(["a", "b"]) and styles(["T = 1", "T = 2", "T = 8"]) == looks(
+        ["T = 1", "T = 2", "T = 8"]
+    )
+    assert styles(["cDPO", "DPOP"]) == looks(["cDPO", "DPOP"])  # other methods
+
+
+def test_dashes_are_drawn_and_in_the_legend() -> None:
+    lines = [Line(label, [1, 2], [i, i + 1]) for i, label in enumerate(["DPO on-policy", "DPO offline"])]
+    drawing = figure([Chart("t", "x", "y", lines)])
+    strokes = [(group.colour, stroke.dash) for group, stroke in every(drawing, Stroke, "line")]
+    assert sorted(strokes) == sorted([(COLOURS[0], ""), (COLOURS[0], marks.DASHES["dash"])] * 2)
+
+
+def test_labels_of_a_page_keep_the_colours_of_its_runs() -> None:
+    line = Line("B, offline DPO", [0, 1], [0, 1])
+    (group, _), *_ = every(figure([Chart("t", "x", "y", [line])], known=["A, DPO", "B, offline DPO"]), Marks)
+    assert group.place == 1
+
+
+# ---- rows ----------------------------------------------------------------------------------------------------------
+
+
+def rows() -> Chart:
+    lines = [
+        Line("effect", [x], [float(i)], left=[x - 1], right=[x + 0.5], tag=f"tag {i}")
+        for i, x in enumerate((3.0, -2, 0))
+    ]
+    names = ("helps far", "is free", "a name that is rather long")
+    return Chart("Effects", "effect", "", lines, kind="points", rows=names, zone=(-1.0, 1.0), guides={"optimum": 4.0})
+
+
+def test_rows_are_names_from_above_with_their_points_intervals_and_tags() -> None:
+    drawing, axes = figure([rows()]), frame(rows())
+    names = sorted((w for _, w in every(drawing, Words, "tick") if w.anchor == "end"), key=lambda w: w.at[1])
+    assert tuple(w.text for w in names) == rows().rows
+    points = [m.points[0] for _, m in every(drawing, Marks)]
+    assert [p[1] for p in points] == pytest.approx([w.at[1] - 2.5 for w in names])
+    ((_, shade),) = every(drawing, Area, "zone")
+    left, right = shade.points[0][0], shade.points[1][0]
+    unit = (right - left) / 2
+    assert [(p[0] - left) / unit - 1 for p in points] == pytest.approx([3, -2, 0])
+    assert axes.x.low <= -3 and axes.x.high >= 4  # intervals and guides are inside
+    bars = [s.points for _, s in every(drawing, Stroke, "line")]
+    assert [(b[1][0] - b[0][0]) / unit for b in bars] == pytest.approx([1.5] * 3)
+    tags = sorted((w for _, w in every(drawing, Words, "tick") if w.text.startswith("tag")), key=lambda w: w.at[1])
+    assert [w.text for w in tags] == ["tag 0", "tag 1", "tag 2"] and len({w.at[0] for w in tags}) == 1
+    guides = [s.points for _, s in every(drawing, Stroke, "guide")]
+    assert sum(a[0] == b[0] for a, b in guides) == 1  # upright in the panel, level in the legend
+    texts = [w.text for _, w in every(drawing, Words)]
+    assert "effect" in texts and texts.count("effect") == 1  # the axis, and no legend of rows
+
+
+def test_rows_make_a_figure_wide_and_high_enough() -> None:
+    few, many = rows(), replace(rows(), rows=[f"row {i}" for i in range(12)])
+    assert figure([many]).height > figure([few]).height
+    drawing = figure([few])
+    for _, words in every(drawing, Words):
+        rect = around(words)
+        assert rect.left >= 0 and rect.right <= drawing.width, words.text
+
+
+def test_panels_that_measure_the_same_share_their_axes() -> None:
+    low, high = (Chart("t", "steps", "y", [Line("a", [1, n], [0, n])]) for n in (2, 8))
+    a, b = frames([low, high])
+    assert a.x == b.x and a.y == b.y and a.y.high >= 8
+    c, d = frames([low, replace(high, y="other", x="other")])
+    assert c.x != d.x and c.y != d.y and c.y == frame(low).y
+
+
 def light(colour: str) -> float:
     return float(np.dot([int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)], (0.2126, 0.7152, 0.0722)))
 
@@ -298,7 +381,7 @@ def test_curves_stand_where_the_numbers_are() -> None:
 def test_bars_and_points_stand_where_the_numbers_are() -> None:
     shown = charts()
     drawing = figure(shown)
-    box, axes = panels(drawing)[1], frame(shown[1])
+    box, axes = panels(drawing)[1], frames(shown)[1]
     place = Box(box.left, box.top, box.right - box.left, box.bottom - box.top)
     bars = [bar.points for _, bar in every(drawing, Area, "bar")][:4]
     fresh_near = bars[0]
@@ -420,10 +503,11 @@ def test_thin_keeps_both_ends() -> None:
 def test_a_record_draws_the_same_figure() -> None:
     """At full precision, through JSON, with gaps and infinite values."""
     line = Line("A", [0.0, 1 / 3], [0.1, float("inf")], left=[0.0, 0.3], right=[0.0, 0.4], low=[0, 0], high=[1, 1])
-    for chart in [*charts(), frontier("f", [line]), Chart("t", "x", "y", [line], range=COUNT, mirrored=True)]:
+    for chart in [*charts(), rows(), frontier("f", [line]), Chart("t", "x", "y", [line], range=COUNT, mirrored=True)]:
         record = json.loads(json.dumps(as_record(chart), allow_nan=False))
         again = from_record(record)
         assert as_record(again) == record and (again.range, again.kind) == (chart.range, chart.kind)
+        assert again.zone == chart.zone and list(again.rows) == list(chart.rows)
         assert svg.standalone(figure([again])) == svg.standalone(figure([chart]))
         assert numbers(again.lines[0], names=frame_names(again)).x.tolist() == frame(chart).lines[0].x.tolist()
 
@@ -434,15 +518,18 @@ def frame_names(chart: Chart) -> list[str] | None:
 
 @pytest.mark.skipif(not (DOCS / "studies").is_dir(), reason="no documents beside the tests")
 def test_committed_figures_are_those_of_the_records_and_small() -> None:
+    from prefloop.studies import page, record
+
+    found, wrong = record.readable((DOCS / "studies").glob("*/result.json"))
+    if wrong:
+        pytest.skip(f"{wrong[0]}")
     whole = 0
-    for result in sorted((DOCS / "studies").glob("*/result.json")):
-        shown = json.loads(result.read_text(encoding="utf-8"))["figures"]
-        assert {p.name for p in result.parent.glob("*.svg")} == shown.keys()
-        for name, records in shown.items():
-            data = (result.parent / name).read_bytes()
-            assert data == svg.standalone(figure([from_record(record) for record in records])), (
-                f"{result.parent}: {name}"
-            )
+    for result in found:
+        home, shown = DOCS / "studies" / result["study"], page.drawings(result)
+        assert {p.name for p in home.glob("*.svg")} == shown.keys()
+        for name, drawn in shown.items():
+            data = (home / name).read_bytes()
+            assert data == svg.standalone(figure(drawn)), f"{home}: {name}"
             assert len(data) <= MOST
             whole += len(data)
     assert whole <= 400_000
