@@ -172,7 +172,8 @@ def line(claim: Mapping[str, Any], unit: str) -> str:
 def outcome(whole: Mapping[str, Any]) -> str:
     """Counts of verdicts, and the false discovery rate."""
     rate, given = whole["false_discovery"], [f"{n} {word}" for word, n in whole["verdicts"].items() if n]
-    said = f"Of {whole['claims']} findings in {_of(whole)}: {', '.join(given) or 'none'}."
+    said = f"Of {_of(whole['claims'], 'finding')} in {_of(whole['answered'], 'study', 'studies')}:"
+    said = f"{said} {', '.join(given) or 'none'}."
     if not rate["verdicts"]:
         return said
     stand = (
@@ -182,8 +183,8 @@ def outcome(whole: Mapping[str, Any]) -> str:
     return f"{said} At a false discovery rate of {rate['rate']:g}, {stand} Yekutieli, who allow any dependence{fall}."
 
 
-def _of(whole: Mapping[str, Any]) -> str:
-    return f"{whole['answered']} {'study' if whole['answered'] == 1 else 'studies'}"
+def _of(count: int, one: str, many: str = "") -> str:
+    return f"{count} {one if count == 1 else many or one + 's'}"
 
 
 def _others(studies: Sequence[Mapping[str, Any]], unit: str, at: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -26,11 +27,16 @@ def outcome(evidence: Evidence, conditions: Mapping[Any, Condition], caveats: Se
     figures = {}
     for group in dict.fromkeys(one.group for one in conditions.values()):
         cells = {key: evidence.cells[key] for key, one in conditions.items() if one.group == group}
-        name, names, own = label(group).replace(" ", "-"), short(list(cells)), list(cells.values())
+        name, names, own = _file(group), short(list(cells)), list(cells.values())
         figures[f"{name}-scores"] = [titled(scores(names, own), group)]
         figures[name] = [titled(course(names, own), group), titled(distance(names, own), group)]
     edges = [f"{label(key)}: {one.why}." for key, one in evidence.tuned.items() if not one.interior]
     return Outcome(evidence.findings, figures, [table(evidence)], [*caveats, *edges])
+
+
+def _file(group: Key) -> str:
+    """The name of a group's figures."""
+    return re.sub(r"[^A-Za-z0-9_.-]+", "-", label(group)).strip("-.") or "runs"
 
 
 def titled(chart: Chart, group: Key) -> Chart:
