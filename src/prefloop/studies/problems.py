@@ -23,10 +23,10 @@ DESIGN = {
     f" peak has probability {PLACES['far']:g} (far) or {PLACES['near']:g} (near) under the reference;"
     f" {PROMPTS} prompts × {GROUP} responses per gradient step",
     "text": "one-sentence answers of a small GPT; gold is the distance of their length from the shortest (Min, Skew) or"
-    " from a common one (Mode); 8 prompts × 4 responses per step, scored by a reward model learned from the offline"
-    " data",
+    " from a common one (Mode); 8 prompts × 4 responses per step; the policy's own responses are scored by a reward"
+    " model learned from the offline data",
     "information": "every method sees the order of the responses to one prompt, all pairs of it, and nothing across"
-    " prompts",
+    " prompts; on text, the learned reward's scores of the policy's own responses",
     "objective": f"J = E gold − {BETA:g} · KL(π‖π_ref) at the evaluation that its user would keep (early stopping), as a"
     " share of what can be gained over the reference",
     "tuning": "learning rate, and the one knob that holds the method to the reference (KL weight, β, τ or"
@@ -64,6 +64,9 @@ PROBLEMS: dict[str, dict[str, Any]] = {
     "skew": {"peak": 0.0, "coverage": 0.4},
 }
 TITLES = {"min": "Min Length", "mode": "Mode Length", "skew": "Skew Length"}
+SEEN: dict[str, Any] = {
+    "seen": 1.0
+}  # a reward model that has seen texts of every length, which offline methods have not
 NETWORKS = {"smoke": "smoke", "small": "small", "paper": "paper"}
 KL = Knob("kl", (0.0, 0.003, 0.01, 0.03, 0.1), start=0.01, natural=(True, False))
 EXACT: dict[str, Any] = {"kl_in": "loss", "kl_estimator": "exact"}
@@ -97,7 +100,7 @@ LENGTH_METHODS = {
     "DPO": METHODS["DPO"],
     "best-of-N": Entry("best_of_n"),
     "RWR": METHODS["RWR"],
-    "PPO": Entry("ppo", knob=KL),
+    "PPO": Entry("ppo"),
 }
 
 

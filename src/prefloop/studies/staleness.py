@@ -12,6 +12,7 @@ from prefloop.studies.problems import (
     DESIGN,
     PLACES,
     SCORING,
+    SEEN,
     SPEED_UNIT,
     TEXT,
     THRESHOLD,
@@ -103,7 +104,7 @@ def conditions(bench: Bench) -> dict[tuple[str, str, str, str], Condition]:
         for place in PLACES
     }
     return out | {
-        ("lengths", m, f"B = {age}M", p): length(bench, m, p, batch=TEXT["batch"] * age, **ONCE)
+        ("lengths", m, f"B = {age}M", p): length(bench, m, p, batch=TEXT["batch"] * age, **ONCE, **SEEN)
         for m in ON_LENGTHS
         for age in AGES
         for p in PROBLEMS
