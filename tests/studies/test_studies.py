@@ -19,7 +19,7 @@ from prefloop.lab.stack import Run
 from prefloop.lab.summary import TUNING
 from prefloop.studies import bench as benches
 from prefloop.studies import displacement, overoptimisation, present, problems, published_defects, registry, rules
-from prefloop.studies.bench import BUDGETS, REPETITION, Bench
+from prefloop.studies.bench import BUDGETS, REPETITION, Bench, Scale
 from prefloop.studies.conduct import Contrast
 from prefloop.studies.registry import ALONE, STUDIES, study
 from prefloop.studies.study import SIZES, Outcome
@@ -35,6 +35,11 @@ COLUMNS = (*COLUMNS, "rewards/chosen", "rewards/rejected", "rewards/margins")
 BEST = {"rotated": 3.2e-3, "lengths": 3.2e-4}  # the learning rate that is best in the made-up runs
 STARTS = {"dpo": ("beta", 0.1), "ipo": ("tau", 0.1), "rwr": ("beta", 0.3)}  # the best knob; KL weights: 0.01
 Law = Callable[[Any], dict[str, float]]  # `gain`: gold at the end; `quick`: from −1 (slow) to 1; other columns
+
+
+def _quick(scales: dict[str, Scale]) -> dict[str, Scale]:
+    """Few rounds of tuning, which has tests of its own; steps and seeds as they are."""
+    return {world: replace(scale, rounds=((3, 1), (1, 2))) for world, scale in scales.items()}
 
 
 class Lab:
@@ -79,6 +84,7 @@ def lab(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Lab:
     if "slow" not in request.keywords:
         monkeypatch.setattr(benches, "sweep", made.sweep)
         monkeypatch.setattr(benches, "missing", lambda settings, store: [])
+        monkeypatch.setattr(benches, "BUDGETS", {size: _quick(scales) for size, scales in BUDGETS.items()})
         for module in (problems, present):
             monkeypatch.setattr(module, "objective", lambda world: Objective(problems.BETA, 0.0, 1.0))
         monkeypatch.setattr(published_defects, "reference_noise", lambda one, seeds: 0.1 + 0.01 * np.arange(len(seeds)))
