@@ -212,7 +212,7 @@ def as_the_paper(name: str, sign: float) -> Law:
         return {"gain": level(s) + 0.2 * sign * own(s) * (on(s) in FARS)}
 
     def staleness(s: Any) -> dict[str, float]:
-        fresh, elsewhere = s.batch == s.minibatch, 0.2 * (sign < 0)
+        fresh, elsewhere = s.batch == s.minibatch, 0.1 * (sign < 0)
         return {"gain": level(s) + fresh * (0.2 * sign if on(s) in FARS else elsewhere), "quick": sign * fresh}
 
     def reuse(s: Any) -> dict[str, float]:
