@@ -21,6 +21,7 @@ def headroom(
     largest: float | None = None,
     cells: Collection[str] | None = None,
     ceiling: Literal["any", "all"] = "any",
+    alike: bool = False,
 ) -> str:
     """Why no difference can be seen on this problem, or nothing.
 
@@ -30,6 +31,7 @@ def headroom(
         cells: the methods of the claim; by default all.
         ceiling: whether one of the cells at the ceiling is enough, or all must be. A difference with one cell there is
             only too small, a difference of differences may have either sign.
+        alike: whether the claim predicts methods that do equally well here; then only the ceiling matters.
 
     Raises:
         ValueError: fewer than two methods, or not one score per seed for each.
@@ -39,7 +41,7 @@ def headroom(
         raise ValueError("headroom needs two or more methods with one score per seed each")
     worst, *_, best = sorted(table, key=lambda name: float(table[name].mean()))
     lead = mean_se(table[best] - table[worst])
-    if not lead.value > APART * lead.se:
+    if not alike and not lead.value > APART * lead.se:
         return f"best and worst ({best}, {worst}) differ by {lead}, less than {compact(APART)} standard errors"
     judged = list(table) if cells is None else list(cells)
     top = [] if largest is None else [name for name in judged if table[name].mean() >= largest - CEILING * abs(largest)]

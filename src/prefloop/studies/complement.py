@@ -1,4 +1,4 @@
-"""§5.3: are on-policy sampling and the negative gradient complementary? On-policy contrastive training against the rest."""
+"""§5.3: are on-policy sampling and the negative gradient complementary?"""
 
 from __future__ import annotations
 
@@ -98,8 +98,8 @@ STUDY = Study(
     finding="On-policy contrastive training does best, and fastest, when the reward peaks far from the reference.",
     design={
         **{k: v for k, v in DESIGN.items() if k != "text"},
-        "compared": "on-policy DPO with best-of-N, RLOO, and PPO with clip, critic and four passes, all on-policy; DPO and"
-        " best-of-N also offline",
+        "compared": "on-policy DPO with best-of-N, RLOO, and PPO with clip, critic and four passes, all on-policy; DPO"
+        " and best-of-N also offline",
     },
     claims=CLAIMS,
     run=run,

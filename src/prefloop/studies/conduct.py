@@ -133,37 +133,36 @@ def _decision(
         claim.rule(scale.first, scale.most),
         choice_se=math.hypot(*(of.weights[key] * chosen(one) for key, one in own.items())),
         edge=[f"{label(key)}: {one.why}" for key, one in own.items() if not one.interior],
-        no_headroom=_no_headroom(of, cells, conditions, scoring) if own else "",
+        no_headroom=_no_headroom(claim, cells, conditions, scoring) if own else "",
     )
 
 
-def _no_headroom(
-    of: Contrast, cells: Mapping[Any, Cell], conditions: Mapping[Any, Condition], scoring: Scoring
-) -> str:
-    """Why the claim's cells cannot differ where they compete, or nothing."""
+def _no_headroom(claim: Claim, cells: Mapping[Any, Cell], conditions: Mapping[Any, Condition], scoring: Scoring) -> str:
+    """Why the claim's cells cannot differ where they compete, or nothing.
+
+    A claim of no effect, and the second place of an interaction, predict that methods are alike: only the ceiling
+    matters.
+    """
+    of = contrast(claim)
     largest = 1.0 if of.score is scoring.score else None
     ceiling: Literal["any", "all"] = "all" if len(of.weights) == 2 else "any"
-    for group in dict.fromkeys(conditions[key].group for key in of.weights):
+    for place, group in enumerate(dict.fromkeys(conditions[key].group for key in of.weights)):
         rivals = {label(key): cells[key].values(of.score) for key, one in conditions.items() if one.group == group}
         fewest = min(map(len, rivals.values()))
         judged = [label(key) for key in of.weights if conditions[key].group == group]
         scores = {name: score[:fewest] for name, score in rivals.items()}
-        if reason := headroom(scores, largest=largest, cells=judged, ceiling=ceiling):
+        alike = place > 0 or claim.sense == "equal"
+        if reason := headroom(scores, largest=largest, cells=judged, ceiling=ceiling, alike=alike):
             return reason
     return ""
 
 
 def chosen(one: Tuned) -> float:
     """Standard error of a cell's score from the choice of its learning rate, on the seeds that its candidates share."""
-    knob = {point: marks for point, marks in one.tried.items() if point.knob == _knob(one)}
+    knob = {point: marks for point, marks in one.tried.items() if point.knob == one.point.knob}
     seeds = sorted((len(marks) for marks in knob.values()), reverse=True)[min(2, len(knob) - 1)]
     scores = [[mark.score for mark in marks[:seeds]] for marks in knob.values() if len(marks) >= seeds]
     return choice_se(scores) if seeds > 1 else 0.0
-
-
-def _knob(one: Tuned) -> float | None:
-    """The knob of the candidate that was tried on most seeds."""
-    return max(one.tried, key=lambda point: len(one.tried[point])).knob
 
 
 def label(key: Key) -> str:

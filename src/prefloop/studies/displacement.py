@@ -109,7 +109,8 @@ CLAIMS = (
 
 def conditions(bench: Bench) -> dict[tuple[str, int], Condition]:
     """Offline IPO on pairs of the reference: number of prompts, width of the network, similarity of the pair."""
-    out = {("prompts", n): _pairs(bench, n) for n in PROMPTS} | {("width", w): _pairs(bench, 100, hidden=w) for w in WIDTHS}
+    out = {("prompts", n): _pairs(bench, n) for n in PROMPTS}
+    out |= {("width", w): _pairs(bench, 100, hidden=w) for w in WIDTHS}
     fields = {"responses": 2, "data": 50, "batch": 100, "minibatch": 100, "lr": LR, "spacing": "log", "centre": 70.0}
     steps = bench.scale("sequences").steps
     for n in SHARED:
@@ -138,9 +139,11 @@ def _paths(cells: Mapping[Key, Cell], varied: str) -> Chart:
     lines = []
     for value, cell in own.items():
         gap, chosen = (np.median(cell.curve(f"rewards/{part}"), axis=0) for part in ("margins", "chosen"))
-        lines.append(Line(TITLES[varied].format(value), [0.0, *gap[np.isfinite(gap)]], [0.0, *chosen[np.isfinite(gap)]]))
+        known = np.isfinite(gap)
+        lines.append(Line(TITLES[varied].format(value), [0.0, *gap[known]], [0.0, *chosen[known]]))
     interval = f"medians over {seeds(list(own.values()))} seeds at each evaluation"
-    return Chart("Winner against margin", MARGIN, WINNER, lines, kind="path", guides={"reference": 0.0}, interval=interval)
+    guides = {"reference": 0.0}
+    return Chart("Winner against margin", MARGIN, WINNER, lines, kind="path", guides=guides, interval=interval)
 
 
 def _table(cells: Mapping[Key, Cell]) -> Table:
@@ -158,13 +161,14 @@ STUDY = Study(
     name="displacement",
     question="When does the winner's likelihood rise, and when does only the margin grow?",
     source="Tajwar et al. 2024, §5.2.2, Fig. 16",
-    finding="Contrastive training raises the winner with few prompts, large networks and distinct pairs; otherwise both fall.",
+    finding="Contrastive training raises the winner with few prompts, large networks and distinct pairs; otherwise both"
+    " fall.",
     design={
-        "problem": "offline IPO (target margin 10) on pairs that the reference wrote, gold labels, full batches on a fixed"
-        " list of contexts: the published arms, and for similarity the sequences",
+        "problem": "offline IPO (target margin 10) on pairs that the reference wrote, gold labels, full batches on a"
+        " fixed list of contexts: the published arms, and for similarity the sequences",
         "compared": "the number of prompts, the width of the network, the tokens that a pair has in common",
-        "objective": f"log π/π_ref of the winner, without β, where the margin first reaches {EARLY:g} (capacity: {LATE:g})"
-        " nats: conditions that have separated the pairs equally far, however fast they did",
+        "objective": f"log π/π_ref of the winner, without β, where the margin first reaches {EARLY:g} (capacity:"
+        f" {LATE:g}) nats: conditions that have separated the pairs equally far, however fast they did",
         "tuning": f"none: a learning rate of {LR:g} for all; only the path matters, not its speed",
     },
     claims=CLAIMS,

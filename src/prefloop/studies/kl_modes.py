@@ -1,7 +1,4 @@
-"""How do the two KL divergences move probability mass on the way to a target that the policy can represent?
-
-forward = KL(q‖p), maximum likelihood on samples of the target q; reverse = KL(p‖q), minimised by KL-regularised RL.
-"""
+"""How do forward KL(q‖p) and reverse KL(p‖q) move probability mass to a target q that the policy p can represent?"""
 
 from __future__ import annotations
 
@@ -61,9 +58,7 @@ def _claims() -> tuple[Claim, ...]:
             (f"{where}-mode-steps", f"{seeks} the likelier", f"{share}, reverse − forward, after {EARLY} steps of SGD"),
             (f"{where}-mode-progress", f"{seeks} the likelier", f"{share}, reverse − forward, {half}, SGD"),
         ]
-    return tuple(
-        Claim(*row, ANY, "nats" if "entropy" in row[0] else "probability", counts=False) for row in rows
-    )
+    return tuple(Claim(*row, ANY, "nats" if "entropy" in row[0] else "probability", counts=False) for row in rows)
 
 
 CLAIMS = _claims()
@@ -362,11 +357,9 @@ def mode_chart(key: Key, m: Measured) -> Chart:
 BAND: dict[str, Any] = {"range": SHARE, "interval": "mean over random instances; band: ±1.96 standard errors"}
 NOTES = (
     "forward = KL(q‖p), maximum likelihood on samples of q; reverse = KL(p‖q). Divergences and gradients are exact.",
-    "A comparison at equal steps depends on the scale of the gradients: reverse KL's is weighted by p, forward KL's is"
-    " p − q. Adam removes the scale of each parameter. Equal length of path compares both after the same movement of"
-    f" the parameters (what the slower has covered at step {EARLY}), as if every gradient had been normalised; half the"
-    " divergence gone compares them where KL(q‖p) + KL(p‖q), which prefers neither, has halved; instances that do not"
-    " get there with both are left out of it, and the tables say how many do.",
+    "Equal steps depend on the scale of the gradients: reverse KL's is weighted by p, forward KL's is p − q; Adam has"
+    f" none. Equal length of path: after the same movement of the parameters, the slower's at step {EARLY}. Half gone:"
+    " where KL(q‖p) + KL(p‖q), which prefers neither, has halved; the tables say how many instances get there.",
     "The printed values of the case study are read off a picture; the labels are judged by a fit, which is no proof."
     " Its intervals span parametrisations and optimisers, not random draws.",
 )
@@ -397,8 +390,7 @@ STUDY = Study(
     source="Tajwar et al. 2024, §6, categorical case study and its figure",
     finding="Reverse KL moves mass faster, and to a subset of the target's categories.",
     design={
-        "problem": "the paper's four categories, and random policies and targets over ten, half of them with two equal"
-        " modes; independent logits, or a small network for four contexts with different targets at once",
+        "problem": "the paper's four categories; random policies and targets over ten; logits, or a small network",
         "compared": "exact descent of both divergences from the same start, by SGD, SGD with momentum 0.9, and Adam",
         "objective": "paired by instance; the case study has one value per parametrisation and optimiser",
     },

@@ -90,8 +90,8 @@ STUDY = Study(
     design={
         **{k: v for k, v in DESIGN.items() if k != "bandit"},
         "compared": "six methods on three problems; in Skew Length the offline responses are cut, so that long ones are"
-        " rare in the data; the reward model has also seen texts of every length, so that it does not limit the on-policy"
-        " methods: against offline ones they know more",
+        " rare in the data; the reward model has also seen texts of every length, so that it does not limit the"
+        " on-policy methods: against offline ones they know more",
     },
     claims=CLAIMS,
     run=run,

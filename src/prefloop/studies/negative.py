@@ -70,7 +70,8 @@ CLAIMS = (
     Claim(
         "faster-on-policy-far",
         "and learn faster",
-        f"−log2 of the gradient steps to half of the attainable gain, negative = 1 less negative = 0, {' and '.join(SWITCHED)}",
+        "−log2 of the gradient steps to half of the attainable gain, negative = 1 less negative = 0,"
+        f" {' and '.join(SWITCHED)}",
         0.25,
         SPEED_UNIT,
         push(quickness),
@@ -116,8 +117,8 @@ STUDY = Study(
     finding="Offline, contrastive methods beat supervised ones when the reward peaks far from the reference.",
     design={
         **DESIGN,
-        "compared": "offline: DPO and IPO on all pairs of each group against best-of-N (Pref-FT on pairs) and RWR on the"
-        " same groups; on-policy: RLOO and DPO with the switch `negative` at 1 and at 0",
+        "compared": "offline: DPO and IPO on all pairs of each group against best-of-N (Pref-FT on pairs) and RWR on"
+        " the same groups; on-policy: RLOO and DPO with the switch `negative` at 1 and at 0",
     },
     claims=CLAIMS,
     run=run,

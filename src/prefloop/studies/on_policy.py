@@ -5,7 +5,19 @@ from __future__ import annotations
 from prefloop.studies.bench import Bench
 from prefloop.studies.conduct import Condition, Contrast, conduct, minus, versus
 from prefloop.studies.present import outcome
-from prefloop.studies.problems import BANDIT, DESIGN, PLACES, PROMPTS, SCORING, THRESHOLD, TITLES, UNIT, attained, bandit, length
+from prefloop.studies.problems import (
+    BANDIT,
+    DESIGN,
+    PLACES,
+    PROMPTS,
+    SCORING,
+    THRESHOLD,
+    TITLES,
+    UNIT,
+    attained,
+    bandit,
+    length,
+)
 from prefloop.studies.study import Claim, Outcome, Study
 
 METHODS = ("DPO", "best-of-N", "RWR")

@@ -136,9 +136,8 @@ def _against_kl(cells: Mapping[Key, Cell], name: str, problem: str, y: str) -> C
         lines.append(Line(amount, kl[order].tolist(), *band(cell.curve(y)[:, order])))
     title = {GOLD: "gold reward", SEEN: "proxy"}[y]
     interval = f"interquartile mean over {seeds(list(own.values()))} seeds; band: 95 % bootstrap interval"
-    return Chart(
-        f"{name}, {TITLES[problem]}: {title}", "KL(π‖π_ref), nats per response", title, lines, range=ANY, interval=interval
-    )
+    heading = f"{name}, {TITLES[problem]}: {title}"
+    return Chart(heading, "KL(π‖π_ref), nats per response", title, lines, range=ANY, interval=interval)
 
 
 STUDY = Study(

@@ -118,16 +118,12 @@ def table(evidence: Evidence) -> Table:
     for key, cell in evidence.cells.items():
         one, score = evidence.tuned.get(key), cell.values(attained)
         lost = proportion([broke(run) for run in cell.runs], seed=0)
-        knob = (
-            next((f"{p.knob:g}" for p in one.tried if p.rate == cell.setting.lr and p.knob is not None), "")
-            if one
-            else ""
-        )
+        knob = NONE if one is None or one.point.knob is None else f"{one.point.knob:g}"
         rows.append(
             [
                 label(key),
                 compact(cell.setting.lr) + ("" if one is None or one.interior else " (edge)"),
-                knob or NONE,
+                knob,
                 len(cell.runs),
                 str(mean_se(score)),
                 fixed(float(np.median(score))),

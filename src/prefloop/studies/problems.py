@@ -8,7 +8,7 @@ from functools import cache
 from typing import Any
 
 from prefloop.lab.scores import Objective, speed
-from prefloop.lab.setting import Setting, make
+from prefloop.lab.setting import make
 from prefloop.lab.stack import Run
 from prefloop.lab.tuning import Knob, Scoring, Search
 from prefloop.studies.bench import Bench, Scale
@@ -27,8 +27,8 @@ DESIGN = {
     " model learned from the offline data",
     "information": "every method sees the order of the responses to one prompt, all pairs of it, and nothing across"
     " prompts; on text, the learned reward's scores of the policy's own responses",
-    "objective": f"J = E gold − {BETA:g} · KL(π‖π_ref) at the evaluation that its user would keep (early stopping), as a"
-    " share of what can be gained over the reference",
+    "objective": f"J = E gold − {BETA:g} · KL(π‖π_ref) at the evaluation that its user would keep (early stopping), as"
+    " a share of what can be gained over the reference",
     "tuning": "learning rate, and the one knob that holds the method to the reference (KL weight, β, τ or"
     " temperature), on seeds of their own, until the best is inside the range",
 }
@@ -148,7 +148,7 @@ def search(entry: Entry, scale: Scale, rates: tuple[float, ...]) -> Search:
 
 
 def attained(run: Run) -> float:
-    """J at the evaluation that its user would keep, as a share of the attainable gain: 0 the reference, 1 the optimum."""
+    """J at the evaluation that its user would keep, as a share of the attainable gain: 0 the reference, 1 the best."""
     return objective(run.setting.world).early(run)
 
 

@@ -276,7 +276,8 @@ def table(cells: Mapping[Key, Cell]) -> Table:
     rows = []
     for (variant, defect), cell in cells.items():
         end = float(cell.last().mean())
-        numbers = (end, float(cell.curve("eval/gold").max(1).mean()), published(end), float(cell.last("eval/kl_reverse_exact").mean()))
+        best, away = (float(x.mean()) for x in (cell.curve("eval/gold").max(1), cell.values(distance)))
+        numbers = (end, best, published(end), away)
         rows.append([defect or "none", variant, *(f"{x:.3f}" for x in numbers)])
     head = ("defect", "method", "end reward", "best reward", "end reward as published", "KL(π‖π_ref), nats")
     return Table("Each defect", head, sorted(rows, key=lambda r: r[0]))
@@ -298,8 +299,8 @@ STUDY = Study(
     finding="Best-of-N collapses when samples are reused; PPO survives.",
     design={
         "problem": "sequences of nine tokens, peak far, 10 prompts × 10 responses per step",
-        "compared": f"one defect at a time, paired by seed with the same run without it; T = {REUSE} for best-of-N, PPO and"
-        " IPO, T = 1 for the others; the KL term on fresh samples, with advantages that are not rescaled",
+        "compared": f"one defect at a time, paired by seed with the same run without it; T = {REUSE} for best-of-N, PPO"
+        " and IPO, T = 1 for the others; the KL term on fresh samples, with advantages that are not rescaled",
         "objective": "the true gold reward of what the policy samples",
         "tuning": "none: Adam at 3·10⁻⁴ and no limit of the gradient's norm, as published",
     },

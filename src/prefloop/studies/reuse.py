@@ -100,8 +100,8 @@ STUDY = Study(
     finding="PPO is unaffected by reuse up to T = 8; best-of-N deteriorates.",
     design={
         **{k: v for k, v in DESIGN.items() if k != "text"},
-        "compared": f"T = 1 and T = {PASSES} at equally many gradient steps (1/{PASSES} of the samples), and at equally many"
-        f" samples (T = 1 for 1/{PASSES} of the steps); each tuned by itself; the peak is far",
+        "compared": f"T = 1 and T = {PASSES} at equally many gradient steps (1/{PASSES} of the samples), and at equally"
+        f" many samples (T = 1 for 1/{PASSES} of the steps); each tuned by itself; the peak is far",
     },
     claims=CLAIMS,
     run=run,

@@ -1,4 +1,4 @@
-"""The fingerprint of everything that decides a verdict: questions, claims, thresholds, budgets, and the analysis code."""
+"""The fingerprint of all that decides a verdict: questions, claims, thresholds, budgets, and the analysis code."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ NEUTRAL = ("__init__", *SHOWN, "real_model", "registry", "rules")
 
 def fingerprint() -> str:
     """A hash of the code of the rules; comments, docstrings and layout do not change it."""
-    return digest([ast.dump(_bare(path)) for path in rules()])
+    return digest([ast.unparse(_bare(path)) for path in rules()])
 
 
 def rules() -> list[Path]:

@@ -54,7 +54,8 @@ CLAIMS = (
     Claim(
         "fresh-is-faster-far",
         "and they learn faster per gradient step",
-        f"−log2 of the gradient steps to half of the attainable gain at B = M less the same at B = {AGES[-1]}M, far, {MEAN}",
+        "−log2 of the gradient steps to half of the attainable gain at B = M less the same at B ="
+        f" {AGES[-1]}M, far, {MEAN}",
         0.25,
         SPEED_UNIT,
         cost("bandit", METHODS, "far", quickness),
@@ -123,8 +124,8 @@ STUDY = Study(
     finding="Larger batches of staler samples do worse, except where the reward peaks near the reference's mode.",
     design={
         **DESIGN,
-        "compared": f"collections of B = M and of B = {AGES[-1]}M responses, one pass each: gradient steps and samples are"
-        " the same, and only their age differs",
+        "compared": f"collections of B = M and of B = {AGES[-1]}M responses, one pass each: gradient steps and samples"
+        " are the same, and only their age differs",
     },
     claims=CLAIMS,
     run=run,

@@ -318,8 +318,8 @@ STUDY = Study(
     source="Tajwar et al. 2024, §6: Lemmas 6.1 and 6.2, Theorem 6.5",
     finding="KL-regularised RL is mode-seeking; a negative gradient widens the margin; reverse KL commits faster.",
     design={
-        "problem": "random policies and targets over 3 to 20 categories, drawn from Dirichlets of concentration 0.3 to 3;"
-        " softmax with independent logits",
+        "problem": "random policies and targets over 3 to 20 categories, drawn from Dirichlets of concentration 0.3 to"
+        " 3; softmax with independent logits",
         "compared": "gradients from autograd on the divergences as a textbook writes them; a statement about a step is"
         " checked on a real one, of size 1e-4 for Lemma 6.2, which is first-order, and 0.1 for Theorem 6.5",
         "objective": "the share of instances on which a statement holds; one that is meant to be general needs 0.999",
