@@ -17,6 +17,7 @@ from prefloop.studies import forest
 from prefloop.studies.page import MARK, PAGE, SMOKE, effect, measured
 from prefloop.studies.readings import READINGS, Reading
 from prefloop.studies.record import RESULT, Result, counted, load, readable, tally
+from prefloop.studies.registry import STUDIES
 
 FINDINGS = "findings.md"
 EVIDENCE = Path(__file__).with_name("evidence.json")
@@ -86,6 +87,7 @@ def summary(results: Sequence[Result], readings: Mapping[str, Reading] = READING
             "not_by": [name for name in given if adjusted[name].by > RATE],
         },
         "key": KEY,
+        "missing": [name for name in STUDIES if name not in {result["study"] for result in results}],
         "studies": [_study(result, adjusted, readings.get(result["study"], Reading())) for result in results],
     }
 
@@ -130,6 +132,7 @@ def page(whole: Mapping[str, Any], wrong: Sequence[DataError] = (), at: str = ""
         "\n".join(f"- **{sentence(word).removesuffix('.')}**: {prose(text)}." for word, text in whole["key"].items()),
         _others(studies, whole["unit"], at),
         _checks(whole["studies"], at),
+        f"Not run yet by these rules: {', '.join(whole['missing'])}." if whole["missing"] else "",
         "\n".join(f"- Left out: {error.where}: {error.what}; {error.fix}." for error in wrong),
     ]
     return MARK + "\n\n".join(part for part in parts if part) + "\n"
