@@ -27,8 +27,8 @@ READINGS = {
     "negative": Reading(),
     "complement": Reading(),
     "labels": Reading(
-        why="Where every response to a prompt scores next to nothing, weights from scores are flat, while their order still"
-        " points the way; and DPO on all pairs learns from every response, not from the best two.",
+        why="Where every response to a prompt scores next to nothing, weights from scores are flat, while their order"
+        " still points the way; and DPO on all pairs learns from every response, not from the best two.",
         cost="No label more: the 45 pairs are those of the same ten ranked responses.",
         do="Rank several responses to each prompt and train on all of their pairs.",
     ),
