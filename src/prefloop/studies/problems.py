@@ -157,9 +157,13 @@ def quickness(run: Run) -> float:
     return -speed(run, objective(run.setting.world), HALF, float(run.setting.steps)).log2
 
 
-@cache
 def objective(world: Any) -> Objective:
     """J in a world."""
+    return _objective(world)
+
+
+@cache
+def _objective(world: Any) -> Objective:
     return Objective(BETA, *optimum(world, BETA))
 
 

@@ -25,7 +25,13 @@ READINGS = {
     "staleness": Reading(),
     "reuse": Reading(),
     "negative": Reading(),
-    "complement": Reading(),
+    "complement": Reading(
+        why="On-policy, the best of ten responses is a stronger signal than all of their pairs here, and as fast;"
+        " policy gradients on the same ten learn more slowly. Offline the order is reversed, so own samples help"
+        " best-of-N more.",
+        cost="Ten responses and their order at every prompt, for all of these methods.",
+        do="With a reward that ranks many responses, try on-policy best-of-N beside on-policy DPO; without one, DPO.",
+    ),
     "labels": Reading(
         why="Where every response to a prompt scores next to nothing, weights from scores are flat, while their order"
         " still points the way; and DPO on all pairs learns from every response, not from the best two.",
