@@ -343,7 +343,8 @@ def test_studies_judge_their_claims_in_order(studied: tuple[Study, Outcome]) -> 
     assert [f.claim for f in outcome.findings] == list(study.claims)
     assert len({c.name for c in study.claims}) == len(study.claims)
     for finding in outcome.findings:
-        assert np.isfinite([finding.effect.value, finding.effect.low, finding.effect.high]).all()
+        interval = finding.decision.interval
+        assert np.isfinite([interval.value, interval.low, interval.high]).all()
 
 
 def test_studies_draw_numbers(studied: tuple[Study, Outcome]) -> None:

@@ -7,11 +7,13 @@ import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import torch
 
 import tiny
+from prefloop.analysis.decisions import Verdict
 from prefloop.cli.main import main
 from prefloop.core.errors import UserError
 from prefloop.core.methods import METHODS, method
@@ -109,18 +111,25 @@ def test_lab_runs_it_in_its_workers(tmp_path: Path) -> None:
 
 
 STUDY = """
-from prefloop.studies.cells import arms, by, gains
-from prefloop.studies.study import Claim, Outcome, Study, judged
+from prefloop.lab.setting import make
+from prefloop.lab.tuning import Scoring
+from prefloop.studies.conduct import Condition, conduct, versus
+from prefloop.studies.study import Claim, Outcome, Study
 
 NAMES = ("my_methods:squared_hinge", "dpo")
-CLAIMS = (Claim("hinge-helps", "a squared hinge helps", "score of the hinge minus that of DPO", 0.02, "gain",
-                of=lambda cells: gains([cells[NAMES[0]]]) - gains([cells[NAMES[1]]])),)
+
+def last(run):
+    return run.last("eval/gold")
+
+CLAIMS = (Claim("hinge-helps", "a squared hinge helps", "gold of the hinge minus that of DPO", 0.02, "gold reward",
+                versus([NAMES[0]], [NAMES[1]], last)),)
 
 def run(bench):
-    settings = [arms(name, steps=4, evaluate=2, responses=2, batch=8, minibatch=8, data=8) for name in NAMES]
-    return Outcome(judged(CLAIMS, by(bench.tuned(settings, rates=(1e-2,)), NAMES)))
+    size = {"steps": 4, "evaluate": 2, "responses": 2, "batch": 8, "minibatch": 8, "data": 8, "lr": 1e-2}
+    conditions = {name: Condition(make(name, "arms", **size)) for name in NAMES}
+    return Outcome(conduct(bench, conditions, CLAIMS, Scoring(last)).findings)
 
-STUDY = Study("hinge", "Does a squared hinge help?", "mine", "Two methods on the arms.", CLAIMS, run)
+STUDY = Study("hinge", "Does a squared hinge help?", "mine", "", {"compared": "two methods on the arms"}, CLAIMS, run)
 """
 
 
@@ -128,7 +137,7 @@ def test_a_study_compares_it(tmp_path: Path) -> None:
     (tmp_path / "hinge_study.py").write_text(STUDY, encoding="utf-8")
     assert main(["study", "run", "hinge_study:STUDY", "--size", "smoke", "--workers", "1", "--quiet"]) == 0
     (claim,) = json.loads((tmp_path / "studies" / "hinge" / "result.json").read_text())["claims"]
-    assert claim["name"] == "hinge-helps" and claim["verdict"] in ("supported", "contradicted", "inconclusive")
+    assert claim["name"] == "hinge-helps" and claim["verdict"] in get_args(Verdict)
 
 
 def test_a_stack_holds_its_values_per_run_and_equals_each_alone() -> None:

@@ -65,7 +65,9 @@ class Lab:
         step = np.array([0, *(2**i for i in range(int(math.log2(s.steps)))), s.steps], dtype=float)
         rise = np.minimum(1.0, np.log2(1 + step) / np.log2(1 + s.steps) * (1.5 + 0.5 * told["quick"]))
         noise = self.noise * np.random.default_rng([s.seed, len(s.method)]).standard_normal()
-        gold = (told["gain"] + noise - self.cost(s)) * rise - told.get("fall", 0.0) * np.maximum(0, rise - 0.5) * 2
+        gold = (told["gain"] + noise - self.cost(s)) * rise - told.get("fall", 0.0) * np.maximum(
+            0.0, step / s.steps - 0.25
+        ) / 0.75
         ends = dict.fromkeys(COLUMNS, 0.0) | {k: v for k, v in told.items() if k in COLUMNS}
         curves = {name: step / s.steps * end for name, end in ends.items()}
         seen = curves[SEEN] if SEEN in told else gold
