@@ -41,7 +41,7 @@ test-all: lint types .venv/.bench
 	$(PYTEST) -m "slow or not slow"
 	$(BIN)/python tools/mutate.py
 
-# the paper's questions again, within three hours on two cores, resumable: docs/studies, docs/findings.md and the
+# the paper's questions again, for hours on two cores, resumable: docs/studies, docs/findings.md and the
 # evidence of the package
 findings: .venv/.test
 	$(BIN)/prefloop study run all --size small --out docs/studies

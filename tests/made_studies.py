@@ -42,13 +42,13 @@ def finding(
     )
 
 
-def charts() -> list[Chart]:
+def charts(interval: str = "mean of 12 seeds") -> list[Chart]:
     x = [1, 10, 100]
     curve = Line("fresh", x, [0.1, 0.5, float("nan")], [0.0, 0.4, 0.8], [0.2, 0.6, 1.0])
     bars = Line("fresh", ["near", "far"], [1.0, -0.5], [0.8, -0.7], [1.2, -0.3])
     return [
         Chart("Reward [mean]", "B", "reward", [curve, Line("stale", x, np.array([0.1, 0.3, 0.2]), dashed=True)],
-              log_x=True, guides={"best arm": 1.0, "reference": 0.1, "data": 0.12}, interval="mean of 12 seeds"),
+              log_x=True, guides={"best arm": 1.0, "reference": 0.1, "data": 0.12}, interval=interval),
         Chart("After training", "peak", "reward", [bars, Line("stale", ["near", "far"], [0.5, -1.0])], kind="bars"),
         Chart("Each seed", "margin", "fall", [Line("stale", [0.0, 1.0], [1.0, 0.0], [0.5, -1], [2, 1])], kind="points"),
     ]  # fmt: skip

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
+import jaxtyping
 import torch
 from torch import Tensor
 
@@ -18,6 +20,16 @@ from prefloop.policies.categorical import Categorical
 
 F64 = torch.float64
 PER_TOKEN = ("logp_behaviour", "logp_proximal", "logp_reference", "values", "penalty")
+
+
+@contextmanager
+def unchecked() -> Iterator[None]:
+    """Without the checks of shapes, which make small steps several times slower."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    try:
+        yield
+    finally:
+        jaxtyping.config.update("jaxtyping_disable", False)
 
 
 def uniform(g: torch.Generator, low: float, high: float, *shape: int) -> Tensor:

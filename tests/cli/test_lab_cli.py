@@ -8,13 +8,12 @@ import json
 import subprocess
 import sys
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from collections.abc import Callable, Sequence
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import jaxtyping
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
@@ -32,20 +31,11 @@ from prefloop.lab.store import flat, read
 from prefloop.lab.summary import TUNING, Cell
 from prefloop.report import chart as chart_module
 from prefloop.report import svg
+from toys import unchecked
 
 OF_LENGTHS = ("eval/length", "eval/cut")  # which runs on the other problems do not have
 MEASURED = (*lab_result.COLUMNS, *lab_result.UNSHOWN, "reward_queries", "diverged")
 COLUMNS = tuple(c for c in MEASURED if c not in OF_LENGTHS)
-
-
-@contextmanager
-def unchecked() -> Iterator[None]:
-    """Without the checks of types, so that a wrong word reaches the package's own."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    try:
-        yield
-    finally:
-        jaxtyping.config.update("jaxtyping_disable", False)
 
 
 def words(text: str) -> list[str]:

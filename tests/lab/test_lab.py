@@ -5,14 +5,12 @@ from __future__ import annotations
 import math
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import jaxtyping
 import numpy as np
 import pytest
 import torch
@@ -31,22 +29,13 @@ from prefloop.lab.stack import Run, Training, Watch, build, run_stack
 from prefloop.lab.store import read, to_bytes
 from prefloop.worlds.arms import problem as bandit
 from prefloop.worlds.arms.spec import Categorical
+from toys import unchecked
 
 KLS = ("eval/kl_reverse_exact", "eval/kl_forward_exact")
 SMALL = {"responses": 4, "batch": 32, "minibatch": 16, "evaluation": 8, "data": 20}
 TABLE = make("rloo", "arms", policy="tabular", contexts=4, **SMALL)
 NET = make("rloo", "arms", hidden=16, **SMALL)
 SEQUENCES = make("rloo", "sequences", responses=4, batch=16, minibatch=16, evaluation=4, data=8)
-
-
-@contextmanager
-def unchecked() -> Iterator[None]:
-    """Without the checks of shapes, which make small steps several times slower."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    try:
-        yield
-    finally:
-        jaxtyping.config.update("jaxtyping_disable", False)
 
 
 def trained(settings: Sequence[Setting]) -> tuple[list[Run], Training]:

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 
+import made_studies
 from prefloop.core.errors import UserError
 from prefloop.report import marks, svg
 from prefloop.report.axes import Axis, along, ticks
@@ -44,15 +45,7 @@ MOST = 60_000  # bytes of a figure
 
 
 def charts() -> list[Chart]:
-    x = [1, 10, 100]
-    curve = Line("fresh", x, [0.1, 0.5, float("nan")], [0.0, 0.4, 0.8], [0.2, 0.6, 1.0])
-    bars = Line("fresh", ["near", "far"], [1.0, -0.5], [0.8, -0.7], [1.2, -0.3])
-    return [
-        Chart("Reward [mean]", "B", "reward", [curve, Line("stale", x, np.array([0.1, 0.3, 0.2]), dashed=True)],
-              log_x=True, guides={"best arm": 1.0, "reference": 0.1, "data": 0.12}, interval="mean; band: 95 %"),
-        Chart("After training", "peak", "reward", [bars, Line("stale", ["near", "far"], [0.5, -1.0])], kind="bars"),
-        Chart("Each seed", "margin", "fall", [Line("stale", [0.0, 1.0], [1.0, 0.0], [0.5, -1], [2, 1])], kind="points"),
-    ]  # fmt: skip
+    return made_studies.charts("mean; band: 95 %")
 
 
 def every(drawing: Drawing, kind: type[Any], style: str = "") -> Iterator[tuple[Group, Any]]:

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 
-import jaxtyping
 import numpy as np
 import pytest
 import scipy.stats
@@ -23,19 +20,9 @@ from prefloop.worlds.arms import problem as bandit
 from prefloop.worlds.arms.problem import ARMS, CONTEXT, ArmReward, Law
 from prefloop.worlds.arms.spec import TOKENS
 from prefloop.worlds.rewarded import Rewarded, noisy
-from toys import F64
+from toys import F64, unchecked
 
 R1, R2 = bandit.bump(70.0, 10.0), bandit.bump(20.0, 10.0)
-
-
-@contextmanager
-def unchecked() -> Iterator[None]:
-    """Without the checks of shapes, which make small steps several times slower."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    try:
-        yield
-    finally:
-        jaxtyping.config.update("jaxtyping_disable", False)
 
 
 def stream(seeds: list[int], name: str = "test") -> Stream:

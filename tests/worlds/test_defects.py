@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, get_args
 
-import jaxtyping
 import numpy as np
 import pytest
 import torch
@@ -27,21 +24,12 @@ from prefloop.worlds.arms.problem import ArmReward, prompt_tokens, under
 from prefloop.worlds.arms.spec import REWARDS, Sequences
 from prefloop.worlds.rewarded import Rewarded
 from prefloop.worlds.spec import Built, hints
+from toys import unchecked
 
 F64 = torch.float64
 SEEDS = (3, 4)
 V, T = 6, 3
 PPO = METHODS["ppo_critic_free"].override(kl=0.3, scale="none", clip=0.1)
-
-
-@contextmanager
-def unchecked() -> Iterator[None]:
-    """Without the checks of shapes, which make small steps several times slower."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    try:
-        yield
-    finally:
-        jaxtyping.config.update("jaxtyping_disable", False)
 
 
 def tiny(spread: float = 0.5) -> GPT:

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
-import jaxtyping
 import numpy as np
 import pytest
 import torch
@@ -27,20 +24,10 @@ from prefloop.worlds.rotated import build as made
 from prefloop.worlds.rotated import problem as circle
 from prefloop.worlds.rotated.problem import ContextReward
 from prefloop.worlds.rotated.spec import Rotated
-from toys import F64
+from toys import F64, unchecked
 
 SMALL: dict[str, Any] = {"responses": 4, "batch": 32, "minibatch": 32, "evaluation": 16, "data": 16}
 ONE = make("rloo", "rotated", hidden=8, clusters=8, arms=50, mass=0.1, **SMALL)
-
-
-@contextmanager
-def unchecked() -> Iterator[None]:
-    """Without the checks of shapes, which make small steps several times slower."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    try:
-        yield
-    finally:
-        jaxtyping.config.update("jaxtyping_disable", False)
 
 
 def around(arms: int = 50, number: int = 8, noise: float = 0.3) -> circle.Clusters:

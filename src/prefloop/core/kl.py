@@ -55,9 +55,16 @@ def loss(logp: LogProbs, batch: Batch, estimator: str) -> PerResponse:
     if estimator not in get_args(Loss):
         raise UserError(f"unknown KL loss {estimator!r}", fix=nearest(estimator, get_args(Loss)))
     value, whole = k2 if estimator.startswith("k2") else k3, implicit_reward(logp, batch)
-    if batch.logp_reference is None or not estimator.endswith("_token"):
+    if not estimator.endswith("_token"):
         return value(whole)
+    assert batch.logp_reference is not None  # or there were no implicit reward
     return sequence(value(logp - batch.logp_reference), batch)
+
+
+def mismatched(batch: Batch) -> Batch:
+    """Each prompt with the responses to the one before it; their mean log π/π_ref is KTO's z (arXiv:2402.01306)."""
+    responses, mask = (x.roll(1, dims=-3) for x in (batch.responses, batch.mask))
+    return Batch(batch.prompts, responses, mask, valid=None if batch.valid is None else batch.valid.roll(1, dims=-2))
 
 
 def penalty(weight: Number, batch: Batch) -> LogProbs:

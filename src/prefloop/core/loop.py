@@ -230,9 +230,8 @@ class Loop:
         return Evaluation(**whole)
 
     def _mismatched_kl(self, batch: Batch) -> Float[Tensor, "*S"]:
-        """KTO's z: mean log π/π_ref of each prompt with the responses to the next prompt, clamped at 0."""
-        shift = {f: getattr(batch, f).roll(1, dims=-3) for f in ("responses", "mask")}
-        other = Batch(batch.prompts, **shift, valid=None if batch.valid is None else batch.valid.roll(1, dims=-2))
+        """KTO's z: mean log π/π_ref of each prompt with the responses to another one, clamped at 0."""
+        other = kl.mismatched(batch)
         d = sequence(self._frozen(self.policy, other).logp - self._frozen(self.reference, other).logp, other)
         count = self.across(other.present.sum((-2, -1))).clamp(min=1)
         return self.across(mean_over(d, other.present, count)).clamp(min=0)

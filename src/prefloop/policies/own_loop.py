@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from prefloop.core import kl
 from prefloop.core.batch import Batch, label
 from prefloop.core.errors import UserError
 from prefloop.data.formats.loading import from_rows
@@ -78,7 +79,7 @@ def log_probs(model: nn.Module, batch: Batch) -> Float[Tensor, "P G T"]:
 
 
 def mismatched_kl(model: nn.Module, reference: nn.Module, batch: Batch) -> Float[Tensor, ""]:
-    """KTO's z, one number for an optimiser batch: mean log π/π_ref of each prompt with the responses to the next
+    """KTO's z, one number for an optimiser batch: mean log π/π_ref of each prompt with the responses to another
     prompt, clamped at 0, without a gradient.
 
     Args:
@@ -90,12 +91,7 @@ def mismatched_kl(model: nn.Module, reference: nn.Module, batch: Batch) -> Float
     if len(batch.prompts) < 2:
         what = "z compares a prompt with responses to another prompt, but the batch has only one"
         raise UserError(what, fix="use batches of two prompts or more")
-    other = Batch(
-        batch.prompts,
-        batch.responses.roll(1, 0),
-        batch.mask.roll(1, 0),
-        valid=None if batch.valid is None else batch.valid.roll(1, 0),
-    )
+    other = kl.mismatched(batch)
     with torch.no_grad():
         ratio = log_probs(model, other) - log_probs(reference, other).to(next(model.parameters()).device)
     each = ratio.sum(-1)[other.present.to(ratio.device)]

@@ -1,14 +1,15 @@
-"""Predicted time of runs on a language model: their operations, timed on a small part of the work at the real sizes."""
+"""Predicted time of a grid of runs on a language model: its operations, timed on a few responses."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 
 from prefloop.runs.config import Config
 from prefloop.runs.grid import comparisons
 from prefloop.runs.length import with_steps
-from prefloop.runs.speed import given_responses, measure, seconds, start, unanswered
+from prefloop.runs.speed import given_responses, quick, seconds, start, unanswered
 from prefloop.runs.world import method_of, open_world, resolved
 from prefloop.worlds.text.open_data import open_data
 
@@ -23,7 +24,8 @@ def forecast(configs: Mapping[str, Config]) -> float:
     data = open_data(first.data)
     whole = {label: with_steps(config, method_of(config), len(data.train)) for label, config in configs.items()}
     world = open_world(whole[label], data, say=lambda text: None)
-    speed = measure(first, world, opening=time.monotonic() - clock)
+    opening = time.monotonic() - clock
+    speed = replace(quick(first, world), opening=opening)
     prompts, given = unanswered(world), given_responses(first, world)
     starts = [start(list(cells.values()), speed, prompts, given) for cells in comparisons(whole)]
     return sum(starts) + sum(seconds(config, speed, given) for config in whole.values())

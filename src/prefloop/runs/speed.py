@@ -14,7 +14,6 @@ from prefloop.core.method import Method
 from prefloop.core.pairs import best_vs_worst
 from prefloop.core.streams import streams
 from prefloop.core.weights import best_only
-from prefloop.data.records import Group
 from prefloop.runs.config import Config
 from prefloop.runs.offline import offline_groups
 from prefloop.runs.world import TextWorld, method_of, plan_of
@@ -34,24 +33,6 @@ class Speed:
     training: float  # of one response, forward and backward
 
 
-def measure(config: Config, world: TextWorld, *, opening: float) -> Speed:
-    """Time sampling, evaluation and training once, each on a small part of the work of a run."""
-    policy, device, group = world.model.policy(), world.model.device, max(2, method_of(config).responses)
-    groups = max(1, min(policy.sampling.rows, config.training.batch) // group)
-    train = world.problem.prompts(0, groups, streams(config.seed)["prompts"])
-    rng = streams(config.seed)["evaluation"]
-    with torch.no_grad():
-        policy.draw(train[:1], 1, rng)  # libraries initialise at their first call
-        sampling, batch = _timed(lambda: policy.draw(train, group, rng), device)
-        if config.reward.name == LABELS:  # then the responses of the data are read, which may be long
-            batch = world.problem.batch_of(_apart(_given(world), QUICK["groups"]))
-        forward, _ = _timed(lambda: policy.evaluate(batch), device)
-    few = batch[torch.arange(max(1, min(len(batch.mask), config.training.minibatch // group)))]
-    training, _ = _timed(lambda: policy.evaluate(few).logp.sum().backward(), device)
-    read, part = int(batch.present.sum()), int(few.present.sum())
-    return Speed(opening, sampling / (groups * group), forward / read, training / part)
-
-
 def expected(config: Config, world: TextWorld, done: int = 0) -> float:
     """Predicted seconds of a run from here on, from a few seconds of its work.
 
@@ -64,7 +45,7 @@ def expected(config: Config, world: TextWorld, done: int = 0) -> float:
 
 
 def quick(config: Config, world: TextWorld) -> Speed:
-    """As `measure`, in a few seconds: few responses, and the first tokens of those that are sampled."""
+    """Time sampling, evaluation and training in a few seconds: few responses, the first tokens of sampled ones."""
     policy, device = world.model.policy(), world.model.device
     limit, longest = policy.prompt_limit, policy.sampling.max_new_tokens
     tokens = min(QUICK["tokens"], longest)
@@ -79,17 +60,13 @@ def quick(config: Config, world: TextWorld) -> Speed:
             prompt = sum(map(len, prompts)) / len(prompts)
             scale = (prompt + longest) / (prompt + tokens)
         if config.reward.name == LABELS or batch is None:  # then the responses of the data are read
-            scale, batch = 1.0, world.problem.batch_of(_apart(_given(world), QUICK["groups"]))
+            given = [group for group in world.problem.train if group.responses]
+            scale, batch = 1.0, world.problem.batch_of(_apart(given, QUICK["groups"]))
         policy.evaluate(batch[torch.arange(1)])  # libraries initialise at their first call
         forward, _ = _timed(lambda: policy.evaluate(batch), device)
     training, _ = _timed(lambda: policy.evaluate(batch).logp.sum().backward(), device)
     read = int(batch.present.sum()) / scale
     return Speed(0.0, sampling, forward / read, training / read)
-
-
-def _given(world: TextWorld) -> list[Group]:
-    """Training groups with responses."""
-    return [group for group in world.problem.train if group.responses]
 
 
 def _apart(groups: Sequence[T], count: int) -> Sequence[T]:

@@ -146,7 +146,7 @@ def _about(whole: Mapping[str, Any]) -> str:
     return (
         f"Effects are in {whole['unit']}, unless another unit is named; intervals are of the whole procedure, with its"
         " stops and its tuning; n seeds each. In the figures the unit is the smallest effect that counts. Size"
-        f" {sizes}; rules {rules}, fixed before the runs.{several}" + (f" {SMOKE}" if "smoke" in whole["sizes"] else "")
+        f" {sizes}; rules {rules}.{several}" + (f" {SMOKE}" if "smoke" in whole["sizes"] else "")
     )
 
 

@@ -7,8 +7,8 @@ from typing import Any
 from prefloop.studies.bench import Bench
 from prefloop.studies.conduct import Condition, Contrast, conduct, versus
 from prefloop.studies.present import outcome
-from prefloop.studies.problems import DESIGN, SCORING, THRESHOLD, UNIT, attained, bandit
-from prefloop.studies.study import Claim, Outcome, Study
+from prefloop.studies.problems import DESIGN, SCORING, attained, bandit, claim
+from prefloop.studies.study import Outcome, Study
 
 CARDINAL: dict[str, Any] = {"labels": "gold"}
 CONDITIONS: dict[tuple[str, str], dict[str, Any]] = {  # method, labels: changes
@@ -24,10 +24,6 @@ ACROSS, WITHIN, ORDER, ALL_PAIRS, ONE_PAIR, BEST = CONDITIONS
 
 def lead(better: tuple[str, str], worse: tuple[str, str]) -> Contrast:
     return versus([better], [worse], attained)
-
-
-def claim(name: str, prediction: str, effect: str, of: Contrast) -> Claim:
-    return Claim(name, prediction, effect, THRESHOLD, UNIT, of)
 
 
 CLAIMS = (

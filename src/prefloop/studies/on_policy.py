@@ -11,14 +11,13 @@ from prefloop.studies.problems import (
     PLACES,
     PROMPTS,
     SCORING,
-    THRESHOLD,
     TITLES,
-    UNIT,
     attained,
     bandit,
+    claim,
     length,
 )
-from prefloop.studies.study import Claim, Outcome, Study
+from prefloop.studies.study import Outcome, Study
 
 METHODS = ("DPO", "best-of-N", "RWR")
 ON_LENGTHS = ("DPO", "best-of-N")
@@ -36,10 +35,6 @@ FAR, NEAR = (gap("bandit", METHODS, place) for place in PLACES)
 MIN, MODE, SKEW = (gap("lengths", ON_LENGTHS, problem) for problem in TITLES)
 MEAN = f"mean of {', '.join(METHODS)}"
 LENGTH_MEAN = f"mean of {' and '.join(ON_LENGTHS)}"
-
-
-def claim(name: str, prediction: str, effect: str, of: Contrast) -> Claim:
-    return Claim(name, prediction, effect, THRESHOLD, UNIT, of)
 
 
 CLAIMS = (

@@ -213,7 +213,7 @@ def _again(result: Result) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in result["versions"].items())
     return (
         f"## Reproduce\n\n```\n{result['command']}\n```\n\nIt took {took(result['effort'])}. Rules: `{result['rules']}`"
-        f" (question, claims, budgets and analysis, fixed before the run). Versions: {versions}. All numbers:"
+        f" (of question, claims, budgets and analysis). Versions: {versions}. All numbers:"
         f" [{RESULT}]({RESULT})."
     )
 

@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from prefloop.analysis.breaks import breaks
 from prefloop.analysis.numbers import NONE, compact, fixed
-from prefloop.analysis.statistics import mean_se, proportion
+from prefloop.analysis.statistics import mean_se
 from prefloop.lab.scores import GOLD, KL, broke
 from prefloop.lab.summary import Cell, band
 from prefloop.report.chart import ANY, Chart, Line, Table, frontier
@@ -19,7 +20,18 @@ from prefloop.studies.problems import PLACES, TITLES, UNIT, attained, objective,
 from prefloop.studies.study import Outcome
 
 GOLDEN = 0.618
-HEAD = ("condition", "lr", "knob", "seeds", "score", "median", "broke", "log2 steps to half", "KL at the end", "tuning")
+HEAD = (
+    "condition",
+    "lr",
+    "knob",
+    "seeds",
+    "score",
+    "median unbroken",
+    "broke",
+    "log2 steps to half",
+    "KL at the end",
+    "tuning",
+)
 
 
 def outcome(evidence: Evidence, conditions: Mapping[Any, Condition], caveats: Sequence[str] = ()) -> Outcome:
@@ -117,7 +129,7 @@ def table(evidence: Evidence) -> Table:
     rows = []
     for key, cell in evidence.cells.items():
         one, score = evidence.tuned.get(key), cell.values(attained)
-        lost = proportion([broke(run) for run in cell.runs], seed=0)
+        seen = breaks(score, [broke(run) for run in cell.runs])
         knob = NONE if one is None or one.point.knob is None else f"{one.point.knob:g}"
         rows.append(
             [
@@ -126,8 +138,8 @@ def table(evidence: Evidence) -> Table:
                 knob,
                 len(cell.runs),
                 str(mean_se(score)),
-                fixed(float(np.median(score))),
-                f"{lost.value:.2f} [{lost.low:.2f}, {lost.high:.2f}]",
+                fixed(seen.median.value),
+                f"{seen.share.value:.2f} [{seen.share.low:.2f}, {seen.share.high:.2f}]",
                 fixed(-float(cell.values(quickness).mean()), 1),
                 compact(float(cell.last(KL).mean())),
                 "" if one is None else f"{one.runs} runs",

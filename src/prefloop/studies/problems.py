@@ -12,7 +12,8 @@ from prefloop.lab.setting import make
 from prefloop.lab.stack import Run
 from prefloop.lab.tuning import Knob, Scoring, Search
 from prefloop.studies.bench import Bench, Scale
-from prefloop.studies.conduct import Condition
+from prefloop.studies.conduct import Condition, Contrast
+from prefloop.studies.study import Claim
 from prefloop.worlds.optimum import optimum
 
 BETA = 0.05  # of J = E gold − β KL(π‖π_ref), everywhere
@@ -30,7 +31,7 @@ DESIGN = {
     "objective": f"J = E gold − {BETA:g} · KL(π‖π_ref) at the evaluation that its user would keep (early stopping), as"
     " a share of what can be gained over the reference",
     "tuning": "learning rate, and the one knob that holds the method to the reference (KL weight, β, τ or"
-    " temperature), on seeds of their own, until the best is inside the range",
+    " temperature; on text best-of-N and PPO have none), on seeds of their own, until the best is inside the range",
 }
 THRESHOLD = 0.05  # the smallest effect that counts
 UNIT = "share of the attainable gain in J"
@@ -64,10 +65,7 @@ PROBLEMS: dict[str, dict[str, Any]] = {
     "skew": {"peak": 0.0, "coverage": 0.4},
 }
 TITLES = {"min": "Min Length", "mode": "Mode Length", "skew": "Skew Length"}
-SEEN: dict[str, Any] = {
-    "seen": 1.0
-}  # a reward model that has seen texts of every length, which offline methods have not
-NETWORKS = {"smoke": "smoke", "small": "small", "paper": "paper"}
+SEEN: dict[str, Any] = {"seen": 1.0}  # the reward model has seen texts of every length; offline methods have not
 KL = Knob("kl", (0.0, 0.003, 0.01, 0.03, 0.1), start=0.01, natural=(True, False))
 EXACT: dict[str, Any] = {"kl_in": "loss", "kl_estimator": "exact"}
 PAIRS: dict[str, Any] = {"pairs": "all_pairs"}
@@ -121,10 +119,10 @@ def length(bench: Bench, name: str, problem: str, *, on_policy: bool = True, **c
     """A method on text-like responses: eight prompts × four responses per step, ranked by a learned reward.
 
     Args:
-        problem: a key of LENGTHS.
+        problem: a key of PROBLEMS.
         changes: see `bandit`.
     """
-    own = {**PROBLEMS[problem], **TEXT, "network": NETWORKS[bench.size], **changes}
+    own = {**PROBLEMS[problem], **TEXT, "network": bench.size, **changes}
     return _condition(bench, LENGTH_METHODS[name], "lengths", on_policy, own, problem)
 
 
@@ -142,6 +140,11 @@ def search(entry: Entry, scale: Scale, rates: tuple[float, ...]) -> Search:
     many = scale.rounds[0][0]
     skip = (len(rates) - many) // 2
     return Search(rates[skip : skip + many], knob=entry.knob, rounds=scale.rounds)
+
+
+def claim(name: str, prediction: str, effect: str, of: Contrast) -> Claim:
+    """A claim on the share of the attainable gain, at the threshold that all questions have."""
+    return Claim(name, prediction, effect, THRESHOLD, UNIT, of)
 
 
 # ------------------------------------------------------------------------------------------------------------ scores

@@ -26,15 +26,14 @@ READINGS = {
     "reuse": Reading(),
     "negative": Reading(),
     "complement": Reading(
-        why="On-policy, the best of ten responses is a stronger signal than all of their pairs here, and as fast;"
-        " policy gradients on the same ten learn more slowly. Offline the order is reversed, so own samples help"
+        why="Not decided here. Offline the order of best-of-N and DPO is the opposite (`labels`), so own samples help"
         " best-of-N more.",
         cost="Ten responses and their order at every prompt, for all of these methods.",
         do="With a reward that ranks many responses, try on-policy best-of-N beside on-policy DPO; without one, DPO.",
     ),
     "labels": Reading(
-        why="Where every response to a prompt scores next to nothing, weights from scores are flat, while their order"
-        " still points the way; and DPO on all pairs learns from every response, not from the best two.",
+        why="Likely, not measured: where every response to a prompt scores next to nothing, weights from scores are"
+        " flat, while their order still points the way; and DPO on all pairs learns from every response.",
         cost="No label more: the 45 pairs are those of the same ten ranked responses.",
         do="Rank several responses to each prompt and train on all of their pairs.",
     ),

@@ -125,7 +125,7 @@ STUDY = Study(
     design={
         **DESIGN,
         "compared": f"collections of B = M and of B = {AGES[-1]}M responses, one pass each: gradient steps and samples"
-        " are the same, and only their age differs",
+        " are the same, and only their age differs; the reward model has seen texts of every length",
     },
     claims=CLAIMS,
     run=run,
