@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest
 
-from prefloop.analysis.breaks import break_difference, breaks
+from prefloop.analysis.breaks import breaks
 from prefloop.analysis.choice import choice_se
 from prefloop.analysis.headroom import headroom
 
@@ -23,6 +23,13 @@ def test_best_and_worst_must_differ_by_five_standard_errors() -> None:
     assert headroom({"a": NOISE + 5, "b": NOISE}) == ""  # paired: common noise cancels
     assert "less than 5" in headroom({"a": zero, "b": zero})
     assert headroom({"a": NOISE + 3, "b": NOISE + 2.9, "c": zero}) == ""
+
+
+def test_where_methods_should_be_alike_only_the_ceiling_matters() -> None:
+    same = {"a": np.full(16, 0.5), "b": np.full(16, 0.5)}
+    assert "less than 5" in headroom(same, largest=1.0)
+    assert headroom(same, largest=1.0, alike=True) == ""
+    assert "largest measurable" in headroom({"a": np.full(16, 0.99), "b": NOISE}, largest=1.0, alike=True)
 
 
 def test_scores_near_the_largest_measurable_one_have_no_headroom() -> None:
@@ -68,12 +75,3 @@ def test_breaks_and_the_median_of_the_others() -> None:
     assert math.isnan(breaks([1.0, 2.0], [True, True]).median.value)
     with pytest.raises(ValueError, match="one length"):
         breaks([1.0], [True, False])
-
-
-def test_a_difference_of_breaks_is_paired_by_seed() -> None:
-    found = break_difference([1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0], [0] * 12)
-    assert found.value == pytest.approx(2 / 12) and found.low < 0.1 < 0.3 < found.high
-    same = break_difference([1, 0, 1, 0], [1, 0, 1, 0])
-    assert same.value == 0 and same.low < -0.1 < 0.1 < same.high
-    with pytest.raises(ValueError, match="paired"):
-        break_difference([1, 0], [1, 0, 0])

@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike
 from scipy.stats import quantile_test
 
 from prefloop.analysis.compare import LEVEL
-from prefloop.analysis.statistics import Interval, difference, proportion
+from prefloop.analysis.statistics import Interval, proportion
 
 
 @dataclass(frozen=True)
@@ -39,21 +39,6 @@ def breaks(scores: ArrayLike, broke: ArrayLike, *, level: float = LEVEL) -> Brea
     if x.shape != broken.shape or x.ndim != 1:
         raise ValueError(f"scores {x.shape} and marks of broken runs {broken.shape} must be lists of one length")
     return Breaks(proportion(broken, seed=0, level=level), _median(x[~broken], level))
-
-
-def break_difference(first: ArrayLike, second: ArrayLike, *, level: float = LEVEL) -> Interval:
-    """Share of broken runs of the first cell less that of the second, paired by seed; see `statistics.difference`.
-
-    Args:
-        first, second: [n], whether the run of each seed broke.
-
-    Raises:
-        ValueError: no runs, or not one mark per seed in both.
-    """
-    a, b = (np.asarray(x, dtype=bool).astype(np.float64) for x in (first, second))
-    if a.shape != b.shape:
-        raise ValueError(f"{len(a)} and {len(b)} runs are not paired by seed")
-    return difference(a - b, seed=0, level=level)
 
 
 def _median(x: np.ndarray, level: float) -> Interval:
