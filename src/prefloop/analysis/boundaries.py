@@ -9,7 +9,7 @@ after n_1 < … < n_K effects with mean x̄_k, Z_k = x̄_k √n_k / σ is Gaussi
 
 c and z are roots of `crossing`, which integrates the density of Z_1 … Z_k by Gauss–Legendre quadrature. The variance of
 real effects is estimated: Z's boundary becomes the t quantile of the same tail (`student`), which keeps the error over
-eight evaluations within a few thousandths (Jennison & Turnbull 2000, § 3.8; tests/analysis/test_coverage.py).
+eight evaluations within a few thousandths (Jennison & Turnbull 2000, § 3.8; tests/analysis/test_simulation.py).
 """
 
 from __future__ import annotations

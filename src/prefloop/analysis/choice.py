@@ -14,7 +14,7 @@ def choice_se(scores: ArrayLike, *, seed: int = 0, n: int = RESAMPLES) -> float:
     The tuning seeds are resampled, m − 1 of m, so that the resampled means have the variance s²/m without bias; the
     best rate is chosen again, and is worth its mean over all seeds. These means differ by noise as well as in truth:
     the answer is too large where rates are alike, and too small where tuning took the wrong one of two rates that are
-    not. Both errors shrink with more tuning seeds: see `coverage`.
+    not. Both errors shrink with more tuning seeds: see `simulation`.
 
     Args:
         scores: [rates, seeds] of the rates among which the last stage chose, all on the same seeds.

@@ -12,7 +12,7 @@ boundary has a word. Boundaries are O'Brien and Fleming's, computed, not simulat
 **Report** (`decide`). At any stop the interval has the constant of the last boundary, 2.005 for the default rule: wider
 than 1.96, narrower than the boundary before the end. Each word but "undecided" says that the effect lies in a region,
 and is true if the interval covers the effect; so one coverage, of the whole procedure with its stops, bounds every
-error. Coverage is measured in `coverage`. It is far below 95 % where one cell breaks in one run of ten and the other
+error. Coverage is measured in `simulation`. It is far below 95 % where one cell breaks in one run of ten and the other
 never does: 28 of 100 studies see no break in twelve runs, and no interval can contain what has not been seen. There
 the share of broken runs is an outcome of its own (`breaks`).
 

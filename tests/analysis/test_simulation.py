@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from prefloop.analysis.breaks import breaks
-from prefloop.analysis.coverage import NOISE, Outcome, cell, halving, simulate
 from prefloop.analysis.decisions import Rule, decide
+from prefloop.analysis.simulation import NOISE, Outcome, cell, halving, simulate
 
 SIGMAS = 4.0
 PLANTED = (0.0, 0.5, 2.0, 3.0)  # in thresholds

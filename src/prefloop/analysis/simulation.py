@@ -5,7 +5,7 @@ decision draw columns of their own, with replacement; cells share the columns, a
 The effect to be covered is the expected one: of the procedure's own choices, averaged over tunings.
 
 Coverage in percent, lowest to highest over planted effects of 0, ½, 2 and 3 thresholds; thresholds of 0.1 to 1 standard
-deviations without tuning, rates from all alike to far apart with it; tests/analysis/test_coverage.py asserts it:
+deviations without tuning, rates from all alike to far apart with it; tests/analysis/test_simulation.py asserts it:
 
 | noise of the cells | bootstrap, n = 10 | one rate | tuned | on 2 seeds, bootstrap | 7@2 → 3@4 | 7@2 → 3@12 |
 |---|---|---|---|---|---|---|

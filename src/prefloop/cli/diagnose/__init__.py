@@ -1,0 +1,46 @@
+"""`prefloop diagnose RUN`, or `prefloop diagnose --model M --data D` before training: what the numbers say.
+
+A run is diagnosed by `diagnose.training`, a model with data by `diagnose.data`: each a function `diagnose(options)`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Annotated
+
+from prefloop.cli.options import Rows
+from prefloop.core.errors import UserError
+from prefloop.runs.schema import Flag
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options(Rows):
+    """Say what a run did, or before training what data offer a model: in sentences, with numbers and their errors.
+
+    What cannot be measured is told with its reason.
+    """
+
+    run: Annotated[Path | None, Flag(positional=True, metavar="RUN")] = None
+    """Run folder; or instead --model and --data, before training."""
+    model: str | None = None
+    """Model to train: a local folder, a hub name, or smollm2."""
+    data: Annotated[Path | None, Flag(metavar="FILE")] = None
+    """Data to train on, see docs/formats.md."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        given = self.model is not None, self.data is not None
+        if any(given) if self.run else not all(given):
+            raise UserError("a run, or a model and data", where="diagnose", fix="RUN, or --model M --data FILE")
+
+
+def run(options: Options) -> int:
+    """Diagnose what is given.
+
+    Raises:
+        UserError, DataError: a run, model or file that cannot be used.
+    """
+    module = import_module(f"{__name__}.{'training' if options.run else 'data'}")
+    return int(module.diagnose(options))
