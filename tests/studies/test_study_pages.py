@@ -76,6 +76,7 @@ def test_result_is_plain_json_with_every_number_of_the_decision(tmp_path: Path) 
         "undecided": 1,
     }
     assert result["versions"] == {"python": "3.11"} and result["rules"] == rules.fingerprint()
+    assert result["asked"] == rules.asked(study())
     assert result["effort"] == {"seconds": 75.04, "runs": 1200, "computed": 1188, "tuning": 700, "time": "1 min 15 s"}
     assert result["tables"][0]["rows"] == [["a|b", 0.123456, None], ["c", None, True]]
     assert result["figures"]["reward.svg"][0]["lines"][0]["y"][2] is None
@@ -126,7 +127,7 @@ def test_a_page_answers_first(tmp_path: Path) -> None:
              "- **Contradicted**: ", "- **Undecided**: ", "Checks and mathematics",
              "- **Holds**: the switch removes the push: 0.175 [0.150, 0.200]", "(forest.svg)", "(reward.svg)",
              "## Design", "| compared | two cells |", "## Caveats", "- Only one problem.", "## Measures", "## Tables",
-             "## Reproduce", TOLD["command"], TOOK, rules.fingerprint()]  # fmt: skip
+             "## Reproduce", TOLD["command"], TOOK, rules.fingerprint(), rules.asked(study())]  # fmt: skip
     places = [text.find(part) for part in parts]
     assert -1 not in places, [part for part, place in zip(parts, places, strict=True) if place < 0]
     assert places == sorted(places)

@@ -98,7 +98,7 @@ def _named(every: Mapping[tuple[str, str], Result]) -> list[tuple[str, Result]]:
 
 def _study(result: Result, adjusted: Mapping[str, Any], reading: Reading) -> dict[str, Any]:
     """A study without figures and tables."""
-    kept = ("study", "question", "source", "finding", "design", "size", "rules", "caveats", "verdicts")
+    kept = ("study", "question", "source", "finding", "design", "size", "rules", "asked", "caveats", "verdicts")
     claims = [{**c, **asdict(adjusted[f"{result['study']}/{c['name']}"])} for c in counted(result["claims"])]
     checks = [claim for claim in result["claims"] if not claim["counts"]]
     return {**{key: result[key] for key in kept}, "claims": claims, "checks": checks, **asdict(reading)}
@@ -233,8 +233,13 @@ def agreement(first: Sequence[Result], second: Sequence[Result]) -> dict[str, An
         "different": different,
         "in_one": [{"study": study, "claim": claim} for study, claim in sorted(a.keys() ^ b.keys())],
         "same_seeds": [one["study"] for one, other in pairs if one.get("repetition") == other.get("repetition")],
-        "other_rules": [one["study"] for one, other in pairs if one["rules"] != other["rules"]],
+        "other_rules": [one["study"] for one, other in pairs if _by(one) != _by(other)],
     }
+
+
+def _by(result: Result) -> tuple[str, str]:
+    """The rules of a result: those of all studies, and its own claims and conditions."""
+    return result["rules"], result["asked"]
 
 
 def _brief(claim: Result) -> dict[str, Any]:

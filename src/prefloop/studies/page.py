@@ -213,7 +213,8 @@ def _again(result: Result) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in result["versions"].items())
     return (
         f"## Reproduce\n\n```\n{result['command']}\n```\n\nIt took {took(result['effort'])}. Rules: `{result['rules']}`"
-        f" (of question, claims, budgets and analysis). Versions: {versions}. All numbers:"
+        f" (budgets, decisions and tuning, shared by all studies), `{result['asked']}` (claims and conditions of this"
+        f" one). Versions: {versions}. All numbers:"
         f" [{RESULT}]({RESULT})."
     )
 

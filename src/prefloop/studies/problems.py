@@ -67,6 +67,7 @@ PROBLEMS: dict[str, dict[str, Any]] = {
 TITLES = {"min": "Min Length", "mode": "Mode Length", "skew": "Skew Length"}
 SEEN: dict[str, Any] = {"seen": 1.0}  # the reward model has seen texts of every length; offline methods have not
 KL = Knob("kl", (0.0, 0.003, 0.01, 0.03, 0.1), start=0.01, natural=(True, False))
+SHARPNESS = Knob("beta", (1e-5, 1e-4, 1e-3, 0.01, 0.1, 1.0), start=0.01, natural=(True, False))  # β → 0: the best only
 EXACT: dict[str, Any] = {"kl_in": "loss", "kl_estimator": "exact"}
 PAIRS: dict[str, Any] = {"pairs": "all_pairs"}
 
@@ -110,7 +111,8 @@ def bandit(bench: Bench, name: str, place: str, *, on_policy: bool = True, **cha
 
     Args:
         place: a key of PLACES.
-        changes: fields of the setting or of the world; `override` is added to that of the method.
+        changes: fields of the setting or of the world; `override` is added to that of the method, and `knob` replaces
+            the method's.
     """
     return _condition(bench, METHODS[name], "rotated", on_policy, {"mass": PLACES[place], **BANDIT, **changes}, place)
 
@@ -131,15 +133,16 @@ def _condition(
 ) -> Condition:
     scale = bench.scale(world)
     override = {**entry.override, "on_policy": float(on_policy), **fields.get("override", {})}
-    own = {"steps": scale.steps, **{key: value for key, value in fields.items() if key != "override"}}
-    return Condition(make(entry.method, world, override, **own), search(entry, scale, RATES[world]), (world, group))
+    own = {"steps": scale.steps, **{key: value for key, value in fields.items() if key not in ("override", "knob")}}
+    looked = search(fields.get("knob", entry.knob), scale, RATES[world])
+    return Condition(make(entry.method, world, override, **own), looked, (world, group))
 
 
-def search(entry: Entry, scale: Scale, rates: tuple[float, ...]) -> Search:
+def search(knob: Knob | None, scale: Scale, rates: tuple[float, ...]) -> Search:
     """Rates from the middle of the list, as many as the first round tries, and the method's knob."""
     many = scale.rounds[0][0]
     skip = (len(rates) - many) // 2
-    return Search(rates[skip : skip + many], knob=entry.knob, rounds=scale.rounds)
+    return Search(rates[skip : skip + many], knob=knob, rounds=scale.rounds)
 
 
 def claim(name: str, prediction: str, effect: str, of: Contrast) -> Claim:

@@ -22,7 +22,7 @@ from prefloop.studies.study import Effort, Finding, Outcome, Study
 RESULT = "result.json"
 VERDICTS: tuple[str, ...] = get_args(Verdict)
 CLAIM = {"name", "prediction", "effect", "unit", "threshold", "sense", "counts", "verdict", "value", "low", "high", "n"}
-KEYS = {"study", "question", "source", "finding", "design", "size", "command", "rules", "effort", "claims"}
+KEYS = {"study", "question", "source", "finding", "design", "size", "command", "rules", "asked", "effort", "claims"}
 KEYS |= {"figures", "tables", "caveats"}  # that pages read
 Result = dict[str, Any]
 
@@ -58,6 +58,7 @@ def record(
         "repetition": repetition,
         "command": command,
         "rules": rules.fingerprint(),
+        "asked": rules.asked(study),
         "effort": {**asdict(effort), "time": duration(effort.seconds)},
         "versions": {name: version for name, version in versions.items() if version is not None},
         "verdicts": tally(decided),

@@ -53,8 +53,13 @@ def study(name: str) -> Study:
     known = SUMMARIES | ALONE
     if name not in known:
         raise UserError(f"unknown study `{name}`", where="prefloop study", fix=of_figure(name) or nearest(name, known))
-    chosen: Study = import_module(f"prefloop.studies.{name.replace('-', '_')}").STUDY
+    chosen: Study = import_module(f"prefloop.studies.{module_of(name)}").STUDY
     return chosen
+
+
+def module_of(name: str) -> str:
+    """The name of a study's module."""
+    return name.replace("-", "_")
 
 
 def of_figure(name: str) -> str:

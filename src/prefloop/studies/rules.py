@@ -1,13 +1,16 @@
-"""The fingerprint of all that decides a verdict: questions, claims, thresholds, budgets, and the analysis code."""
+"""Fingerprints of all that decides a verdict: claims, thresholds, budgets, and the analysis code."""
 
 from __future__ import annotations
 
 import ast
+import inspect
 from collections.abc import Iterable
 from importlib.util import find_spec
 from pathlib import Path
 
 from prefloop.core.files import digest
+from prefloop.studies.registry import ALONE, STUDIES, module_of
+from prefloop.studies.study import Study
 
 ANALYSIS = ("boundaries", "breaks", "choice", "decisions", "headroom", "statistics")
 LAB = ("climb", "scores", "tuning")
@@ -16,14 +19,20 @@ NEUTRAL = ("__init__", *SHOWN, "real_model", "registry", "rules")
 
 
 def fingerprint() -> str:
-    """A hash of the code of the rules; comments, docstrings and layout do not change it."""
-    return digest([ast.unparse(_bare(path)) for path in rules()])
+    """A hash of the rules that all studies share; comments, docstrings and layout do not change it."""
+    return digest([ast.unparse(_bare(path)) for path in shared()])
 
 
-def rules() -> list[Path]:
-    """The files that decide."""
+def asked(study: Study) -> str:
+    """A hash of a study's own file: its conditions and claims."""
+    return digest([ast.unparse(_bare(Path(inspect.getfile(study.run))))])
+
+
+def shared() -> list[Path]:
+    """The files that decide in every study."""
     chosen = [_file(f"prefloop.analysis.{name}") for name in ANALYSIS] + [_file(f"prefloop.lab.{name}") for name in LAB]
-    return [*chosen, *sorted(p for p in _file("prefloop.studies.study").parent.glob("*.py") if p.stem not in NEUTRAL)]
+    own = {*NEUTRAL, *map(module_of, (*STUDIES, *ALONE))}
+    return [*chosen, *sorted(p for p in _file("prefloop.studies.study").parent.glob("*.py") if p.stem not in own)]
 
 
 def _file(module: str) -> Path:
