@@ -34,6 +34,7 @@ VERBS = {  # each is a module in this folder, imported when called
     "data check": "check a file of preferences, labels or prompts",
     "data stats": "show what the columns of a file hold",
     "data show": "show the first rows of a file as Prefloop reads them",
+    "data rank": "order pairs by how much training on them would lower their chosen response",
     "data convert": "write a file of any format as rows of messages",
     "report": "write an HTML page that compares run folders",
     "doctor": "show versions, hardware and measured speed",
