@@ -363,6 +363,7 @@ def test_published_defects(verdicts: Judge, sign: int, verdict: str) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)  # every condition of every study
 def test_all_studies_run_at_size_smoke(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Every page, figure and result is there, and a second run computes nothing anew and gives the same bytes."""
     assert command.main(["study", "run", "all", "--size", "smoke", "--out", str(tmp_path), "--quiet"]) == 0
