@@ -69,14 +69,14 @@ def test_the_answers_at_temperature_zero_are_those_of_the_policy_and_the_rest_is
 @pytest.mark.usefixtures("tiny_cells")
 def test_seeds_give_intervals_over_seeds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     cells = ["--cells", "offline_dpo,offline_positive"]
-    assert main(["demo", f"--output={tmp_path}", "--seeds=2", "--json", *cells]) == 0
+    assert main(["demo", f"--output={tmp_path}", "--seeds=3", "--json", *cells]) == 0
     out = json.loads(capsys.readouterr().out)
     (verdict,) = out["verdicts"]
-    assert (verdict["difference"]["n"], verdict["difference"]["unit"]) == (2, "seeds")
+    assert (verdict["difference"]["n"], verdict["difference"]["unit"]) == (3, "seeds × 3 prompts")
     folders = [Path(run) for cell in out["cells"].values() for run in cell["runs"]]
-    assert sorted(folders) == sorted(runs(tmp_path)) and len(folders) == 4
-    assert [run.config["seed"] for run in load(folders)] == [0, 1, 0, 1]
-    assert main(["demo", f"--output={tmp_path}", "--seeds=2", "--json", *cells]) == 0
+    assert sorted(folders) == sorted(runs(tmp_path)) and len(folders) == 6
+    assert [run.config["seed"] for run in load(folders)] == [0, 1, 2, 0, 1, 2]
+    assert main(["demo", f"--output={tmp_path}", "--seeds=3", "--json", *cells]) == 0
     assert json.loads(capsys.readouterr().out)["cells"] == out["cells"]  # finished runs are reused
 
 

@@ -11,7 +11,7 @@ from scipy import stats
 from prefloop.cli.main import main
 from prefloop.report.cells import columns
 from prefloop.report.figures import draw
-from prefloop.report.findings import findings
+from prefloop.report.findings import findings, ranked_against
 from prefloop.report.page import render, table
 from run_folders import labelled, make
 
@@ -99,7 +99,11 @@ def test_seeds_are_one_column_in_the_order_of_method_and_setting(tmp_path: Path)
 def test_cells_are_judged_over_seeds(tmp_path: Path) -> None:
     said = findings(columns(seeds(tmp_path)))
     known = stats.ttest_1samp([0.2, 0.25, 0.2], 0).confidence_interval(0.95)
-    assert f"B minus A: +0.22 (95 % interval +{known.low:.2f} to +{known.high:.2f}, 3 seeds): better." in said
+    (between,) = (x for x in said if x.startswith("B minus A: +0.22 (95 % interval +"))
+    assert between.endswith("3 seeds × 20 questions): better.")
+    cells = columns(seeds(tmp_path / "again"))
+    judged = ranked_against(cells[1], cells[0])
+    assert judged is not None and 0 < judged.low < known.low and judged.high > known.high  # of new questions too
     assert "(mean and 95 % interval of 3 seeds)" in said[0] and not any("One seed each" in x for x in said)
 
 
@@ -121,13 +125,14 @@ def test_rewards_of_several_seeds_change_and_differ_over_seeds(tmp_path: Path) -
             config.write_text(config.read_text().replace("seed: 0", f"seed: {seed}"))
     cells = columns(folders)
     first, second, between = findings(cells)
-    assert first.startswith("A (rloo · 3 seeds): reward on held-out prompts") and second.endswith("3 seeds): better.")
+    assert first.startswith("A (rloo · 3 seeds): reward on held-out prompts") and second.endswith("3 prompts): better.")
     ends = [[run.after("eval/reward") for run in cell.members] for cell in cells]
     gaps = [b.value - a.value for a, b in zip(*ends, strict=True) if a and b]
     known = stats.ttest_1samp(gaps, 0).confidence_interval(0.95)
     change = cells[1].against(cells[0])
-    assert change is not None and (change.low, change.high) == pytest.approx((known.low, known.high))
-    assert between.startswith("B minus A at the end: ") and "3 seeds" in between
+    assert change is not None and change.value == pytest.approx(sum(gaps) / 3)
+    assert change.low <= known.low and change.high >= known.high  # of new prompts too
+    assert between.startswith("B minus A at the end: ") and "3 seeds × 3 prompts" in between
     assert "Reward–KL frontier" in render(cells, title="T", verdict=["V."])
 
 

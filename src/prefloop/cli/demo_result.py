@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from statistics import fmean
 from typing import Any
 
-from prefloop.analysis.compare import Difference, difference, paired
+from prefloop.analysis.compare import LEAST_SEEDS, Difference, Scores, crossed, level_with
 from prefloop.analysis.numbers import interval
 from prefloop.cli.demo_cells import BUDGET, LABELS, PREDICTIONS
 from prefloop.report.data import Run
@@ -47,9 +47,9 @@ class Verdict:
 
 
 def verdicts(cells: Cells) -> list[Verdict]:
-    """The predictions whose two cells were run, paired by prompt in one seed and by seed in several."""
+    """The predictions whose two cells were run, by the rule of all comparisons."""
     return [
-        Verdict(claim, paired(rewards(cells[a]), rewards(cells[b]), unit=unit(cells[a])))
+        Verdict(claim, crossed(rewards(cells[a]), rewards(cells[b])))
         for a, b, claim in PREDICTIONS
         if a in cells and b in cells
     ]
@@ -60,19 +60,15 @@ def sentences(cells: Cells) -> list[str]:
     return [f"{text[:1].upper()}{text[1:]}." for text in map(str, verdicts(cells))]
 
 
-def rewards(cell: Cell, *, last: bool = True) -> dict[Any, float]:
-    """Reward of the answers to held-out prompts: by prompt in one seed; in several, their mean by seed."""
-    each = [scores(run, last=last) for run in cell]
-    return dict(each[0]) if len(each) == 1 else {i: fmean(values.values()) for i, values in enumerate(each)}
+def rewards(cell: Cell, *, last: bool = True) -> Scores:
+    """Reward of the answers to held-out prompts in each seed."""
+    return {seed: dict(scores(run, last=last)) for seed, run in enumerate(cell)}
 
 
 def reward(cell: Cell, *, last: bool = True) -> Difference:
     """Mean reward with its interval: its difference from 0, under the rule of all comparisons."""
-    return difference(list(rewards(cell, last=last).values()), unit=unit(cell))
-
-
-def unit(cell: Cell) -> str:
-    return "prompts" if len(cell) == 1 else "seeds"
+    found = rewards(cell, last=last)
+    return crossed(found, level_with(found))
 
 
 def answers(run: Run, *, last: bool = True, greedy: bool = False) -> dict[str, str]:
@@ -140,9 +136,10 @@ def _predictions(cells: Cells) -> str:
 def scope(cells: Cells) -> str:
     """What the intervals cover."""
     first = next(iter(cells.values()))
-    if len(first) > 1:
-        return f"Intervals: 95 % over {len(first)} seeds. Curves and answers are those of the first seed."
-    return "Intervals: 95 % over prompts, of one seed; they do not cover differences between seeds (--seeds N does)."
+    if len(first) >= LEAST_SEEDS:
+        return f"Intervals: 95 %, over {len(first)} seeds and prompts. Curves and answers are those of the first seed."
+    few = "of one seed" if len(first) == 1 else "means of two seeds"
+    return f"Intervals: 95 % over prompts, {few}; they do not cover differences between seeds (--seeds N does)."
 
 
 def record(cells: Cells) -> dict[str, Any]:

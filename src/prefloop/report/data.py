@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from prefloop.analysis.compare import Difference, difference, paired
+from prefloop.analysis.compare import Difference, Scores, crossed
 from prefloop.analysis.numbers import NONE, plus_minus
 from prefloop.core.errors import DataError
 from prefloop.runs.folder import CONFIG, existing, read, read_manifest
@@ -99,31 +99,22 @@ class Run:
         return {line["prompt"]: float(line["score"]) for line in reversed(answers)}
 
     def change(self) -> Difference | None:
-        """Change of the reward from the first to the last evaluation, paired by prompt; None if answers lack scores.
+        """Change of the reward from the first to the last evaluation, by the rule of all comparisons.
 
-        Of several seeds, the mean change with its interval over seeds.
+        None if answers to the same prompts lack scores.
         """
-        if self.members:
-            each = [member.change() for member in self.members]
-            return None if None in each else difference([d.value for d in each if d], unit="seeds")
-        steps = {line["step"] for line in self.samples}
-        before, after = self.scores(min), self.scores(max)
-        return paired(after, before, unit="prompts") if len(steps) > 1 and before.keys() & after.keys() else None
+        runs = self.members or (self,)
+        if any(len({line["step"] for line in run.samples}) < 2 for run in runs):
+            return None
+        return _gap(self.by_seed(max), self.by_seed(min))
 
     def against(self, other: Run) -> Difference | None:
-        """Final reward minus that of another run, paired by prompt; None if they have no prompts in common.
+        """Final reward minus that of another run, by the same rule; None if they have no prompts in common."""
+        return _gap(self.by_seed(max), other.by_seed(max))
 
-        If both have several seeds: paired by seed; if one has: None.
-        """
-        if self.members or other.members:
-            own, theirs = self._by_seed("eval/reward"), other._by_seed("eval/reward")
-            return paired(own, theirs, unit="seeds") if len(own.keys() & theirs.keys()) > 1 else None
-        own, theirs = self.scores(max), other.scores(max)
-        return paired(own, theirs, unit="prompts") if own.keys() & theirs.keys() else None
-
-    def _by_seed(self, key: str) -> dict[Hashable, float]:
-        """The last evaluation of each seed."""
-        return {run.seed: float(value.value) for run in self.members if (value := run.after(key))}
+    def by_seed(self, end: Callable[[Iterable[int]], int]) -> Scores:
+        """`scores` of each seed."""
+        return {run.seed: run.scores(end) for run in self.members or (self,)}
 
     def last(self, key: str) -> float | None:
         values = [line[key] for line in self.steps if line.get(key) is not None]
@@ -148,6 +139,12 @@ class Run:
             return None
         error = lines[place].get(f"{key}_se")
         return Value(float(lines[place][key]), None if error is None else float(error))
+
+
+def _gap(a: Scores, b: Scores) -> Difference | None:
+    """The difference on the prompts that all seeds of both answered; None if there are none."""
+    shared = set.intersection(*(set(own) for own in (*a.values(), *b.values())))
+    return crossed(a, b) if shared else None
 
 
 def load(folders: Sequence[Path], labels: Sequence[str] | None = None) -> list[Run]:

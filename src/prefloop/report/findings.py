@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterator, Sequence
 from itertools import combinations
-from statistics import fmean
 from typing import Any
 
-from prefloop.analysis.compare import Difference, difference, paired
+from prefloop.analysis.compare import LEAST_SEEDS, Difference, Scores, crossed
 from prefloop.analysis.numbers import fixed, interval, number
 from prefloop.analysis.overoptimisation import LEAST, overoptimisation
 from prefloop.core.metric_table import METRICS, warning
@@ -174,15 +173,25 @@ def _likelihood(run: Run) -> Iterator[str]:
 
 
 def against_length(run: Run, rule: str) -> Difference | None:
-    """Accuracy of the policy minus that of picking by length, on the same pairs; over seeds if there are several."""
-    if run.members:
-        each = [against_length(member, rule) for member in run.members]
-        return None if None in each else difference([d.value for d in each if d], unit="seeds")
-    lines = run.judged()
-    if not lines:
-        return None
-    gaps = [line[criterion(run)] - (line["longer"] if rule == "longer" else 1 - line["longer"]) for line in lines]
-    return difference(gaps, unit="questions", clusters=[line["question"] for line in lines])
+    """Accuracy of the policy minus that of picking by length, on the same pairs."""
+    by = criterion(run)
+    length = {one.seed: {line["pair"]: _picked(line, rule) for line in one.judged()} for one in run.members or (run,)}
+    return crossed(ranked(run, by), length, unit="questions", clusters=questions(run)) if all(length.values()) else None
+
+
+def _picked(line: Line, rule: str) -> float:
+    """Whether picking by length orders a pair as the annotator did."""
+    return float(line["longer"] if rule == "longer" else 1 - line["longer"])
+
+
+def ranked(run: Run, by: str = "implicit") -> Scores:
+    """Whether each held-out pair is ordered as the annotator did, of each seed; ties count ½."""
+    return {one.seed: {line["pair"]: float(line[by]) for line in one.judged()} for one in run.members or (run,)}
+
+
+def questions(run: Run) -> dict[Hashable, Hashable]:
+    """The question of each held-out pair."""
+    return {line["pair"]: line["question"] for line in run.judged()}
 
 
 def _undecided(judged: Difference) -> str:
@@ -260,25 +269,16 @@ def _rankings(runs: Sequence[Run]) -> list[str]:
         said.append(f"On the same {len(_pairs(same[0]))} held-out pairs, all ranked by the implicit reward:")
         said += [f"{b.letter} minus {a.letter}: {d}{_undecided(d)}." for a, b, d in judged]
     if any(d.unit == "questions" for _, _, d in judged):
-        said.append("One seed each: these intervals do not cover differences between seeds.")
+        few = "One seed each" if not any(run.members for run in same) else f"Fewer than {LEAST_SEEDS} seeds in common"
+        said.append(f"{few}: these intervals do not cover differences between seeds.")
     return said
 
 
 def ranked_against(run: Run, other: Run) -> Difference | None:
-    """Accuracy of one run minus that of another on the same pairs: by question, or by seed if both have several."""
-    if _pairs(run) != _pairs(other) or bool(run.members) != bool(other.members):
+    """Accuracy of one run minus that of another on the same pairs."""
+    if _pairs(run) != _pairs(other):
         return None
-    if run.members:
-        own, theirs = _by_seed(run), _by_seed(other)
-        return paired(own, theirs, unit="seeds") if len(own.keys() & theirs.keys()) > 1 else None
-    before = {line["pair"]: line["implicit"] for line in other.judged()}
-    lines = run.judged()
-    gaps = [line["implicit"] - before[line["pair"]] for line in lines]
-    return difference(gaps, unit="questions", clusters=[line["question"] for line in lines])
-
-
-def _by_seed(run: Run) -> dict[Hashable, float]:
-    return {member.seed: fmean(line["implicit"] for line in member.judged()) for member in run.members}
+    return crossed(ranked(run), ranked(other), unit="questions", clusters=questions(run))
 
 
 def _pairs(run: Run) -> frozenset[str]:
