@@ -73,6 +73,7 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.setenv("PREFLOOP_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("webbrowser.open", lambda address: False)
     return tmp_path
 
 

@@ -108,7 +108,7 @@ def require_folder(out: Path) -> None:
     require_place(out)
 
 
-def require_place(out: Path) -> None:
+def require_place(out: Path, flag: str = "--out") -> None:
     """Refuse an output path below a file.
 
     Raises:
@@ -117,7 +117,7 @@ def require_place(out: Path) -> None:
     above = next(folder for folder in out.absolute().parents if folder.exists())
     if not above.is_dir():
         what = f"`{above}` is a file, not a folder"
-        raise UserError(what, where=f"--out {out}", fix="choose another folder")
+        raise UserError(what, where=f"{flag} {out}", fix="choose another folder")
 
 
 def require_new(out: Path) -> None:
