@@ -355,6 +355,10 @@ def test_mismatch_by_hand() -> None:
     step = record(answers(shape=(1, 2), mask=mask, logp_behaviour=old, logp_proximal=new), logp=new)
     found = measured(step)
     assert found["mismatch/mean"] == pytest.approx(1.5) and found["mismatch/max"] == pytest.approx(2)
+    logs = [math.log(2), 0.0, math.log(1.5)]
+    assert found["mismatch/kl"] == pytest.approx(-sum(logs) / 3)
+    assert found["sampling/sampling_logp_difference/mean"] == pytest.approx(sum(logs) / 3)
+    assert found["mismatch/std"] == pytest.approx(((4 + 1 + 2.25) / 3 - 1.5**2) ** 0.5)
     assert "mismatch/mean" not in measured(step, DPO)
     low = replace(step.used, logp_proximal=old - LN2)
     assert measured(record(low, logp=old))["mismatch/max"] == pytest.approx(0.5)

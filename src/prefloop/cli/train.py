@@ -17,6 +17,7 @@ from prefloop.runs.folder import BEST
 from prefloop.runs.schema import Flag
 
 if TYPE_CHECKING:  # torch and transformers are imported after cheap checks
+    from prefloop.analysis.diagnose import Diagnosis
     from prefloop.runs.experiment import Result
 
 
@@ -136,6 +137,7 @@ def _record(result: Result) -> dict[str, Any]:
         "before": result.before,
         "after": result.after,
         "findings": _findings(result),
+        "diagnosis": _diagnosis(result).record(),
         "notes": list(result.notes),
         "best": _best(result),
     }
@@ -157,9 +159,19 @@ def _findings(result: Result) -> list[str]:
     return findings(columns([result.folder]))
 
 
+def _diagnosis(result: Result) -> Diagnosis:
+    """Every check of the table on the run's records; `prefloop diagnose RUN` also reads its data."""
+    from prefloop.analysis.diagnose import diagnose
+    from prefloop.runs.evidence import evidence
+
+    return diagnose(evidence(result.folder))
+
+
 def _table(result: Result) -> None:
     from rich.console import Console
     from rich.table import Table
+
+    from prefloop.analysis.diagnose import short
 
     table = Table("held-out", "before", "after", box=None, header_style="bold", pad_edge=False)
     counts = {key: title for key, title in COUNTS.items() if key in result.after}
@@ -171,6 +183,7 @@ def _table(result: Result) -> None:
         print(f"on {', '.join(f'{result.after[key]:.0f} {title}' for key, title in counts.items())}")
     for sentence in _findings(result):
         print(textwrap.fill(sentence, 80))
+    print("\n".join(short(_diagnosis(result), f"prefloop diagnose {result.folder}")))
     if best := _best(result):
         where = f"at step {best['step']}: {best['model']}" if best["model"] else "of the untrained model"
         print(f"best {best['metric']}: {best['value']:.4g} {where}")

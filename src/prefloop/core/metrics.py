@@ -190,15 +190,21 @@ def _clipped(rho: Tensor, record: Record, method: Method) -> Bool[Tensor, "*S P 
     return (above & (advantage > 0)) | (below & (advantage < 0))
 
 
-@measures("mismatch/mean", "mismatch/max")
+@measures("mismatch/mean", "mismatch/max", "mismatch/std", "mismatch/kl", "sampling/sampling_logp_difference/mean")
 def _mismatch(record: Record, method: Method) -> tuple[Number, ...] | None:
-    """Importance weight of the trainer's policy against its sampler, for methods that read it."""
+    """Importance weight of the trainer's policy against its sampler, for methods that read it.
+
+    Its mean is 1 in expectation for any two policies, E_q[p/q] = 1; how far apart they are shows in the logarithm.
+    """
     b = record.used
     if "behaviour" not in method.needs or b.logp_proximal is None or b.logp_behaviour is None:
         return None
     d = b.logp_proximal - b.logp_behaviour
     weight, there = d.clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO).exp(), b.mask & b.present[..., None]
-    return mean(weight, there, TOKENS), torch.where(there, weight, 0.0).amax(TOKENS)
+    centre = mean(weight, there, TOKENS)
+    spread = (mean(weight.square(), there, TOKENS) - centre.square()).clamp(min=0).sqrt()
+    largest = torch.where(there, weight, 0.0).amax(TOKENS)
+    return centre, largest, spread, mean(-d, there, TOKENS), mean(d.abs(), there, TOKENS)
 
 
 # --------------------------------------------------------------------------------------------------------- its pairs

@@ -73,7 +73,8 @@ class Evaluation:
         metrics: keys start with `eval/`: means with standard errors over prompts (`_se`), accuracies with the ends of
             their intervals (`_low`, `_high`).
         answers: the policy's answers; None if no reward scores them.
-        judged: for each held-out pair whether it is ordered as the annotator did, by each criterion; ties count ½.
+        judged: for each held-out pair whether it is ordered as the annotator did, by each criterion (ties count ½), and
+            its margin of log π/π_ref.
     """
 
     metrics: Metrics
@@ -172,7 +173,8 @@ def _preference(logp: Tensor, pairs: Pairs, beta: float = 1.0) -> Metrics:
 
 def _judged(logp: Tensor, pairs: Pairs) -> list[Line]:
     found = outcomes(logp, pairs.reference, pairs.batch.lengths)
-    columns = {name: values.tolist() for name, values in found.items()}
+    moved = logp.double() - pairs.reference.double()
+    columns = {name: values.tolist() for name, values in {**found, "margin": moved[:, 0] - moved[:, 1]}.items()}
     return [{**own, **{k: v[i] for k, v in columns.items()}} for i, own in enumerate(pairs.names)]
 
 

@@ -28,12 +28,16 @@ class Options(Rows):
     """Model to train: a local folder, a hub name, or smollm2."""
     data: Annotated[Path | None, Flag(metavar="FILE")] = None
     """Data to train on, see docs/formats.md."""
+    probe: Annotated[Path | None, Flag(metavar="FILE")] = None
+    """With RUN: also the change of log π on several kinds of response per prompt (docs/how-to/diagnose-run.md)."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         given = self.model is not None, self.data is not None
         if any(given) if self.run else not all(given):
             raise UserError("a run, or a model and data", where="diagnose", fix="RUN, or --model M --data FILE")
+        if self.probe is not None and self.run is None:
+            raise UserError("a probe set is measured before and after a run", where="--probe", fix="give a RUN")
 
 
 def run(options: Options) -> int:
