@@ -187,3 +187,22 @@ def test_the_exact_loss_of_the_policy_is_the_reverse_kl() -> None:
     assert value.shape == (1, 9)
     assert torch.allclose(value, value[..., :1].expand(1, 9))
     assert torch.allclose(gradient(value[0, 0], p), exact_gradient("reverse"), atol=1e-13)
+
+
+# ------------------------------------------------------------------------------------------------- mismatched prompts
+
+
+@pytest.mark.parametrize("stacked", [False, True])
+def test_each_prompt_gets_the_responses_of_the_one_before(stacked: bool) -> None:
+    responses = torch.arange(2 * 4 * 3 * 5).reshape(2, 4, 3, 5)  # runs, prompts, responses, tokens: all different
+    mask, valid = responses % 7 > 0, responses[..., 0] % 4 > 0
+    prompts = torch.arange(8.0).reshape(2, 4)
+    if not stacked:
+        responses, mask, valid, prompts = responses[0], mask[0], valid[0], prompts[0]
+    crossed = kl.mismatched(Batch(prompts, responses, mask, valid=valid))
+    before = [3, 0, 1, 2]
+    assert torch.equal(crossed.prompts, prompts)
+    assert torch.equal(crossed.responses, responses[..., before, :, :])
+    assert torch.equal(crossed.mask, mask[..., before, :, :])
+    assert crossed.valid is not None and torch.equal(crossed.valid, valid[..., before, :])
+    assert kl.mismatched(Batch(prompts, responses, mask)).valid is None

@@ -105,6 +105,18 @@ def test_a_key_of_an_error_or_an_interval_belongs_to_its_number() -> None:
     assert metric("eval/length") is METRICS["eval/length"] and metric("eval/mood") is None
 
 
+# ---------------------------------------------------------------------------------------------- weights of responses
+
+
+def test_the_effective_number_of_responses_of_supervised_methods() -> None:
+    """Kish: (Σw)²/Σw², (1 + 2 + 1)²/(1 + 4 + 1) = 8/3."""
+    weight = tensor([[1.0, 2.0], [1.0, 0.0]])
+    step = record(answers(shape=(2, 2)), signal=Signal(weight=weight))
+    assert measured(step, METHODS["rwr"])["responses/effective"] == pytest.approx(8 / 3)
+    assert "responses/effective" not in measured(step, RLOO)
+    assert "responses/effective" not in measured(record(answers(shape=(2, 2))), METHODS["rwr"])
+
+
 # ------------------------------------------------------------------------------------------------- scores of a group
 
 

@@ -86,6 +86,17 @@ def test_norms_are_clipped_run_by_run() -> None:
             assert torch.allclose(a.grad[run], b.grad[0], atol=1e-12, rtol=0)
 
 
+def test_one_limit_for_all_runs_is_a_limit_for_each() -> None:
+    own, theirs = leaves(3), leaves(3)
+    for p in (*own, *theirs):
+        p.grad = p.detach().clone()
+    norm = clip_gradients(own, 0.5, stacked=True)
+    want = clip_gradients(theirs, torch.full((3,), 0.5, dtype=F64), stacked=True)
+    assert torch.equal(norm, want)
+    for a, b in zip(own, theirs, strict=True):
+        assert torch.equal(a.grad, b.grad)  # type: ignore[arg-type]
+
+
 def test_runs_are_clipped_together_unless_they_are_stacked() -> None:
     own, theirs = leaves(3), leaves(3)
     for p in (*own, *theirs):

@@ -12,7 +12,7 @@ import torch
 
 import prefloop
 from prefloop.core import objectives, weights
-from prefloop.core.batch import Batch, reads
+from prefloop.core.batch import Batch, MissingNeed, reads
 from prefloop.core.errors import UserError
 from prefloop.core.method import Method
 from prefloop.core.methods import METHODS
@@ -251,3 +251,20 @@ def test_an_unknown_method_suggests_the_nearest(name: str, near: str) -> None:
         METHODS[name]
     assert isinstance(caught.value, UserError) and str(caught.value).startswith(f"unknown method `{name}`\n")
     assert METHODS.get(name) is None and name not in METHODS
+
+
+# ----------------------------------------------------------------------------------------------------- missing fields
+
+
+@pytest.mark.parametrize(
+    ("need", "how"),
+    [
+        ("logp_reference", ": replace(batch, logp_reference=prefloop.log_probs(reference, batch))"),
+        ("z", ": replace(batch, z=prefloop.mismatched_kl(model, reference, batch))"),
+        ("scores", ""),
+    ],
+)
+def test_a_missing_field_is_told_with_what_computes_it(need: str, how: str) -> None:
+    error = MissingNeed(need)
+    assert error.what == f"this method needs `{need}`, which the batch does not have"
+    assert error.fix == f"fill `Batch.{need}`{how}"
