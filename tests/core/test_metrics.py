@@ -114,6 +114,8 @@ def test_the_effective_number_of_responses_of_supervised_methods() -> None:
     step = record(answers(shape=(2, 2)), signal=Signal(weight=weight))
     assert measured(step, METHODS["rwr"])["responses/effective"] == pytest.approx(8 / 3)
     assert "responses/effective" not in measured(step, RLOO)
+    own = replace(METHODS["rwr"], objective=lambda *_: step.logp)  # a user's loss does not say what it is
+    assert "responses/effective" not in measured(step, own)
     assert "responses/effective" not in measured(record(answers(shape=(2, 2))), METHODS["rwr"])
 
 
