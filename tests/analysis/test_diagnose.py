@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -39,6 +40,8 @@ PLANTED = [
     ("staleness", online(ess=line(0.5, 0.01))),
     ("hacking", online(eval__gold=evaluations(0.5, 0.2))),
     ("distance", dpo(eval__kl_reverse=evaluations(0.0, 60.0), **{"eval/rewards/accuracies": evaluations(0.5, 0.5)})),
+    ("modes", online(eval__kl_forward=evaluations(0.0, 60.0))),
+    ("ledger", dpo(push__up=line(1.0, 1.0), push__down=line(1.0, 8.0))),
     ("labels", replace(dpo(), margins=[(-1) ** i * (1.0 + i / 80) for i in range(80)])),
     ("memorised", dpo(**{"rewards/accuracies": line(0.5, 1.0), "eval/rewards/accuracies": evaluations(0.5, 0.6)})),
     ("duplicates", replace(dpo(), overlap=0.3)),
@@ -141,3 +144,10 @@ def test_swapped_labels_are_named() -> None:
 def test_repeated_trigrams() -> None:
     assert repeated("a b c d e") == 0 and repeated("a b") == 0
     assert repeated("a b c a b c") == 0.25  # abc bca cab abc
+
+
+def test_the_page_holds_the_table() -> None:
+    page = (Path(__file__).parents[2] / "docs/how-to/diagnose-run.md").read_text(encoding="utf-8")
+    for check in TABLE:
+        formula = check.formula.replace("|", "\\|")
+        assert f"| `{check.name}` | {check.fault} | {formula} | {check.threshold:g} | {check.reason} |" in page

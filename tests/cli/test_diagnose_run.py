@@ -12,6 +12,7 @@ import torch
 import run_folders
 import tiny
 from paths import real
+from prefloop.cli import train
 from prefloop.cli.main import main
 from prefloop.lab.evidence import of_run
 from prefloop.lab.setting import make
@@ -19,6 +20,7 @@ from prefloop.lab.stack import run_stack
 from prefloop.lab.store import Store, to_bytes
 from prefloop.policies import pretrained
 from prefloop.runs.evidence import evidence, overlap
+from prefloop.runs.experiment import Result
 from prefloop.runs.probe import read_probe
 
 Capture = pytest.CaptureFixture[str]
@@ -98,6 +100,17 @@ def test_every_run_of_a_store_is_diagnosed(tmp_path: Path, capsys: Capture) -> N
     assert main(["diagnose", str(tmp_path / "store")]) == 0
     shown = capsys.readouterr().out
     assert shown.startswith("2 runs; 0 without a fault.") and "beta: in 2 of 2 runs" in shown
+
+
+def test_a_training_ends_with_a_short_diagnosis(tmp_path: Path, capsys: Capture) -> None:
+    folder = run_folders.make(tmp_path, "run", on_policy=1.0)
+    done = Result(folder, {"eval/reward": 1.0}, {"eval/reward": 2.0}, 1.0, "", ())
+    train._table(done)
+    lines = capsys.readouterr().out.splitlines()
+    (first,) = [i for i, text in enumerate(lines) if text.startswith("diagnosis: ")]
+    (last,) = [i for i, text in enumerate(lines) if text.startswith("run folder: ")]
+    assert 1 <= last - first <= 6 and f"prefloop diagnose {folder}" in " ".join(lines[first:last])
+    assert train._record(done)["diagnosis"]["checks"]
 
 
 # ---- a probe set -----------------------------------------------------------------------------------------------------

@@ -69,6 +69,17 @@ def _rule(name: str, source: str, alarm: Callable[[Evidence], bool | None], *rea
     return Rule(name, source, alarm, frozenset(reasons))
 
 
+def _per_token(key: str, holds: Callable[[float], bool]) -> Callable[[Evidence], bool | None]:
+    """A rule on a mean over tokens, as TRL logs it, of a metric that we have per response."""
+
+    def alarm(run: Evidence) -> bool | None:
+        known = run.get(key)
+        tokens = run.tokens or run.limit
+        return None if known is None or not tokens else holds(known.late / tokens)
+
+    return alarm
+
+
 def _only_pairs(alarm: Callable[[Evidence], bool | None]) -> Callable[[Evidence], bool | None]:
     return lambda run: alarm(run) if run.pairs else None
 
@@ -113,8 +124,8 @@ AXOLOTL: tuple[Rule, ...] = (
     _rule("grad_norm below 100", AXOLOTL_PAIRS, _on("grad_norm")(_at_least_once(-math.inf, 100.0)), "rate"),
     _rule("reward_std above 0", AXOLOTL_RL, _on("reward_std")(lambda c: c.late == 0), "groups", "dead"),
     _rule("frac_reward_zero_std below 0.8", AXOLOTL_RL, _on("frac_reward_zero_std")(lambda c: c.late > 0.8), "groups"),
-    _rule("entropy above 0.01", AXOLOTL_RL, _on("eval/entropy")(lambda c: c.late < 0.01), "entropy"),
-    _rule("kl below 2", AXOLOTL_RL, _on("kl")(lambda c: c.late > 2.0), "distance", "rate", "beta", "hacking"),
+    _rule("entropy above 0.01", AXOLOTL_RL, _per_token("eval/entropy", lambda x: x < 0.01), "entropy"),
+    _rule("kl below 2", AXOLOTL_RL, _per_token("kl", lambda x: x > 2.0), "distance", "rate", "beta", "hacking"),
     _rule(
         "sampling_logp_difference below 1",
         AXOLOTL_RL,

@@ -211,6 +211,16 @@ def distance(run: Evidence) -> Reading | None:
     return Reading(0.0 if rose else kl.last, f"KL(π‖π_ref) is {compact(kl.last)} nats per response; {_outcome(run)}")
 
 
+def modes(run: Evidence) -> Reading | None:
+    """KL(π_ref‖π) over KL(π‖π_ref) after training, where the latter is above 1 nat."""
+    reverse = run.get("eval/kl_reverse_exact", "eval/kl_reverse")
+    forward = run.get("eval/kl_forward_exact", "eval/kl_forward")
+    if reverse is None or forward is None:
+        return None
+    said = f"KL(π_ref‖π) is {compact(forward.last)} nats and KL(π‖π_ref) {compact(reverse.last)} nats per response"
+    return Reading(forward.last / reverse.last if reverse.last > 1 else 0.0, said)
+
+
 def reference(run: Evidence) -> Reading | None:
     """|log π/π_ref| of the first step's responses, largest mean; the policy is the reference then, so it must be 0."""
     if not run.reference:
@@ -226,6 +236,15 @@ def reference(run: Evidence) -> Reading | None:
 
 
 # ---- learning --------------------------------------------------------------------------------------------------------
+
+
+def ledger(run: Evidence) -> Reading | None:
+    """Coefficient mass that pushes down over the mass that pulls up, medians of the last quarter."""
+    up, down = run.get("push/up"), run.get("push/down")
+    if up is None or down is None or not run.pairs or up.late == 0:
+        return None
+    said = f"the steps push down {compact(down.late / up.late)} times as much as they pull up"
+    return Reading(down.late / up.late, said)
 
 
 def groups(run: Evidence) -> Reading | None:
