@@ -83,19 +83,20 @@ def test_too_few_samples_cannot_tell() -> None:
         found = coverage.unlikely(samples[:, 0], np.arange(len(samples)), samples)
         assert isinstance(found, CannotTell) and part in found.reason
     assert isinstance(coverage.novelty([[1, 2]], np.array([0]), [[[1, 2, 3], [1, 2]]]), CannotTell)
-    assert isinstance(coverage.novelty([[1, 2, 3]], np.array([0]), [[[1, 2, 3]]]), CannotTell)
+    for alone in (coverage.novelty([[1, 2, 3]], np.array([0]), [[[1, 2, 3]]]), coverage.own_novelty([[[1, 2, 3]]])):
+        assert isinstance(alone, CannotTell) and "one sample" in alone.reason
 
 
 def test_novelty(lab: tuple[Tensor, Tensor, Tensor, Tensor]) -> None:
     """A bigram is a whole response here: it is new to n − 1 samples with the chance (1 − q)^(n − 1)."""
     law, samples, data, prompt = lab
     found = coverage.novelty(data.tolist(), prompt.numpy(), samples.tolist(), 2)
-    assert not isinstance(found, CannotTell)
+    own = coverage.own_novelty(samples.tolist(), 2)
+    assert isinstance(found, Mean) and isinstance(own, Mean)
     new = (1 - law.exp()) ** (GROUP - 1)
-    gaps = found[0].value - float(new[prompt, number(data)].mean())
-    assert abs(gaps) <= SIGMAS * found[0].se
-    assert abs(found[1].value - float((law.exp() * new).sum(-1).mean())) <= SIGMAS * found[1].se
-    assert found[0].value > found[1].value
+    assert abs(found.value - float(new[prompt, number(data)].mean())) <= SIGMAS * found.se
+    assert abs(own.value - float((law.exp() * new).sum(-1).mean())) <= SIGMAS * own.se
+    assert found.value > own.value
 
 
 def test_shift(lab: tuple[Tensor, Tensor, Tensor, Tensor]) -> None:

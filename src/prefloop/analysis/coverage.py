@@ -103,40 +103,44 @@ def shift(values: Array, prompt: Places, samples: Array) -> Shift:
 
 def novelty(
     texts: Sequence[Tokens], prompt: Places, samples: Sequence[Sequence[Tokens]], size: int = GRAM
-) -> tuple[Mean, Mean] | CannotTell:
-    """Share of a response's n-grams that n − 1 samples of the reference to its prompt do not hold: of the data, and of
-    the reference's own samples, which is what a response on the policy's own path has.
+) -> Mean | CannotTell:
+    """Share of a response's n-grams that n − 1 samples of the reference to its prompt do not hold.
 
     Estimator: an n-gram that c of the n samples hold is new to n − 1 of them in a share [c = 0] + [c = 1]/n of the
-    choices; a sample's own is new where no other holds it. Unbiased for (1 − q)^(n − 1), q being the chance that a
-    sample holds the n-gram. Responses without an n-gram are left out.
+    choices: unbiased for (1 − q)^(n − 1), q being the chance that a sample holds it. Over n − 1 samples, so that
+    `own_novelty` is what a response of the reference would have. Responses without an n-gram are left out.
     """
-    n = min(map(len, samples))
-    if n < 2:
+    if (n := min(map(len, samples))) < 2:
         return CannotTell("one sample to a prompt cannot be compared with others")
-    held = [Counter(gram for one in group for gram in grams(one, size)) for group in samples]
-    data = [
-        (p, _new(grams(t, size), held[p], n)) for t, p in zip(texts, prompt.tolist(), strict=True) if len(t) >= size
-    ]
-    own = [
-        (p, float(np.mean([held[p][g] == 1 for g in grams(one, size)])))
-        for p, group in enumerate(samples)
-        for one in group
-        if len(one) >= size
-    ]
-    if not data or not own:
+    held = [_held(group, size) for group in samples]
+    rows = [(p, grams(text, size), held[p]) for text, p in zip(texts, prompt.tolist(), strict=True)]
+    found = [(p, np.mean([1.0 if h[g] == 0 else (h[g] == 1) / n for g in own])) for p, own, h in rows if own]
+    return _share(found, size)
+
+
+def own_novelty(samples: Sequence[Sequence[Tokens]], size: int = GRAM) -> Mean | CannotTell:
+    """The same of the samples themselves, each among the n − 1 others."""
+    if min(map(len, samples)) < 2:
+        return CannotTell("one sample to a prompt cannot be compared with others")
+    held = [_held(group, size) for group in samples]
+    rows = [(p, grams(one, size)) for p, group in enumerate(samples) for one in group]
+    return _share([(p, np.mean([held[p][g] == 1 for g in own])) for p, own in rows if own], size)
+
+
+def _held(group: Sequence[Tokens], size: int) -> Counter[tuple[int, ...]]:
+    """How many of the samples hold each n-gram."""
+    return Counter(gram for one in group for gram in grams(one, size))
+
+
+def _share(found: Sequence[tuple[int, np.floating]], size: int) -> Mean | CannotTell:
+    if not found:
         return CannotTell(f"no response has {size} tokens")
-    shares = [mean_se([share for _, share in rows], clusters=[p for p, _ in rows]) for rows in (data, own)]
-    return shares[0], shares[1]
+    return mean_se([float(share) for _, share in found], clusters=[p for p, _ in found])
 
 
 def grams(tokens: Tokens, size: int) -> set[tuple[int, ...]]:
     """The different n-grams of a response."""
     return {tuple(tokens[i : i + size]) for i in range(len(tokens) - size + 1)}
-
-
-def _new(own: set[tuple[int, ...]], held: Counter[tuple[int, ...]], n: int) -> float:
-    return float(np.mean([1.0 if held[g] == 0 else (held[g] == 1) / n for g in own]))
 
 
 # ---- chosen and rejected --------------------------------------------------------------------------------------------

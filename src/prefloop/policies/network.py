@@ -75,6 +75,20 @@ class Network(nn.Module):
             states: Tensor = self.backbone(sent(ids, self.device), use_cache=False).last_hidden_state
         return states.flatten(0, 1).index_select(0, sent(places, self.device))
 
+    def likelier(self, states: Float[Tensor, "N H"], targets: Int[Tensor, " N"]) -> tuple[PerToken, PerToken]:
+        """Log-probs of the targets, and the probability of all tokens likelier than each; without a gradient."""
+        size = max(LOGITS_BUDGET // 4 // self.vocabulary, 1)
+        found = [self._likelier(h, y) for h, y in zip(states.split(size), targets.split(size), strict=True)]
+        logp, mass = zip(*found, strict=True)
+        return torch.cat(logp), torch.cat(mass)
+
+    def _likelier(self, states: Tensor, targets: Int[Tensor, " N"]) -> tuple[Tensor, Tensor]:
+        with torch.no_grad(), self._bf16():
+            logits = self.head(states)
+        logp = logits.to(self.wide).log_softmax(-1)
+        own = logp.gather(-1, sent(targets, self.device)[:, None])
+        return own.squeeze(-1), (logp.exp() * (logp > own)).sum(-1)
+
     def _bf16(self) -> torch.autocast:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast)
 

@@ -5,12 +5,12 @@ A run is diagnosed by `diagnose.training`, a model with data by `diagnose.data`:
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
-from prefloop.cli.options import Rows
+from prefloop.cli.options import Rows, require, require_positive, require_seed
 from prefloop.core.errors import UserError
 from prefloop.runs.schema import Flag
 
@@ -30,6 +30,26 @@ class Options(Rows):
     """Data to train on, see docs/formats.md."""
     probe: Annotated[Path | None, Flag(metavar="FILE")] = None
     """With RUN: also the change of log π on several kinds of response per prompt (docs/how-to/diagnose-run.md)."""
+    reward: Annotated[str | None, Flag(metavar="NAME|DIR")] = None
+    """With --model: a reward for fresh responses, by name or module:function, or the folder of a reward model."""
+    reward_option: dict[str, Any] = field(default_factory=dict)
+    """With --reward: its options, such as target=20."""
+    prompts: int = 50
+    """With --model: prompts of the data that the model answers, drawn at random."""
+    samples: int = 16
+    """With --model: samples to each of them."""
+    max_new_tokens: int | None = None
+    """With --model: longest sample in tokens (default: of 95 % of the data's responses, at most 256)."""
+    beta: float = 0.1
+    """With --reward: strength of the KL penalty for which the optimum is estimated."""
+    target: float | None = None
+    """With --reward: a reward to reach (default: the top tenth of the samples)."""
+    system: str | None = None
+    """With --model: system message for prompts that have none."""
+    template: str = "auto"
+    """With --model: auto, chat, plain or a Jinja file."""
+    seed: int = 0
+    """With --model: seed of prompts and samples."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -38,6 +58,11 @@ class Options(Rows):
             raise UserError("a run, or a model and data", where="diagnose", fix="RUN, or --model M --data FILE")
         if self.probe is not None and self.run is None:
             raise UserError("a probe set is measured before and after a run", where="--probe", fix="give a RUN")
+        require_positive(self, "prompts", "max_new_tokens", "beta")
+        require(self.samples > 1, "samples", self.samples, "use 2 or more")
+        require_seed(self.seed)
+        if self.reward_option and self.reward is None:
+            raise UserError("`--reward-option` needs a reward", where="--reward-option", fix="add --reward NAME")
 
 
 def run(options: Options) -> int:
