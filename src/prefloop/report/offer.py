@@ -60,8 +60,13 @@ def unknown(measures: Measures) -> dict[str, str]:
     names: dict[str, list[str]] = {}
     for key, value in measures.items():
         if isinstance(value, CannotTell):
-            names.setdefault(value.reason, []).append(NAMES.get(key, key.removeprefix("coverage/").replace("/", ", ")))
+            names.setdefault(value.reason, []).append(NAMES.get(key, _name(key)))
     return {", ".join(keys): reason for reason, keys in names.items()}
+
+
+def _name(key: str) -> str:
+    """`geometry/best_of/64` is best of 64."""
+    return " ".join(key.split("/")[1:]).replace("_", " ")
 
 
 NAMES = {

@@ -149,8 +149,10 @@ def _reward(
     if options.reward in (None, LABELS):
         return None, "", []
     name, own = str(options.reward), dict(options.reward_option)
-    if name not in (LEARNED,) and Path(name).expanduser().is_dir():
+    if name != LEARNED and Path(name).expanduser().is_dir():
         name, own = LEARNED, {"path": name, **own}
+    if name != LEARNED:  # the preferences of the file keep their meaning beside the reward
+        train = [replace(group, scores=None) for group in train]
     data = TextData(DataOptions(train=str(options.data)), train, asked, {})
     if name == LEARNED and "path" not in own:
         options.say(

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from prefloop import __version__
 from prefloop.analysis.offer import Given, Samples
 from prefloop.core.batch import Batch
 from prefloop.core.files import digest
@@ -70,7 +71,8 @@ def sampled(
     portions = []
     for start in range(0, len(prompts), PORTION):
         some = list(prompts[start : start + PORTION])
-        told = (model, policy.sampling, policy.autocast, str(policy.network.wide), policy.eos_ids, count, seed, start)
+        network = (policy.autocast, str(policy.network.wide), policy.network.device.type, policy.eos_ids)
+        told = (__version__, model, policy.sampling, network, count, seed, start)
         key = digest([repr(told), *(repr(ids.tolist()) for ids in some)])
         drawn = read(key, some)
         if drawn is None:
