@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 
+from prefloop.analysis.statistics import Mean
 from prefloop.cli.main import main
+from prefloop.report.offer import _percent
 
 Capture = pytest.CaptureFixture[str]
 Ask = Callable[..., dict[str, Any]]
@@ -50,13 +52,14 @@ def test_the_page_shows_the_numbers_of_the_json(model: Path, data: Path, ask: As
     common = ["diagnose", "--model", str(model), "--data", str(data), "--samples", "8", "--max-new-tokens", "4"]
     assert main([*common, *words]) == 0
     page = capsys.readouterr().out
-    assert all(len(line) <= 80 for line in page.splitlines()[1:])  # the first names the model's folder
+    assert all(len(line) <= 80 for line in page.partition("wrote")[2].splitlines())  # the first names the folder
     whole = " ".join(page.split())
     assert all(" ".join(sentence.split()) in whole for sentence in found["sentences"])
     assert (found["prompts"], found["samples"], found["responses"], found["limit"]) == (12, 8, 24, 4)
     m = found["measures"]
     assert m["coverage/chosen/length"] == {"value": 3.0, "se": 0.0, "units": 12}
-    assert f"{100 * m['coverage/chosen/percentile']['value']:.1f} ±" in page
+    for key in ("chosen/percentile", "rejected/tokens_outside", "pairs/shared_tokens", "reference/novelty"):
+        assert _percent(Mean(**m[f"coverage/{key}"])) in whole
     assert m["geometry/best_of/1"]["value"] == pytest.approx(m["geometry/mean"]["value"])
     assert f"{m['geometry/optimum/ess']['value']:.1f} effective samples" in whole
     assert m["coverage/pairs/shared_tokens"]["units"] == 12 and m["boundary/votes"]["units"] == 12

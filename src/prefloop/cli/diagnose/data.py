@@ -50,7 +50,7 @@ def diagnose(options: Options) -> int:
     theirs = given(policy, problem, asked, limit, scorer)
     measures = measured(theirs, own, beta=options.beta, target=options.target)
     about = About(
-        model=options.model,
+        model=Path(options.model).name if Path(options.model).is_dir() else options.model,
         data=options.data.name,
         reward=name,
         prompts=len(drawn.prompts),
@@ -62,7 +62,12 @@ def diagnose(options: Options) -> int:
         beta=options.beta,
     )
     remarks = [*notes, *filter(None, (opened.template.note, opened.note)), *more, *last, *said]
-    whole: dict[str, Any] = {**vars(about), "data": str(options.data), "sentences": sentences(measures, about)}
+    whole: dict[str, Any] = {
+        **vars(about),
+        "model": options.model,
+        "data": str(options.data),
+        "sentences": sentences(measures, about),
+    }
     options.show(
         lambda: {**whole, "measures": record(measures), "notes": remarks},
         lambda: print("\n" + text(measures, about, remarks)),
