@@ -26,17 +26,26 @@ def evaluate(code: str, expression: str) -> Any:
     return json.loads(ran.stdout)
 
 
-def loaded(page: Path, folder: Path, address: str = "", size: tuple[int, int] = (1200, 900)) -> tuple[str, list[str]]:
+def loaded(
+    page: Path, folder: Path, address: str = "", *, size: tuple[int, int] = (1200, 900), milliseconds: int = 3000
+) -> tuple[str, list[str]]:
     """The document after its scripts have run, and the lines that it wrote to the console.
 
     Args:
         folder: an empty folder for the browser's files.
         address: what follows the file's name, such as `#a=1`.
+        milliseconds: of the page's own time, which passes as fast as the machine allows.
     """
     if CHROMIUM is None:
         pytest.skip("opens a page, but Chromium is not installed")
-    flags = ["--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={folder}", "--virtual-time-budget=3000"]
-    flags += [f"--window-size={size[0]},{size[1]}", "--enable-logging=stderr", "--v=0", "--dump-dom"]
+    flags = ["--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={folder}"]
+    flags += [
+        f"--virtual-time-budget={milliseconds}",
+        f"--window-size={size[0]},{size[1]}",
+        "--enable-logging=stderr",
+        "--v=0",
+        "--dump-dom",
+    ]
     call = [CHROMIUM, *flags, page.resolve().as_uri() + address]
     ran = subprocess.run(call, capture_output=True, text=True, timeout=SECONDS, check=False)
     assert ran.returncode == 0, ran.stderr

@@ -26,6 +26,7 @@ from prefloop.core.kl import exact
 from prefloop.core.loop import Loop, Plan
 from prefloop.core.streams import Stream
 from prefloop.policies.categorical import Categorical
+from prefloop.report import explorer
 from prefloop.report.explorer import METHODS, PARTS, PRESETS, RULES, problem, render, script, write
 from prefloop.worlds.arms.problem import Law, bump, reference_law, replaced
 from toys import F64, unchecked
@@ -290,6 +291,70 @@ def test_every_preset_survives_the_address() -> None:
     found = evaluate(code, back)
     assert [one["refused"] for one in found] == [[]] * len(PRESETS)
     assert [one["state"] for one in found] == [one["state"] for one in json.loads(constants)["presets"]]
+
+
+DRIVE = """
+(async () => {
+  const by = (id) => document.getElementById(id);
+  const wait = (ms) => new Promise((done) => setTimeout(done, ms));
+  const seen = {};
+  const note = async (name, act) => {
+    by('numbers').textContent = 'null';
+    act();
+    while (by('numbers').textContent === 'null') await wait(100);
+    const { state } = JSON.parse(by('numbers').textContent);
+    seen[name] = { ...state, runs: state.runs.map((run) => run.method), address: location.hash };
+  };
+  const press = (name, key, shiftKey = false) =>
+    document.querySelector(`.knob.${name}`).dispatchEvent(new KeyboardEvent('keydown', { key, shiftKey }));
+  const drag = (name, arm, share) => {
+    const grip = document.querySelector(`.knob.${name}`);
+    const box = document.querySelector('#stage svg').getBoundingClientRect();
+    const { p } = stagePlane(box.width, 100);
+    const place = { clientX: box.left + p.x(arm), clientY: box.top + p.bottom - share * (p.bottom - p.top) };
+    const at = { pointerId: 1, bubbles: true, ...place };
+    for (const type of ['pointerdown', 'pointermove', 'pointerup']) grip.dispatchEvent(new PointerEvent(type, at));
+  };
+  const set = (element, value, type) => {
+    element.value = value;
+    element.dispatchEvent(new Event(type));
+  };
+  await note('start', () => {});
+  await note('key', () => press('peak', 'ArrowLeft', true));
+  await note('up', () => press('other', 'ArrowUp', true));
+  await note('drag', () => drag('other', 60, 0.75));
+  await note('beta', () => set(by('slider-beta'), -10, 'input'));
+  await note('remove', () => document.querySelectorAll('.drop')[1].click());
+  await note('add', () => by('add').click());
+  await note('method', () => set(document.querySelector('#runs select'), 'rwr', 'change'));
+  await note('step', () => set(by('step'), 190, 'input'));
+  await note('play', () => by('play').click());
+  await note('preset', () => document.querySelectorAll('.preset')[2].click());
+  seen.pressed = [...document.querySelectorAll('.preset')].map((button) => button.getAttribute('aria-pressed'));
+  await note('reset', () => by('reset').click());
+  document.body.append(make('script', { type: 'application/json', id: 'driven', textContent: JSON.stringify(seen) }));
+})();
+"""
+
+
+def test_knobs_sliders_cards_and_player_change_the_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(explorer, "script", lambda parts: script(parts) + DRIVE)
+    driven = write(tmp_path / "driven.html", reference_law().tolist(), 5.0)
+    text, console = loaded(driven, tmp_path, milliseconds=2_000_000)
+    assert console == []
+    seen = read(text, "driven")
+    assert (seen["start"]["peak"], seen["key"]["peak"]) == (70, 60)
+    assert seen["up"]["coverage"] == 0.5
+    assert (seen["drag"]["centre"], seen["drag"]["coverage"]) == (60, 0.25)
+    assert seen["beta"]["beta"] == 0.32
+    assert seen["remove"]["runs"] == ["dpo", "rloo", "pref_ft"]
+    assert seen["add"]["runs"] == ["dpo", "rloo", "pref_ft", "ipo"]
+    assert seen["method"]["runs"][0] == "rwr" and "runs=rwr,1,1,1;" in seen["method"]["address"]
+    assert (seen["step"]["step"], seen["play"]["step"]) == (190, 200)
+    assert (
+        seen["pressed"] == ["false", "false", "true", "false", "false", "false"] and seen["preset"]["coverage"] == 0.2
+    )
+    assert {**seen["reset"], "address": ""} == {**seen["start"], "address": ""}
 
 
 # ---- the verb -------------------------------------------------------------------------------------------------------

@@ -1,7 +1,7 @@
 """The explorer: one page that trains a categorical policy in the browser, by the update rules of the methods.
 
-The rules are JavaScript (templates/explore/update.js). `METHODS` says which of Prefloop's methods each of them is; a test
-holds both equal.
+The rules are JavaScript (templates/explore/update.js). `METHODS` says which of Prefloop's methods each of them is; a
+test holds both equal.
 """
 
 from __future__ import annotations
@@ -51,6 +51,11 @@ class Rule:
     def holds(self) -> str:
         """What β is to the method, in words."""
         return {"kl": "weight of KL(π‖π_ref) in the loss", "tau": "τ", "beta": "β"}[self.knob]
+
+    @property
+    def settings(self) -> str:
+        """What differs from the entry, as overrides are written."""
+        return ", ".join(f"{name}={value}" for name, value in {self.knob: "β", **self.override}.items())
 
 
 METHODS = {
@@ -104,10 +109,10 @@ FAR: dict[str, Any] = {
     "runs": FOUR,
 }
 PRESETS: tuple[tuple[str, str, Mapping[str, Any]], ...] = (
-    ("Far peak", "as Min Length: good answers are rare, in the data too", {}),
-    ("Near peak", "as Mode Length: good answers are common", {"peak": 20}),
-    ("Skewed data", "as Skew Length: a far peak, and data that avoid it", {"coverage": 0.2}),
-    ("Covered peak", "a far peak that most of the data show", {"coverage": 0.2, "centre": 70}),
+    ("Far peak", "good answers are rare (Min Length)", {}),
+    ("Near peak", "good answers are common (Mode Length)", {"peak": 20}),
+    ("Skewed data", "and the data avoid the far peak (Skew Length)", {"coverage": 0.2}),
+    ("Covered peak", "the data show the far peak", {"coverage": 0.2, "centre": 70}),
     (
         "No push-down",
         "with and without the negative gradient",

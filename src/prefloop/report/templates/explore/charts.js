@@ -2,6 +2,7 @@
 'use strict';
 
 const CHART = 230;
+const CARD = 190;
 const MASS = [0, 0.01, 0.1, 0.25, 0.5, 1]; // ticks of a square-root axis, which shows the tails and a spike alike
 const CURVES = {
   gold: ['Gold reward', 'E_π[r], the policy’s mean reward'],
@@ -19,7 +20,7 @@ function outline(p, law) {
 }
 
 const armAxis = (arms) => {
-  const ticks = [0, 20, 40, 60, 80, arms - 1];
+  const ticks = [0, 25, 50, 75, arms - 1];
   return { low: -0.5, high: arms - 0.5, ticks, labels: ticks.map(String), title: 'arm' };
 };
 
@@ -28,7 +29,7 @@ function massPicture(width, one, problem, step) {
   const law = exps(one.path[step]);
   const x = armAxis(law.length);
   const y = { low: 0, high: 1, root: true, ticks: MASS, labels: MASS.map(String) };
-  const p = plane(width, CHART, x, y, { right: 12 });
+  const p = plane(width, CARD, x, y, { left: 38, right: 8 });
   const top = (a) => p.bottom - problem.reward[a] * (p.bottom - p.top);
   const body = [
     frame(p, x, y),

@@ -16,11 +16,10 @@ const fromSlider = (name, x) => {
   const [low, high] = SLIDERS[name];
   return onGrid(name, clamp(isLog(name) ? 10 ** (x / LOG_STEPS) : x, low, high));
 };
-const said = (name, x) => (name === 'coverage' ? percent(x) : isLog(name) ? String(x) : `${SLIDERS[name][4]} ${x}`.trim());
 
 /** The sliders of the problem; returns a function that shows a state. */
 function makeSliders(host, change) {
-  const shown = Object.entries(SLIDERS).map(([name, [, , step, title]]) => {
+  const shown = Object.entries(SLIDERS).map(([name, [, , step, title, words]]) => {
     const [min, max] = ends(name);
     const output = make('output');
     const input = make('input', { type: 'range', id: `slider-${name}`, min, max, step: step || 1 });
@@ -28,7 +27,7 @@ function makeSliders(host, change) {
     host.append(make('div', { className: 'slider' }, make('label', { htmlFor: input.id, textContent: title }), output, input));
     return (state) => {
       input.value = toSlider(name, state[name]);
-      output.textContent = said(name, state[name]);
+      output.textContent = words(state[name]);
       input.setAttribute('aria-valuetext', output.textContent);
     };
   });
@@ -72,7 +71,11 @@ function makeRun(index, constants, edit, remove) {
   drop.addEventListener('click', () => remove(index));
   const fields = { on_policy: field('on-policy', on_policy), reuse: field('passes', reuse), negative: field('negative', negative) };
   const chip = make('span', { className: 'chip', textContent: letter });
-  const element = make('div', {}, make('div', { className: 'head' }, chip, method, drop), ...Object.values(fields).map((f) => f.element));
+  const picture = make('div', { className: 'picture' });
+  const now = make('p', { className: 'now' });
+  const head = make('div', { className: 'head' }, chip, method, drop);
+  const switches = make('div', { className: 'switches' }, ...Object.values(fields).map((f) => f.element));
+  const element = make('div', {}, head, picture, now, switches);
 
   function show(run, alone) {
     const still = inert(run);
@@ -86,10 +89,10 @@ function makeRun(index, constants, edit, remove) {
     fields.negative.value.textContent = still.negative ? 'no effect' : percent(run.negative);
     drop.disabled = alone;
   }
-  return { element, show };
+  return { element, show, picture, now };
 }
 
-/** The list of runs; `change` gets the new list. */
+/** The cards of the runs; `change` gets the new list. Returns a function that shows a state and gives the cards. */
 function makeRuns(host, add, constants, change) {
   let runs = [];
   let rows = [];
@@ -107,6 +110,7 @@ function makeRuns(host, add, constants, change) {
     }
     rows.forEach((row, i) => row.show(runs[i], runs.length === 1));
     add.disabled = runs.length >= LETTERS.length;
+    return rows;
   };
 }
 
@@ -129,9 +133,9 @@ function makePlayer({ button, slider, output }, steps, change) {
   let step = 0;
   let began = null; // time at which step 0 would have been shown, while playing
   const stop = () => ((began = null), show(step));
-  function tick(now) {
+  function tick() {
     if (began === null) return;
-    const next = Math.min(steps, Math.floor(((now - began) * steps) / (1000 * SECONDS)));
+    const next = Math.min(steps, Math.floor(((performance.now() - began) * steps) / (1000 * SECONDS)));
     if (next !== step) change(next, next < steps);
     if (next >= steps) stop();
     else requestAnimationFrame(tick);

@@ -67,41 +67,47 @@ function makeFigure(title, note) {
 
 /** A legend entry: letter, sample of the line, name, and the value at the step. */
 const entry = (one, value) =>
-  `<li class="b${one.colour}"><span class="chip">${one.letter}</span><svg class="sample k${one.colour}" viewBox="0 0 26 8" ` +
+  `<li class="b${one.colour}"><span class="chip">${one.letter}</span><svg class="swatch k${one.colour}" viewBox="0 0 26 8" ` +
   `width="26" height="8" aria-hidden="true">${stroke([[0, 4], [26, 4]], 'line', one.dash)}</svg>${escaped(one.name)} <b>${value}</b></li>`;
 
-/** The figures of the results; returns a function that shows runs at a step. */
-function makeFigures(masses, charts) {
-  const made = {
-    gold: makeFigure(...CURVES.gold),
-    tradeoff: makeFigure('Gold against KL', 'each run up to the step shown; the dashed line is the best that any policy can reach'),
-    ...Object.fromEntries(['kl', 'peak', 'chosen', 'rejected'].map((name) => [name, makeFigure(...CURVES[name])])),
+/** The mass of every run, in its card. */
+function showMasses(cards, runs, problem, step) {
+  runs.forEach((one, i) => {
+    const { picture, now } = cards[i];
+    picture.innerHTML = massPicture(picture.clientWidth, one, problem, step);
+    const numbers = ` gold ${FORMATS.gold(one.seen.gold[step])} · KL ${FORMATS.kl(one.seen.kl[step])} nats`;
+    now.replaceChildren(make('b', { textContent: one.name }), numbers);
+  });
+}
+
+/** The figures along the steps, in the host; returns functions that show pictures, and tables, of runs at a step. */
+function makeFigures(host) {
+  const [gold, kl, peak, chosen, rejected] = Object.keys(CURVES).map((name) => {
+    const span = name === 'chosen' || name === 'rejected' ? ['chosen', 'rejected'] : [name];
+    return {
+      ...makeFigure(...CURVES[name]),
+      draw: (width, runs, problem, step) => curves(width, name, runs, step, span),
+      rows: (runs, step) => measureTable(name, runs, step),
+      value: (one, step) => FORMATS[name](one.seen[name][step]),
+    };
+  });
+  const against = {
+    ...makeFigure('Gold against KL', 'each run up to the step; dashed: the best that any policy can reach'),
+    draw: tradeoff,
+    rows: tradeoffTable,
+    value: (one, step) => `${FORMATS.kl(one.seen.kl[step])} nats, ${FORMATS.gold(one.seen.gold[step])}`,
   };
-  charts.append(...Object.values(made).map((figure) => figure.element));
-  const spans = { chosen: ['chosen', 'rejected'], rejected: ['chosen', 'rejected'] };
-  let mass = [];
-  return function show(runs, problem, step) {
-    if (mass.length !== runs.length) {
-      mass = runs.map(() => make('div', { className: 'panel' }, make('p'), make('div', { className: 'picture' })));
-      masses.replaceChildren(...mass);
-    }
-    runs.forEach((one, i) => {
-      const [title, picture] = mass[i].children;
-      mass[i].className = `panel b${one.colour}`;
-      const [gold, kl] = [FORMATS.gold(one.seen.gold[step]), FORMATS.kl(one.seen.kl[step])];
-      title.innerHTML = `<span class="chip">${one.letter}</span> <b>${escaped(one.name)}</b> <span>gold ${gold} · KL ${kl}</span>`;
-      picture.innerHTML = massPicture(picture.clientWidth, one, problem, step);
-    });
-    for (const [name, figure] of Object.entries(made)) {
-      const width = figure.picture.clientWidth;
-      const whole = name === 'tradeoff';
-      figure.picture.innerHTML = whole
-        ? tradeoff(width, runs, problem, step)
-        : curves(width, name, runs, step, spans[name] ?? [name]);
-      const value = (one) =>
-        whole ? `${FORMATS.kl(one.seen.kl[step])} nats, ${FORMATS.gold(one.seen.gold[step])}` : FORMATS[name](one.seen[name][step]);
-      figure.legend.innerHTML = runs.map((one) => entry(one, value(one))).join('');
-      figure.table.innerHTML = tableText(...(whole ? tradeoffTable(runs, step) : measureTable(name, runs, step)));
-    }
+  const figures = [gold, against, kl, peak, chosen, rejected];
+  host.append(...figures.map((figure) => figure.element));
+  return {
+    pictures(runs, problem, step) {
+      for (const { picture, legend, draw, value } of figures) {
+        picture.innerHTML = draw(picture.clientWidth, runs, problem, step);
+        legend.innerHTML = runs.map((one) => entry(one, value(one, step))).join('');
+      }
+    },
+    tables(runs, step) {
+      for (const { table, rows } of figures) table.innerHTML = tableText(...rows(runs, step));
+    },
   };
 }

@@ -1,6 +1,8 @@
 // The page: one state; every change computes what depends on it and draws.
 'use strict';
 
+const PAUSE = 150; // milliseconds without a change after which sentences, tables and address follow
+
 function start() {
   const constants = JSON.parse(document.getElementById('problem').textContent);
   const standard = constants.presets[0].state;
@@ -11,13 +13,14 @@ function start() {
   let waiting = false;
   let stale = true; // whether the runs belong to an earlier state
   let playing = false;
+  let pause = 0;
 
   const show = {
     stage: makeStage(by('stage'), (part) => change(part)),
     sliders: makeSliders(by('sliders'), (part) => change(part)),
     runs: makeRuns(by('runs'), by('add'), constants, (list) => change({ runs: list })),
     presets: makePresets(by('presets'), constants.presets, (preset) => change(preset)),
-    figures: makeFigures(by('masses'), by('charts')),
+    figures: makeFigures(by('charts')),
   };
   const player = makePlayer(
     { button: by('play'), slider: by('step'), output: by('at') },
@@ -38,27 +41,32 @@ function start() {
   }
 
   function draw() {
+    if (!waiting) return;
     waiting = false;
     if (stale) {
       problem = problemOf(state, constants);
       runs = outcomes(state, problem, constants);
     }
     stale = false;
-    for (const name of ['sliders', 'runs', 'presets']) show[name](state);
+    show.sliders(state);
+    show.presets(state);
     show.stage(state, problem);
-    show.figures(runs, problem, state.step);
+    showMasses(show.runs(state), runs, problem, state.step);
+    show.figures.pictures(runs, problem, state.step);
     player.show(state.step);
-    by('mass-table').innerHTML = tableText(...massTable(runs, problem, state.step));
-    if (!playing) settle();
+    clearTimeout(pause);
+    if (!playing) pause = setTimeout(settle, PAUSE);
   }
 
-  /** What needs no drawing while the steps play: sentences, the address, the record of all numbers. */
+  /** What waits for the end of a movement: sentences, tables, the address, the record of all numbers. */
   function settle() {
     const accounts = runs.map((one) =>
       account(`${one.letter} (${one.name})`, one.seen, exps(one.path[state.step]), problem, state.step),
     );
     const said = [headline(runs, problem, state.step), ...accounts].filter(Boolean);
     by('said').replaceChildren(...said.map((text) => make('p', { textContent: text })));
+    by('mass-table').innerHTML = tableText(...massTable(runs, problem, state.step));
+    show.figures.tables(runs, state.step);
     by('numbers').textContent = JSON.stringify(record());
     history.replaceState(null, '', toHash(state));
   }
@@ -77,6 +85,8 @@ function start() {
       ? `Not understood in the address, and left at the default: ${refused.join(', ')}.`
       : '';
     change(read);
+    draw();
+    settle();
   }
 
   by('reset').addEventListener('click', () => change(structuredClone(standard)));

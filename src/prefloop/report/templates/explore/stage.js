@@ -1,7 +1,7 @@
 // The picture of the problem, with two knobs: the reward's peak, and the part of the data that is not the reference's.
 'use strict';
 
-const STAGE = 300;
+const STAGE = 270;
 const DENSEST = 0.12; // highest probability of its axis: the data's bump reaches 0.113
 const KEYS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
 
@@ -55,18 +55,22 @@ function makeStage(host, change) {
       change({ centre: onGrid('centre', clamp(arm, 0, 99)), coverage: onGrid('coverage', clamp(1 - share, 0, 1)) }),
   };
   for (const [name, g] of Object.entries(knobs)) {
+    let held = false;
     g.addEventListener('pointerdown', (event) => {
+      held = true;
       g.setPointerCapture(event.pointerId);
       event.preventDefault();
-      g.focus();
+      g.focus({ preventScroll: true });
     });
+    g.addEventListener('touchstart', (event) => event.preventDefault(), { passive: false }); // or the page scrolls
     g.addEventListener('pointermove', (event) => {
-      if (!g.hasPointerCapture(event.pointerId)) return;
+      if (!held) return;
       const box = svg.getBoundingClientRect();
       const { p } = plan;
       const arm = (event.clientX - box.left - p.x(0)) / (p.x(1) - p.x(0));
       move[name](arm, (p.bottom - (event.clientY - box.top)) / (p.bottom - p.top));
     });
+    for (const end of ['pointerup', 'pointercancel']) g.addEventListener(end, () => (held = false));
     g.addEventListener('keydown', (event) => {
       const way = KEYS[event.key];
       if (!way) return;
@@ -86,13 +90,13 @@ function makeStage(host, change) {
       svg.setAttribute(name, value);
     svg.querySelector('.body').innerHTML = stageBody(width, problem);
     const share = 1 - state.coverage;
-    place(knobs.peak, p.x(state.peak), p.top, state.peak, `arm ${state.peak}`);
+    put(knobs.peak, p.x(state.peak), p.top, state.peak, `arm ${state.peak}`);
     const said = `${percent(share)} of the data around arm ${state.centre}`;
-    place(knobs.other, p.x(state.centre), p.bottom - share * (p.bottom - p.top), state.centre, said);
+    put(knobs.other, p.x(state.centre), p.bottom - share * (p.bottom - p.top), state.centre, said);
   };
 }
 
-function place(g, x, y, value, text) {
+function put(g, x, y, value, text) {
   g.setAttribute('transform', `translate(${px(x)} ${px(y)})`);
   for (const [name, said] of [['min', 0], ['max', 99], ['now', value], ['text', text]]) g.setAttribute(`aria-value${name}`, said);
 }

@@ -1,14 +1,14 @@
 // What the user has chosen, as a value; and its text in the address.
 'use strict';
 
-// name: [lowest, highest, step, title, what it is]; logarithmic sliders move in tenths of a power of ten
+// name: [lowest, highest, step (0: logarithmic), title, its value in words]
 const SLIDERS = {
-  peak: [0, 99, 1, 'Reward’s peak', 'arm'],
-  width: [3, 30, 1, 'Its width', 'arms'],
-  coverage: [0, 1, 0.05, 'Data from the reference', ''],
-  centre: [0, 99, 1, 'Centre of the other data', 'arm'],
-  beta: [0.01, 1, 0, 'β', ''],
-  rate: [0.3, 100, 0, 'Learning rate', ''],
+  peak: [0, 99, 1, 'Reward’s peak', (x) => `arm ${x}`],
+  width: [3, 30, 1, 'Width of the peak', (x) => `${x} arms`],
+  coverage: [0, 1, 0.05, 'Data from the reference', percent],
+  centre: [0, 99, 1, 'The other data around', (x) => `arm ${x}`],
+  beta: [0.01, 1, 0, 'β', String],
+  rate: [0.3, 100, 0, 'Learning rate', String],
 };
 const PASSES = [1, 2, 4, 8];
 const LETTERS = 'ABCD';

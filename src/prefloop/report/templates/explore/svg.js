@@ -37,7 +37,7 @@ function tickLabels(values) {
 
 /** A plot's place on a canvas of this width: where values lie, and its frame. */
 function plane(width, height, x, y, margin = {}) {
-  const { left = 46, right = 26, top = 12, bottom = 40 } = margin;
+  const { left = 46, right = 26, top = 12, bottom = 42 } = margin;
   const inner = { left, top, right: width - right, bottom: height - bottom };
   const at = (low, high, from, to, bend) => (v) => from + (bend((v - low) / (high - low)) * (to - from));
   const plain = (share) => share;
@@ -56,8 +56,8 @@ function frame(p, x, y) {
   const yLabels = y.labels ?? tickLabels(y.ticks);
   const lines = y.ticks.map((t) => stroke([[p.left, p.y(t)], [p.right, p.y(t)]], 'grid'));
   const left = y.ticks.map((t, i) => words(p.left - 8, p.y(t) + 4, yLabels[i], 'tick', 'end'));
-  const below = x.ticks.map((t, i) => words(p.x(t), p.bottom + 17, xLabels[i], 'tick', 'middle'));
-  const title = words((p.left + p.right) / 2, p.height - 5, x.title, 'tick', 'middle');
+  const below = x.ticks.map((t, i) => words(p.x(t), p.bottom + 18, xLabels[i], 'tick', 'middle'));
+  const title = words((p.left + p.right) / 2, p.height - 6, x.title, 'tick', 'middle');
   return [...lines, stroke([[p.left, p.bottom], [p.right, p.bottom]], 'axis'), ...left, ...below, title].join('');
 }
 

@@ -7,10 +7,11 @@
 'use strict';
 
 const CLIP = 0.2; // PPO's
+const MAX_LOG_RATIO = 20; // beyond it the ratio is constant, and pulls and pushes nothing
 const GROUP = 4; // responses per prompt of best-of-N; of all other methods 2
 
 // What each entry computes for a winner w and a loser l, r_w > r_l: their coefficients, written to out[0] and out[1].
-// s: the state of the step: beta, reward, drift = log π/π_ref and ratio = π/π_old, both at the current policy.
+// s: the state of the step: beta, reward, drift = log π/π_ref and ratio = π/π_old, of the current policy.
 const PAIRS = {
   dpo(w, l, s, out) {
     out[0] = s.beta * sigmoid(-s.beta * (s.drift[w] - s.drift[l]));
@@ -39,11 +40,12 @@ const WEIGHTS = {
   rwr: (law, reward, beta) => exponential(law, reward, beta),
 };
 
-/** Pairs whose two responses share one vote by softmax(r/β). */
+/** The two responses of a pair share one vote by softmax(r/β). Rewards are 0 to 1, so that nothing underflows. */
 function exponential(law, reward, beta) {
+  const e = reward.map((r) => Math.exp((r - 1) / beta));
   return law.map((q, a) => {
     let sum = 0;
-    for (let b = 0; b < law.length; b++) sum += law[b] * sigmoid((reward[a] - reward[b]) / beta);
+    for (let b = 0; b < law.length; b++) sum += (law[b] * e[a]) / (e[a] + e[b]);
     return 2 * q * sum;
   });
 }
@@ -98,6 +100,9 @@ function collect(run, problem, logp) {
   return { sources, old: logp };
 }
 
+/** The derivative of π/π_old by log π, d = log π/π_old: the ratio itself, as far as it is followed. */
+const slope = (d) => (Math.abs(d) > MAX_LOG_RATIO ? 0 : Math.exp(d));
+
 /** Coefficients of the method by arm, divided as its loss is. */
 function coefficients(run, problem, collection, logp) {
   const c = new Float64Array(logp.length);
@@ -105,7 +110,7 @@ function coefficients(run, problem, collection, logp) {
     beta: problem.beta,
     reward: problem.reward,
     drift: logp.map((x, a) => x - problem.logRef[a]),
-    ratio: logp.map((x, a) => Math.exp(x - collection.old[a])),
+    ratio: logp.map((x, a) => slope(x - collection.old[a])),
   };
   const counted = hasRatio(run.method) ? 'responses' : 'pairs';
   let total = 0;

@@ -29,7 +29,10 @@ function nameOf(run, methods) {
   return parts.join(', ');
 }
 
-const arms = ({ first, last }) => (first === last ? `arm ${first}` : `arms ${first}–${last}`);
+const place = ({ first, last, gold }) =>
+  first === last
+    ? `arm ${first}, whose gold is ${fixed(gold, 2)}`
+    : `arms ${first}–${last}, where gold averages ${fixed(gold, 2)}`;
 const moved = (x) => (x < 0 ? `falls by ${fixed(-x, 2)}` : `rises by ${fixed(x, 2)}`);
 const SMALL = 0.005; // a change of gold that does not count
 
@@ -43,7 +46,7 @@ function account(name, seen, law, problem, step) {
   const rejected = seen.rejected[step] - seen.rejected[0];
   return (
     `${name}: gold ${how} ${fixed(now, 3)}, at a KL of ${fixed(kl, 2)} nats. ` +
-    `${percent(where.mass)} of the mass is on ${arms(where)}, where gold averages ${fixed(where.gold, 2)}. ` +
+    `${percent(where.mass)} of the mass is on ${place(where)}. ` +
     reading(change, chosen, rejected, now, problem)
   );
 }
