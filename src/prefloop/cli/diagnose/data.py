@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,16 +10,33 @@ from prefloop.cli.data.shared import read
 from prefloop.core.errors import DataError
 
 if TYPE_CHECKING:
+    from prefloop.analysis.offer import Given, Samples
     from prefloop.cli.diagnose import Options
     from prefloop.core.batch import Batch
     from prefloop.data.records import Group
     from prefloop.policies.causal_lm import CausalLM
+    from prefloop.report.offer import About
     from prefloop.worlds.text.open_model import OpenModel
     from prefloop.worlds.text.problem import Scorer, TextProblem
 
 LEARNED = "bradley_terry"
 HELD_OUT = 0.5  # share of the questions on which a reward model fitted to the others is used
 FORECAST = 5.0  # seconds of sampling from which its time is told
+
+
+@dataclass(frozen=True)
+class Looked:
+    """What was looked at.
+
+    Args:
+        theirs, own: responses of the data, none if they have none, and samples of the model to the same prompts.
+        remarks: what was guessed or left out.
+    """
+
+    about: About
+    theirs: Given | None
+    own: Samples
+    remarks: list[str]
 
 
 def diagnose(options: Options) -> int:
@@ -29,39 +46,11 @@ def diagnose(options: Options) -> int:
         UserError, DataError: a model, file or reward that cannot be used.
     """
     from prefloop.analysis.offer import measured, record
-    from prefloop.report.offer import About, sentences, text
-    from prefloop.worlds.text.against import given, limit_of, questions, samples_of
-    from prefloop.worlds.text.open_model import open_model
-    from prefloop.worlds.text.spec import ModelOptions, SamplingOptions
+    from prefloop.report.offer import sentences, text
 
-    assert options.model is not None and options.data is not None
-    groups, notes = _groups(options)
-    options.say(f"opening {options.model} for {min(options.prompts, len(groups)):,} prompts")
-    opened = open_model(ModelOptions(options.model), SamplingOptions(), template=options.template, seed=options.seed)
-    fitted_to, judged = _halves(options, groups)
-    problem = _problem(opened, judged, options)
-    asked, more = _fitting(options, problem, questions(judged, options.prompts, options.seed))
-    limit = options.max_new_tokens or limit_of(problem, asked)
-    policy = opened.reference.sampled(max_new_tokens=limit)
-    asked, last = _with_room(problem, asked, policy)
-    scorer, name, said = _reward(options, opened, problem, fitted_to, asked)
-    drawn = _sampled(options, policy, problem, asked, opened.sha256)
-    own = samples_of(drawn, scorer, problem)
-    theirs = given(policy, problem, asked, limit, scorer)
-    measures = measured(theirs, own, beta=options.beta, target=options.target)
-    about = About(
-        model=Path(options.model).name if Path(options.model).is_dir() else options.model,
-        data=options.data.name,
-        reward=name,
-        prompts=len(drawn.prompts),
-        samples=options.samples,
-        limit=limit,
-        responses=0 if theirs is None else len(theirs.prompt),
-        cut=float(policy.is_cut(drawn).double().mean()),
-        cut_data=_cut(problem, asked, limit),
-        beta=options.beta,
-    )
-    remarks = [*notes, *filter(None, (opened.template.note, opened.note)), *more, *last, *said]
+    seen = looked(options)
+    about, remarks = seen.about, seen.remarks
+    measures = measured(seen.theirs, seen.own, beta=options.beta, target=options.target)
     whole: dict[str, Any] = {
         **vars(about),
         "model": options.model,
@@ -75,7 +64,43 @@ def diagnose(options: Options) -> int:
     return 0
 
 
-def _groups(options: Options) -> tuple[list[Group], list[str]]:
+def looked(options: Options) -> Looked:
+    """Sample the model on prompts of the data; see `diagnose`."""
+    from prefloop.report.offer import About
+    from prefloop.worlds.text.against import given, limit_of, questions, samples_of
+    from prefloop.worlds.text.open_model import open_model
+    from prefloop.worlds.text.spec import ModelOptions, SamplingOptions
+
+    assert options.model is not None and options.data is not None
+    groups, notes = groups_of(options)
+    options.say(f"opening {options.model} for {min(options.prompts, len(groups)):,} prompts")
+    opened = open_model(ModelOptions(options.model), SamplingOptions(), template=options.template, seed=options.seed)
+    fitted_to, judged = _halves(options, groups)
+    problem = _problem(opened, judged, options)
+    asked, more = _fitting(options, problem, questions(judged, options.prompts, options.seed))
+    limit = options.max_new_tokens or limit_of(problem, asked)
+    policy = opened.reference.sampled(max_new_tokens=limit)
+    asked, last = _with_room(problem, asked, policy)
+    scorer, name, said = _reward(options, opened, problem, fitted_to, asked)
+    drawn = _sampled(options, policy, problem, asked, opened.sha256)
+    theirs = given(policy, problem, asked, limit, scorer)
+    about = About(
+        model=Path(options.model).name if Path(options.model).is_dir() else options.model,
+        data=options.data.name,
+        reward=name,
+        prompts=len(drawn.prompts),
+        samples=options.samples,
+        limit=limit,
+        responses=0 if theirs is None else len(theirs.prompt),
+        cut=float(policy.is_cut(drawn).double().mean()),
+        cut_data=_cut(problem, asked, limit),
+        beta=options.beta,
+    )
+    remarks = [*notes, *filter(None, (opened.template.note, opened.note)), *more, *last, *said]
+    return Looked(about, theirs, samples_of(drawn, scorer, problem), remarks)
+
+
+def groups_of(options: Options) -> tuple[list[Group], list[str]]:
     """The rows of the file that can be used, and what must be known about them."""
     from prefloop.data.records import with_system
     from prefloop.data.skipping import kept

@@ -1,0 +1,260 @@
+"""What every action is worth on a problem: J_β after tuning, on other seeds, and how often a run breaks.
+
+The value of a run is the share of the attainable gain in J_β at the evaluation that its user would keep: 0 is the
+reference, 1 the optimum (`lab.scores.Objective`). Rates and knobs are found by successive halving on seeds of their
+own, as in the studies, with fewer runs. A problem's outcomes are one JSON file, written when they are complete: a
+pilot that was interrupted goes on with the problem, and within it with the runs, that it had reached.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, Protocol, TypeAlias, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from prefloop.advice.actions import ACTIONS, Action
+from prefloop.advice.features import FEATURES
+from prefloop.advice.in_lab import features_of, knob_of, setting
+from prefloop.advice.prior import Problem, problems
+from prefloop.advice.table import Table
+from prefloop.analysis import headroom as seen
+from prefloop.analysis.numbers import compact
+from prefloop.analysis.offer import record
+from prefloop.core.errors import DataError
+from prefloop.core.files import digest, to_json, write
+from prefloop.lab.pool import Pool
+from prefloop.lab.scores import GOLD, Objective, Scoring, broke
+from prefloop.lab.setting import Setting, seeds
+from prefloop.lab.stack import Run, build
+from prefloop.lab.store import Store
+from prefloop.lab.sweep import sweep
+from prefloop.lab.tuning import Search, tune
+from prefloop.worlds.optimum import optimum
+
+Array: TypeAlias = NDArray[np.float64]
+Sweep: TypeAlias = Callable[[Sequence[Setting]], Sequence[Run]]
+
+RATES = {
+    "rotated": (3.2e-4, 1e-3, 3.2e-3, 1e-2, 3.2e-2),
+    "sequences": (3.2e-4, 1e-3, 3.2e-3, 1e-2, 3.2e-2),
+    "lengths": (3.2e-5, 1e-4, 3.2e-4, 1e-3, 3.2e-3),
+}
+SURE = 10.0  # the attainable gain must be so many times the deviation of the references' J from what is known
+STARTS = 4  # references of which that is measured
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How many runs an action gets.
+
+    Args:
+        rounds: of tuning, see `lab.tuning.Search`.
+        seeds: of the comparison; one half chooses the best action, the other scores it.
+    """
+
+    rounds: tuple[tuple[int, int], ...] = ((5, 1), (2, 2), (1, 4))
+    seeds: int = 8
+
+    def search(self, problem: Problem, action: Action) -> Search:
+        """Rates from the middle of the world's, as many as the first round tries."""
+        rates, many = RATES[problem.kind], self.rounds[0][0]
+        skip = (len(rates) - many) // 2
+        return Search(rates[skip : skip + many], knob=knob_of(action), rounds=self.rounds)
+
+
+FULL, SMOKE = Scale(), Scale(((3, 1), (1, 2)), 2)
+
+
+@dataclass(frozen=True)
+class Result:
+    """One action on one problem.
+
+    Args:
+        rate, knob: what was chosen.
+        interior: whether the best was inside what was tried.
+        tuning: runs that chose them.
+        values: share of the attainable gain that is kept, by seed.
+        ends: the same at the end of training, without early stopping.
+        broke: whether the run broke, see `lab.scores.broke`.
+    """
+
+    rate: float
+    knob: float
+    interior: bool
+    tuning: int
+    values: tuple[float, ...]
+    ends: tuple[float, ...]
+    broke: tuple[bool, ...]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """All actions on one problem.
+
+    Args:
+        key: of the problem and of the number of runs.
+        no_headroom: why the problem was dropped before training; empty if it was not.
+        results: by action; empty if it was dropped.
+        features: measured before training, with errors or the reason why there is none.
+    """
+
+    problem: str
+    key: str
+    no_headroom: str
+    results: Mapping[str, Result]
+    features: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+    @property
+    def values(self) -> dict[str, Array]:
+        """[seeds] by action."""
+        return {name: np.array(one.values) for name, one in self.results.items()}
+
+    @property
+    def alike(self) -> str:
+        """Why the actions cannot be told apart, seen afterwards; empty if they can."""
+        return seen.headroom(self.values) if self.results else self.no_headroom
+
+
+def objective(problem: Problem) -> Objective:
+    """J at the problem's β."""
+    return Objective(problem.beta, *optimum(problem.world, problem.beta))
+
+
+def no_headroom(problem: Problem) -> str:
+    """Why nothing could be seen on a problem, known before any training; empty if something could.
+
+    The gain that is attainable must be ten times as large as the deviation of the fitted references from the law by
+    which zero of the scale is known: root mean square over a few seeds.
+    """
+    known = optimum(problem.world, problem.beta)
+    gain = known.best - known.reference
+    if not 0 < gain < math.inf:
+        return "nothing can be gained over the reference"
+    plain = replace(problem.world, scorer="gold")  # type: ignore[type-var]
+    one = setting(replace(problem, world=plain), ACTIONS["rloo"])
+    training = build(seeds(one, range(STARTS)))
+    policy, loop = training.loop.policy, training.loop
+    start = training.evaluate(policy, loop.reference, loop.rng["evaluation"])[GOLD].double()
+    off = float((start - known.reference).square().mean().sqrt())
+    if gain >= SURE * off:
+        return ""
+    what = f"the attainable gain, {compact(gain)}, is less than {compact(SURE)} times what the start is uncertain by"
+    return f"{what}, {compact(off)}"
+
+
+def measure(problem: Problem, run: Sweep, scale: Scale = FULL) -> Outcome:
+    """Tune every action, and compare them on other seeds; nothing if there is no headroom."""
+    key = key_of(problem, scale)
+    if reason := no_headroom(problem):
+        return Outcome(problem.name, key, reason, {})
+    aim = objective(problem)
+    scoring = Scoring(aim.early, broken=lambda run: False, reference=lambda run: 0.0)  # early stopping leaves the break
+    cells = [setting(problem, action) for action in ACTIONS.values()]
+    searches = [scale.search(problem, action) for action in ACTIONS.values()]
+    tuned = tune(cells, searches, lambda asked: list(run(asked)), scoring)
+    runs = run([replace(one.setting, seed=seed) for one in tuned for seed in range(scale.seeds)])
+    results = {}
+    for i, (name, one) in enumerate(zip(ACTIONS, tuned, strict=True)):
+        own = runs[i * scale.seeds : (i + 1) * scale.seeds]
+        kept = [value if math.isfinite(value) else 0.0 for value in map(aim.early, own)]
+        results[name] = Result(
+            one.point.rate,
+            float(one.point.knob or 0.0),
+            one.interior,
+            one.runs,
+            tuple(kept),
+            tuple(map(aim.end, own)),
+            tuple(broke(x) for x in own),
+        )
+    return Outcome(problem.name, key, "", results)
+
+
+# ---------------------------------------------------------------------------------------------------------- on disk
+
+
+@runtime_checkable
+class Bench(Protocol):
+    """What a pilot needs: a folder, workers, and whether to be quiet; a bench of the studies has them."""
+
+    out: Path
+    pool: Pool
+    quiet: bool
+
+
+def pilot(n: int, bench: Bench, world: str = "rotated", scale: Scale = FULL) -> list[Outcome]:
+    """The outcomes of the first n problems of a world; those that are on disk are read from there."""
+    return [measured(problem, bench, scale) for problem in problems(world, n)]
+
+
+def measured(problem: Problem, bench: Bench, scale: Scale = FULL) -> Outcome:
+    """The outcomes of a problem, from disk if they are there."""
+    file = bench.out / "advice" / f"{problem.name}.json"
+    known = read(file) if file.is_file() else None
+    if known is not None and known.key == key_of(problem, scale):
+        return known
+    folder = file.with_suffix(".runs")
+    store = Store(folder)
+
+    def run(settings: Sequence[Setting]) -> list[Run]:
+        return sweep(settings, store, bench.pool, label=problem.name, quiet=bench.quiet)
+
+    found = measure(problem, run, scale)
+    if found.results:
+        found = replace(found, features=record(features_of(problem)))
+    write(file, to_json(asdict(found)))
+    shutil.rmtree(folder)
+    return found
+
+
+def key_of(problem: Problem, scale: Scale) -> str:
+    """A hash of what determines the outcomes."""
+    return digest([problem.key, asdict(scale), [repr(action) for action in ACTIONS.values()]])
+
+
+def read(file: Path) -> Outcome:
+    """The outcomes in a file.
+
+    Raises:
+        DataError: not such a file.
+    """
+    try:
+        tree: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        results = {name: _result(one) for name, one in tree.pop("results").items()}
+        return Outcome(results=results, **tree)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DataError("not the outcomes of a problem", where=str(file), fix="delete it") from error
+
+
+def _result(tree: Mapping[str, Any]) -> Result:
+    return Result(**{k: tuple(v) if isinstance(v, list) else v for k, v in tree.items()})
+
+
+def tabulated(outcomes: Sequence[Outcome]) -> Table:
+    """The problems that were not dropped before training.
+
+    Raises:
+        ValueError: there is none.
+    """
+    some = [one for one in outcomes if one.results]
+    if not some:
+        raise ValueError("no problem has outcomes")
+
+    def of(name: str) -> Array:
+        return np.array([[getattr(one.results[a], name) for a in ACTIONS] for one in some], dtype=np.float64)
+
+    features = [[one.features.get(name, {}).get("value", math.nan) for name in FEATURES] for one in some]
+    return Table(
+        tuple(one.problem for one in some),
+        tuple(one.problem.rpartition("-")[0] for one in some),
+        tuple(FEATURES),
+        np.array(features, dtype=np.float64),
+        of("values"),
+        of("broke"),
+    )

@@ -1,0 +1,296 @@
+"""The rule that advises: numbers in a JSON file, evaluated by numpy. Imports no torch.
+
+The value of each action is linear in the standardised features. An action is advised against the default, the best
+constant action, by the lower bound of its lead: predicted lead less what leads were missed by on problems that the fit
+had not seen. Nothing is advised where the lead is within that error, or where the rule has not been tested on enough
+problems, or not beaten the default there.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.special import expit, ndtr
+
+from prefloop.analysis.cannot_tell import CannotTell
+from prefloop.core.errors import DataError
+from prefloop.core.files import to_json, write
+
+Array: TypeAlias = NDArray[np.float64]
+
+SHIPPED = Path(__file__).with_name("rule.json")
+FORMAT = 1
+SURE = 0.75  # chance of beating the default from which an action is advised instead
+Z = 0.6744897501960817  # its normal quantile
+BREAKS = 0.5  # predicted share of broken runs from which an action is advised only if all are like that
+FAR = 3.0  # standard deviations beyond which a feature is outside what the rule has seen
+
+
+@dataclass(frozen=True)
+class Status:
+    """What is known of a rule.
+
+    Args:
+        problems: with outcomes, on which it was fitted.
+        minimum: of them, below which nothing is advised.
+        beats: whether it beat the best constant action on problems that it had not seen, by an interval over problems.
+        regret: by advisor, mean regret on those problems with its interval: value, low, high.
+        coverage: share of the values in their interval, on those problems.
+        abstains: share of those problems for which nothing was advised.
+        worlds: problems by world.
+    """
+
+    problems: int = 0
+    minimum: int = 100
+    beats: bool = False
+    regret: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    coverage: float | None = None
+    abstains: float | None = None
+    worlds: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def refusal(self) -> CannotTell | None:
+        """Why the rule may not advise."""
+        if self.problems < self.minimum:
+            what = f"the rule is fitted to {self.problems} problems with known outcomes, and needs {self.minimum}"
+            return CannotTell(what)
+        if not self.beats:
+            return CannotTell("on problems that it had not seen, the rule did not beat the best constant action")
+        return None
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A fitted rule.
+
+    Args:
+        features, mean, scale: names, and by what they are standardised, [d]; mean also stands in for what is not known.
+        actions: names, [A].
+        gain: value of each action, [A, 1 + d]: at the mean, and per standard deviation of each feature.
+        breaks: logit of the share of broken runs, likewise.
+        noise: root mean square error of predicted differences between actions on unseen problems, [A, A].
+        width: half-width of the interval of each value, [A].
+        level: of that interval.
+        default: the best constant action.
+        status: how it was tested.
+    """
+
+    features: tuple[str, ...]
+    mean: Array
+    scale: Array
+    actions: tuple[str, ...]
+    gain: Array
+    breaks: Array
+    noise: Array
+    width: Array
+    level: float
+    default: str
+    status: Status
+
+    def standardised(self, features: ArrayLike) -> Array:
+        """[…, d]; features that are not known are at their mean."""
+        x = np.asarray(features, dtype=np.float64)
+        return np.asarray((np.where(np.isfinite(x), x, self.mean) - self.mean) / self.scale)
+
+    def values(self, features: ArrayLike) -> Array:
+        """Predicted value of each action, […, A]."""
+        return linear(self.gain, self.standardised(features))
+
+    def broken(self, features: ArrayLike) -> Array:
+        """Predicted share of broken runs, […, A]."""
+        return np.asarray(expit(linear(self.breaks, self.standardised(features))))
+
+    def choose(self, features: ArrayLike, able: Collection[str] | None = None) -> tuple[str, bool]:
+        """The advised action, and whether it is sure: the default if not."""
+        values, broken = self.values(features), self.broken(features)
+        return chosen(values, broken, self.noise, self.actions, self.standing(values, able), able)
+
+    def standing(self, values: Array, able: Collection[str] | None) -> str:
+        """The default, or the best predicted of those that the data can feed if it is none of them."""
+        if able is None or self.default in able:
+            return self.default
+        return max(able, key=lambda name: float(values[self.actions.index(name)]))
+
+
+def linear(weights: Array, x: Array) -> Array:
+    """[A, 1 + d] and […, d] to […, A]."""
+    return np.asarray(weights[:, 0] + x @ weights[:, 1:].T)
+
+
+def chosen(
+    values: Array,
+    broken: Array,
+    noise: Array,
+    actions: Sequence[str],
+    default: str,
+    able: Collection[str] | None = None,
+) -> tuple[str, bool]:
+    """The action whose lead over the default has the highest lower bound, and whether anything is to be said for it.
+
+    The default's own bound is 0. If no other has a higher one, the default is advised where it is predicted to be the
+    best, and nothing where another one is, within the error.
+    """
+    places = [i for i, name in enumerate(actions) if able is None or name in able]
+    base = actions.index(default)
+    sound = [i for i in places if broken[i] < BREAKS or i == base] or places
+    lead = values - values[base]
+    bound = lead - Z * noise[:, base]
+    best = max(sound, key=lambda i: (bound[i], i == base))
+    if best != base and bound[best] > 0:
+        return actions[best], True
+    return default, max(float(lead[i]) for i in sound) <= 0
+
+
+# ----------------------------------------------------------------------------------------------------------- advice
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """An action with what is predicted for it.
+
+    Args:
+        value: share of the attainable gain in J_β, with its interval.
+        breaks: predicted share of broken runs.
+        sure: chance that it beats the default.
+    """
+
+    action: str
+    value: float
+    low: float
+    high: float
+    breaks: float
+    sure: float
+
+
+@dataclass(frozen=True)
+class Flip:
+    """A feature that would change the advice: at which value, and how many standard deviations away that is."""
+
+    feature: str
+    at: float
+    away: float
+
+
+@dataclass(frozen=True)
+class Advice:
+    """What is advised.
+
+    Args:
+        action: what to use; or why nothing is said.
+        ranked: actions that the data can feed, the best first; empty where the rule may not advise.
+        flips: what would change it, nearest first.
+        because: features by how much they speak for the first action against the second, largest first.
+        filled: features that could not be measured, for which the average of the problems stands in.
+        outside: features beyond what the rule has seen.
+    """
+
+    action: str | CannotTell
+    ranked: tuple[Ranked, ...] = ()
+    flips: tuple[Flip, ...] = ()
+    because: tuple[tuple[str, float], ...] = ()
+    filled: tuple[str, ...] = ()
+    outside: tuple[str, ...] = ()
+
+
+def advise(rule: Rule | None, features: Mapping[str, float], able: Collection[str]) -> Advice:
+    """What to use, for features (nan where not known) and actions that the data can feed."""
+    if rule is None:
+        return Advice(CannotTell("no rule has been fitted and tested yet"))
+    if reason := rule.status.refusal:
+        return Advice(reason)
+    if not able:
+        return Advice(CannotTell("the data can feed none of the methods that are compared"))
+    x = np.array([features.get(name, math.nan) for name in rule.features])
+    z, values = rule.standardised(x), rule.values(x)
+    action, sure = rule.choose(x, able)
+    ranked = _ranked(rule, x, able, first=action)
+    lead = _lead(rule, ranked)
+    told = {
+        "flips": _flips(rule, z, lead),
+        "because": tuple(sorted(zip(rule.features, lead[1:] * z, strict=True), key=lambda item: -abs(item[1]))),
+        "filled": tuple(n for n, v in zip(rule.features, x, strict=True) if not math.isfinite(v)),
+        "outside": tuple(n for n, v in zip(rule.features, z, strict=True) if abs(v) > FAR),
+    }
+    if sure:
+        return Advice(action, ranked, **told)
+    rival = max((one for one in ranked if one.action != action), key=lambda one: one.value)
+    base = rule.actions.index(rule.standing(values, able))
+    gap = rival.value - values[base]
+    error = rule.noise[rule.actions.index(rival.action), base]
+    what = (
+        f"{rival.action} is predicted {gap:.2f} better than {action}, which is within the rule's error of {error:.2f}"
+    )
+    return Advice(CannotTell(what), ranked, **told)
+
+
+def _ranked(rule: Rule, x: Array, able: Collection[str], first: str) -> tuple[Ranked, ...]:
+    """The advised action first, the others by their value."""
+    values, broken = rule.values(x), rule.broken(x)
+    base = rule.actions.index(rule.standing(values, able))
+    made = []
+    for i, name in enumerate(rule.actions):
+        if name not in able:
+            continue
+        v, w, noise = float(values[i]), float(rule.width[i]), float(rule.noise[i, base])
+        sure = float(ndtr((v - values[base]) / noise)) if noise > 0 else 0.5
+        made.append(Ranked(name, v, v - w, v + w, float(broken[i]), sure))
+    return tuple(sorted(made, key=lambda one: (one.action != first, -one.value)))
+
+
+def _lead(rule: Rule, ranked: Sequence[Ranked]) -> Array:
+    """Coefficients of the first action's lead over the second, [1 + d]; zero if there is no second."""
+    if len(ranked) < 2:
+        return np.zeros(1 + len(rule.features))
+    one, two = (rule.gain[rule.actions.index(x.action)] for x in ranked[:2])
+    return np.asarray(one - two)
+
+
+def _flips(rule: Rule, z: Array, lead: Array) -> tuple[Flip, ...]:
+    """Features of which one alone, moved within what the rule has seen, would put the second action first."""
+    gap = float(lead[0] + lead[1:] @ z)
+    out = []
+    for i, name in enumerate(rule.features):
+        if abs(lead[1 + i]) < 1e-12:
+            continue
+        at = float(z[i] - gap / lead[1 + i])
+        if abs(at) <= FAR:
+            out.append(Flip(name, float(rule.mean[i] + at * rule.scale[i]), at - float(z[i])))
+    return tuple(sorted(out, key=lambda flip: abs(flip.away)))
+
+
+# ---------------------------------------------------------------------------------------------------------- on disk
+
+ARRAYS = ("mean", "scale", "gain", "breaks", "noise", "width")
+
+
+def save(rule: Rule, path: Path) -> None:
+    """Write a rule."""
+    tree = {k: v.tolist() if isinstance(v, np.ndarray) else v for k, v in vars(rule).items()}
+    write(path, to_json({"format": FORMAT, **tree, "status": asdict(rule.status)}))
+
+
+def load(path: Path = SHIPPED) -> tuple[Rule | None, Status]:
+    """The rule in a file with its status; no rule where only a status is stated.
+
+    Raises:
+        DataError: not such a file.
+    """
+    try:
+        tree: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        if tree.pop("format") != FORMAT:
+            raise ValueError("another format")
+        status = Status(**tree.pop("status"))
+        if not tree:
+            return None, status
+        arrays = {name: np.array(tree.pop(name), dtype=np.float64) for name in ARRAYS}
+        names = {name: tuple(tree.pop(name)) for name in ("features", "actions")}
+        return Rule(**names, **arrays, **tree, status=status), status
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DataError("not a rule of the advice", where=str(path), fix="install Prefloop again") from error
