@@ -40,10 +40,11 @@ function massPicture(width, one, problem, step) {
   return drawing(p, `${one.name}: probability of each arm after ${step} steps`, body.join(''));
 }
 
-/** Ends of an axis that covers values. */
+/** An axis that covers values: from tick to tick, or a little further. */
 function axisOf(values, title) {
-  const known = ticks(Math.min(...values), Math.max(...values));
-  return { low: known[0], high: known[known.length - 1], ticks: known, title };
+  const [low, high] = [Math.min(...values), Math.max(...values)];
+  const known = ticks(low, high);
+  return { low: Math.min(low, known[0]), high: Math.max(high, known[known.length - 1]), ticks: known, title };
 }
 
 /** Letters at the ends of curves, moved apart where they would overlap. */
@@ -82,7 +83,9 @@ function tradeoff(width, runs, problem, step) {
   const border = [...best.filter((q) => q.kl <= x.high), { kl: x.high, gold: end.gold }].filter((q) => q.kl <= x.high);
   const lines = runs.map((one) => {
     const points = one.seen.kl.slice(0, step + 1).map((kl, i) => [p.x(kl), p.y(one.seen.gold[i])]);
-    return `<g class="k${one.colour}">${stroke(points, 'line', one.dash)}${dot(points[step])}</g>`;
+    const [x, y] = points[step];
+    const letter = words(x + 8, y + 4, one.letter, 'letter');
+    return `<g class="k${one.colour}">${stroke(points, 'line', one.dash)}${dot(points[step])}${letter}</g>`;
   });
   const limit = stroke(border.map((q) => [p.x(q.kl), p.y(q.gold)]), 'limit');
   return drawing(p, 'Gold reward against KL to the reference', frame(p, x, y) + limit + lines.join(''));
