@@ -47,7 +47,7 @@ def ask(model: Path, data: Path, capsys: Capture) -> Ask:
 
 
 def test_the_page_shows_the_numbers_of_the_json(model: Path, data: Path, ask: Ask, capsys: Capture) -> None:
-    words = ["--prompts", "12", "--reward", "length_min", "--beta", "2"]
+    words = ["--prompts", "12", "--samples", "16", "--reward", "length_min", "--beta", "2"]
     found = ask(*words)
     common = ["diagnose", "--model", str(model), "--data", str(data), "--samples", "8", "--max-new-tokens", "4"]
     assert main([*common, *words]) == 0
@@ -55,7 +55,7 @@ def test_the_page_shows_the_numbers_of_the_json(model: Path, data: Path, ask: As
     assert all(len(line) <= 80 for line in page.partition("wrote")[2].splitlines())  # the first names the folder
     whole = " ".join(page.split())
     assert all(" ".join(sentence.split()) in whole for sentence in found["sentences"])
-    assert (found["prompts"], found["samples"], found["responses"], found["limit"]) == (12, 8, 24, 4)
+    assert (found["prompts"], found["samples"], found["responses"], found["limit"]) == (12, 16, 24, 4)
     m = found["measures"]
     assert m["coverage/chosen/length"] == {"value": 3.0, "se": 0.0, "units": 12}
     for key in ("chosen/percentile", "rejected/tokens_outside", "pairs/shared_tokens", "reference/novelty"):

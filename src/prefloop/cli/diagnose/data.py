@@ -83,6 +83,8 @@ def looked(options: Options) -> Looked:
     asked, last = _with_room(problem, asked, policy)
     scorer, name, said = _reward(options, opened, problem, fitted_to, asked)
     drawn = _sampled(options, policy, problem, asked, opened.sha256)
+    count = sum(len(group.responses) for group in asked)
+    options.say(f"reading {count:,} responses of the data" + (", scoring them and the samples" if scorer else ""))
     theirs = given(policy, problem, asked, limit, scorer)
     about = About(
         model=Path(options.model).name if Path(options.model).is_dir() else options.model,
