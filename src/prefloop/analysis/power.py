@@ -13,7 +13,7 @@ from prefloop.analysis.compare import LEVEL, Difference
 from prefloop.analysis.numbers import Real
 
 POWER = 0.8
-GRID = (np.arange(20_000) + 0.5) / 20_000  # quantiles over which the spread of the standard error is averaged
+GRID = (np.arange(4000) + 0.5) / 4000  # quantiles over which the spread of the standard error is averaged
 
 
 def detectable(se: Real, df: Real, *, level: float = LEVEL, power: float = POWER) -> float:

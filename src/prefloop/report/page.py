@@ -73,21 +73,15 @@ def write(
 
 def render(runs: Sequence[Run], *, title: str, verdict: Sequence[str], reload: float | None = None) -> str:
     """The page as text."""
-    environment = Environment(
-        loader=FileSystemLoader(TEMPLATES),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     limit = max(200, TEXT // max(1, 2 * PROMPTS * len(runs)))
-    environment.filters.update(cut=lambda text: cut(str(text), limit), number=number, paper=paper_link)
-    page = environment.get_template("page.html").render(
+    own = environment()
+    own.filters.update(cut=lambda text: cut(str(text), limit), number=number, paper=paper_link)
+    page = own.get_template("page.html").render(
         title=title,
         verdict=verdict,
         reload=reload,
         runs=runs,
-        style=Markup(page_sheet() + "\n" + (TEMPLATES / "style.css").read_text(encoding="utf-8")),
+        style=style(),
         summary=summary(runs),
         table=table(runs),
         figures=draw(runs),
@@ -101,6 +95,28 @@ def render(runs: Sequence[Run], *, title: str, verdict: Sequence[str], reload: f
         estimators=_estimators(runs),
     )
     return clean(page)
+
+
+def environment() -> Environment:
+    """The templates; everything that they print is escaped."""
+    return Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+
+
+def style() -> Markup:
+    """The style sheet of a page and of its figures."""
+    return Markup(page_sheet() + "\n" + (TEMPLATES / "style.css").read_text(encoding="utf-8"))
+
+
+def as_script(value: Any) -> Markup:
+    """A value as JSON inside a page, at full precision; `<` is escaped, so no tag can end it."""
+    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    return Markup(text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026"))
 
 
 # ---- the table ----------------------------------------------------------------------------------------------------
@@ -282,7 +298,7 @@ def paper_link(paper: str) -> Markup:
 
 
 def embedded(runs: Sequence[Run]) -> Markup:
-    """The evaluations and outcomes as JSON inside the page, at full precision; `<` is escaped, so no tag can end it."""
+    """The evaluations and outcomes as JSON inside the page."""
     record = [
         {
             "letter": run.letter,
@@ -297,8 +313,7 @@ def embedded(runs: Sequence[Run]) -> Markup:
         for cell in runs
         for run in (cell.members or (cell,))
     ]
-    text = json.dumps(record, ensure_ascii=False, separators=(",", ":"))
-    return Markup(text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026"))
+    return as_script(record)
 
 
 def _judged(change: Difference | None) -> dict[str, Any] | None:
