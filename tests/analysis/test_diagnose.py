@@ -42,7 +42,7 @@ PLANTED = [
     ("distance", dpo(eval__kl_reverse=evaluations(0.0, 60.0), **{"eval/rewards/accuracies": evaluations(0.5, 0.5)})),
     ("modes", online(eval__kl_forward=evaluations(0.0, 60.0))),
     ("ledger", dpo(push__up=line(1.0, 1.0), push__down=line(1.0, 8.0))),
-    ("labels", replace(dpo(), margins=[(-1) ** i * (1.0 + i / 80) for i in range(80)])),
+    ("labels", replace(dpo(), margins=[(-1) ** i * (20.0 + i / 4) for i in range(80)])),
     ("memorised", dpo(**{"rewards/accuracies": line(0.5, 1.0), "eval/rewards/accuracies": evaluations(0.5, 0.6)})),
     ("duplicates", replace(dpo(), overlap=0.3)),
     ("ends", online(eval__cut=evaluations(0.0, 0.7))),
@@ -134,6 +134,17 @@ def test_every_row_has_formula_reason_and_cure_and_is_in_the_record() -> None:
     for row in worst().record()["checks"]:
         assert row["formula"] and row["reason"] and row["do"] and row["error_rate"] is None
     assert worst().record()["faults"] == [one.check.name for one in worst().faults]
+
+
+def test_labels_are_not_judged_by_a_policy_that_is_sure_of_nothing() -> None:
+    """After a few steps margins are next to 0 and wrong in many pairs, whatever the labels are."""
+    wrong = [(-1) ** (i % 3 == 0) * (1.0 + i / 80) for i in range(80)]  # every third pair
+
+    def state(scale: float) -> str:
+        found = diagnose(replace(dpo(), margins=[scale * x for x in wrong]))
+        return next(one.state for one in found.findings if one.check.name == "labels")
+
+    assert [state(scale) for scale in (0.01, 100.0)] == ["cannot tell", "fault"]
 
 
 def test_swapped_labels_are_named() -> None:

@@ -20,6 +20,7 @@ from prefloop.analysis.numbers import compact, fixed, plus_minus, share
 
 LEAST_ANSWERS, LEAST_PAIRS, LEAST_STEPS = 20, 40, 10
 SUREST = 4  # the quarter of the held-out pairs with the largest margins
+UNSURE = 0.4  # chance of being wrong, by the policy's own margins, from which it has no opinion yet
 NOTHING = 1e-5  # nats of KL below which a policy has not moved
 
 
@@ -315,7 +316,7 @@ def labels(run: Evidence) -> Reading | None:
     """Share of errors among the quarter of held-out pairs with the largest |margin|.
 
     A policy is rarely wrong on pairs it is sure of if pairs are only hard (Bradley-Terry); flipped labels are wrong
-    everywhere, also there.
+    everywhere, also there. A policy whose margins are still next to 0, σ(β·margin) ≈ ½, is sure of none.
     """
     if not run.margins:
         why = run.notes.get("margins")
@@ -327,6 +328,9 @@ def labels(run: Evidence) -> Reading | None:
     wrong, right = float((margin[surest] <= 0).mean()), float((margin > 0).mean())
     said = f"{share(wrong)} of the {len(surest)} held-out pairs that the policy is surest of contradict it"
     swapped = right < 0.5 - 1 / math.sqrt(len(margin))
+    doubt = float((1 / (1 + np.exp(np.minimum(run.scale * np.abs(margin[surest]), 50.0)))).mean())
+    if doubt > UNSURE and not swapped:
+        return unknown(f"its margins are small yet: it is {share(1 - doubt)} sure of the pairs that it is surest of")
     return Reading(wrong, said + (": chosen and rejected may be swapped" if swapped else ""))
 
 
