@@ -26,7 +26,7 @@ from prefloop.report.panel import thin
 from prefloop.report.svg import inline
 
 LIMIT = 1_500_000  # bytes
-WIDTH, WHOLE = 330.0, 400.0  # points of a plot in a column, and of one across the page
+WIDTH = 330.0  # points of a plot: letters of twelve pixels in a column
 MARKERS = 160  # per plot, over all its curves
 
 
@@ -118,21 +118,14 @@ def differences(family: Family) -> Markup | None:
     if not told:
         return None
     lines = [
-        Line(
-            row.cell.name,
-            [row.gap.value],
-            [float(i)],
-            left=[row.gap.low],
-            right=[row.gap.high],
-            tag=against_zero(row.gap),
-        )
+        Line(row.cell.name, [row.gap.value], [float(i)], left=[row.gap.low], right=[row.gap.high])
         for i, row in enumerate(told)
         if row.gap is not None
     ]
     axis = f"{family.measure.name} minus that of {family.baseline.letter}"
     names = [row.cell.letter for row in told]
     chart = Chart("Differences", axis, "", lines, kind="points", rows=names, guides={"no difference": 0.0}, reach=[0.0])
-    return inline(figure([chart], known=_known(family), whole=WHOLE, alone=False, tips=True))
+    return inline(figure([chart], known=_known(family), whole=WIDTH, alone=False, tips=True))
 
 
 def _frontier(family: Family, key: str) -> Drawn | None:
@@ -149,7 +142,7 @@ def _frontier(family: Family, key: str) -> Drawn | None:
             rows += [[cell.letter, number(a, 3), number(b, 4)] for a, b in points]
     if not lines or (key == "gold" and family.measure.key != "gold"):
         return None
-    name = {"gold": "gold reward", "reward": "reward that was trained on"}[key]
+    name = "reward that was trained on" if key != family.measure.key else family.measure.name
     chart = chart_of("", lines, y=name)
     svg = inline(figure([chart], known=_known(family), whole=WIDTH, alone=False, tips=True))
     note = "Means over seeds, an evaluation per marker, from before training. Higher at the same KL is better."
