@@ -10,7 +10,7 @@ import pytest
 from made_evidence import FALLS, dpo, evaluations, line, online
 from prefloop.analysis.checks import CHECKS, TABLE
 from prefloop.analysis.diagnose import Diagnosis, diagnose, sentences, short, wrapped
-from prefloop.analysis.evidence import Answer, Evidence
+from prefloop.analysis.evidence import Answer, Curve, Evidence, curve
 from prefloop.analysis.signs import factor, repeated
 
 
@@ -26,6 +26,13 @@ def test_sound_runs_have_no_fault() -> None:
     assert named(dpo()) == [] and named(online()) == []
 
 
+def at_once() -> Curve:
+    """A loss that falls in three steps."""
+    found = curve(range(1, 61), [0.69, 0.3, 0.1, *[0.02] * 57])
+    assert found is not None
+    return found
+
+
 PLANTED = [
     ("displacement", replace(dpo(**FALLS), curves={**dpo().curves, **FALLS, "eval/gold": evaluations(0.4, 0.3)})),
     ("reference", dpo(kl=line(0.4, -2.0))),
@@ -34,13 +41,14 @@ PLANTED = [
     ("dead", online(eval__kl_reverse=evaluations(0.0, 0.0))),
     ("rate", dpo(loss=line(0.69, 5.0))),
     ("rate", online(diverged=line(0.0, 1.0))),
+    ("hasty", dpo(loss=at_once())),
     ("beta", replace(dpo(), beta=1e-6)),
     ("groups", online(frac_reward_zero_std=line(0.5, 1.0))),
     ("mismatch", online(**{"sampling/sampling_logp_difference/mean": line(0.2, 0.2)})),
     ("staleness", online(ess=line(0.5, 0.01))),
     ("hacking", online(eval__gold=evaluations(0.5, 0.2))),
     ("distance", dpo(eval__kl_reverse=evaluations(0.0, 60.0), **{"eval/rewards/accuracies": evaluations(0.5, 0.5)})),
-    ("modes", online(eval__kl_forward=evaluations(0.0, 60.0))),
+    ("modes", online(eval__kl_forward=evaluations(0.0, 90.0))),
     ("ledger", dpo(push__up=line(1.0, 1.0), push__down=line(1.0, 8.0))),
     ("labels", replace(dpo(), margins=[(-1) ** i * (20.0 + i / 4) for i in range(80)])),
     ("memorised", dpo(**{"rewards/accuracies": line(0.5, 1.0), "eval/rewards/accuracies": evaluations(0.5, 0.6)})),

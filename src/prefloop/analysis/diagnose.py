@@ -131,7 +131,7 @@ def _reliability(found: Diagnosis) -> list[str]:
 
 
 def short(found: Diagnosis, command: str, *, lines: int = 6) -> list[str]:
-    """At most so many lines of 80 columns for the end of a training; the last one tells where the rest is.
+    """At most so many lines for the end of a training, the last one the command for the rest; 80 columns but for that.
 
     Args:
         command: shows the whole diagnosis.
@@ -142,13 +142,11 @@ def short(found: Diagnosis, command: str, *, lines: int = 6) -> list[str]:
     count = f"{len(faults)} fault{'s' if len(faults) != 1 else ''}" if faults else "no fault"
     checks, unknown = len(found.of("sound")) + len(faults), len(found.of("cannot tell"))
     more = f", {unknown} cannot tell" if unknown else ""
-    head = f"diagnosis: {count} found by {checks} checks{more}; all of it: {command}"
+    head, room = f"diagnosis: {count} found by {checks} checks{more}", lines - 2
     body = [line for text in told for line in textwrap.wrap(text, WIDTH - 2, break_on_hyphens=False)]
-    top = textwrap.wrap(head, WIDTH, break_long_words=False, break_on_hyphens=False)
-    room = lines - len(top)
     if len(body) > room:
-        body = [*body[: room - 1], f"{body[room - 1][: WIDTH - 4]} …"] if room else []
-    return [*top, *(f"  {line}" for line in body)]
+        body = [*body[: room - 1], f"{body[room - 1][: WIDTH - 4]} …"]
+    return [head, *(f"  {line}" for line in body), f"all of it: {command}"]
 
 
 def wrapped(texts: Sequence[str]) -> str:

@@ -15,10 +15,12 @@ from itertools import pairwise
 import numpy as np
 from scipy.stats import spearmanr
 
-from prefloop.analysis.evidence import OUTCOMES, Answer, Change, Evidence
+from prefloop.analysis.evidence import OUTCOMES, SURE, Answer, Change, Evidence
 from prefloop.analysis.numbers import compact, fixed, plus_minus, share
 
 LEAST_ANSWERS, LEAST_PAIRS, LEAST_STEPS = 20, 40, 10
+LEAST_CURVE = 40  # steps from which a tenth of them is a part of a curve
+LITTLE = 0.05  # fall of a loss, as a share of it, that is no curve
 SUREST = 4  # the quarter of the held-out pairs with the largest margins
 UNSURE = 0.4  # chance of being wrong, by the policy's own margins, from which it has no opinion yet
 NOTHING = 1e-5  # nats of KL below which a policy has not moved
@@ -301,6 +303,20 @@ def rate(run: Evidence) -> Reading | None:
     return Reading(worst, said.format(compact(worst)))
 
 
+def hasty(run: Evidence) -> Reading | None:
+    """Share of the fall of the loss, to its median over the last quarter, that the first tenth of the steps does."""
+    loss = run.get("loss") if run.pairs else None
+    fresh = run.get("on_policy")
+    if loss is None or len(loss) < LEAST_CURVE or (fresh is not None and fresh.late > 0):
+        return None  # a loss on responses that change with the policy has no curve of its own
+    tenth = len(loss) // 10
+    early, fall = float(np.median(loss.value[tenth : tenth + 5])), loss.first - loss.late
+    if fall <= LITTLE * abs(loss.first):
+        return None
+    said = f"the loss is {compact(loss.first)}, {compact(early)} after a tenth of the steps and {compact(loss.late)} at"
+    return Reading((loss.first - early) / fall, f"{said} the end")
+
+
 # ---- data ------------------------------------------------------------------------------------------------------------
 
 
@@ -335,12 +351,13 @@ def labels(run: Evidence) -> Reading | None:
 
 
 def memorised(run: Evidence) -> Reading | None:
-    """Accuracy on training pairs less that on held-out ones."""
+    """Accuracy on training pairs less that on held-out ones and two standard errors of it."""
     train, held = run.get("rewards/accuracies"), run.get("eval/rewards/accuracies")
     if train is None or held is None or len(held) < 2:
         return None
     said = f"{share(train.late)} of the training pairs and {share(held.last)} of the held-out ones are ordered right"
-    return Reading(train.late - held.last, said)
+    error = 0.0 if math.isnan(held.se[-1]) else float(held.se[-1])
+    return Reading(train.late - held.last - SURE * error, said)
 
 
 # ---- answers ---------------------------------------------------------------------------------------------------------

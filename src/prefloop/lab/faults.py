@@ -332,7 +332,7 @@ FAULTS: Mapping[str, Fault] = {
     "stale log-probs": _fault("mismatch staleness", RATIO, plant=partial(stale, lag=8)),
     "engine mismatch": _fault("mismatch", RATIO, plant=partial(engine, error=0.1)),
     "β is 0": _fault("beta", ("dpo", "dpo, far", "dpo, sequences"), change=tiny_beta),
-    "rate × 30": _fault("rate displacement distance", ("dpo", "ppo", "dpo, sequences"), change=faster),
+    "rate × 30": _fault("rate hasty", ("dpo", "ppo", "dpo, sequences"), change=faster),
     "data truncated": _fault("ends", LENGTHS, plant=partial(cut, tokens=8)),
     "end lost": _fault("ends", LENGTHS, plant=partial(cut, tokens=None)),
     "duplicates": _fault("duplicates", OFFLINE, plant=partial(duplicated, share=0.3)),
