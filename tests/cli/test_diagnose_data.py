@@ -11,7 +11,7 @@ import pytest
 
 from prefloop.analysis.statistics import Mean
 from prefloop.cli.main import main
-from prefloop.report.offer import _percent
+from prefloop.report.offer import SHARES, _cell
 
 Capture = pytest.CaptureFixture[str]
 Ask = Callable[..., dict[str, Any]]
@@ -59,7 +59,8 @@ def test_the_page_shows_the_numbers_of_the_json(model: Path, data: Path, ask: As
     m = found["measures"]
     assert m["coverage/chosen/length"] == {"value": 3.0, "se": 0.0, "units": 12}
     for key in ("chosen/percentile", "rejected/tokens_outside", "pairs/shared_tokens", "reference/novelty"):
-        assert _percent(Mean(**m[f"coverage/{key}"])) in whole
+        shown = key.rpartition("/")[2]
+        assert _cell(Mean(**m[f"coverage/{key}"]), shown if shown in SHARES else "percentile") in whole
     assert m["geometry/best_of/1"]["value"] == pytest.approx(m["geometry/mean"]["value"])
     assert f"{m['geometry/optimum/ess']['value']:.1f} effective samples" in whole
     assert m["coverage/pairs/shared_tokens"]["units"] == 12 and m["boundary/votes"]["units"] == 12

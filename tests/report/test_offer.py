@@ -13,7 +13,7 @@ from prefloop.analysis.offer import Given, Samples, measured, record
 from prefloop.analysis.statistics import Mean
 from prefloop.core.streams import streams
 from prefloop.policies.categorical import Categorical
-from prefloop.report.offer import About, _percent, _plain, sentences, text, unknown
+from prefloop.report.offer import About, _cell, _plain, sentences, text, unknown
 from toys import rewards, tabular
 
 PROMPTS, ARMS, GROUP = 40, 4, 16
@@ -84,7 +84,7 @@ def test_the_page_has_the_numbers_and_fits_80_columns(lab: tuple[Given, Samples,
     for side in ("chosen", "rejected"):
         for key in ("percentile", "unlikely", "tokens_outside"):
             value = found[f"coverage/{side}/{key}"]
-            assert isinstance(value, Mean) and _percent(value) in page
+            assert isinstance(value, Mean) and _cell(value, key) in page
     for key, value in found.items():
         if key.startswith(("geometry/best_of/", "geometry/optimum/kl")) and isinstance(value, Mean):
             assert _plain(value) in page

@@ -14,6 +14,7 @@ from prefloop.analysis.offer import Value
 from prefloop.analysis.statistics import Mean
 
 WIDTH = 80
+SMALL = 1e-3  # standard errors below it are told to four decimals
 Measures = Mapping[str, Value]
 
 
@@ -184,11 +185,11 @@ def _at(m: Measures, name: str) -> Iterator[str]:
 
 ROWS = {
     "log-prob, percentile": ("percentile", "50 %"),
-    "log-prob per token, percentile": ("percentile_per_token", "50 %"),
+    "per token, percentile": ("percentile_per_token", "50 %"),
     "outside the likely set": ("unlikely", "1 %"),
     "tokens outside top-p 0.99": ("tokens_outside", "≤ 1 %"),
     "tokens": ("length", ""),
-    "tokens, minus the reference": ("length_shift", "0"),
+    "tokens, minus own": ("length_shift", "0"),
     "new 3-grams": ("novelty", ""),
     "reward": ("reward", ""),
     "reward, percentile": ("reward_percentile", "50 %"),
@@ -204,7 +205,7 @@ def _coverage(m: Measures) -> str:
         if any(isinstance(x, Mean) for x in sides):
             last = own.get(key)
             rows.append([name, *(_cell(x, key) for x in sides), _cell(last, key) if last else expected])
-    return _table(["data against reference", "chosen", "rejected", "reference's own"], rows)
+    return _table(["data against reference", "chosen", "rejected", "own"], rows)
 
 
 def _geometry(m: Measures) -> str:
@@ -224,12 +225,23 @@ def _geometry(m: Measures) -> str:
 
 
 def _optimum(m: Measures) -> str:
-    rows = []
-    for name in ("optimum", "optimum_told"):
-        found = [m.get(f"geometry/{name}/{key}") for key in ("beta", "log_z", "kl", "divergence", "ess")]
-        if all(isinstance(x, Mean) for x in found):
-            rows.append([_number(found[0]), *map(_cell, found[1:4]), _number(found[4])])
-    return _table(["optimum at β", "log Z", "KL(π*‖π_ref)", "1 + χ²", "effective samples"], rows)
+    names = {
+        "beta": "optimum at β",
+        "log_z": "log Z",
+        "kl": "KL(π*‖π_ref)",
+        "divergence": "1 + χ²",
+        "ess": "effective samples",
+    }
+    told = [name for name in ("optimum", "optimum_told") if isinstance(m.get(f"geometry/{name}/kl"), Mean)]
+    if not told:
+        return ""
+
+    def row(key: str) -> list[str]:
+        show = _number if key in ("beta", "ess") else _cell
+        return [names[key], *(show(m.get(f"geometry/{name}/{key}")) for name in told)]
+
+    head, *rows = map(row, names)
+    return _table(head, rows)
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -237,10 +249,11 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     if not rows:
         return ""
     widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
+    gap = "  " if sum(widths) + 2 * len(widths) - 2 <= WIDTH else " "
 
     def line(cells: Sequence[str]) -> str:
         first, *rest = zip(cells, widths, strict=True)
-        return "  ".join([first[0].ljust(first[1]), *(cell.rjust(width) for cell, width in rest)]).rstrip()
+        return gap.join([first[0].ljust(first[1]), *(cell.rjust(width) for cell, width in rest)]).rstrip()
 
     return "\n".join([line(head), *map(line, rows)])
 
@@ -255,10 +268,18 @@ def _filled(sentence: str, indent: str = "") -> str:
 def _cell(x: Value | None, key: str = "") -> str:
     if not isinstance(x, Mean):
         return "–"
-    return _percent(x) if key in (*SHARES, "reach") else _plain(x)
+    if key not in (*SHARES, "reach"):
+        return _plain(x)
+    same = x.se == 0 and x.value in (0.0, 1.0)  # all alike, which is no certainty
+    return f"{100 * x.value:.0f} % of {x.units}" if same else _percent(x)
 
 
 def _plain(x: Mean) -> str:
+    """To at most four decimals, so that a table has room for it."""
+    if x.se < SMALL and abs(x.value) < SMALL:
+        return f"{compact(x.value)} ± {compact(x.se, 2)}"
+    if x.se < SMALL:
+        return f"{fixed(x.value, 4)} ± {fixed(x.se, 4)}" if x.se else number(x.value)
     return plus_minus(x.value, x.se).replace("\u00a0", " ")
 
 
