@@ -120,13 +120,13 @@ def _side(given: Given, samples: Samples, of: NDArray[np.bool_]) -> Iterator[tup
     each = coverage.percentiles(logp / length, prompt, samples.logp / np.maximum(samples.length, 1))
     yield "percentile_per_token", mean_se(each, clusters=prompt)
     yield "unlikely", coverage.unlikely(logp, prompt, samples.logp)
-    mass = [given.mass[i] for i in rows]
+    mass = [given.mass[i] for i in rows.tolist()]
     yield "tokens_outside", coverage.outside(np.concatenate(mass), np.repeat(prompt, list(map(len, mass))))
     yield "length", mean_se(length, clusters=prompt)
     longer = coverage.shift(length, prompt, samples.length)
     yield "length_shift", longer.difference
     yield "length_shift_sd", longer.standardised
-    yield "novelty", coverage.novelty([given.tokens[i] for i in rows], prompt, samples.tokens)
+    yield "novelty", coverage.novelty([given.tokens[i] for i in rows.tolist()], prompt, samples.tokens)
     if given.reward is not None and samples.reward is not None:
         yield from _rewarded(given.reward[rows], prompt, samples.reward)
 
