@@ -12,7 +12,17 @@ import pytest
 from prefloop.advice import regret, rule, trees
 from prefloop.advice.actions import ACTIONS
 from prefloop.advice.fit import conformal, fitted, logistic, regressed, switches
-from prefloop.advice.regret import ADVISORS, by_feature, calibration, constant, judged, lead, oracle, ruled, tested
+from prefloop.advice.regret import (
+    ADVISORS,
+    by_feature,
+    calibration,
+    constant,
+    judged,
+    lead,
+    oracle,
+    ruled,
+    shipped,
+)
 from prefloop.advice.rule import Status, advise
 from prefloop.advice.table import Table
 from prefloop.analysis.cannot_tell import CannotTell
@@ -54,7 +64,7 @@ def test_a_planted_feature_is_found_and_regret_is_near_zero() -> None:
 
 
 def test_where_no_feature_matters_nothing_is_shipped() -> None:
-    status = tested(NOTHING, advisors={})
+    status = regret.tested(NOTHING, advisors={})
     assert not status.beats and status.refusal is not None
     advice = advise(replace(fitted(NOTHING), status=status), {"beyond": 2.0}, tuple(ACTIONS))
     assert isinstance(advice.action, CannotTell) and "did not beat" in str(advice.action) and not advice.ranked
@@ -62,7 +72,7 @@ def test_where_no_feature_matters_nothing_is_shipped() -> None:
 
 
 def test_what_beats_the_best_constant_is_shipped_with_its_table() -> None:
-    status = tested(PLANTED)
+    status = shipped(PLANTED).status
     assert status.beats and status.refusal is None and set(status.regret) == {*ADVISORS}
     assert status.regret["rule"][0] <= status.regret["best constant"][0] / 2
     assert status.coverage == pytest.approx(0.8, abs=0.06)
@@ -70,7 +80,7 @@ def test_what_beats_the_best_constant_is_shipped_with_its_table() -> None:
 
 def test_too_few_problems_say_so_whatever_they_show() -> None:
     few = PLANTED[np.arange(40)]
-    status = tested(few, advisors={})
+    status = regret.tested(few, advisors={})
     assert status.beats and "40 problems" in str(status.refusal) and "needs 100" in str(status.refusal)
     assert isinstance(advise(replace(fitted(few), status=status), {}, tuple(ACTIONS)).action, CannotTell)
     assert isinstance(advise(None, {}, tuple(ACTIONS)).action, CannotTell)
@@ -114,7 +124,8 @@ def test_advice_names_the_feature_that_decides_and_what_would_change_it() -> Non
     assert two.because[0][0] == "beyond" and two.flips[0].feature == "beyond"
     assert two.flips[0].at == pytest.approx(0.0, abs=0.5) and two.flips[0].away < 0
     top = advice.ranked[0]
-    assert top.action == advice.action and top.low < top.value < top.high and top.sure > 0.75
+    assert top.action == advice.action and top.low < top.value < top.high
+    assert top.sure is not None and top.sure > 0.75
 
 
 def test_the_interval_is_where_the_value_was_on_unseen_problems() -> None:

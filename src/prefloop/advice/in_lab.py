@@ -59,7 +59,8 @@ def features_of(problem: Problem, seed: int = 0) -> dict[str, Value]:
     world: Any = problem.world
     plain = replace(problem, world=replace(world, scorer="gold"))
     loop = build([replace(setting(plain, ACTIONS["best-of-n-offline"]), seed=seed)]).loop
-    data, policy, own = loop.problem.data, loop.policy, Stream("features", [seed], stacked=True)  # type: ignore[attr-defined]
+    policy: Any = loop.policy
+    data, own = loop.problem.data, Stream("features", [seed], stacked=True)  # type: ignore[attr-defined]
     halves = np.array_split(np.arange(world.data), 2)
     rows = np.concatenate([half[: ASKED // 2] for half in halves])
     asked = _rows(data, rows)

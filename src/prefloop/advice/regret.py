@@ -16,7 +16,7 @@ import numpy as np
 from prefloop.advice import trees
 from prefloop.advice.actions import ACTIONS
 from prefloop.advice.fit import best_constant, fitted, parts, placed, standardised
-from prefloop.advice.rule import Status
+from prefloop.advice.rule import Rule, Status
 from prefloop.advice.table import Array, Places, Table
 from prefloop.analysis.statistics import Interval, bootstrap
 
@@ -265,3 +265,8 @@ def tested(table: Table, minimum: int = Status.minimum, advisors: Mapping[str, A
         abstains=seen.abstains,
         worlds={world: table.worlds.count(world) for world in dict.fromkeys(table.worlds)},
     )
+
+
+def shipped(table: Table, minimum: int = Status.minimum) -> Rule:
+    """The rule on all problems, with how it did on those that were left out: what goes into rule.json."""
+    return fitted(table, tested(table, minimum))

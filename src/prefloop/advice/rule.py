@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -158,7 +158,7 @@ class Ranked:
     Args:
         value: share of the attainable gain in J_β, with its interval.
         breaks: predicted share of broken runs.
-        sure: chance that it beats the default.
+        sure: chance that it beats the default; None for the default itself.
     """
 
     action: str
@@ -166,7 +166,7 @@ class Ranked:
     low: float
     high: float
     breaks: float
-    sure: float
+    sure: float | None
 
 
 @dataclass(frozen=True)
@@ -212,14 +212,16 @@ def advise(rule: Rule | None, features: Mapping[str, float], able: Collection[st
     action, sure = rule.choose(x, able)
     ranked = _ranked(rule, x, able, first=action)
     lead = _lead(rule, ranked)
-    told = {
-        "flips": _flips(rule, z, lead),
-        "because": tuple(sorted(zip(rule.features, lead[1:] * z, strict=True), key=lambda item: -abs(item[1]))),
-        "filled": tuple(n for n, v in zip(rule.features, x, strict=True) if not math.isfinite(v)),
-        "outside": tuple(n for n, v in zip(rule.features, z, strict=True) if abs(v) > FAR),
-    }
+    told = Advice(
+        action,
+        ranked,
+        flips=_flips(rule, z, lead),
+        because=tuple(sorted(zip(rule.features, (lead[1:] * z).tolist(), strict=True), key=lambda item: -abs(item[1]))),
+        filled=tuple(n for n, v in zip(rule.features, x.tolist(), strict=True) if not math.isfinite(v)),
+        outside=tuple(n for n, v in zip(rule.features, z.tolist(), strict=True) if abs(v) > FAR),
+    )
     if sure:
-        return Advice(action, ranked, **told)
+        return told
     rival = max((one for one in ranked if one.action != action), key=lambda one: one.value)
     base = rule.actions.index(rule.standing(values, able))
     gap = rival.value - values[base]
@@ -227,7 +229,7 @@ def advise(rule: Rule | None, features: Mapping[str, float], able: Collection[st
     what = (
         f"{rival.action} is predicted {gap:.2f} better than {action}, which is within the rule's error of {error:.2f}"
     )
-    return Advice(CannotTell(what), ranked, **told)
+    return replace(told, action=CannotTell(what))
 
 
 def _ranked(rule: Rule, x: Array, able: Collection[str], first: str) -> tuple[Ranked, ...]:
@@ -239,7 +241,7 @@ def _ranked(rule: Rule, x: Array, able: Collection[str], first: str) -> tuple[Ra
         if name not in able:
             continue
         v, w, noise = float(values[i]), float(rule.width[i]), float(rule.noise[i, base])
-        sure = float(ndtr((v - values[base]) / noise)) if noise > 0 else 0.5
+        sure = float(ndtr((v - values[base]) / noise)) if i != base and noise > 0 else None
         made.append(Ranked(name, v, v - w, v + w, float(broken[i]), sure))
     return tuple(sorted(made, key=lambda one: (one.action != first, -one.value)))
 
@@ -289,8 +291,8 @@ def load(path: Path = SHIPPED) -> tuple[Rule | None, Status]:
         status = Status(**tree.pop("status"))
         if not tree:
             return None, status
-        arrays = {name: np.array(tree.pop(name), dtype=np.float64) for name in ARRAYS}
-        names = {name: tuple(tree.pop(name)) for name in ("features", "actions")}
-        return Rule(**names, **arrays, **tree, status=status), status
+        tree |= {name: np.array(tree[name], dtype=np.float64) for name in ARRAYS}
+        tree |= {name: tuple(tree[name]) for name in ("features", "actions")}
+        return Rule(**tree, status=status), status
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError("not a rule of the advice", where=str(path), fix="install Prefloop again") from error

@@ -13,7 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 Array: TypeAlias = NDArray[np.float64]
-Worth: TypeAlias = Callable[[Array, Array], Array]  # sums [k, A], counts [k] of rows of a leaf -> what it is worth, [k]
+Counts: TypeAlias = NDArray[np.intp]
+Worth: TypeAlias = Callable[
+    [Array, Counts], Array
+]  # sums [k, A], counts [k] of rows of a leaf -> what it is worth, [k]
 
 
 @dataclass(frozen=True)
@@ -37,12 +40,12 @@ class Split:
 Node: TypeAlias = Leaf | Split
 
 
-def by_best(sums: Array, counts: Array) -> Array:
+def by_best(sums: Array, counts: Counts) -> Array:
     """The value of a leaf's best action: a tree that splits by it is a policy."""
     return np.asarray(sums.max(-1))
 
 
-def by_square(sums: Array, counts: Array) -> Array:
+def by_square(sums: Array, counts: Counts) -> Array:
     """What a leaf's mean explains of the squares: a regression tree."""
     return np.asarray((sums**2).sum(-1) / np.maximum(counts, 1))
 
@@ -56,7 +59,7 @@ def grown(x: Array, y: Array, depth: int, least: int, worth: Worth = by_best) ->
     """
     here = Leaf(y.mean(0), len(y))
     found = max(_splits(x, y, least, worth), key=lambda s: s[0], default=None) if depth else None
-    whole = float(worth(y.sum(0)[None], np.array([len(y)]))[0])
+    whole = float(worth(y.sum(0)[None], np.array([len(y)], dtype=np.intp))[0])
     if found is None or found[0] <= whole + 1e-9 * (1 + abs(whole)):
         return here
     _, feature, at = found
@@ -72,12 +75,12 @@ def _splits(x: Array, y: Array, least: int, worth: Worth) -> Iterator[tuple[floa
         column = np.where(np.isfinite(x[:, feature]), x[:, feature], -np.inf)
         order = np.argsort(column, kind="stable")
         ranked, below = column[order], np.cumsum(y[order], 0)
-        place = np.arange(least, n - least + 1)
+        place = np.arange(least, n - least + 1, dtype=np.intp)
         place = place[(ranked[place - 1] < ranked[np.minimum(place, n - 1)])] if len(place) else place
         if not len(place):
             continue
         left = below[place - 1]
-        total = worth(left, place) + worth(below[-1] - left, n - place)
+        total = worth(left, place) + worth(below[-1] - left, np.asarray(n - place, dtype=np.intp))
         best = int(total.argmax())
         low, high = ranked[place[best] - 1], ranked[place[best]]
         yield float(total[best]), feature, float((low + high) / 2 if np.isfinite(low) else high - 1.0)

@@ -9,11 +9,12 @@ from typing import Any
 
 from prefloop.advice.rule import Advice, Status
 from prefloop.analysis.cannot_tell import CannotTell
-from prefloop.analysis.numbers import compact, fixed, plus_minus, share
+from prefloop.analysis.numbers import compact, fixed, minus, plus_minus
 from prefloop.analysis.statistics import Mean
 
 WIDTH = 80
 SHOWN = 3  # features and flips that are named
+LEAST = 0.005  # contribution of a feature that is named
 Value = Mean | CannotTell
 
 
@@ -86,14 +87,14 @@ def _verdict(page: Page) -> list[str]:
         return [f"Cannot tell: {advice.action.reason}."]
     first = advice.ranked[0]
     said = (
-        f"Use {advice.action}: {page.titles[advice.action]}. It is expected to keep {share(first.value, 2)} of what"
-        f" can be gained in E[reward] − β KL ({share(first.low, 2)} to {share(first.high, 2)} in 80 % of the problems"
-        f" that the rule had not seen); {share(first.breaks, 2)} of its runs break."
+        f"Use {advice.action}: {page.titles[advice.action]}. It is expected to keep {_percent(first.value)} of what"
+        f" can be gained in E[reward] − β KL ({_percent(first.low)} to {_percent(first.high)} in 80 % of the problems"
+        f" that the rule had not seen); {_percent(first.breaks)} of its runs break."
     )
     if len(advice.ranked) < 2:
         return [said]
     second = advice.ranked[1]
-    return [said, f"Next best: {second.action}, {share(second.value, 2)}: {page.titles[second.action]}."]
+    return [said, f"Next best: {second.action}, {_percent(second.value)}: {page.titles[second.action]}."]
 
 
 def _why(page: Page) -> list[str]:
@@ -102,6 +103,7 @@ def _why(page: Page) -> list[str]:
         named = "; ".join(
             f"{name} = {_shown(page.features.get(name))} ({'for' if part > 0 else 'against'} it by {abs(part):.2f})"
             for name, part in advice.because[:SHOWN]
+            if abs(part) >= LEAST
         )
         out.append(f"What decides between {advice.ranked[0].action} and {advice.ranked[1].action}: {named}.")
     if advice.flips:
@@ -140,6 +142,10 @@ def _interval(found: Sequence[float]) -> str:
     return f"{fixed(value)} [{fixed(low)}, {fixed(high)}]"
 
 
+def _percent(value: float) -> str:
+    return f"{minus(f'{100 * value:.0f}')} %"
+
+
 def _shown(value: Value | None) -> str:
     if not isinstance(value, Mean):
         return "not measured"
@@ -155,7 +161,7 @@ def _table(page: Page) -> str:
     lines = [f"{'method':<20}{'gain kept':>12}{'80 % interval':>20}{'breaks':>10}{'beats default':>16}"]
     for one in page.advice.ranked:
         ends = f"{fixed(one.low, 2)} to {fixed(one.high, 2)}"
-        beats, breaks = share(one.sure, 2), share(one.breaks, 2)
+        beats, breaks = _percent(one.sure) if one.sure is not None else "default", _percent(one.breaks)
         lines.append(f"{one.action:<20}{fixed(one.value, 2):>12}{ends:>20}{breaks:>10}{beats:>16}")
     return "\n".join(lines)
 
