@@ -23,7 +23,12 @@ class Reading:
 READINGS = {
     "on-policy": Reading(),
     "staleness": Reading(),
-    "reuse": Reading(),
+    "reuse": Reading(
+        why="At equally many gradient steps, eight passes see an eighth of the samples, and no method here makes up for"
+        " that. At equally many samples the further passes gain. The clip limits the loss; it does not undo it.",
+        cost="An eighth of the samples, at equally many gradient steps.",
+        do="Reuse samples where they cost more than gradient steps, with a ratio that is clipped; else sample afresh.",
+    ),
     "negative": Reading(),
     "complement": Reading(
         why="Not decided here. Offline the order of best-of-N and DPO is the opposite (`labels`), so own samples help"
@@ -32,12 +37,19 @@ READINGS = {
         do="With a reward that ranks many responses, try on-policy best-of-N beside on-policy DPO; without one, DPO.",
     ),
     "labels": Reading(
-        why="Likely, not measured: where every response to a prompt scores next to nothing, weights from scores are"
-        " flat, while their order still points the way; and DPO on all pairs learns from every response.",
+        why="Likely, not measured: with its temperature tuned, RWR within a prompt comes to best-of-N, on scores as on"
+        " ranks, and learns from the best response; DPO on all pairs learns from every one.",
         cost="No label more: the 45 pairs are those of the same ten ranked responses.",
         do="Rank several responses to each prompt and train on all of their pairs.",
     ),
-    "displacement": Reading(),
+    "displacement": Reading(
+        why="All pairs train one network: the more of them there are, the smaller it is and the more a pair has in"
+        " common, the more of the step that pushes a loser down also pushes its winner down. Even pairs without a"
+        " common token end with their winner below the reference.",
+        cost="Nothing that gold shows here: only likelihoods are measured.",
+        do="Do not stop a run because the winner falls; look at gold or held-out accuracy (`prefloop diagnose`). To"
+        " keep the winner up, leave out pairs that are alike (`prefloop data rank`).",
+    ),
     "min-mode-skew": Reading(),
     "overoptimisation": Reading(),
     "published-defects": Reading(),
