@@ -24,6 +24,7 @@ from prefloop.core.batch import Batch
 from prefloop.core.errors import UserError
 from prefloop.core.kl import exact
 from prefloop.core.loop import Loop, Plan
+from prefloop.core.objectives import MAX_LOG_RATIO
 from prefloop.core.streams import Stream
 from prefloop.policies.categorical import Categorical
 from prefloop.report import explorer
@@ -43,7 +44,7 @@ SWITCHES = (  # on-policy share, passes, share of the negative gradient
 )
 AGAIN = (0.0, 4, 1.0)  # several passes over data that stay the same
 CASES = [*product(METHODS, (*SWITCHES, AGAIN))]
-BETA, RATE = 0.2, 0.7
+BETA, RATE, WILD = 0.2, 0.7, 400.0
 WITHOUT_PAGE = [part for part in PARTS if part not in ("stage", "controls", "figures", "main")]
 SETUP = f"""
 const reference = Float64Array.from({[*SMALL["reference"]]});
@@ -63,7 +64,8 @@ def in_javascript() -> dict[str, Any]:
     code += "const list = (x) => Array.from(x);"
     return evaluate(  # type: ignore[no-any-return]
         code,
-        "{ rates, data: list(problem.data), paths: paths.map((path) => path.map(list)),"
+        f"{{ wild: train(run(['rloo', {[*AGAIN]}]), {{ ...problem, rate: {WILD} }}, 8).map(list),"
+        " rates, data: list(problem.data), paths: paths.map((path) => path.map(list)),"
         " seen: measures(paths[0], problem), inert: cases.map((c) => inert(run(c))),"
         " optimum: list(optimum(problem.logRef, problem.reward, 0.2)),"
         " stretch: stretch(problem.reference, problem.reward, 0.5) }",
@@ -89,6 +91,15 @@ def test_every_rule_with_every_switch_is_that_of_the_core(name: str, switches: t
     theirs = torch.tensor(found["paths"][CASES.index((name, switches))], dtype=F64)
     assert theirs.shape == path.shape and (path[-1] - path[0]).abs().max() > 0.05
     torch.testing.assert_close(theirs, path, rtol=0, atol=1e-6)
+
+
+def test_a_ratio_beyond_its_limit_neither_pulls_nor_pushes() -> None:
+    """Steps so large that π/π_old leaves e^±20, where the core's clamp has no gradient."""
+    method = explorer_rules.method_of("rloo", BETA, on_policy=0.0, reuse=4, negative=1.0)
+    with unchecked():
+        path = explorer_rules.train(method, *small(), WILD, 8)
+    assert (path - path[0]).abs().max() > MAX_LOG_RATIO
+    torch.testing.assert_close(torch.tensor(in_javascript()["wild"], dtype=F64), path, rtol=1e-6, atol=1e-6)
 
 
 def test_switches_without_effect_are_those_that_change_no_step() -> None:
