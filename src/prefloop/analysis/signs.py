@@ -225,7 +225,7 @@ def modes(run: Evidence) -> Reading | None:
 
 
 def reference(run: Evidence) -> Reading | None:
-    """|log π/π_ref| of the first step's responses, largest mean; the policy is the reference then, so it must be 0."""
+    """|log π/π_ref| per token of the first step's responses, largest mean: 0 while the policy is the reference."""
     if not run.reference:
         return None
     known = [(key, run.get(key)) for key in ("kl", "rewards/chosen", "rewards/rejected", "rewards/margins")]
@@ -235,7 +235,7 @@ def reference(run: Evidence) -> Reading | None:
     scale = {key: run.scale if key.startswith("rewards/") else 1.0 for key, _ in first}
     worst = max(abs(c.first) / scale[key] for key, c in first)
     said = f"before any update policy and reference differ by {compact(worst)} nats per response, and must not"
-    return Reading(worst, said)
+    return Reading(worst / max(1.0, run.tokens or 1.0), said)
 
 
 # ---- learning --------------------------------------------------------------------------------------------------------

@@ -43,7 +43,7 @@ def bases() -> dict[str, Setting]:
         "dpo, sequences": make("dpo", "sequences", {"beta": 0.3}, **PAIRS, **{**SIZE, "steps": 120, "centre": 20.0}),
         "dpo, lengths": make("dpo", "lengths", **PAIRS, **WORDS),
         "pref_ft, lengths": make("pref_ft", "lengths", **PAIRS, **WORDS),
-        "rloo, lengths": make("rloo", "lengths", responses=4, batch=64, minibatch=64, **WORDS),
+        "rloo, lengths": make("rloo", "lengths", responses=4, batch=64, minibatch=64, **{**WORDS, "steps": 60}),
     }
 
 
