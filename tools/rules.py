@@ -1,31 +1,52 @@
-"""The rules of the studies, frozen before their runs: writes docs/studies/rules.json for the last commit. Tag that
-commit; results on the pages must carry these hashes."""
+"""The rules of the studies as a commit has them, frozen before the first run: `python tools/rules.py COMMIT` writes
+docs/studies/rules.json. Published results must carry these hashes."""
 
 from __future__ import annotations
 
+import io
 import json
+import os
 import subprocess
+import sys
+import tarfile
+import tempfile
 from pathlib import Path
-
-from prefloop.studies import registry, rules
+from typing import Any
 
 ROOT = Path(__file__).parents[1]
 FROZEN = ROOT / "docs" / "studies" / "rules.json"
+PRINT = """
+import json
+from prefloop.studies import registry, rules
+asked = {name: rules.asked(registry.study(name)) for name in registry.STUDIES}
+print(json.dumps({"rules": rules.fingerprint(), "asked": asked}))
+"""
 
 
-def hashes() -> dict[str, object]:
-    """The hash of the shared rules, and of each study's own file."""
-    asked = {name: rules.asked(registry.study(name)) for name in registry.STUDIES}
-    return {"rules": rules.fingerprint(), "asked": asked}
+def hashes(commit: str) -> dict[str, Any] | None:
+    """The hash of the rules that all studies share, and of each study's own; None if there is no such commit here."""
+    source = subprocess.run(["git", "archive", commit, "src"], cwd=ROOT, capture_output=True, check=False)
+    if source.returncode:
+        return None
+    with tempfile.TemporaryDirectory() as place:
+        with tarfile.open(fileobj=io.BytesIO(source.stdout)) as archive:
+            archive.extractall(place, filter="data")
+        environment = {**os.environ, "PYTHONPATH": f"{place}/src"}
+        shown = subprocess.run(
+            [sys.executable, "-c", PRINT], env=environment, capture_output=True, text=True, check=True
+        )
+    found: dict[str, Any] = json.loads(shown.stdout)
+    return found
 
 
-def main() -> None:
-    """Refuses a tree with changes: the hash must be that of a commit."""
-    if subprocess.run(["git", "status", "--porcelain", "--", "src"], cwd=ROOT, capture_output=True, text=True).stdout:
-        raise SystemExit("commit the changes of src/ first")
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    FROZEN.write_text(json.dumps({"commit": commit.strip(), **hashes()}, indent=1) + "\n", encoding="utf-8")
+def main(commit: str) -> None:
+    """Write the hashes of a commit."""
+    told = subprocess.run(["git", "rev-parse", f"{commit}^{{commit}}"], cwd=ROOT, capture_output=True, text=True)
+    if told.returncode:
+        raise SystemExit(told.stderr)
+    frozen = {"commit": told.stdout.strip(), **(hashes(commit) or {})}
+    FROZEN.write_text(json.dumps(frozen, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
-    main()
+    main(*sys.argv[1:])
