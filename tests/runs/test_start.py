@@ -13,6 +13,7 @@ from rich.console import Console
 import tiny
 from prefloop.cli.main import main
 from prefloop.runs import experiment, start
+from prefloop.runs import speed as speed_module
 from prefloop.runs.config import Config, load
 from prefloop.runs.progress import Progress
 from prefloop.runs.speed import expected, quick, seconds
@@ -65,6 +66,17 @@ def test_the_prediction_is_of_the_steps_that_are_left(model: Path, tmp_path: Pat
     assert speed.training > 0 and speed.forward > 0 and speed.opening == 0
     whole, half = seconds(one, speed), expected(one, world, done=3000)
     assert 0 < half < whole  # a quarter of the steps, timed again on a machine with other work
+
+
+def test_prompts_are_read_once_however_long_answers_are(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Eight prompts, five seconds for answers of 16 tokens, two of which read the prompts and write the first token."""
+    long = resolved(config(model, tmp_path, *REWARD, "--sampling.max_new_tokens=31"))
+    world, took = experiment.prepare([long], say=lambda _: None).world, iter((5.0, 2.0, 1.0, 1.0))
+    timed = speed_module._timed
+    monkeypatch.setattr(speed_module, "_timed", lambda work, device: (next(took), timed(work, device)[1]))
+    assert quick(long, world).sampling == pytest.approx((2.0 + 30 * (5.0 - 2.0) / 15) / 8)
 
 
 def test_a_resumed_run_counts_its_own_steps_only() -> None:

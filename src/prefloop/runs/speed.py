@@ -54,9 +54,12 @@ def quick(config: Config, world: TextWorld) -> Speed:
     sampling, scale, batch = 0.0, 1.0, None
     with torch.no_grad():
         if prompts:
-            short, rng = policy.sampled(max_new_tokens=tokens), streams(config.seed)["evaluation"]
+            rng = streams(config.seed)["evaluation"]
+            short, one = (policy.sampled(max_new_tokens=count) for count in (tokens, 1))
             spent, batch = _timed(lambda: short.draw(prompts, 1, rng), device)
-            sampling = spent / len(prompts) * longest / tokens
+            reading, _ = _timed(lambda: one.draw(prompts, 1, rng), device)  # the prompts, which takes its time once
+            more = max(0.0, spent - reading) * (longest - 1) / max(1, tokens - 1)
+            sampling = (reading + more) / len(prompts)
             prompt = sum(map(len, prompts)) / len(prompts)
             scale = (prompt + longest) / (prompt + tokens)
         if config.reward.name == LABELS or batch is None:  # then the responses of the data are read
