@@ -25,6 +25,7 @@ class Divergence:
     reverse_k3: Mean  # KL(π‖π_ref): mean of k3 on the same samples; unbiased up to its clamp, never negative
     forward_k1: Mean  # KL(π_ref‖π): mean of log π_ref − log π on samples of π_ref; unbiased, may be negative
     exact_sampler: bool  # False: samples were tempered or truncated, and all three are biased
+    log_ratio: Float[Tensor, "P G"]  # log π − log π_ref of each sample of π
 
     @property
     def estimator(self) -> str:
@@ -70,6 +71,7 @@ def kl_estimates(
         _mean_over_prompts(k3(own), batch_from_policy),
         _mean_over_prompts(k1(-other), batch_from_reference),
         policy.exact_sampler and reference.exact_sampler,
+        own,
     )
 
 

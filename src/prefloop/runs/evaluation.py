@@ -73,6 +73,7 @@ class Evaluation:
         metrics: keys start with `eval/`: means with standard errors over prompts (`_se`), accuracies with the ends of
             their intervals (`_low`, `_high`).
         answers: the policy's answers; None if no reward scores them.
+        log_ratio: log π − log π_ref of each of them.
         judged: for each held-out pair whether it is ordered as the annotator did, by each criterion (ties count ½), and
             its margin of log π/π_ref.
     """
@@ -80,6 +81,7 @@ class Evaluation:
     metrics: Metrics
     answers: Batch | None
     judged: Sequence[Line]
+    log_ratio: Tensor | None = None
 
 
 def evaluate_reference(config: Config, world: TextWorld, poll: Poll) -> Baseline:
@@ -115,17 +117,19 @@ def evaluate(
     """
     metrics: Metrics = {}
     judged: list[Line] = []
+    log_ratio: Tensor | None = None
     answers = _answers(config, world, policy, poll)
     if answers is not None and baseline.answers is not None:
         metrics |= _scores(world, policy, answers)
-        metrics |= kl_estimates(policy, world.model.reference, answers, baseline.answers, poll).metrics()
+        divergence = kl_estimates(policy, world.model.reference, answers, baseline.answers, poll)
+        metrics, log_ratio = metrics | divergence.metrics(), divergence.log_ratio
     if baseline.pairs is not None:
         logp = sequence_logp(policy, baseline.pairs.batch, poll)
         metrics |= _preference(logp, baseline.pairs, beta)
         judged = _judged(logp, baseline.pairs)
     if baseline.labelled is not None:
         metrics |= _separation(sequence_logp(policy, baseline.labelled.batch, poll)[:, 0], baseline.labelled, beta)
-    return Evaluation(metrics | _likelihood(policy, baseline.shown, poll), answers, judged)
+    return Evaluation(metrics | _likelihood(policy, baseline.shown, poll), answers, judged, log_ratio)
 
 
 def greedy_answers(config: Config, world: TextWorld, policy: CausalLM, poll: Poll) -> Batch | None:

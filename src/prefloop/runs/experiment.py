@@ -176,14 +176,15 @@ class _Run:
         """Write an evaluation and its answers; those at temperature 0 are for reading and give no metrics."""
         step = self.loop.step
         lines = [{**line, "greedy": True} for line in samples(self.problem, self.policy, greedy, step)]
-        lines += samples(self.problem, self.policy, done.answers, step)
+        lines += samples(self.problem, self.policy, done.answers, step, done.log_ratio)
         pairs = [{"step": step, **line} for line in done.judged]
         folder.evaluation({"kind": "evaluation", "step": step, **done.metrics}, lines, pairs)
 
     def record_start(self, folder: RunFolder) -> None:
         """Write the evaluation of the untrained model."""
         baseline = self.start.baseline
-        done = Evaluation(baseline.metrics, baseline.answers, baseline.judged)
+        same = None if baseline.answers is None else torch.zeros(baseline.answers.mask.shape[:-1])
+        done = Evaluation(baseline.metrics, baseline.answers, baseline.judged, same)
         self.record(folder, done, baseline.greedy)
 
     def evaluate(self, folder: RunFolder, *, last: bool = False) -> Metrics:

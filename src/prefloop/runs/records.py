@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from prefloop.analysis.numbers import cell, is_part
 from prefloop.core import devices, notebook
@@ -26,16 +27,19 @@ from prefloop.runs.world import TextWorld
 from prefloop.worlds.text.problem import TextProblem
 
 
-def samples(problem: TextProblem, policy: CausalLM, batch: Batch | None, step: int) -> list[dict[str, Any]]:
-    """The first answer to each prompt, with its score if a reward has scored it."""
+def samples(
+    problem: TextProblem, policy: CausalLM, batch: Batch | None, step: int, log_ratio: Tensor | None = None
+) -> list[dict[str, Any]]:
+    """The first answer to each prompt, with its score if a reward has scored it, and its log π/π_ref if it is known."""
     if batch is None:
         return []
     texts, cut = problem.decode(batch), policy.is_cut(batch)
     asked = problem.decode_prompts(batch)
     scores = [{}] * len(asked) if batch.scores is None else [{"score": float(s[0])} for s in batch.scores]
+    ratios = [{}] * len(asked) if log_ratio is None else [{"log_ratio": float(r[0])} for r in log_ratio]
     return [
-        {"step": step, "prompt": p, "response": t[0], "tokens": int(n[0]), **s, "cut": bool(c[0])}
-        for p, t, n, s, c in zip(asked, texts, batch.lengths, scores, cut, strict=True)
+        {"step": step, "prompt": p, "response": t[0], "tokens": int(n[0]), **s, **r, "cut": bool(c[0])}
+        for p, t, n, s, r, c in zip(asked, texts, batch.lengths, scores, ratios, cut, strict=True)
     ]
 
 
