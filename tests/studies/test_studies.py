@@ -126,7 +126,8 @@ def asked(name: str, lab: Lab, out: Path, size: str, repetition: int = 0) -> Out
 
 
 def test_every_file_is_a_study_of_its_name_and_the_list_has_them_all() -> None:
-    files = {p.stem for p in ROOT.glob("*.py")} - NOT_STUDIES
+    packages = [path.parent for path in ROOT.glob("*/__init__.py")]
+    files = {path.stem for path in [*ROOT.glob("*.py"), *packages]} - NOT_STUDIES
     assert files == {name.replace("-", "_") for name in EVERY} and len(STUDIES) == 12
     assert [study(name).name for name in EVERY] == EVERY
 

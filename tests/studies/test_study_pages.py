@@ -330,7 +330,7 @@ def test_the_list_has_the_figures_that_the_study_names(name: str) -> None:
     ("asked", "studies"),
     [
         ("fig10", "reuse"), ("Figure 11", "reuse"), ("13", "negative"),
-        ("fig. 12", "negative"), ("Fig_19", "on-policy, min-mode-skew, length-real"),
+        ("fig. 12", "negative"), ("Fig_19", "on-policy, min-mode-skew, real"),
     ],
 )  # fmt: skip
 def test_a_figure_leads_to_its_studies(asked: str, studies: str) -> None:

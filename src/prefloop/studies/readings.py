@@ -53,5 +53,5 @@ READINGS = {
     "min-mode-skew": Reading(),
     "overoptimisation": Reading(),
     "published-defects": Reading(),
-    "length-real": Reading(),
+    "real": Reading(),
 }

@@ -28,7 +28,7 @@ SUMMARIES = {
 }
 STUDIES = tuple(SUMMARIES)
 ALONE = {  # run only by name: they train a real model
-    "length-real": "a real 135M model: do the findings on lengths hold? (not in `all`; predicts its time first)",
+    "real": "a real 135M model: do the findings hold at matched KL? (not in `all`; predicts its time first)",
 }
 FIGURES = {  # of the paper, that a study repeats
     "on-policy": "5, 6, 18, 19",
@@ -38,7 +38,7 @@ FIGURES = {  # of the paper, that a study repeats
     "displacement": "16",
     "complement": "18",
     "min-mode-skew": "19",
-    "length-real": "19",
+    "real": "19",
 }
 
 

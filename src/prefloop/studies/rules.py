@@ -15,7 +15,7 @@ from prefloop.studies.study import Study
 ANALYSIS = ("boundaries", "breaks", "choice", "decisions", "headroom", "statistics")
 LAB = ("climb", "scores", "tuning")
 SHOWN = ("findings", "forest", "page", "present", "readings", "record")  # they decide nothing
-NEUTRAL = ("__init__", *SHOWN, "real_model", "registry", "rules")
+NEUTRAL = ("__init__", *SHOWN, "registry", "rules")
 
 
 def fingerprint() -> str:
@@ -24,8 +24,10 @@ def fingerprint() -> str:
 
 
 def asked(study: Study) -> str:
-    """A hash of a study's own file: its conditions and claims."""
-    return digest([ast.unparse(_bare(Path(inspect.getfile(study.run))))])
+    """A hash of a study's own file, or of all files of its package: its conditions and claims."""
+    file = Path(inspect.getfile(inspect.unwrap(study.run)))
+    packaged = study.run.__module__.startswith(f"{__package__}.") and file.parent != Path(__file__).parent
+    return digest([ast.unparse(_bare(path)) for path in (sorted(file.parent.glob("*.py")) if packaged else [file])])
 
 
 def shared() -> list[Path]:

