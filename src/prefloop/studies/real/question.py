@@ -50,7 +50,7 @@ from prefloop.studies.study import Claim, Finding, Outcome, Study
 
 SIZES = {
     "smoke": Size(1, 1, 1, every=1, batch=8, prompts=3, tuning=3, tokens=24, max_cut=1.0, rates=RATES[1:2], grow=0),
-    "small": Size(3, 3, 12, every=4, batch=8, prompts=40, tuning=20, tokens=48, max_cut=0.5),
+    "small": Size(3, 3, 9, every=3, batch=8, prompts=40, tuning=20, tokens=48, max_cut=0.5),
     "paper": Size(3, 11, 48, every=4, batch=32, prompts=80, tuning=80, tokens=96, max_cut=0.2),
 }
 BUDGET, NEARER = 4.0, 2.0  # nats per response: the one that is judged, and one that is shown too
