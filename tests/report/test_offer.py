@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -99,3 +101,17 @@ def test_what_cannot_be_told_is_named_with_its_reason(lab: tuple[Given, Samples,
     assert unknown(measured(None, own, beta=1e-3))["coverage"] == "the data have no responses"
     assert "effective samples" in unknown(measured(None, own, beta=1e-3))["optimum at the asked β"]
     assert len(sentences(measured(None, own, beta=2.0), ABOUT)) >= 2
+
+
+def test_rewards_of_cut_samples_are_not_compared_with_those_of_whole_responses(
+    lab: tuple[Given, Samples, Tensor, Tensor],
+) -> None:
+    given, own, _, _ = lab
+    few, many = (measured(given, replace(own, cut=share), beta=2.0) for share in (0.05, 0.4))
+    compared = [key for key in few if "reward_percentile" in key or "reward_minus" in key or key.startswith("boundary")]
+    compared += [key for key in few if key.endswith("as_best_of")]
+    assert len(compared) == 8 and all(isinstance(many[key], CannotTell) for key in compared)
+    assert {k: v for k, v in many.items() if k not in compared} == {k: v for k, v in few.items() if k not in compared}
+    shown = " ".join(text(many, ABOUT, []).split())
+    assert "40 % of the samples are cut and scored unfinished" in shown and "stage boundary of arXiv" not in shown
+    assert "It scores the chosen responses" in shown and "percentile of the samples" not in shown

@@ -14,9 +14,11 @@ from numpy.typing import NDArray
 from prefloop.analysis import coverage, geometry
 from prefloop.analysis.cannot_tell import CannotTell
 from prefloop.analysis.coverage import Array, Places, Tokens
+from prefloop.analysis.numbers import share
 from prefloop.analysis.statistics import Mean, mean_se
 
 Value: TypeAlias = Mean | CannotTell
+CUT = 0.05  # share of cut samples up to which their rewards are compared with those of whole responses
 SIDES = {"chosen": 1, "rejected": -1}
 QUANTILES = {"q10": 0.1, "q50": 0.5, "q90": 0.9}
 NO_REWARD = CannotTell("no reward scores fresh responses: give --reward NAME, or the folder of a reward model")
@@ -31,12 +33,14 @@ class Samples:
         logp, length: log π_ref of each and its tokens, [P, n].
         tokens: [P][n], token ids.
         reward: [P, n], if a reward is given.
+        cut: share of the samples that end at the limit of their length; the reward scores them unfinished.
     """
 
     logp: Array
     length: Array
     tokens: Sequence[Sequence[Tokens]]
     reward: Array | None = None
+    cut: float = 0.0
 
     @property
     def sizes(self) -> list[int]:
@@ -92,9 +96,18 @@ def measured(given: Given | None, samples: Samples, *, beta: float, target: floa
         return found | {"geometry": NO_REWARD}
     found |= {f"geometry/{key}": x for key, x in _geometry(samples.reward, samples.sizes, beta, target)}
     if given is not None and given.reward is not None and len(given.prompt):
+        unlike = unfinished(samples)
         boundary = coverage.stage_boundary(given.reward, given.prompt, samples.reward)
-        found |= {"boundary/votes": boundary.votes, "boundary/preference": boundary.preference}
+        found["boundary/votes"] = unlike or boundary.votes
+        found["boundary/preference"] = unlike or boundary.preference
     return found
+
+
+def unfinished(samples: Samples) -> CannotTell | None:
+    """Why rewards of the samples cannot be compared with those of the data's responses, which are whole."""
+    if samples.cut <= CUT:
+        return None
+    return CannotTell(f"{share(samples.cut)} of the samples are cut and scored unfinished: raise --max-new-tokens")
 
 
 def record(measures: Mapping[str, Value]) -> dict[str, Any]:
@@ -128,12 +141,14 @@ def _side(given: Given, samples: Samples, of: NDArray[np.bool_]) -> Iterator[tup
     yield "length_shift_sd", longer.standardised
     yield "novelty", coverage.novelty([given.tokens[i] for i in rows.tolist()], prompt, samples.tokens)
     if given.reward is not None and samples.reward is not None:
-        yield from _rewarded(given.reward[rows], prompt, samples.reward)
+        yield "reward", mean_se(given.reward[rows], clusters=prompt)
+        compared = _rewarded(given.reward[rows], prompt, samples.reward)
+        unlike = unfinished(samples)
+        yield from ((name, unlike or value) for name, value in compared)
 
 
 def _rewarded(reward: Array, prompt: Places, samples: Array) -> Iterator[tuple[str, Value]]:
     """Where the rewards of responses lie among those of the samples, and which best-of-m scores as much."""
-    yield "reward", mean_se(reward, clusters=prompt)
     yield "reward_percentile", mean_se(coverage.percentiles(reward, prompt, samples), clusters=prompt)
     n = samples.shape[1]
     gaps = {m: mean_se(reward - geometry.best_of_each(samples, m)[prompt], clusters=prompt) for m in range(1, n + 1)}

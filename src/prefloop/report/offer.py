@@ -75,6 +75,9 @@ NAMES = {
     "coverage": "coverage",
     "coverage/global": "coverage coefficients of 2406.01462",
     "coverage/pairs/shared_tokens": "pairs",
+    "coverage/chosen/reward_percentile": "reward of the chosen among the samples",
+    "coverage/rejected/reward_percentile": "reward of the rejected among the samples",
+    "boundary/votes": "stage boundary",
     "geometry/optimum/kl": "optimum at the asked β",
 }
 
@@ -151,14 +154,12 @@ def _rewards(m: Measures, about: About) -> Iterator[str]:
     )
     chosen, rank = m.get("coverage/chosen/reward"), m.get("coverage/chosen/as_best_of")
     place, agrees = m.get("coverage/chosen/reward_percentile"), m.get("coverage/pairs/reward_agrees")
-    if isinstance(chosen, Mean) and isinstance(place, Mean):
+    if isinstance(chosen, Mean):
         above = f"above the best of {about.samples}"
         of = f"about as the best of {rank.value:.0f}" if isinstance(rank, Mean) else above
+        among = f", at the {_place(place)} percentile of the samples, {of}" if isinstance(place, Mean) else ""
         order = f"; it prefers {_percent(agrees)} of them to the rejected" if isinstance(agrees, Mean) else ""
-        yield (
-            f"It scores the chosen responses {_plain(chosen)}, at the {_place(place)} percentile of the samples,"
-            f" {of}{order}."
-        )
+        yield f"It scores the chosen responses {_plain(chosen)}{among}{order}."
     yield from _at(m, "optimum")
     yield from _at(m, "optimum_told")
     votes = m.get("boundary/votes")

@@ -99,7 +99,7 @@ def looked(options: Options) -> Looked:
         beta=options.beta,
     )
     remarks = [*notes, *filter(None, (opened.template.note, opened.note)), *more, *last, *said]
-    return Looked(about, theirs, samples_of(drawn, scorer, problem), remarks)
+    return Looked(about, theirs, samples_of(drawn, scorer, problem, about.cut), remarks)
 
 
 def groups_of(options: Options) -> tuple[list[Group], list[str]]:

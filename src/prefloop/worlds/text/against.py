@@ -94,15 +94,15 @@ def _joined(portions: Sequence[Batch]) -> Batch:
     return Batch(prompts, of("responses"), of("mask"), logp_proximal=of("logp_proximal"))
 
 
-def samples_of(drawn: Batch, scorer: Scorer | None, problem: TextProblem) -> Samples:
-    """Log-probs, lengths, tokens and rewards of samples."""
+def samples_of(drawn: Batch, scorer: Scorer | None, problem: TextProblem, cut: float = 0.0) -> Samples:
+    """Log-probs, lengths, tokens and rewards of samples, of which that share is cut."""
     assert drawn.logp_proximal is not None
     texts = [
         [ids[:n].tolist() for ids, n in zip(group, lengths, strict=True)]
         for group, lengths in zip(drawn.responses, drawn.lengths.tolist(), strict=True)
     ]
     reward = None if scorer is None else _scores(replace(problem, scorer=scorer), drawn).numpy()
-    return Samples(drawn.logp_proximal.double().sum(-1).numpy(), drawn.lengths.double().numpy(), texts, reward)
+    return Samples(drawn.logp_proximal.double().sum(-1).numpy(), drawn.lengths.double().numpy(), texts, reward, cut)
 
 
 # ---- the data -------------------------------------------------------------------------------------------------------
