@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +19,7 @@ from prefloop.advice.prior import DIALS, Problem, problems
 from prefloop.analysis import enumerated
 from prefloop.analysis.statistics import Mean
 from prefloop.core.errors import DataError, UserError
+from prefloop.core.files import to_json
 from prefloop.lab.pool import InProcess
 from prefloop.lab.setting import Setting
 from prefloop.lab.stack import Run, run_stack
@@ -159,6 +160,15 @@ def test_a_problem_without_headroom_is_dropped_before_training(monkeypatch: pyte
     assert "uncertain" in no_headroom(tight) and not no_headroom(EASY)
     assert measure(tight, never, SMOKE).results == {}
     assert measure(tight, never, SMOKE).alike
+
+
+def test_a_run_that_diverged_has_no_end(whole: tuple[Path, Outcome, int], tmp_path: Path) -> None:
+    _, outcome, _ = whole
+    lost = replace(outcome.results["rloo"], ends=(math.nan, 0.1))
+    file = tmp_path / "one.json"
+    file.write_text(to_json(asdict(replace(outcome, results={"rloo": lost}))), encoding="utf-8")
+    ends = read(file).results["rloo"].ends
+    assert math.isnan(ends[0]) and ends[1] == 0.1
 
 
 def test_a_file_of_something_else_is_refused(tmp_path: Path) -> None:

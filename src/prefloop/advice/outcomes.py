@@ -1,9 +1,10 @@
 """What every action is worth on a problem: J_β after tuning, on other seeds, and how often a run breaks.
 
-The value of a run is the share of the attainable gain in J_β at the evaluation that its user would keep: 0 is the
-reference, 1 the optimum (`lab.scores.Objective`). Rates and knobs are found by successive halving on seeds of their
-own, as in the studies, with fewer runs. A problem's outcomes are one JSON file, written when they are complete: a
-pilot that was interrupted goes on with the problem, and within it with the runs, that it had reached.
+The value of a run is the share of the attainable gain in J_β at the evaluation that its user would keep: 1 is the
+optimum (`lab.scores.Objective`), 0 the run's own reference, whose distance from the law is thus no gain. Rates and
+knobs are found by successive halving on seeds of their own, as in the studies, with fewer runs. A problem's outcomes
+are one JSON file, written when they are complete: a pilot that was interrupted goes on with the problem, and within
+it with the runs, that it had reached.
 """
 
 from __future__ import annotations
@@ -46,6 +47,7 @@ RATES = {
     "sequences": (3.2e-4, 1e-3, 3.2e-3, 1e-2, 3.2e-2),
     "lengths": (3.2e-5, 1e-4, 3.2e-4, 1e-3, 3.2e-3),
 }
+GROW = 2  # steps by which rates and knobs grow beyond each end: where nothing is gained, all are alike
 SURE = 10.0  # the attainable gain must be so many times the deviation of the references' J from what is known
 STARTS = 4  # references of which that is measured
 
@@ -66,7 +68,7 @@ class Scale:
         """Rates from the middle of the world's, as many as the first round tries."""
         rates, many = RATES[problem.kind], self.rounds[0][0]
         skip = (len(rates) - many) // 2
-        return Search(rates[skip : skip + many], knob=knob_of(action), rounds=self.rounds)
+        return Search(rates[skip : skip + many], knob=knob_of(action), rounds=self.rounds, grow=GROW)
 
 
 FULL, SMOKE = Scale(), Scale(((3, 1), (1, 2)), 2)
@@ -163,14 +165,15 @@ def measure(problem: Problem, run: Sweep, scale: Scale = FULL) -> Outcome:
     results = {}
     for i, (name, one) in enumerate(zip(ACTIONS, tuned, strict=True)):
         own = runs[i * scale.seeds : (i + 1) * scale.seeds]
-        kept = [value if math.isfinite(value) else 0.0 for value in map(aim.early, own)]
+        starts = [float(aim.curve(x)[0]) for x in own]
+        kept = [aim.early(x) - start for x, start in zip(own, starts, strict=True)]
         results[name] = Result(
             one.point.rate,
             float(one.point.knob or 0.0),
             one.interior,
             one.runs,
-            tuple(kept),
-            tuple(map(aim.end, own)),
+            tuple(value if math.isfinite(value) else 0.0 for value in kept),
+            tuple(aim.end(x) - start for x, start in zip(own, starts, strict=True)),
             tuple(broke(x) for x in own),
         )
     return Outcome(problem.name, key, "", results)
@@ -233,8 +236,13 @@ def read(file: Path) -> Outcome:
 
 
 def _result(tree: Mapping[str, Any]) -> Result:
-    made: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in tree.items()}
+    made: dict[str, Any] = {k: _numbers(v) if isinstance(v, list) else v for k, v in tree.items()}
     return Result(**made)
+
+
+def _numbers(values: Sequence[Any]) -> tuple[Any, ...]:
+    """JSON has no nan: the end of a run that diverged."""
+    return tuple(math.nan if value is None else value for value in values)
 
 
 def tabulated(outcomes: Sequence[Outcome]) -> Table:
