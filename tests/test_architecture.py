@@ -22,7 +22,7 @@ RANK = {  # packages: imports point down, or stay in one package
     "worlds": 3,
     "runs": 4,
     "lab": 5,
-    **dict.fromkeys(("scale", "report", "advice"), 6),
+    **dict.fromkeys(("scale", "report", "advice", "detectors"), 6),
     "studies": 7,
     "cli": 8,
 }

@@ -14,7 +14,7 @@ from typing import Any
 from prefloop.analysis.checks import CHECKS
 from prefloop.analysis.statistics import Interval
 from prefloop.core.files import plain
-from prefloop.lab.detectors import Result, benchmark
+from prefloop.detectors.benchmark import Result, benchmark
 
 
 def main() -> None:

@@ -11,6 +11,7 @@ import torch
 
 import tiny
 from prefloop.analysis.compare import difference
+from prefloop.analysis.diagnose import Diagnosis
 from prefloop.cli import train_grid
 from prefloop.cli.main import main
 from prefloop.cli.train import _table
@@ -93,6 +94,7 @@ def test_held_out_numbers_take_one_line_each(
 ) -> None:
     monkeypatch.setenv("COLUMNS", "80")
     monkeypatch.setattr("prefloop.cli.train._findings", lambda result: ["What it says."])
+    monkeypatch.setattr("prefloop.cli.train._diagnosis", lambda result: Diagnosis("one", None, ()))
     after = {"eval/pairs": 40.0, "eval/questions": 38.0, "eval/rewards/accuracies": 0.625}
     after |= {
         "eval/rewards/accuracies_low": 0.476,

@@ -18,7 +18,7 @@ from prefloop.core.metrics import run_metrics
 from prefloop.core.objectives import sequence
 from prefloop.core.optim import StackedAdam
 from prefloop.core.streams import Stream
-from prefloop.lab.faults import FAULTS, SOUND, Fault, Parts, bases, parts
+from prefloop.detectors.faults import FAULTS, SOUND, Fault, Parts, bases, parts
 from prefloop.lab.setting import Setting, seeds, stacks
 from prefloop.lab.stack import stack_of, stacked_plan
 

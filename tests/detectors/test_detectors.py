@@ -12,9 +12,9 @@ from torch import Tensor
 from prefloop.analysis.checks import CHECKS
 from prefloop.core.batch import Batch
 from prefloop.core.streams import Stream
-from prefloop.lab import faults
-from prefloop.lab.detectors import Watch, evidences
-from prefloop.lab.faults import FAULTS, SOUND, Parts, bases, parts
+from prefloop.detectors import faults
+from prefloop.detectors.benchmark import Watch, evidences
+from prefloop.detectors.faults import FAULTS, SOUND, Parts, bases, parts
 from prefloop.lab.setting import Setting, changed, make
 from prefloop.lab.stack import stack_of
 from prefloop.worlds.spec import Stack
@@ -188,7 +188,7 @@ def test_a_planted_fault_shows_in_a_run() -> None:
 
 
 def test_the_benchmark_runs_from_end_to_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    from prefloop.lab import detectors
+    from prefloop.detectors import benchmark as detectors
 
     tiny = {"dpo": small(), "grpo": small("grpo", responses=4)}
     kinds = {
