@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ import numpy as np
 from prefloop.analysis.decisions import Decision, words
 from prefloop.analysis.statistics import Interval
 from prefloop.report.chart import Chart, Line, Table
+from prefloop.studies import page, record
 from prefloop.studies.study import Claim, Effort, Finding, Outcome, Study
 
 TOLD: dict[str, Any] = {
@@ -101,3 +103,10 @@ def _leaves(value: Any) -> Iterator[Any]:
             yield from _leaves(one)
     elif value is not None and not isinstance(value, bool):
         yield value
+
+
+def published(asked: Study, found: Outcome, folder: Path, **told: Any) -> record.Result:
+    """The record of a study, with its page written."""
+    result = record.record(asked, found, **told)
+    page.write(result, folder)
+    return result

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from made_studies import CLAIMS, TOLD, finding, outcome, strange, study
+from made_studies import CLAIMS, TOLD, finding, outcome, published, strange, study
 from prefloop.analysis.decisions import false_discovery
 from prefloop.cli.main import main
 from prefloop.core.errors import UserError
@@ -119,21 +119,21 @@ def test_results_of_different_rules_are_told() -> None:
 
 def test_findings_come_again_from_the_folder(tmp_path: Path) -> None:
     for name in ("reuse", "on-policy"):
-        page.write(study(name=name), outcome(), tmp_path, **TOLD)
+        published(study(name=name), outcome(), tmp_path, **TOLD)
     first = findings.write(tmp_path).read_bytes()
     (tmp_path / "findings.md").unlink()
-    page.write(study(name="reuse"), outcome(), tmp_path, **TOLD)  # one study again: the other's page is enough
+    published(study(name="reuse"), outcome(), tmp_path, **TOLD)  # one study again: the other's page is enough
     assert findings.write(tmp_path).read_bytes() == first
 
 
 def test_a_result_of_another_version_is_left_out_by_name_and_written_over(tmp_path: Path) -> None:
-    old = page.write(study(), outcome(), tmp_path, **TOLD)
+    old = published(study(), outcome(), tmp_path, **TOLD)
     del old["rules"]
     (tmp_path / "toy" / "result.json").write_text(json.dumps(old))
-    page.write(study(name="reuse"), outcome(), tmp_path, **TOLD)
+    published(study(name="reuse"), outcome(), tmp_path, **TOLD)
     text = findings.write(tmp_path).read_text(encoding="utf-8")
     assert "Left out" in text and "toy/result.json" in text and "findings in 1 study" in text
-    page.write(study(), outcome(), tmp_path, **TOLD)
+    published(study(), outcome(), tmp_path, **TOLD)
     assert "Left out" not in findings.write(tmp_path).read_text(encoding="utf-8")
 
 
@@ -165,7 +165,7 @@ def test_agreement_counts_findings_only_and_names_the_others() -> None:
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     for name in ("reuse", "labels"):
-        page.write(study(name=name), outcome(), tmp_path / "studies", **TOLD)
+        published(study(name=name), outcome(), tmp_path / "studies", **TOLD)
     return tmp_path / "studies"
 
 
@@ -187,7 +187,7 @@ def test_the_table_fits_eighty_columns(folder: Path, capsys: pytest.CaptureFixtu
 
 def test_repetitions_are_compared(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     ends = ((-0.4, -0.2), (-0.5, -0.3), (-0.1, 0.4), (0.15, 0.2))
-    page.write(study(name="reuse"), outcome(ends=ends), tmp_path / "again", **{**TOLD, "repetition": 1})
+    published(study(name="reuse"), outcome(ends=ends), tmp_path / "again", **{**TOLD, "repetition": 1})
     assert main(["findings", str(folder), "--against", str(tmp_path / "again")]) == 0
     shown = capsys.readouterr().out
     assert shown.startswith("2 of 3 findings have the same verdict (67%)\nreuse: fresh-helps\n  supported ")

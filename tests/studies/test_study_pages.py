@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from made_studies import CLAIMS, TOLD, TOOK, finding, outcome, strange, study
+from made_studies import CLAIMS, TOLD, TOOK, finding, outcome, published, strange, study
 from prefloop.cli.main import main
 from prefloop.core.errors import DataError, UserError
 from prefloop.report.svg import standalone
@@ -44,7 +44,7 @@ def test_judged_gives_every_claim_its_own_effects() -> None:
 
 
 def test_result_is_plain_json_with_every_number_of_the_decision(tmp_path: Path) -> None:
-    result = page.write(study(), outcome(), tmp_path, **TOLD)
+    result = published(study(), outcome(), tmp_path, **TOLD)
     text = (tmp_path / "toy" / "result.json").read_text(encoding="utf-8")
     assert json.loads(text, parse_constant=lambda word: pytest.fail(f"{word} is no JSON")) == result
     assert record.load(tmp_path) == [result]
@@ -86,7 +86,7 @@ def test_ends_that_are_not_known_are_null_and_said(tmp_path: Path) -> None:
     same = judged(CLAIMS[:1], {"fresh-helps": [0.3] * 4})
     assert same[0].decision.verdict == "undecided"  # four equal numbers tell nothing about their spread
     only = study(claims=CLAIMS[:1])
-    result = page.write(only, Outcome(same), tmp_path, **TOLD)
+    result = published(only, Outcome(same), tmp_path, **TOLD)
     assert (result["claims"][0]["low"], result["claims"][0]["high"]) == (None, None)
     assert "+0.300 [not known]" in page.page(result) and (tmp_path / "toy" / "forest.svg").is_file()
 
@@ -120,7 +120,7 @@ def test_a_broken_result_is_named(tmp_path: Path, text: str) -> None:
 
 
 def test_a_page_answers_first(tmp_path: Path) -> None:
-    page.write(study(), outcome(), tmp_path, **TOLD)
+    published(study(), outcome(), tmp_path, **TOLD)
     text = (tmp_path / "toy" / "README.md").read_text(encoding="utf-8")
     parts = ["# toy: Do fresh samples help?", "**The paper** (section 5.1): Fresh samples help by 10 %.", "## Answers",
              "- **Supported**: Fresh samples help. +0.30 [+0.20, +0.40] share of the attainable gain (n = 12); 0.1 is",
@@ -146,7 +146,7 @@ def test_captions_say_where_the_learning_rates_are(tmp_path: Path) -> None:
 
 
 def test_every_number_of_a_page_is_in_its_record(tmp_path: Path) -> None:
-    result = page.write(study(), outcome(), tmp_path, **TOLD)
+    result = published(study(), outcome(), tmp_path, **TOLD)
     text = (tmp_path / "toy" / "README.md").read_text(encoding="utf-8")
     assert strange(text, result) == []
     assert strange(text.replace("1 min 15 s", "2 min 16 s"), result) == ["16"]  # the test sees what is not
@@ -179,7 +179,7 @@ def test_rounding_never_hides_a_verdict(low: float, high: float, bound: float, t
 
 
 def test_every_row_of_a_markdown_table_has_as_many_cells(tmp_path: Path) -> None:
-    page.write(study(), outcome(), tmp_path, **TOLD)
+    published(study(), outcome(), tmp_path, **TOLD)
     whole = findings.page(findings.summary(record.load(tmp_path)))
     for text in ((tmp_path / "toy" / "README.md").read_text(encoding="utf-8"), whole):
         tables = [block.splitlines() for block in text.split("\n\n") if block.startswith("|")]
@@ -194,18 +194,18 @@ FOREST = {"forest.svg", "forest-small.svg"}
 
 
 def test_figures_of_an_earlier_run_go_and_other_files_stay(tmp_path: Path) -> None:
-    page.write(study(), outcome(), tmp_path, **TOLD)
+    published(study(), outcome(), tmp_path, **TOLD)
     assert {p.name for p in (tmp_path / "toy").glob("*.svg")} == {*FOREST, "reward.svg", "each.svg"}
     (tmp_path / "toy" / "mine.svg").write_text("kept")
-    page.write(study(), outcome(("reward",)), tmp_path, **TOLD)
+    published(study(), outcome(("reward",)), tmp_path, **TOLD)
     assert {p.name for p in (tmp_path / "toy").glob("*.svg")} == {*FOREST, "mine.svg", "reward.svg"}
     checks = study(claims=CLAIMS[3:])  # nothing that counts
-    page.write(checks, Outcome(outcome().findings[3:]), tmp_path, **TOLD)
+    published(checks, Outcome(outcome().findings[3:]), tmp_path, **TOLD)
     assert {p.name for p in (tmp_path / "toy").glob("*.svg")} == {"mine.svg"}
 
 
 def test_the_forest_has_a_row_for_every_finding_in_units_of_its_threshold(tmp_path: Path) -> None:
-    result = page.write(study(), outcome(), tmp_path, **TOLD)
+    result = published(study(), outcome(), tmp_path, **TOLD)
     shown = page.drawings(result)
     (whole,), (small,) = shown["forest.svg"], shown["forest-small.svg"]
     assert list(whole.rows) == ["fresh helps", "reuse is free (=)", "push helps"] == list(small.rows)
@@ -284,7 +284,7 @@ Toys = dict[str, Callable[[Any], Outcome]]
 def test_figures_and_pages_are_drawn_anew_without_a_run(
     toys: Toys, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    page.write(study(), outcome(), tmp_path, **TOLD)
+    published(study(), outcome(), tmp_path, **TOLD)
     before = {path.name: path.read_bytes() for path in (tmp_path / "toy").iterdir()}
     for name in ("reward.svg", "each.svg", "README.md"):
         (tmp_path / "toy" / name).unlink()

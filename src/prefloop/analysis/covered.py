@@ -1,8 +1,8 @@
 """The coverage of intervals by simulation: several seeds answer the same prompts, of which several ask one question.
 
 The difference of seed s on prompt p of question q is seed_s + question_q + prompt_p + seed×question_sq + rest_sp, all
-with mean 0; the population is all seeds and all questions. `table` prints the page's table; see
-docs/how-to/compare.md for what it says.
+with mean 0; the population is all seeds and all questions. `tools/intervals.py` prints the table of
+docs/how-to/compare.md.
 """
 
 from __future__ import annotations

@@ -15,7 +15,6 @@ from prefloop.core.files import plain
 from prefloop.report.compared import COSTS, Cell, Comparison, Family, Row
 
 MANY = 5  # comparisons from which false alarms are to be expected
-NO_DIFFERENCE = "not significantly different"
 
 
 def verdicts(comparison: Comparison) -> list[str]:

@@ -14,13 +14,12 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from prefloop.core import files
 from prefloop.report.chart import METHODS as COLOURS
+from prefloop.report.page import TEMPLATES, environment
 
-TEMPLATES = Path(__file__).parent / "templates"
 PARTS = ("policy", "update", "measure", "words", "state", "svg", "charts", "stage", "controls", "figures", "main")
 RULES = PARTS[:3]  # pure functions of numbers, without a page
 STEPS = 200
@@ -162,23 +161,20 @@ def render(constants: Mapping[str, Any]) -> str:
     """The page as text; its policy for scripts allows its own script only, by its hash."""
     code = script(PARTS)
     digest = base64.b64encode(hashlib.sha256(code.encode("utf-8")).digest()).decode("ascii")
-    environment = Environment(
-        loader=FileSystemLoader(TEMPLATES),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template("explore/page.html").render(
-        digest=f"sha256-{digest}",
-        script=Markup(code),
-        style=Markup("\n".join(_text(name) for name in ("style.css", "explore/style.css"))),
-        problem=Markup(json.dumps(constants, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")),
-        arms=len(constants["reference"]),
-        steps=constants["steps"],
-        data_width=constants["data_width"],
-        group=4,
-        methods=METHODS.values(),
+    return (
+        environment()
+        .get_template("explore/page.html")
+        .render(
+            digest=f"sha256-{digest}",
+            script=Markup(code),
+            style=Markup("\n".join(_text(name) for name in ("style.css", "explore/style.css"))),
+            problem=Markup(json.dumps(constants, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")),
+            arms=len(constants["reference"]),
+            steps=constants["steps"],
+            data_width=constants["data_width"],
+            group=4,
+            methods=METHODS.values(),
+        )
     )
 
 

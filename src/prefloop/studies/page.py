@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from prefloop.analysis.numbers import compact, number
@@ -13,8 +13,7 @@ from prefloop.report.markdown import grid, picture, prose, sentence
 from prefloop.report.tables import SUFFIXES, written
 from prefloop.studies import forest
 from prefloop.studies.forest import measured
-from prefloop.studies.record import RESULT, Result, counted, load, readable, record
-from prefloop.studies.study import Effort, Outcome, Study
+from prefloop.studies.record import RESULT, Result, counted, load, readable
 
 PAGE = "README.md"
 MARK = "<!-- written by `prefloop study run`: do not edit -->\n\n"
@@ -24,35 +23,14 @@ LEFT_OUT = "Not judged at this size"
 RATES = "Conditions"  # the table with the learning rates
 
 
-def write(
-    study: Study,
-    outcome: Outcome,
-    folder: Path,
-    *,
-    size: str,
-    effort: Effort,
-    command: str,
-    versions: Mapping[str, str | None],
-    repetition: int = 0,
-) -> Result:
+def write(result: Result, folder: Path) -> None:
     """Write `folder/NAME/` with result.json, README.md and the figures; results of an earlier run are replaced.
 
     Args:
+        result: see `record`.
         folder: folder with the pages of all studies.
-        effort: time and runs of the study.
-        command: command that reproduces it.
-        versions: versions of packages that can change a number; None if not installed.
-        repetition: of the bench.
-
-    Returns:
-        The contents of result.json.
-
-    Raises:
-        ValueError: findings that do not match the study's claims, or a number that is not finite.
     """
-    told = {"size": size, "effort": effort, "command": command, "versions": versions, "repetition": repetition}
-    result = record(study, outcome, **told)  # type: ignore[arg-type]
-    home = folder / study.name
+    home = folder / result["study"]
     before = {name for old in readable(home.glob(RESULT))[0] for name in drawings(old)}
     drawn = drawings(result)
     svg.draw(drawn, home)
@@ -60,7 +38,6 @@ def write(
     files.write(home / RESULT, files.to_json(result, indent=1) + "\n")
     for name in before - set(drawn):
         (home / svg.file_name(name)).unlink(missing_ok=True)
-    return result
 
 
 def redraw(folder: Path, *, pdf: bool = False, tables: str = "") -> list[Path]:

@@ -37,7 +37,13 @@ def record(
     versions: Mapping[str, str | None],
     repetition: int = 0,
 ) -> Result:
-    """The complete record of a study as a JSON value.
+    """The complete record of a study as a JSON value: what result.json holds.
+
+    Args:
+        effort: time and runs of the study.
+        command: command that reproduces it.
+        versions: versions of packages that can change a number; None if not installed.
+        repetition: of the bench.
 
     Raises:
         ValueError: findings that do not match the study's claims, or an effect that is not finite.

@@ -94,22 +94,23 @@ def _one(study: Study, bench: Any, options: Options) -> dict[str, Any]:
     """Measure, then write the page and the findings over all pages, so that both are complete after Ctrl-C."""
     from prefloop.runs.manifest import versions
     from prefloop.studies import findings, page
+    from prefloop.studies.record import record
     from prefloop.studies.study import Effort
 
     start, before = time.monotonic(), (bench.runs, bench.computed, bench.tuning)
     outcome = study.run(bench)
     used = (now - then for now, then in zip((bench.runs, bench.computed, bench.tuning), before, strict=True))
     effort = Effort(round(time.monotonic() - start, 1), *used)
-    result = page.write(
+    result = record(
         study,
         outcome,
-        options.out,
         size=options.size,
         effort=effort,
         command=command(study.name, options),
         versions=versions(),
         repetition=options.repetition,
     )
+    page.write(result, options.out)
     findings.write(options.out)
     return result
 
