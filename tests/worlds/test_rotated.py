@@ -186,6 +186,32 @@ def test_a_learned_reward_orders_arms_in_contexts_that_it_has_not_seen() -> None
     assert torch.allclose(seen.flatten(1).std(1), torch.ones(2), atol=1e-4)
 
 
+def test_a_learned_reward_is_fitted_once_to_each_world_and_seed(monkeypatch: pytest.MonkeyPatch) -> None:
+    fits: list[int] = []
+
+    def counted(data: Any, own: Any, arms: int, **more: Any) -> Any:
+        fits.extend(own)
+        return fit(data, own, arms, **more)
+
+    fit = circle.learned_reward
+    monkeypatch.setattr(circle, "learned_reward", counted)
+    monkeypatch.setattr(made, "REWARDS", {})
+    one = changed(ONE, scorer="proxy", seed=7)
+    proxies: list[Any] = []
+    for name, runs in (("rloo", (7, 8, 7)), ("online_dpo", (8,))):
+        with unchecked():
+            problem: Any = build(seeds(changed(one, method=name), runs)).loop.problem
+        proxies.append(problem.proxy)
+    assert fits == [7, 8]
+    x = torch.randn(1, 5, circle.CONTEXT)
+    both = proxies[0].of(x.expand(3, -1, -1))
+    assert torch.equal(both[0], both[2]) and not torch.equal(both[0], both[1])
+    torch.testing.assert_close(proxies[1].of(x)[0], both[1])
+    with unchecked():
+        build([changed(one, coverage=0.5), changed(one, width=4.0)])
+    assert fits == [7, 8, 7, 7]  # of other data
+
+
 # -------------------------------------------------------------------------------------------------------------- runs
 
 

@@ -165,7 +165,7 @@ def _learner(problem: Problem, policy: Any, seed: int) -> Callable[[Batch], Scor
 
     def learn(halves: Batch) -> Score:
         if problem.kind == "rotated":
-            return circle.learned_reward(halves, seeds, world.arms, hidden=world.hidden)
+            return circle.scorer(circle.learned_reward(halves, seeds, world.arms, hidden=world.hidden), world.arms)
         if problem.kind == "lengths":
             return texts.fit(policy.take(torch.zeros(2, dtype=torch.long)), halves, seeds)
         return bandit.ArmReward(bandit.learned_reward(halves, seeds))

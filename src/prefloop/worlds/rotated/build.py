@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from functools import cache
 from typing import Any
 
@@ -23,6 +23,9 @@ from prefloop.worlds.rotated.problem import Clusters, ContextReward
 from prefloop.worlds.rotated.spec import Rotated
 from prefloop.worlds.spec import Built, Stack
 
+KEPT = 256  # learned rewards in memory
+REWARDS: dict[tuple[Any, ...], dict[str, Tensor]] = {}
+
 
 def build(stack: Stack) -> Built:
     """Policy, reference, problem and evaluation of a stack of Rotated."""
@@ -35,8 +38,7 @@ def build(stack: Stack) -> Built:
     typical = circle.under(around.turned(law), prompts)
     offline, ordinal = method.on_policy < 1, one.labels == "ordinal"
     data = offline_data(stack, policy, around, gold, typical) if offline or one.scorer == "proxy" else None
-    learned = data is not None and one.scorer == "proxy"
-    proxy = circle.learned_reward(data, seeds, one.arms, hidden=one.hidden) if learned and data is not None else None
+    proxy = reward_model(stack, data) if data is not None and one.scorer == "proxy" else None
     with torch.no_grad():
         rewards = {"eval/reward": (proxy or gold).of(prompts), "eval/gold": gold.of(prompts)}
     where = {name: around.turned(at)(prompts) for name, at in regions(stack).items()}
@@ -103,6 +105,25 @@ def offline_data(stack: Stack, policy: MLP, around: Clusters, gold: ContextRewar
         scores = noisy(scores, stack.each("temperature"), rng)
     data = labelled(replace(data, scores=scores), gold, typical)
     return ranked(data) if one.labels == "ordinal" else data
+
+
+def reward_model(stack: Stack, data: Batch) -> ContextReward:
+    """The reward learned from each run's data; in memory, because the cells of a sweep share worlds and seeds."""
+    one, states = stack.world, []
+    for i, seed in enumerate(stack.seeds):
+        key = (stack.worlds[i], seed, stack.method.responses, stack.dtype, torch.get_default_device())
+        if key not in REWARDS:  # fitted alone, so that other runs cannot affect it
+            REWARDS[key] = circle.learned_reward(_alone(data, i), [seed], one.arms, hidden=one.hidden)
+        states.append(REWARDS[key])
+    while len(REWARDS) > KEPT:
+        REWARDS.pop(next(iter(REWARDS)))
+    return circle.scorer({k: torch.cat([state[k] for state in states]) for k in states[0]}, one.arms)
+
+
+def _alone(data: Batch, run: int) -> Batch:
+    """One run of a stack."""
+    parts = {f.name: getattr(data, f.name) for f in fields(data)}
+    return Batch(**{k: x[run : run + 1] if isinstance(x, Tensor) else x for k, x in parts.items()})
 
 
 def regions(stack: Stack) -> dict[str, Bool[Tensor, "S V"]]:

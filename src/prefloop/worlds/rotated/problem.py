@@ -7,7 +7,7 @@ over all contexts every arm is about equally good and equally likely: an output 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -200,33 +200,40 @@ def fit(
 
 def learned_reward(
     data: Batch, seeds: Sequence[int], arms: int, *, hidden: int, steps: int = 300, lr: float = 1e-2
-) -> ContextReward:
-    """A Bradley-Terry reward per run, fitted to all strict preferences within the groups of the data.
+) -> dict[str, Tensor]:
+    """A Bradley-Terry reward per run, fitted to all strict preferences within the groups of the data: its parameters.
 
     A network gives the coefficients of the first harmonics of the arm from the context: nearby arms score alike, as
     similar texts do, but which contexts belong together and how they are rotated is learned. Scores have mean 0 and
-    standard deviation 1 over the data.
+    standard deviation 1 over the data. `scorer` makes a reward of the parameters.
     """
     assert data.scores is not None
     model = network(seeds, 2 * HARMONICS, hidden, data.scores.dtype)
-    basis, strict = harmonics(arms).to(data.scores), data.scores[..., :, None] > data.scores[..., None, :]
+    strict = data.scores[..., :, None] > data.scores[..., None, :]
     parameters = [x for name, x in model.weights.items() if not name.startswith("value")]
-
-    def scores(contexts: Float[Tensor, "S P D"]) -> Float[Tensor, "S P V"]:
-        return model.logits(contexts) @ basis
+    raw = ContextReward(_scores(model, arms))
 
     def losses(step: int) -> list[Tensor]:
-        own = ContextReward(scores)(data)
+        own = raw(data)
         nll = pair_loss((own[..., :, None] - own[..., None, :])[strict])
         each = torch.zeros_like(strict, dtype=own.dtype).masked_scatter(strict, nll)
         return [(each.sum((1, 2, 3)) / strict.sum((1, 2, 3)).clamp(min=1)).sum()]
 
     minimise(parameters, losses, steps, lr=falling(lr, steps), limit=1.0, stacked=True)
     with torch.no_grad():
-        raw = ContextReward(scores)(data).flatten(1)
-    model = model.frozen()
-    mean, scale = raw.mean(1)[:, None, None], raw.std(1).clamp(min=1e-6)[:, None, None]
+        own = raw(data).flatten(1)
+    return {**model.state(), "mean": own.mean(1), "scale": own.std(1).clamp(min=1e-6)}
+
+
+def scorer(state: Mapping[str, Tensor], arms: int) -> ContextReward:
+    """The reward with these parameters."""
+    scores = _scores(MLP({k: x for k, x in state.items() if k not in ("mean", "scale")}).frozen(), arms)
+    mean, scale = state["mean"][:, None, None], state["scale"][:, None, None]
     return ContextReward(lambda contexts: (scores(contexts) - mean) / scale)
+
+
+def _scores(model: MLP, arms: int) -> PerContext:
+    return lambda contexts: model.logits(contexts) @ harmonics(arms).to(contexts)
 
 
 def harmonics(arms: int) -> Float[Tensor, "H V"]:
