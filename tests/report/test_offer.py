@@ -15,7 +15,7 @@ from prefloop.analysis.offer import Given, Samples, measured, record
 from prefloop.analysis.statistics import Mean
 from prefloop.core.streams import streams
 from prefloop.policies.categorical import Categorical
-from prefloop.report.offer import About, _cell, _plain, sentences, text, unknown
+from prefloop.report.offer import About, _cell, _percent, _place, _plain, sentences, text, unknown
 from toys import rewards, tabular
 
 PROMPTS, ARMS, GROUP = 40, 4, 16
@@ -115,3 +115,19 @@ def test_rewards_of_cut_samples_are_not_compared_with_those_of_whole_responses(
     shown = " ".join(text(many, ABOUT, []).split())
     assert "40 % of the samples are cut and scored unfinished" in shown and "stage boundary of arXiv" not in shown
     assert "It scores the chosen responses" in shown and "percentile of the samples" not in shown
+
+
+@pytest.mark.parametrize(
+    ("se", "share", "place", "plain"),
+    [
+        (0.0003, "0.5 ± <0.05 %", "1st (± <0.05)", "0.0052 ± 0.0003"),
+        (0.00002, "0.5 ± <0.05 %", "1st (± <0.05)", "0.0052 ± <0.00005"),
+        (0.0121, "0.5 ± 1.2 %", "1st (± 1.2)", "0.005 ± 0.012"),
+        (0.0, "0.5 % (alike in all 12 prompts)", "1st (alike in all 12 prompts)", "0.005200"),
+        (float("nan"), "0.5 %", "1st", "0.005200"),
+    ],
+)
+def test_no_standard_error_is_rounded_to_nothing(se: float, share: str, place: str, plain: str) -> None:
+    found = Mean(0.0052, se, 12)
+    assert (_percent(found), _place(found), _plain(found)) == (share, place, plain)
+    assert _cell(Mean(0.0, 0.0, 12), "unlikely") == "0 % of 12" and _cell(Mean(0.5, 0.0, 12), "unlikely") == "50.0 %"

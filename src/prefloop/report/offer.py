@@ -272,7 +272,7 @@ def _cell(x: Value | None, key: str = "") -> str:
     if key not in (*SHARES, "reach"):
         return _plain(x)
     same = x.se == 0 and x.value in (0.0, 1.0)  # all alike, which is no certainty
-    return f"{100 * x.value:.0f} % of {x.units}" if same else _percent(x)
+    return f"{100 * x.value:.0f} % of {x.units}" if same else _percent(x, alike=False)
 
 
 def _plain(x: Mean) -> str:
@@ -280,7 +280,7 @@ def _plain(x: Mean) -> str:
     if x.se < SMALL and abs(x.value) < SMALL:
         return f"{compact(x.value)} ± {compact(x.se, 2)}"
     if x.se < SMALL:
-        return f"{fixed(x.value, 4)} ± {fixed(x.se, 4)}" if x.se else number(x.value)
+        return f"{fixed(x.value, 4)} ± {_error(x.se, 4)}" if x.se else number(x.value)
     return plus_minus(x.value, x.se).replace("\u00a0", " ")
 
 
@@ -288,11 +288,21 @@ def _number(x: Value | None) -> str:
     return number(x.value, 3) if isinstance(x, Mean) else "–"
 
 
-def _percent(x: Mean) -> str:
-    """`12.3 ± 2.1 %`."""
+def _percent(x: Mean, *, alike: bool = True) -> str:
+    """`12.3 ± 2.1 %`; where all prompts have the same share, which is no certainty, that is said instead."""
     places = 1 if math.isnan(x.se) or 100 * x.se < 9.95 else 0
-    error = "" if math.isnan(x.se) else f" ± {fixed(100 * x.se, places)}"
-    return f"{fixed(100 * x.value, places)}{error} %"
+    value = fixed(100 * x.value, places)
+    if math.isnan(x.se):
+        return f"{value} %"
+    if x.se == 0:
+        return f"{value} %" + (f" (alike in all {x.units} prompts)" if alike else "")
+    return f"{value} ± {_error(100 * x.se, places)} %"
+
+
+def _error(se: float, places: int) -> str:
+    """A standard error above 0, which no rounding turns into 0: `<0.05`."""
+    half = 0.5 * 10**-places
+    return f"<{half:.{places + 1}f}" if se < half else fixed(se, places)
 
 
 def _rounded(share: float) -> str:
@@ -303,4 +313,6 @@ def _place(x: Mean) -> str:
     """`12th (± 3)`."""
     n = round(100 * x.value)
     end = "th" if 10 <= n % 100 <= 20 else {1: "st", 2: "nd", 3: "rd"}.get(n % 10, "th")
-    return f"{n}{end}" + ("" if math.isnan(x.se) else f" (± {fixed(100 * x.se, 1)})")
+    if math.isnan(x.se):
+        return f"{n}{end}"
+    return f"{n}{end} (± {_error(100 * x.se, 1)})" if x.se else f"{n}{end} (alike in all {x.units} prompts)"
