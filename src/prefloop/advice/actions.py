@@ -28,8 +28,8 @@ class Held:
     start: float
 
 
-KL = Held("kl", (0.01, 0.1, 1.0), 0.1)
-BETA = Held("beta", (0.03, 0.3, 3.0), 0.3)
+KL = Held("kl", (0.001, 0.01, 0.1, 1.0, 10.0), 0.1)
+BETA = Held("beta", (0.003, 0.03, 0.3, 3.0, 30.0), 0.3)
 
 
 @dataclass(frozen=True)

@@ -169,7 +169,7 @@ class Method(Shown):
         return replace(self, **own, options={**valid, **given})
 
     def _call(self, part: Callable[..., Any], *args: Any, **context: Any) -> Any:
-        accepted = inspect.signature(part).parameters
+        accepted = _accepted(part)
         given = {**self.options, **context}
         return part(*args, **{k: v for k, v in given.items() if k in accepted})
 
@@ -304,6 +304,12 @@ def _as(default: Any, value: Any) -> Any:
     """Convert a whole number to a float where the default is one: on_policy=1."""
     whole = isinstance(value, int) and not isinstance(value, bool)
     return float(value) if whole and isinstance(default, float) else value
+
+
+@cache
+def _accepted(part: Callable[..., Any]) -> frozenset[str]:
+    """The names of a part's arguments."""
+    return frozenset(inspect.signature(part).parameters)
 
 
 @cache

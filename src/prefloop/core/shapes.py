@@ -51,10 +51,9 @@ def check(batch: Any) -> None:
         raise UserError(f"`{name}.mask` must be a tensor [prompts, responses to each, tokens], not {given}", fix=fix)
     *runs, p, g, t = mask.shape
     sizes = {"*S": tuple(runs), "P": (p,), "G": (g,), "T": (t,)}
-    for field, array in _annotated(kind).items():
+    for field, (letters, array) in _annotated(kind).items():
         if (x := getattr(batch, field)) is not None:
-            letters = array.dim_str.split()
-            fits(x, tuple(n for one in letters for n in sizes[one]), f"{name}.{field}", letters, array.dtype)
+            fits(x, tuple(n for one in letters for n in sizes[one]), f"{name}.{field}", letters, array)
     wrong = None
     if isinstance(prompts, Tensor) and prompts.shape[: len(runs) + 1] != (*runs, p):
         wrong = str(list(prompts.shape))
@@ -110,11 +109,12 @@ def _cure(given: torch.Size, shape: tuple[int, ...], per_token: bool) -> str:
 
 
 @cache
-def _annotated(kind: Any) -> dict[str, Any]:
-    """The array type of every field that has one."""
+def _annotated(kind: Any) -> dict[str, tuple[list[str], Any]]:
+    """The letters of the axes and the kind of number, of every field that is an array."""
     hints = get_type_hints(kind)
     each = {f.name: (hints[f.name], *get_args(hints[f.name])) for f in fields(kind)}
-    return {k: x for k, some in each.items() for x in some if isinstance(x, type) and issubclass(x, AbstractArray)}
+    arrays = {k: x for k, some in each.items() for x in some if isinstance(x, type) and issubclass(x, AbstractArray)}
+    return {k: (x.dim_str.split(), x.dtype) for k, x in arrays.items()}
 
 
 # ---- lists of token ids --------------------------------------------------------------------------------------------

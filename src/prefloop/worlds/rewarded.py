@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -60,13 +61,18 @@ class Rewarded:
         """Add scores and labels by the proxy if given, otherwise by gold; existing scores are kept."""
         if batch.scores is not None:
             return batch
-        done = scored(batch, self.proxy or self.gold, self.typical)
+        scores, least = self._scorer(batch), self._threshold
+        done = replace(batch, scores=scores, labels=None if least is None else label(scores, least))
         return ranked(done) if self.ordinal and self.proxy is None else done
 
+    @property
+    def _scorer(self) -> Score:
+        return self.proxy or self.gold
 
-def scored(batch: Batch, scorer: Score, typical: Typical | None) -> Batch:
-    """The batch with the scorer's scores, and labels where `typical` is given."""
-    return labelled(replace(batch, scores=scorer(batch)), scorer, typical)
+    @cached_property
+    def _threshold(self) -> Float[Tensor, "S 1 1"] | None:
+        """The mean score of the reference; None: no labels."""
+        return None if self.typical is None else self.typical(self._scorer)[:, None, None]
 
 
 def labelled(batch: Batch, scorer: Score, typical: Typical | None) -> Batch:
