@@ -29,7 +29,14 @@ READINGS = {
         cost="An eighth of the samples, at equally many gradient steps.",
         do="Reuse samples where they cost more than gradient steps, with a ratio that is clipped; else sample afresh.",
     ),
-    "negative": Reading(),
+    "negative": Reading(
+        why="Where the peak is near, the best response of a group is already good, and imitating it wins by more than"
+        " the push wins where it is far. On-policy, own samples take the policy as far from the reference without a"
+        " push as with one.",
+        cost="Offline and far, DPO and IPO move three to four times as many nats from the reference as imitation does.",
+        do="Train on pairs with DPO or IPO where good responses are rare under the reference; where they are common,"
+        " imitate the best ones (Pref-FT). On-policy, try `negative: 0` as well.",
+    ),
     "complement": Reading(
         why="Not decided here. Offline the order of best-of-N and DPO is the opposite (`labels`), so own samples help"
         " best-of-N more.",
