@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from scipy import stats
 from prefloop.cli.compare import cells_of
 from prefloop.cli.main import main
 from prefloop.core.errors import UserError
+from prefloop.report.data import load
 from run_folders import labelled, make
 
 GOLD = {"rloo": (0.50, 0.56, 0.47, 0.53), "grpo": (0.71, 0.74, 0.70, 0.73)}
@@ -120,6 +122,55 @@ def test_runs_on_labels_are_compared_by_pairs(tmp_path: Path, capsys: pytest.Cap
     assert main(["compare", *given, "--json"]) == 0
     cell = json.loads(capsys.readouterr().out)["groups"][0]["cells"][1]
     assert cell["difference"]["unit"] == "seeds × 20 questions" and cell["difference"]["value"] == pytest.approx(0.35)
+
+
+def by_prompt(run: Path, gold: float, seed: int) -> Path:
+    """The run with gold rewards of two answers to each of 8 prompts, which ask 4 questions."""
+    with_gold(run, gold)
+    noise = np.random.default_rng(seed).normal(size=(8, 2)) / 50
+    rows = [
+        {"step": step, "prompt": f"p{p}", "question": f"q{p % 4}", "gold": (gold * (step > 0) + p + noise[p]).tolist()}
+        for step in (0, 6)
+        for p in range(8)
+    ]
+    (run / "scores.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return run
+
+
+def compared(folders: list[Path], capsys: pytest.CaptureFixture[str]) -> tuple[dict[str, Any], list[str]]:
+    """The difference of the second method, and the remarks."""
+    assert main(["compare", *map(str, folders), "--json"]) == 0
+    out = json.loads(capsys.readouterr().out)
+    return out["groups"][0]["cells"][1]["difference"], out["remarks"]
+
+
+def test_gold_is_compared_by_prompt_where_it_is_recorded(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    runs = {
+        method: [
+            by_prompt(folder(tmp_path, method, seed), gold, 7 * seed + int(gold * 50))
+            for seed, gold in enumerate(golds)
+        ]
+        for method, golds in GOLD.items()
+    }
+    whole, _ = compared([run for some in runs.values() for run in some], capsys)
+    assert whole["unit"] == "seeds × 4 prompts" and whole["verdict"] == "better"
+    assert whole["value"] == pytest.approx(np.mean(GOLD["grpo"]) - np.mean(GOLD["rloo"]), abs=0.03)
+    one, _ = compared([some[0] for some in runs.values()], capsys)  # no seed is left to compare over, but prompts
+    assert one["unit"] == "prompts" and one["n"] == 4 and one["verdict"] == "better"
+    for run in runs["rloo"]:
+        (run / "scores.jsonl").unlink()  # as runs of earlier versions
+    mixed, remarks = compared([run for some in runs.values() for run in some], capsys)
+    assert mixed["unit"] == "seeds" and mixed["verdict"] == "better" and any("not recorded" in x for x in remarks)
+
+
+def test_a_run_that_an_earlier_version_began_is_read_as_that_version_wrote_it(tmp_path: Path) -> None:
+    """Rewards by prompt of later evaluations only are not taken for those before training."""
+    run = folder(tmp_path, "rloo", 0)
+    (old,) = load([run])
+    row = {"step": 6, "question": "q", "reward": [0.0, 1.0]}
+    (run / "scores.jsonl").write_text("".join(json.dumps({**row, "prompt": p}) + "\n" for p in "ab"))
+    (new,) = load([run])
+    assert new.scores(min) == old.scores(min) and new.scores(max) == old.scores(max) and len(old.scores(min)) == 3
 
 
 def changed(run: Path, key: str, value: object) -> None:

@@ -6,6 +6,7 @@ import json
 import signal
 from datetime import date
 from pathlib import Path
+from statistics import fmean
 
 import pytest
 import torch
@@ -14,10 +15,12 @@ from transformers import AutoModelForCausalLM
 import tiny
 from prefloop.cli.main import main
 from prefloop.core.errors import DataError, UserError
+from prefloop.core.files import short
 from prefloop.core.loop import Loop, Record
 from prefloop.data.records import Group, Message, with_system
 from prefloop.policies import pretrained
 from prefloop.policies.conversation import template_of
+from prefloop.report.data import load
 from prefloop.rewards.bradley_terry.fit import fit
 from prefloop.rewards.bradley_terry.options import FitOptions
 from prefloop.runs import config as configuration
@@ -53,7 +56,7 @@ def start(model: Path, output: Path, method: str, *more: str) -> experiment.Resu
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    names = ("metrics.jsonl", "samples.jsonl", "final/model.safetensors")
+    names = ("metrics.jsonl", "samples.jsonl", "scores.jsonl", "final/model.safetensors")
     return {name: (folder / name).read_bytes() for name in names}
 
 
@@ -223,6 +226,21 @@ def test_a_run_on_labels_records_answers_and_how_each_held_out_pair_is_ordered(m
     assert {line["implicit"] for line in judged if line["step"] == 0} == {0.5}
     names = [[(line["pair"], line["question"]) for line in read(r.folder, "pairs")] for r in results]
     assert names[0] == names[1] and len(set(names[0])) == len(names[0]) / 2  # the same pairs in both, twice each
+
+
+def test_the_rewards_of_every_answer_are_recorded_by_prompt(model: Path, tmp_path: Path) -> None:
+    more = ["--reward.gold=keyword", "--reward.gold_options={word: yes}", "--evaluation.samples=3"]
+    result = start(model, tmp_path, "rloo", *ROWS["rloo"], *more)
+    for line in (line for line in read(result.folder, "metrics") if line["kind"] == "evaluation"):
+        own = [row for row in read(result.folder, "scores") if row["step"] == line["step"]]
+        assert len({row["prompt"] for row in own}) == 6
+        for name in ("reward", "gold"):
+            values = [row[name] for row in own]
+            assert {len(x) for x in values} == {3}
+            assert fmean(map(fmean, values)) == pytest.approx(line[f"eval/{name}"])
+    (run,) = load([result.folder])
+    first = {short(line["prompt"]) for line in read(result.folder, "samples") if not line.get("greedy")}
+    assert first <= run.scores(max).keys()  # a prompt of one message has the name that earlier versions give it
 
 
 def test_an_evaluation_on_the_way_changes_nothing(model: Path, tmp_path: Path) -> None:

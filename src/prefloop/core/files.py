@@ -96,6 +96,11 @@ def digest(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:20]
 
 
+def short(text: str) -> str:
+    """12 hexadecimal digits that identify a text."""
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:12]
+
+
 # ---- JSON ---------------------------------------------------------------------------------------------------------
 
 Undefined = Callable[[float, str], Any]  # (nan or ±infinity, its path) -> the JSON value that replaces it

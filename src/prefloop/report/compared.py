@@ -253,13 +253,22 @@ def by_seed(cell: Cell, measure: Measure) -> dict[Any, float]:
 
 
 def _row(measure: Measure, cell: Cell, baseline: Cell) -> Row:
-    row, mine, theirs = Row(cell, _reached(cell, measure)), cell.scores[measure.key], baseline.scores[measure.key]
+    row = Row(cell, _reached(cell, measure))
+    mine, theirs = alike(cell.scores[measure.key], baseline.scores[measure.key])
     if nothing_shared(mine, theirs):
         return row
-    clusters = {**cell.clusters, **baseline.clusters} or None
+    asked = {**cell.clusters, **baseline.clusters}
+    clusters = {p: asked.get(p, p) for own in mine.values() for p in own} if asked else None
     gap = crossed(mine, theirs, unit=measure.unit, clusters=clusters, higher_is_better=measure.higher_is_better)
     at_kl = matched(cell.paths.get(measure.key, {}), baseline.paths.get(measure.key, {}))
     return replace(row, gap=gap, better=_better(measure, cell, baseline, gap), visible=seen(gap), at_kl=at_kl)
+
+
+def alike(a: Scores, b: Scores) -> tuple[Scores, Scores]:
+    """Both by prompt, or both as one number per seed if one of them is known only so."""
+    if any("" in own for own in (*a.values(), *b.values())):
+        a, b = ({seed: {"": fmean(own.values())} for seed, own in x.items()} for x in (a, b))
+    return a, b
 
 
 def nothing_shared(a: Scores, b: Scores) -> bool:

@@ -60,7 +60,7 @@ def _cell(run: Run, place: int) -> Cell:
         runs=tuple(str(one.path) for one in members),
         scores=scores,
         needs={key: _needs(run, key, place) for key in scores},
-        clusters=questions(run) if "pairs" in scores else {},
+        clusters=questions(run) if "pairs" in scores else run.asked,
         paths={key: _paths(members, WHOLE[key]) for key in ("gold", "reward") if key in scores},
         costs=_costs(members),
     )
@@ -72,10 +72,9 @@ def _scores(run: Run, members: Sequence[Run]) -> dict[str, Scores]:
     for key, name in WHOLE.items():
         last = {one.seed: one.after(name) for one in members}
         if all(last.values()):
-            out[key] = {seed: {"": float(value.value)} for seed, value in last.items() if value}
-    answers = run.by_seed(max)
-    if "reward" in out and all(len(own) > 1 for own in answers.values()):
-        out["reward"] = answers
+            answers = run.by_seed(max, key)
+            whole = {seed: {"": float(value.value)} for seed, value in last.items() if value}
+            out[key] = answers if len(set.intersection(*map(set, answers.values()))) > 1 else whole
     if "reward" not in out and (judged := ranked(run)) and all(judged.values()):
         out["pairs"] = judged
     return out

@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import yaml
@@ -15,6 +16,7 @@ import yaml
 from prefloop.analysis.compare import Difference, Scores, crossed
 from prefloop.analysis.numbers import NONE, plus_minus
 from prefloop.core.errors import DataError
+from prefloop.core.files import short
 from prefloop.runs.folder import CONFIG, existing, read, read_manifest
 
 Line = dict[str, Any]
@@ -45,6 +47,7 @@ class Run:
     samples: list[Line]
     timing: list[Line]
     pairs: list[Line] = field(default_factory=list)
+    rewards: list[Line] = field(default_factory=list)  # of the answers to each held-out prompt
     members: tuple[Run, ...] = ()  # if these are means: the runs of each seed
 
     @property
@@ -89,14 +92,33 @@ class Run:
     def after(self, key: str) -> Value | None:
         return self._evaluated(key, -1)
 
-    def scores(self, end: Callable[[Iterable[int]], int]) -> dict[Hashable, float]:
-        """The reward of the sampled answer to each held-out prompt, at the earliest (`min`) or latest (`max`) step."""
-        lines = [line for line in self.samples if line.get("score") is not None and not line.get("greedy")]
+    def scores(self, end: Callable[[Iterable[int]], int], key: str = "reward") -> dict[Hashable, float]:
+        """The mean reward of the answers to each held-out prompt, at the earliest (`min`) or latest (`max`) step.
+
+        Args:
+            key: reward or gold.
+        """
+        lines = self._scored(key)
         if not lines:
             return {}
-        step = end(line["step"] for line in lines)
-        answers = [line for line in lines if line["step"] == step]
-        return {line["prompt"]: float(line["score"]) for line in reversed(answers)}
+        step, found = end(line["step"] for line in lines), dict[Hashable, list[float]]()
+        for line in lines:
+            if line["step"] == step:
+                found.setdefault(line["prompt"], []).extend(line[key])
+        return {prompt: fmean(values) for prompt, values in found.items()}
+
+    def _scored(self, key: str) -> list[Line]:
+        """Lines with the rewards of a prompt; evaluations of earlier versions have that of the first answer only."""
+        known = [line for line in self.rewards if key in line]
+        first = [line for line in self.samples if line.get("score") is not None and not line.get("greedy")]
+        if key != "reward" or {line["step"] for line in first} <= {line["step"] for line in known}:
+            return known
+        return [{"step": x["step"], "prompt": short(str(x["prompt"])), key: [float(x["score"])]} for x in first]
+
+    @property
+    def asked(self) -> dict[Hashable, Hashable]:
+        """The question of each held-out prompt, where it is recorded."""
+        return {line["prompt"]: line["question"] for run in self.members or (self,) for line in run.rewards}
 
     def change(self) -> Difference | None:
         """Change of the reward from the first to the last evaluation, by the rule of all comparisons.
@@ -104,17 +126,17 @@ class Run:
         None if answers to the same prompts lack scores.
         """
         runs = self.members or (self,)
-        if any(len({line["step"] for line in run.samples}) < 2 for run in runs):
+        if any(len({line["step"] for line in run._scored("reward")}) < 2 for run in runs):
             return None
-        return _gap(self.by_seed(max), self.by_seed(min))
+        return _gap(self.by_seed(max), self.by_seed(min), self.asked)
 
     def against(self, other: Run) -> Difference | None:
         """Final reward minus that of another run, by the same rule; None if they have no prompts in common."""
-        return _gap(self.by_seed(max), other.by_seed(max))
+        return _gap(self.by_seed(max), other.by_seed(max), {**self.asked, **other.asked})
 
-    def by_seed(self, end: Callable[[Iterable[int]], int]) -> Scores:
+    def by_seed(self, end: Callable[[Iterable[int]], int], key: str = "reward") -> Scores:
         """`scores` of each seed."""
-        return {run.seed: run.scores(end) for run in self.members or (self,)}
+        return {run.seed: run.scores(end, key) for run in self.members or (self,)}
 
     def last(self, key: str) -> float | None:
         values = [line[key] for line in self.steps if line.get(key) is not None]
@@ -141,10 +163,10 @@ class Run:
         return Value(float(lines[place][key]), None if error is None else float(error))
 
 
-def _gap(a: Scores, b: Scores) -> Difference | None:
+def _gap(a: Scores, b: Scores, questions: Mapping[Hashable, Hashable]) -> Difference | None:
     """The difference on the prompts that all seeds of both answered; None if there are none."""
     shared = set.intersection(*(set(own) for own in (*a.values(), *b.values())))
-    return crossed(a, b) if shared else None
+    return crossed(a, b, clusters={p: questions.get(p, p) for p in shared}) if shared else None
 
 
 def load(folders: Sequence[Path], labels: Sequence[str] | None = None) -> list[Run]:
@@ -183,6 +205,7 @@ def _load(folder: Path, letter: str) -> Run:
         samples=read(path, "samples"),
         timing=read(path, "timing"),
         pairs=read(path, "pairs"),
+        rewards=read(path, "scores"),
     )
 
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +17,7 @@ from prefloop.analysis.preference import outcomes, preference_accuracy, winner_f
 from prefloop.analysis.statistics import mean_se
 from prefloop.core.batch import Batch
 from prefloop.core.errors import DataError
+from prefloop.core.files import short
 from prefloop.core.streams import streams
 from prefloop.data.records import Group, spread
 from prefloop.policies.causal_lm import CausalLM
@@ -58,6 +58,7 @@ class Baseline:
     labelled: Labelled | None  # None if the held-out set has no single responses of both labels
     shown: Batch | None = None  # held-out demonstrations; None if there are none
     greedy: Batch | None = None  # answers at temperature 0; None if not requested
+    scores: Sequence[Line] = ()  # see `Evaluation.scores`
 
     @property
     def judged(self) -> list[Line]:
@@ -74,6 +75,7 @@ class Evaluation:
             their intervals (`_low`, `_high`).
         answers: the policy's answers; None if no reward scores them.
         log_ratio: log π − log π_ref of each of them.
+        scores: for each held-out prompt the rewards of its answers, training reward and gold.
         judged: for each held-out pair whether it is ordered as the annotator did, by each criterion (ties count ½), and
             its margin of log π/π_ref.
     """
@@ -82,6 +84,7 @@ class Evaluation:
     answers: Batch | None
     judged: Sequence[Line]
     log_ratio: Tensor | None = None
+    scores: Sequence[Line] = ()
 
 
 def evaluate_reference(config: Config, world: TextWorld, poll: Poll) -> Baseline:
@@ -93,8 +96,11 @@ def evaluate_reference(config: Config, world: TextWorld, poll: Poll) -> Baseline
     reference = world.model.reference
     pairs, answers = _pairs(config, world, poll), _answers(config, world, reference, poll)
     metrics: Metrics = {}
+    scores: list[Line] = []
     if answers is not None:
-        metrics |= _scores(world, reference, answers)
+        rewards = _rewards(world, answers)
+        metrics |= _answered(reference, answers, rewards)
+        scores = _by_prompt(_asked(config, world), rewards)
         metrics |= {f"eval/kl_{way}{end}": 0.0 for way in ("reverse", "forward") for end in ("", "_se")}
         _check_cut(metrics["eval/cut"], config)
     if pairs is not None:
@@ -104,7 +110,8 @@ def evaluate_reference(config: Config, world: TextWorld, poll: Poll) -> Baseline
         metrics |= _separation(labelled.reference, labelled)
     shown = _demonstrations(config, world)
     metrics |= _likelihood(reference, shown, poll)
-    return Baseline(metrics, answers, pairs, labelled, shown, greedy_answers(config, world, reference, poll))
+    greedy = greedy_answers(config, world, reference, poll)
+    return Baseline(metrics, answers, pairs, labelled, shown, greedy, scores)
 
 
 def evaluate(
@@ -117,10 +124,13 @@ def evaluate(
     """
     metrics: Metrics = {}
     judged: list[Line] = []
+    scores: list[Line] = []
     log_ratio: Tensor | None = None
     answers = _answers(config, world, policy, poll)
     if answers is not None and baseline.answers is not None:
-        metrics |= _scores(world, policy, answers)
+        rewards = _rewards(world, answers)
+        metrics |= _answered(policy, answers, rewards)
+        scores = _by_prompt(_asked(config, world), rewards)
         divergence = kl_estimates(policy, world.model.reference, answers, baseline.answers, poll)
         metrics, log_ratio = metrics | divergence.metrics(), divergence.log_ratio
     if baseline.pairs is not None:
@@ -129,7 +139,7 @@ def evaluate(
         judged = _judged(logp, baseline.pairs)
     if baseline.labelled is not None:
         metrics |= _separation(sequence_logp(policy, baseline.labelled.batch, poll)[:, 0], baseline.labelled, beta)
-    return Evaluation(metrics | _likelihood(policy, baseline.shown, poll), answers, judged, log_ratio)
+    return Evaluation(metrics | _likelihood(policy, baseline.shown, poll), answers, judged, log_ratio, scores)
 
 
 def greedy_answers(config: Config, world: TextWorld, policy: CausalLM, poll: Poll) -> Batch | None:
@@ -146,8 +156,13 @@ def _answers(config: Config, world: TextWorld, policy: CausalLM, poll: Poll) -> 
     """Scored answers to the held-out prompts; None if no reward scores them."""
     if world.reward.scorer is None:
         return None
-    prompts = world.problem.render(world.data.held_out[: config.evaluation.prompts])
+    prompts = world.problem.render(_asked(config, world))
     return _drawn(config, world, policy, prompts, config.evaluation.samples, poll)
+
+
+def _asked(config: Config, world: TextWorld) -> Sequence[Group]:
+    """The held-out prompts that are answered."""
+    return world.data.held_out[: config.evaluation.prompts]
 
 
 def _drawn(config: Config, world: TextWorld, policy: CausalLM, prompts: list[Tensor], count: int, poll: Poll) -> Batch:
@@ -156,12 +171,27 @@ def _drawn(config: Config, world: TextWorld, policy: CausalLM, prompts: list[Ten
         return world.problem.score(policy.draw(prompts, count, streams(config.seed)["evaluation"], poll))
 
 
-def _scores(world: TextWorld, policy: CausalLM, answers: Batch) -> Metrics:
+def _rewards(world: TextWorld, answers: Batch) -> dict[str, Tensor]:
+    """The training reward of each answer, and its gold reward if there is one."""
     assert answers.scores is not None
-    out = _mean("reward", answers.scores) | _mean("length", answers.lengths.float())
-    if world.reward.gold is not None:
-        out |= _mean("gold", world.reward.gold(answers))
+    gold = world.reward.gold
+    return {"reward": answers.scores} | ({} if gold is None else {"gold": gold(answers)})
+
+
+def _answered(policy: CausalLM, answers: Batch, rewards: Mapping[str, Tensor]) -> Metrics:
+    out: Metrics = {}
+    for name, values in {"reward": rewards["reward"], "length": answers.lengths.float(), **rewards}.items():
+        out |= _mean(name, values)
     return out | {"eval/cut": float(policy.is_cut(answers).float().mean())}
+
+
+def _by_prompt(groups: Sequence[Group], rewards: Mapping[str, Tensor]) -> list[Line]:
+    """The rewards of the answers to each prompt; it and its question are named by hashes of their texts."""
+    columns = {name: values.tolist() for name, values in rewards.items()}
+    return [
+        {"prompt": short(group.text), "question": short(group.key), **{name: x[i] for name, x in columns.items()}}
+        for i, group in enumerate(groups)
+    ]
 
 
 def _mean(name: str, x: Tensor) -> Metrics:
@@ -186,11 +216,7 @@ def _named(group: Group) -> Line:
     """Hashes of a pair, by its texts and which of them won, and of its question."""
     order = (0, 1) if group.scores and group.scores[0] > group.scores[1] else (1, 0)
     texts = [[m.plain for m in group.prompt], *(group.answers[i].plain for i in order)]
-    return {"pair": _short(json.dumps(texts)), "question": _short(group.key)}
-
-
-def _short(text: str) -> str:
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:12]
+    return {"pair": short(json.dumps(texts)), "question": short(group.key)}
 
 
 def _pairs(config: Config, world: TextWorld, poll: Poll) -> Pairs | None:
