@@ -12,8 +12,9 @@ from transformers import PreTrainedTokenizerFast
 import tiny
 from prefloop.core.errors import DataError
 from prefloop.data.records import Group, Message
-from prefloop.policies.conversation import PLAIN, Template, template_of
+from prefloop.policies.conversation import Template, template_of
 from prefloop.policies.rendering import dated
+from prefloop.policies.templates import PLAIN
 
 KINDS = (GPT2, TIKTOKEN, LLAMA, METASPACE, GEMMA)
 DATED = "{{ strftime_now('%d %b %Y') }}\n{% for m in messages %}{{ m.role }}: {{ m.content }}</s>\n{% endfor %}"

@@ -56,7 +56,7 @@ class Options(Rows):
     system: str | None = None
     """System message for prompts that have none."""
     template: str = "auto"
-    """auto, chat, plain or a Jinja file."""
+    """auto, chat, plain, chatml, zephyr, alpaca, human-assistant or a Jinja file."""
     seed: int = 0
     """Seed of prompts and samples."""
     action: Annotated[str | None, Flag(metavar="NAME")] = None

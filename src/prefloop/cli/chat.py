@@ -42,7 +42,7 @@ class Options(Output):
     unfinished: bool = False
     """Use the last checkpoint of a run that has no final model."""
     template: str | None = None
-    """auto, chat, plain or a Jinja file (default: that of the run, or auto)."""
+    """auto, chat, plain, chatml, zephyr, alpaca, human-assistant or a Jinja file (default: of the run, or auto)."""
 
     def __post_init__(self) -> None:
         require_positive(self, "max_new_tokens")

@@ -50,7 +50,7 @@ class Options(Rows):
     unfinished: bool = False
     """Use the last checkpoint of a run that has no final model."""
     template: str | None = None
-    """auto, chat, plain or a Jinja file (default: that of the run, or auto)."""
+    """auto, chat, plain, chatml, zephyr, alpaca, human-assistant or a Jinja file (default: of the run, or auto)."""
     output: Annotated[Path | None, Flag(metavar="FILE")] = None
     """Write JSON Lines to this new file, or to standard output (-)."""
 

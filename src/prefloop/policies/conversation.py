@@ -36,15 +36,14 @@ from prefloop.policies.rendering import (
     marked_start,
     parsed,
     plain_text,
-    read_template,
     with_arguments,
     without_mark,
 )
+from prefloop.policies.templates import AUTO, CHAT, GIVEN, PLAIN, given_template
 from prefloop.policies.token_ids import TokenIds
 
 Tokenizer = Any  # transformers.PreTrainedTokenizerBase
 
-AUTO, CHAT, PLAIN = "auto", "chat", "plain"  # values of `data.template` that are not files
 QUESTION, ANSWER = "Question?", "Answer."  # a conversation that shows what the template writes around an answer
 _PROBE: tuple[dict[str, Any], ...] = ({"role": "user", "content": QUESTION},)
 MARKED = 3  # characters between question and answer that are no mark yet
@@ -372,21 +371,23 @@ def template_of(
     """The template of a configuration.
 
     Args:
-        setting: `auto` (the tokenizer's chat template, or plain text if it has none), `chat`, `plain`, or a Jinja file.
+        setting: `auto` (the tokenizer's chat template, or plain text if it has none), `chat`, `plain`, a name of
+            `templates.NAMED`, or a Jinja file.
         options: further arguments of the chat template.
         stops: ids at which the policy stops by its own configuration.
         date: the day that the template writes, as YYYY-MM-DD; today by default.
 
     Raises:
-        UserError: there is no such file, or the tokenizer has no chat template.
+        UserError: there is no such template, or the tokenizer has none or lacks its tokens.
     """
     source = Template.source
     kind = (CHAT if tokenizer.chat_template else PLAIN) if setting == AUTO else setting
     if kind not in (CHAT, PLAIN):
+        text, source = given_template(tokenizer, setting)
         tokenizer, kind = copy.copy(tokenizer), CHAT
-        tokenizer.chat_template, source = read_template(setting), f"the chat template {setting}"
+        tokenizer.chat_template = text
     if kind == CHAT and not tokenizer.chat_template:
-        fix = "use data.template=plain for a base model, or give a file: data.template=FILE.jinja"
+        fix = f"use data.template=plain for a base model, or give one: {GIVEN}"
         raise UserError("the model has no chat template", where="data.template", fix=fix)
     if kind == PLAIN and options:
         raise UserError("plain text takes no options", where="data.template_options", fix="remove them")

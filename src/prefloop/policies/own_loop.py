@@ -19,7 +19,8 @@ from prefloop.core.batch import Batch, label
 from prefloop.core.errors import UserError
 from prefloop.data.formats.loading import from_rows
 from prefloop.policies import packing
-from prefloop.policies.conversation import AUTO, Tokenizer, template_of
+from prefloop.policies.conversation import Tokenizer, template_of
+from prefloop.policies.templates import AUTO
 
 
 def encode(

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import json
 import re
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -26,6 +27,7 @@ from prefloop.policies.folder import (
     check_files,
     check_tokenizer,
     read_config,
+    read_json,
     read_model,
     read_tokenizer,
 )
@@ -34,6 +36,7 @@ from prefloop.policies.smollm2 import SMOLLM2, smollm2
 
 Model = Any  # transformers.PreTrainedModel or peft.PeftModel
 Tokenizer = Any  # transformers.PreTrainedTokenizerBase
+GENERATION = "generation_config.json"
 HUB_NAME = re.compile(r"[\w-][\w.-]*(/[\w.-]+)?")
 
 RUN, FINAL = "config.yaml", "final"  # what tells a run folder from a model, and where the run's model is
@@ -78,7 +81,7 @@ def tokenizer_of(path: str) -> tuple[Tokenizer, tuple[int, ...]]:
     from transformers import GenerationConfig
 
     folder = resolve(path)
-    name = next((n for n in ("generation_config.json", "config.json") if (folder / n).is_file()), None)
+    name = next((n for n in (GENERATION, "config.json") if (folder / n).is_file()), None)
     stopped = stops(GenerationConfig.from_pretrained(folder, name, local_files_only=True)) if name else ()
     return read_tokenizer(folder), stopped
 
@@ -215,7 +218,14 @@ def companions(path: str) -> tuple[Path, ...]:
 
 
 def save(
-    model: Model, tokenizer: Tokenizer, folder: Path | str, card: str, *, beside: Sequence[Path] = (), base: str = ""
+    model: Model,
+    tokenizer: Tokenizer,
+    folder: Path | str,
+    card: str,
+    *,
+    beside: Sequence[Path] = (),
+    base: str = "",
+    ends: Collection[int] = (),
 ) -> None:
     """Write a model in Hugging Face layout atomically.
 
@@ -224,6 +234,7 @@ def save(
     Args:
         beside: files to copy, such as `companions` of the model that was trained, unless the model writes its own.
         base: hub name or folder of the model that an adapter belongs to, see `base_name`.
+        ends: ids at which the policy stops, so that transformers' `generate` stops there too.
 
     Raises:
         UserError: the folder exists and is not empty.
@@ -234,7 +245,7 @@ def save(
     adapted = adapters.is_adapted(model)
     copied = model if model.device.type == "cpu" and not adapted else _copied(model, "cpu").cpu()
     adapter = (lambda place: adapters.save(model, place, base)) if adapted else None
-    _save(copied.merge_and_unload() if adapted else copied, tokenizer, folder, card, beside, adapter)
+    _save(copied.merge_and_unload() if adapted else copied, tokenizer, folder, card, beside, adapter, ends)
 
 
 def _copied(model: Model, device: str) -> Model:
@@ -250,6 +261,7 @@ def _save(
     card: str,
     beside: Sequence[Path] = (),
     adapter: Callable[[Path], None] | None = None,
+    ends: Collection[int] = (),
     **weights: Any,
 ) -> None:
     with published(folder) as temporary, quiet():
@@ -258,9 +270,19 @@ def _save(
         for file in beside:
             if not (temporary / file.name).exists():
                 shutil.copyfile(file, temporary / file.name)
+        _stop_at(ends, temporary / GENERATION)
         if adapter is not None:
             adapter(temporary / adapters.KEPT)
         (temporary / "README.md").write_text(card, encoding="utf-8")
+
+
+def _stop_at(ends: Collection[int], file: Path) -> None:
+    """Add ids to those at which a generation configuration stops, if it is there and lacks one."""
+    made = read_json(file) if file.is_file() else {}
+    known = made.get("eos_token_id")
+    own = set() if known is None else set(known) if isinstance(known, list) else {known}
+    if made and not own.issuperset(ends):
+        file.write_text(json.dumps(made | {"eos_token_id": sorted(own.union(ends))}, indent=2) + "\n", encoding="utf-8")
 
 
 def try_to_save(model: Model, tokenizer: Tokenizer) -> None:

@@ -7,11 +7,11 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import date
-from pathlib import Path
 from typing import Any
 
-from prefloop.core.errors import DataError, UserError
+from prefloop.core.errors import DataError
 from prefloop.data.records import Message
+from prefloop.policies.templates import GIVEN
 
 MARK = "\U0010abcd"  # a private character that breaks up special tokens spelled in a text; its tokens are removed again
 
@@ -44,23 +44,9 @@ def plain_text(messages: Sequence[Message], tools: str, where: str) -> str:
     extra = "tools" if tools else next((key for m in messages for key, _ in m.more), "")
     if len(messages) > 1 or extra:
         has = f"`{extra}`" if extra else "roles: " + ", ".join(m.role for m in messages)
-        fix = "give a chat template (data.template=FILE.jinja), or prompts that are one text"
+        fix = f"give a chat template ({GIVEN}), or prompts that are one text"
         raise DataError(f"plain text has no place for {has}", where=where, fix=fix)
     return messages[0].content
-
-
-def read_template(file: str) -> str:
-    """The chat template in a file.
-
-    Raises:
-        UserError: it cannot be read.
-    """
-    try:
-        return Path(file).read_text(encoding="utf-8")
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
-        fix = "use auto, chat, plain or a file that ends in .jinja"
-        raise UserError(f"cannot read the chat template: {reason}", where=f"data.template={file}", fix=fix) from None
 
 
 # ---- the date that a template writes --------------------------------------------------------------------------------

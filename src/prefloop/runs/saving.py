@@ -51,7 +51,7 @@ def save_best(
 
 def _save(path: Path, config: Config, policy: CausalLM, text: str) -> None:
     beside, base = pretrained.companions(config.model.path), pretrained.base_name(config.model.path)
-    pretrained.save(policy.model, policy.tokenizer, path, text, beside=beside, base=base)
+    pretrained.save(policy.model, policy.tokenizer, path, text, beside=beside, base=base, ends=policy.eos_ids)
 
 
 def save_last(folder: RunFolder, loop: Loop, say: Say, *, whole: bool) -> None:

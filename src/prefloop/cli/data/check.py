@@ -36,7 +36,7 @@ class Options(Rows):
     model: str | None = None
     """Also render every row as this model would be trained on it, and count its tokens."""
     template: str = "auto"
-    """With --model: auto, chat, plain or a Jinja file."""
+    """With --model: auto, chat, plain, chatml, zephyr, alpaca, human-assistant or a Jinja file."""
     system: str | None = None
     """With --model: system message for prompts that have none."""
     max_prompt_tokens: int = 256

@@ -45,7 +45,7 @@ class Options(Rows):
     trained_layers: int | None = None
     """As `model.trained_layers`: fewer weights, less memory."""
     template: str = "auto"
-    """auto, chat, plain or a Jinja file."""
+    """auto, chat, plain, chatml, zephyr, alpaca, human-assistant or a Jinja file."""
     system: str | None = None
     """System message for prompts that have none."""
     max_prompt_tokens: int = 256

@@ -30,7 +30,7 @@ class Options(Rows):
     model: str | None = None
     """Show the tokens that this model would be trained on: prompt, answers, and what ends them."""
     template: str = "auto"
-    """With --model: auto, chat, plain or a Jinja file."""
+    """With --model: auto, chat, plain, chatml, zephyr, alpaca, human-assistant or a Jinja file."""
     system: str | None = None
     """System message for prompts that have none."""
 

@@ -47,7 +47,7 @@ class Options(Rows):
     system: str | None = None
     """With --model: system message for prompts that have none."""
     template: str = "auto"
-    """With --model: auto, chat, plain or a Jinja file."""
+    """With --model: auto, chat, plain, chatml, zephyr, alpaca, human-assistant or a Jinja file."""
     seed: int = 0
     """With --model: seed of prompts and samples."""
 

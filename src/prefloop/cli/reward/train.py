@@ -32,7 +32,7 @@ class Options(Shared):
     model: str = "smollm2"
     """Base model: local folder, hub name in the cache, or smollm2."""
     template: str = "auto"
-    """Rendering of conversations: auto, chat, plain or a Jinja file."""
+    """Rendering of conversations: auto, chat, plain, chatml, zephyr, alpaca, human-assistant or a Jinja file."""
     held_out: Annotated[str, Flag(metavar="FILE")] = "split"
     """Held-out data: a file, `split` or `none`."""
     held_out_share: float = 0.2

@@ -17,8 +17,9 @@ from torch import Tensor, nn
 from prefloop.core.errors import DataError, UserError
 from prefloop.core.files import published
 from prefloop.policies.architecture import state_size
-from prefloop.policies.conversation import CHAT, Tokenizer
+from prefloop.policies.conversation import Tokenizer
 from prefloop.policies.folder import check_files, read_config, read_tokenizer
+from prefloop.policies.templates import CHAT
 from prefloop.rewards.bradley_terry import classifier as sequence_classifier
 from prefloop.rewards.bradley_terry.model import WIDTH, BradleyTerry
 from prefloop.rewards.bradley_terry.options import Pooling

@@ -15,8 +15,9 @@ from torch.nn.utils.rnn import pad_sequence
 from prefloop.core.errors import DataError, raised
 from prefloop.data.records import Group
 from prefloop.policies.architecture import close, plain_ids, unsupported
-from prefloop.policies.conversation import AUTO, PLAIN, Template, template_of
+from prefloop.policies.conversation import Template, template_of
 from prefloop.policies.pretrained import Tokenizer
+from prefloop.policies.templates import AUTO, PLAIN
 from prefloop.rewards.bradley_terry.encoding import Row, Rows
 
 PAIR = "pair"  # kind of a template that puts question and answer between the marks of an encoder

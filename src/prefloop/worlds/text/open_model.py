@@ -13,10 +13,11 @@ from prefloop.core import devices
 from prefloop.policies import pretrained
 from prefloop.policies.adapters import Lora, with_lora
 from prefloop.policies.causal_lm import CausalLM, resolve_autocast
-from prefloop.policies.conversation import AUTO, Template, template_of
+from prefloop.policies.conversation import Template, template_of
 from prefloop.policies.pretrained import Tokenizer
 from prefloop.policies.sampler import Sampling
 from prefloop.policies.selfcheck import caching_fault
+from prefloop.policies.templates import AUTO
 from prefloop.worlds.text.spec import ModelOptions, SamplingOptions
 
 

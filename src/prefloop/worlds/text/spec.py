@@ -84,7 +84,8 @@ class DataOptions:
     responses: int | None = None
     """Number of responses of each group to use; null uses as many as the method needs."""
     template: str = "auto"
-    """`chat` (the model's chat template), `plain` text, a Jinja file, or `auto`: chat if the model has a template."""
+    """`chat` (the model's chat template), `plain` text, `chatml`, `zephyr`, `alpaca`, `human-assistant`, a Jinja file,
+    or `auto`: chat if the model has a template."""
     template_options: dict[str, Any] = field(default_factory=dict)
     """Further arguments of the chat template, such as `{enable_thinking: false}`."""
     template_date: str | None = None
