@@ -60,7 +60,7 @@ def test_json_and_page_have_the_same_numbers(
     two_methods: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     page = tmp_path / "compared.html"
-    assert main(["compare", *two_methods, "--json", "--output", str(page)]) == 0
+    assert main(["compare", *two_methods, "--json", "--page", str(page)]) == 0
     out = json.loads(capsys.readouterr().out)
     text = page.read_text(encoding="utf-8")
     inside = json.loads(text.split('id="comparison">')[1].split("</script>")[0])
@@ -223,7 +223,7 @@ def test_the_same_run_twice_is_no_second_seed(tmp_path: Path) -> None:
 def test_a_page_that_cannot_be_written_is_refused_before_anything_is_read(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["compare", "absent", "--output", str(tmp_path)]) == 2
+    assert main(["compare", "absent", "--page", str(tmp_path)]) == 2
     assert "the page is a folder" in capsys.readouterr().err
 
 

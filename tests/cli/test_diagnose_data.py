@@ -11,7 +11,7 @@ import pytest
 
 from prefloop.analysis.statistics import Mean
 from prefloop.cli.main import main
-from prefloop.report.offer import SHARES, _cell
+from prefloop.report.offer import SHARES, cell
 
 Capture = pytest.CaptureFixture[str]
 Ask = Callable[..., dict[str, Any]]
@@ -60,12 +60,21 @@ def test_the_page_shows_the_numbers_of_the_json(model: Path, data: Path, ask: As
     assert m["coverage/chosen/length"] == {"value": 3.0, "se": 0.0, "units": 12}
     for key in ("chosen/percentile", "rejected/tokens_outside", "pairs/shared_tokens", "reference/novelty"):
         shown = key.rpartition("/")[2]
-        assert _cell(Mean(**m[f"coverage/{key}"]), shown if shown in SHARES else "percentile") in whole
+        assert cell(Mean(**m[f"coverage/{key}"]), shown if shown in SHARES else "percentile") in whole
     assert m["geometry/best_of/1"]["value"] == pytest.approx(m["geometry/mean"]["value"])
     assert f"{m['geometry/optimum/ess']['value']:.1f} effective samples" in whole
     assert m["coverage/pairs/shared_tokens"]["units"] == 12
     assert "are cut and scored unfinished" in m["boundary/votes"]["cannot_tell"]  # four tokens are few for this model
     assert "Cannot tell" in page and "max π/μ needs" in whole
+
+
+def test_the_html_page_holds_the_json(ask: Ask, tmp_path: Path) -> None:
+    page = tmp_path / "page.html"
+    found = ask("--prompts", "4", "--page", str(page))
+    text = page.read_text(encoding="utf-8")
+    inside = json.loads(text.split('id="found">')[1].split("</script>")[0])
+    assert found.pop("page") == str(page) and inside == found
+    assert "<h4>Measure again</h4><pre>" in text and ">Verdict<" in text
 
 
 def test_without_a_reward_only_the_data_are_placed(ask: Ask) -> None:
@@ -104,6 +113,7 @@ def test_a_reward_model_is_fitted_to_the_other_half(ask: Ask) -> None:
         ["--model", "x", "--data", "y", "--samples", "1"],
         ["--model", "x", "--data", "y", "--prompts", "0"],
         ["--model", "x", "--data", "y", "--reward-option", "scale=2"],
+        ["--model", "x", "--data", "y", "--page", "."],
     ],
 )
 def test_what_is_refused(words: list[str], capsys: Capture) -> None:

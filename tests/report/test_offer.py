@@ -15,7 +15,7 @@ from prefloop.analysis.offer import Given, Samples, measured, record
 from prefloop.analysis.statistics import Mean
 from prefloop.core.streams import streams
 from prefloop.policies.categorical import Categorical
-from prefloop.report.offer import About, _cell, _percent, _place, _plain, sentences, text, unknown
+from prefloop.report.offer import About, _percent, _place, _plain, cell, sentences, text, unknown
 from toys import rewards, tabular
 
 PROMPTS, ARMS, GROUP = 40, 4, 16
@@ -86,7 +86,7 @@ def test_the_page_has_the_numbers_and_fits_80_columns(lab: tuple[Given, Samples,
     for side in ("chosen", "rejected"):
         for key in ("percentile", "unlikely", "tokens_outside"):
             value = found[f"coverage/{side}/{key}"]
-            assert isinstance(value, Mean) and _cell(value, key) in page
+            assert isinstance(value, Mean) and cell(value, key) in page
     for key, value in found.items():
         if key.startswith(("geometry/best_of/", "geometry/optimum/kl")) and isinstance(value, Mean):
             assert _plain(value) in page
@@ -130,4 +130,4 @@ def test_rewards_of_cut_samples_are_not_compared_with_those_of_whole_responses(
 def test_no_standard_error_is_rounded_to_nothing(se: float, share: str, place: str, plain: str) -> None:
     found = Mean(0.0052, se, 12)
     assert (_percent(found), _place(found), _plain(found)) == (share, place, plain)
-    assert _cell(Mean(0.0, 0.0, 12), "unlikely") == "0 % of 12" and _cell(Mean(0.5, 0.0, 12), "unlikely") == "50.0 %"
+    assert cell(Mean(0.0, 0.0, 12), "unlikely") == "0 % of 12" and cell(Mean(0.5, 0.0, 12), "unlikely") == "50.0 %"

@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from prefloop.cli.options import Output, require_place
-from prefloop.core.errors import UserError
+from prefloop.cli.options import Output, require_page
 from prefloop.runs.schema import Flag
 
 if TYPE_CHECKING:
@@ -24,14 +23,11 @@ class Options(Output):
     """Run folders, or folders of `prefloop lab`; runs that differ only in their seed are one row."""
     baseline: Annotated[str | None, Flag(metavar="RUN")] = None
     """What the others are compared with: one of the runs, a method, or a name of the table (default: the first)."""
-    output: Annotated[Path | None, Flag(metavar="FILE")] = None
+    page: Annotated[Path | None, Flag(metavar="FILE")] = None
     """Write an HTML page too."""
 
     def __post_init__(self) -> None:
-        if self.output is not None:
-            if self.output.is_dir():
-                raise UserError("the page is a folder", where=f"--output {self.output}", fix="name a file in it")
-            require_place(self.output)
+        require_page(self.page)
 
 
 def run(options: Options) -> int:
@@ -89,9 +85,9 @@ def _named(baseline: str, cells: Sequence[Cell]) -> str:
 
 
 def _page(options: Options, comparison: Comparison) -> str | None:
-    if options.output is None:
+    if options.page is None:
         return None
     from prefloop.report.compared_page import write
     from prefloop.runs.manifest import command
 
-    return str(write(comparison, options.output, command=shlex.join(command())))
+    return str(write(comparison, options.page, command=shlex.join(command())))

@@ -120,6 +120,19 @@ def require_place(out: Path, flag: str = "--out") -> None:
         raise UserError(what, where=f"{flag} {out}", fix="choose another folder")
 
 
+def require_page(out: Path | None, flag: str = "--page") -> None:
+    """Refuse a page, if one is wanted, that is a folder or lies below a file.
+
+    Raises:
+        UserError: with its name.
+    """
+    if out is None:
+        return
+    if out.is_dir():
+        raise UserError("the page is a folder", where=f"{flag} {out}", fix="name a file in it")
+    require_place(out, flag)
+
+
 def require_new(out: Path) -> None:
     """Refuse an output file that exists, or lies below a file.
 

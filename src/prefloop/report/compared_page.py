@@ -12,21 +12,18 @@ from markupsafe import Markup
 
 from prefloop.analysis.frontier import Path as Curve
 from prefloop.analysis.numbers import NONE, compact, number
-from prefloop.core import files
-from prefloop.core.errors import UserError
 from prefloop.report.chart import Chart, Line
 from prefloop.report.chart import frontier as chart_of
 from prefloop.report.compared import COSTS, Cell, Comparison, Family, Row
 from prefloop.report.compared_words import against_zero, chance, frontier, reached, record, remarks, verdicts
 from prefloop.report.data import clean
-from prefloop.report.figures import Drawn
+from prefloop.report.figures import WIDTH, Drawn
 from prefloop.report.layout import figure
-from prefloop.report.page import as_script, environment, style
+from prefloop.report.page import as_script, environment, save, style
 from prefloop.report.panel import thin
 from prefloop.report.svg import inline
 
 LIMIT = 1_500_000  # bytes
-WIDTH = 330.0  # points of a plot: letters of twelve pixels in a column
 MARKERS = 160  # per plot, over all its curves
 
 
@@ -36,11 +33,8 @@ def write(comparison: Comparison, out: Path, *, command: str = "") -> Path:
     Raises:
         UserError: so many cells that the page would exceed 1.5 MB.
     """
-    data = render(comparison, command=command).encode("utf-8")
-    if len(data) > LIMIT:
-        raise UserError(f"the page would take {len(data) / 1e6:.1f} MB", fix="compare fewer runs on one page")
-    files.write(out, data)
-    return out
+    page = render(comparison, command=command)
+    return save(page, out, limit=LIMIT, fix="compare fewer runs on one page")
 
 
 def render(comparison: Comparison, *, command: str = "") -> str:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from markupsafe import Markup
@@ -47,7 +47,8 @@ class Drawn:
     svg: Markup
     head: list[str]
     rows: list[list[str]]
-    missing: list[str]  # letters of runs that did not record it
+    missing: list[str] = field(default_factory=list)  # letters of runs that did not record it
+    legend: Mapping[str, int] = field(default_factory=dict)  # colours by label, where the lines are no runs
 
 
 PLOTS = (

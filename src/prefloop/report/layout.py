@@ -35,7 +35,7 @@ ACROSS = 3  # maximum number of panels in a row
 HEIGHTS = {1: 140.0, 2: 128.0, 3: 106.0}  # height of a panel's axes, by number of panels in a row
 GAP, PAD = 14.0, 5.0  # between panels; around the figure
 SAMPLE, APART = 20.0, 14.0  # width of a legend's sample; space between its entries
-ROW = 12.0  # height of a legend row
+ROW = 12.0  # height of a row of the legend, or of a named row
 SLANT = 40.0  # degrees
 
 
@@ -56,6 +56,7 @@ def figure(
     alone: bool = True,
     tips: bool = False,
     whole: Real | None = None,
+    row: Real = ROW,
 ) -> Drawing:
     """The charts as one drawing.
 
@@ -64,6 +65,7 @@ def figure(
         alone: whether to draw titles, legend and the note on intervals; a page may have its own.
         tips: whether to add tooltips with numbers.
         whole: width in points; a column for one panel and a page for more by default.
+        row: height of a named row.
 
     Raises:
         ValueError: no chart, or a line with inconsistent numbers or numbers out of range.
@@ -76,7 +78,7 @@ def figure(
     common = shared(charts, list(known))
     axes = frames(charts)
     shown = charts if alone else [replace(chart, title="") for chart in charts]
-    high = max(ROW * max(len(chart.rows) for chart in charts), 0 if charts[0].rows else HEIGHTS[across])
+    high = max(row * max(len(chart.rows) for chart in charts), 0 if charts[0].rows else HEIGHTS[across])
     boxes, bottom, words = _panels(shown, axes, across, whole, high * whole / usual)
     parts = [
         group for place in zip(charts, axes, boxes, strict=True) for group in groups(Panel(*place), common, tips=tips)

@@ -12,6 +12,7 @@ from prefloop.analysis.geometry import best_of_kl
 from prefloop.analysis.numbers import compact, fixed, number, plus_minus
 from prefloop.analysis.offer import Value
 from prefloop.analysis.statistics import Mean
+from prefloop.report.chart import Table
 
 WIDTH = 80
 SMALL = 1e-3  # standard errors below it are told to four decimals
@@ -45,15 +46,20 @@ class About:
 def text(measures: Measures, about: About, notes: Sequence[str] = ()) -> str:
     """The page, at most 80 columns wide."""
     parts = [_filled(sentence) for sentence in sentences(measures, about)]
-    tables = [table for table in (_coverage(measures), _geometry(measures), _optimum(measures)) if table]
+    shown = [_in_line(table.head, table.rows) for table in tables(measures)]
     told = [_filled(f"{name}: {reason}", "  ") for name, reason in unknown(measures).items()]
-    parts += tables + (["\n".join(["Cannot tell", *told])] if told else [])
+    parts += shown + (["\n".join(["Cannot tell", *told])] if told else [])
     return "\n\n".join([*parts, *(_filled(f"note: {note}") for note in notes)])
 
 
 def sentences(measures: Measures, about: About) -> list[str]:
+    """What was found, numbers first, after what was measured."""
+    return [setting(about), *findings(measures, about)]
+
+
+def findings(measures: Measures, about: About) -> list[str]:
     """What was found, numbers first."""
-    return [*_setting(about), *_likelihood(measures), *_shifts(measures), *_pairs(measures), *_rewards(measures, about)]
+    return [*_likelihood(measures), *_shifts(measures), *_pairs(measures), *_rewards(measures, about)]
 
 
 def unknown(measures: Measures) -> dict[str, str]:
@@ -85,10 +91,11 @@ NAMES = {
 # ---- sentences ------------------------------------------------------------------------------------------------------
 
 
-def _setting(about: About) -> Iterator[str]:
+def setting(about: About) -> str:
+    """What was measured, in one sentence."""
     cut = f"; {_rounded(about.cut)} of the samples" if about.cut else ""
     data = f" and {_rounded(about.cut_data)} of the data's responses reach it" if cut and about.responses else ""
-    yield (
+    return (
         f"{about.model} wrote {about.samples} samples to each of {about.prompts} prompts of {about.data}, up to"
         f" {about.limit} tokens{cut}{data or (' reach it' if cut else '')}. Numbers are means ± standard errors over"
         " prompts."
@@ -184,6 +191,12 @@ def _at(m: Measures, name: str) -> Iterator[str]:
 
 # ---- tables ---------------------------------------------------------------------------------------------------------
 
+
+def tables(measures: Measures) -> list[Table]:
+    """The data against the reference, the best of n, and the optimum: those that have rows."""
+    return [table for table in (_coverage(measures), _geometry(measures), _optimum(measures)) if table.rows]
+
+
 ROWS = {
     "log-prob, percentile": ("percentile", "50 %"),
     "per token, percentile": ("percentile_per_token", "50 %"),
@@ -198,34 +211,34 @@ ROWS = {
 SHARES = ("percentile", "percentile_per_token", "unlikely", "tokens_outside", "novelty", "reward_percentile")
 
 
-def _coverage(m: Measures) -> str:
+def _coverage(m: Measures) -> Table:
     rows = []
     own = {"novelty": m.get("coverage/reference/novelty"), "reward": m.get("geometry/mean")}
     for name, (key, expected) in ROWS.items():
         sides = [m.get(f"coverage/{side}/{key}") for side in ("chosen", "rejected")]
         if any(isinstance(x, Mean) for x in sides):
             last = own.get(key)
-            rows.append([name, *(_cell(x, key) for x in sides), _cell(last, key) if last else expected])
-    return _table(["data against reference", "chosen", "rejected", "own"], rows)
+            rows.append([name, *(cell(x, key) for x in sides), cell(last, key) if last else expected])
+    return Table("", ["data against reference", "chosen", "rejected", "own"], rows)
 
 
-def _geometry(m: Measures) -> str:
+def _geometry(m: Measures) -> Table:
     sizes = sorted(int(key.rpartition("/")[2]) for key in m if key.startswith("geometry/best_of/"))
     rows = [
         [
             str(n),
-            _cell(m.get(f"geometry/best_of/{n}")),
+            cell(m.get(f"geometry/best_of/{n}")),
             fixed(best_of_kl(n), 2),
-            _cell(m.get(f"geometry/reach/{n}"), "reach"),
+            cell(m.get(f"geometry/reach/{n}"), "reach"),
         ]
         for n in sizes
         if isinstance(m.get(f"geometry/best_of/{n}"), Mean)
     ]
     goal = m.get("geometry/target")
-    return _table(["best of", "reward", "KL at most", f"chance of ≥ {_number(goal)}"], rows)
+    return Table("", ["best of", "reward", "KL at most", f"chance of ≥ {_number(goal)}"], rows)
 
 
-def _optimum(m: Measures) -> str:
+def _optimum(m: Measures) -> Table:
     names = {
         "beta": "optimum at β",
         "log_z": "log Z",
@@ -234,27 +247,23 @@ def _optimum(m: Measures) -> str:
         "ess": "effective samples",
     }
     told = [name for name in ("optimum", "optimum_told") if isinstance(m.get(f"geometry/{name}/kl"), Mean)]
-    if not told:
-        return ""
 
     def row(key: str) -> list[str]:
-        show = _number if key in ("beta", "ess") else _cell
+        show = _number if key in ("beta", "ess") else cell
         return [names[key], *(show(m.get(f"geometry/{name}/{key}")) for name in told)]
 
     head, *rows = map(row, names)
-    return _table(head, rows)
+    return Table("", head, rows if told else [])
 
 
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Columns in line, the first to the left; empty without rows."""
-    if not rows:
-        return ""
+def _in_line(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Columns in line, the first to the left."""
     widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
     gap = "  " if sum(widths) + 2 * len(widths) - 2 <= WIDTH else " "
 
     def line(cells: Sequence[str]) -> str:
         first, *rest = zip(cells, widths, strict=True)
-        return gap.join([first[0].ljust(first[1]), *(cell.rjust(width) for cell, width in rest)]).rstrip()
+        return gap.join([first[0].ljust(first[1]), *(text.rjust(width) for text, width in rest)]).rstrip()
 
     return "\n".join([line(head), *map(line, rows)])
 
@@ -266,7 +275,8 @@ def _filled(sentence: str, indent: str = "") -> str:
     return textwrap.fill(sentence, WIDTH, initial_indent=indent, subsequent_indent=indent, break_on_hyphens=False)
 
 
-def _cell(x: Value | None, key: str = "") -> str:
+def cell(x: Value | None, key: str = "") -> str:
+    """A value with its standard error; shares in percent."""
     if not isinstance(x, Mean):
         return "–"
     if key not in (*SHARES, "reach"):
@@ -277,10 +287,12 @@ def _cell(x: Value | None, key: str = "") -> str:
 
 def _plain(x: Mean) -> str:
     """To at most four decimals, so that a table has room for it."""
+    if x.se == 0:
+        return number(x.value)
     if x.se < SMALL and abs(x.value) < SMALL:
         return f"{compact(x.value)} ± {compact(x.se, 2)}"
     if x.se < SMALL:
-        return f"{fixed(x.value, 4)} ± {_error(x.se, 4)}" if x.se else number(x.value)
+        return f"{fixed(x.value, 4)} ± {_error(x.se, 4)}"
     return plus_minus(x.value, x.se).replace("\u00a0", " ")
 
 

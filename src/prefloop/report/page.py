@@ -64,19 +64,26 @@ def write(
         DataError: a broken record.
     """
     page = render(columns(folders, labels), title=title, verdict=verdict, reload=reload)
+    return save(page, out, limit=MEGABYTE, fix="compare fewer runs on one page")
+
+
+def save(page: str, out: Path, *, limit: int, fix: str) -> Path:
+    """Write a page; an existing one is replaced.
+
+    Raises:
+        UserError: more than so many bytes.
+    """
     data = page.encode("utf-8")
-    if len(data) > MEGABYTE:
-        raise UserError(f"the page would take {len(data) / MEGABYTE:.1f} MB", fix="compare fewer runs on one page")
+    if len(data) > limit:
+        raise UserError(f"the page would take {len(data) / MEGABYTE:.1f} MB", fix=fix)
     files.write(out, data)
     return out
 
 
 def render(runs: Sequence[Run], *, title: str, verdict: Sequence[str], reload: float | None = None) -> str:
     """The page as text."""
-    limit = max(200, TEXT // max(1, 2 * PROMPTS * len(runs)))
-    own = environment()
-    own.filters.update(cut=lambda text: cut(str(text), limit), number=number, paper=paper_link)
-    page = own.get_template("page.html").render(
+    template = environment(len(runs)).get_template("page.html")
+    page = template.render(
         title=title,
         verdict=verdict,
         reload=reload,
@@ -97,15 +104,18 @@ def render(runs: Sequence[Run], *, title: str, verdict: Sequence[str], reload: f
     return clean(page)
 
 
-def environment() -> Environment:
-    """The templates; everything that they print is escaped."""
-    return Environment(
+def environment(runs: int = 1) -> Environment:
+    """The templates; everything that they print is escaped, and samples of so many runs are cut to fit on a page."""
+    own = Environment(
         loader=FileSystemLoader(TEMPLATES),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    limit = max(200, TEXT // max(1, 2 * PROMPTS * runs))
+    own.filters.update(cut=lambda text: cut(str(text), limit), number=number, paper=paper_link)
+    return own
 
 
 def style() -> Markup:

@@ -10,7 +10,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any
 
-from prefloop.cli.options import Rows, require, require_positive, require_seed
+from prefloop.cli.options import Rows, require, require_page, require_positive, require_seed
 from prefloop.core.errors import UserError
 from prefloop.runs.schema import Flag
 
@@ -50,9 +50,12 @@ class Options(Rows):
     """With --model: auto, chat, plain, chatml, zephyr, alpaca, human-assistant or a Jinja file."""
     seed: int = 0
     """With --model: seed of prompts and samples."""
+    page: Annotated[Path | None, Flag(metavar="FILE")] = None
+    """Write an HTML page too."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        require_page(self.page)
         given = self.model is not None, self.data is not None
         if any(given) if self.run else not all(given):
             raise UserError("a run, or a model and data", where="diagnose", fix="RUN, or --model M --data FILE")

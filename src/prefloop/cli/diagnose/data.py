@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from prefloop.cli.data.shared import read
+from prefloop.cli.pages import at, written
 from prefloop.core.errors import DataError
 
 if TYPE_CHECKING:
-    from prefloop.analysis.offer import Given, Samples
+    from prefloop.analysis.offer import Given, Samples, Value
     from prefloop.cli.diagnose import Options
     from prefloop.core.batch import Batch
     from prefloop.data.records import Group
     from prefloop.policies.causal_lm import CausalLM
+    from prefloop.report.found_page import Found
     from prefloop.report.offer import About
     from prefloop.worlds.text.open_model import OpenModel
     from prefloop.worlds.text.problem import Scorer, TextProblem
@@ -56,12 +59,18 @@ def diagnose(options: Options) -> int:
         "model": options.model,
         "data": str(options.data),
         "sentences": sentences(measures, about),
+        "measures": record(measures),
+        "notes": remarks,
     }
-    options.show(
-        lambda: {**whole, "measures": record(measures), "notes": remarks},
-        lambda: print("\n" + text(measures, about, remarks)),
-    )
+    page = written(options.page, lambda: _found(measures, seen, whole))
+    options.show(lambda: {**whole, "page": page}, lambda: print("\n" + text(measures, about, remarks) + at(page)))
     return 0
+
+
+def _found(measures: Mapping[str, Value], seen: Looked, whole: dict[str, Any]) -> Found:
+    from prefloop.report.offer_page import found
+
+    return found(measures, seen.about, whole, seen.remarks)
 
 
 def looked(options: Options) -> Looked:

@@ -1,0 +1,109 @@
+"""Pages of diagnoses and of advice: self-contained, escaped, and with the numbers of the JSON."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from html import escape
+from html.parser import HTMLParser
+from typing import Any
+
+import numpy as np
+import pytest
+
+from prefloop.analysis.offer import Given, Samples, Value, measured, record
+from prefloop.analysis.statistics import Mean
+from prefloop.core.errors import UserError
+from prefloop.core.files import to_json
+from prefloop.report import found_page, offer_page
+from prefloop.report.found_page import Found, Part, render, side_by_side
+from prefloop.report.offer import About, cell, findings, sentences, unknown
+
+PROMPTS, EACH = 12, 16
+ABOUT = About("<img src=x>", "pairs.jsonl", "length", PROMPTS, EACH, 64, 2 * PROMPTS, 0.0, 0.0, 2.0)
+NOTES = ["a </script><script>alert(1)</script>"]
+
+
+class Tags(HTMLParser):
+    """The start tags of a page."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.all: list[tuple[str, dict[str, str | None]]] = []
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.all.append((tag, dict(attrs)))
+
+
+def inside(page: str) -> Any:
+    """The JSON of a page, which loads nothing and escapes what others wrote."""
+    for tag, attrs in Tags(page).all:
+        assert tag not in ("img", "link", "iframe", "object", "embed", "base") and "src" not in attrs
+        assert not any(name.startswith("on") for name in attrs) and ("href" not in attrs or tag == "a")
+    assert not re.search(r"url\(|@import", page) and "default-src 'none'" in page
+    assert page.count("<script") == 1 and "alert(1)</script>" not in page and len(page.encode()) <= found_page.LIMIT
+    (text,) = re.findall(r'<script type="application/json" id="found">(.*?)</script>', page, re.DOTALL)
+    return json.loads(text)
+
+
+def offered(reward: bool = True) -> dict[str, Value]:
+    rng = np.random.default_rng(0)
+    lengths = rng.integers(5, 20, 3 * PROMPTS * EACH)
+    texts = [rng.integers(0, 9, n).tolist() for n in lengths.tolist()]
+    own = [texts[i * EACH : (i + 1) * EACH] for i in range(PROMPTS)]
+    size = lengths[: PROMPTS * EACH].reshape(PROMPTS, EACH).astype(float)
+    scores = rng.normal(size=(PROMPTS, EACH)) if reward else None
+    samples = Samples(-size + rng.normal(size=size.shape), size, own, scores)
+    data = texts[-2 * PROMPTS :]
+    length = np.array(list(map(len, data)), dtype=float)
+    given = Given(
+        np.repeat(np.arange(PROMPTS), 2),
+        np.tile([1, -1], PROMPTS),
+        -1.2 * length,
+        length,
+        data,
+        [rng.uniform(size=len(text)) for text in data],
+        np.arange(2 * PROMPTS).reshape(-1, 2),
+        reward=rng.normal(size=2 * PROMPTS) if reward else None,
+    )
+    return measured(given, samples, beta=2.0)
+
+
+def test_a_page_of_data_has_the_numbers_of_the_json() -> None:
+    measures = offered()
+    whole = {"sentences": sentences(measures, ABOUT), "measures": record(measures), "notes": NOTES}
+    page = render(offer_page.found(measures, ABOUT, whole, NOTES), command="prefloop diagnose --data '<b>'")
+    found = inside(page)
+    assert found == json.loads(to_json(whole)) and "prefloop diagnose --data &#39;&lt;b&gt;&#39;" in page
+    shown = [f"coverage/{side}/{key}" for side in ("chosen", "rejected") for key in ("percentile", "novelty", "reward")]
+    for key in [*shown, *(key for key in found["measures"] if key.startswith(("geometry/best_of", "geometry/reach")))]:
+        value = found["measures"][key]
+        if "value" in value:
+            value["se"] = math.nan if value["se"] is None else value["se"]
+            text = cell(Mean(**value), "reach" if "reach" in key else key.rpartition("/")[2])
+            assert page.count(f"<td>{text}</td>") >= 2, key  # below its picture, and in the table of all
+    assert all(escape(text, quote=True).replace("&#x27;", "&#39;") in page for text in findings(measures, ABOUT))
+    assert all(reason in page for reason in unknown(measures).values())
+    assert page.count("<svg") == page.count("<summary>Numbers") == 6
+
+
+def test_without_a_reward_the_page_says_what_cannot_be_told() -> None:
+    measures = offered(reward=False)
+    page = render(offer_page.found(measures, ABOUT, {"measures": record(measures)}))
+    assert inside(page)["measures"]["geometry"]["cannot_tell"] in page
+    assert page.count("<svg") == 3 and "best of" not in page
+
+
+def test_marks_of_two_labels_in_one_row_are_apart() -> None:
+    some = Mean(0.2, 0.1, 5)
+    lines, rows = side_by_side(["a", "b", "c"], {"one": [some, None, some], "two": [None, None, some]}, scale=10.0)
+    assert rows == ["a", "c"] and [line.y for line in lines] == [[-0.15, 0.85], [1.15]]
+    assert (lines[1].x, lines[1].left, lines[1].right) == ([2.0], [1.0], [3.0])
+
+
+def test_a_page_that_is_too_large_is_refused(tmp_path: Any) -> None:
+    large = Found("T", ["V."], [Part("P", said=["x" * found_page.LIMIT])], {})
+    with pytest.raises(UserError, match="would take"):
+        found_page.write(large, tmp_path / "page.html")
