@@ -46,6 +46,16 @@ def test_json_has_every_row_of_the_table(tmp_path: Path, capsys: Capture) -> Non
     assert record["outcome"]["metric"] == "eval/reward" and record["sentences"]
 
 
+def test_the_html_page_holds_the_json(tmp_path: Path, capsys: Capture) -> None:
+    run, page = run_folders.make(tmp_path, "one"), tmp_path / "page.html"
+    assert main(["diagnose", str(run), "--json", "--page", str(page)]) == 0
+    record = json.loads(capsys.readouterr().out)
+    text = page.read_text(encoding="utf-8")
+    assert record.pop("page") == str(page) and json.loads(text.split('id="found">')[1].split("</script>")[0]) == record
+    assert main(["diagnose", str(run), "--page", str(page)]) == 0
+    assert capsys.readouterr().out.endswith(f"\n\npage: {page}\n")
+
+
 def test_margins_of_old_runs_cannot_be_told(tmp_path: Path) -> None:
     run = run_folders.labelled(tmp_path, "old", right=[1.0] * 50, longer=[0.5] * 50)
     found = evidence(run)

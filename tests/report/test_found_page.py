@@ -7,18 +7,27 @@ import math
 import re
 from html import escape
 from html.parser import HTMLParser
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+import made_evidence
+import run_folders
+from prefloop.analysis.diagnose import diagnose
+from prefloop.analysis.evidence import Evidence
+from prefloop.analysis.numbers import compact
 from prefloop.analysis.offer import Given, Samples, Value, measured, record
 from prefloop.analysis.statistics import Mean
 from prefloop.core.errors import UserError
 from prefloop.core.files import to_json
-from prefloop.report import found_page, offer_page
+from prefloop.report import diagnosed_page, found_page, offer_page
+from prefloop.report.cells import columns
+from prefloop.report.data import clean
 from prefloop.report.found_page import Found, Part, render, side_by_side
 from prefloop.report.offer import About, cell, findings, sentences, unknown
+from prefloop.runs.evidence import evidence
 
 PROMPTS, EACH = 12, 16
 ABOUT = About("<img src=x>", "pairs.jsonl", "length", PROMPTS, EACH, 64, 2 * PROMPTS, 0.0, 0.0, 2.0)
@@ -94,6 +103,32 @@ def test_without_a_reward_the_page_says_what_cannot_be_told() -> None:
     page = render(offer_page.found(measures, ABOUT, {"measures": record(measures)}))
     assert inside(page)["measures"]["geometry"]["cannot_tell"] in page
     assert page.count("<svg") == 3 and "best of" not in page
+
+
+def test_a_page_of_a_run_has_the_numbers_of_the_json_and_escapes_answers(tmp_path: Path) -> None:
+    run = run_folders.make(tmp_path, "one", on_policy=1.0, answer=run_folders.HOSTILE)
+    one = diagnose(evidence(run))
+    moved = {"kinds": [{"kind": kind, "change": -3.21, "change_se": 0.52, "per_token": -0.1, "per_token_se": math.nan,
+                        "fell": 0.75, "prompts": 4} for kind in ("chosen", "<i>x")], "notes": NOTES}  # fmt: skip
+    whole = {"runs": [one.record()], "probe": moved}
+    page = render(diagnosed_page.found([one], whole, moved, columns([run])))
+    found = inside(page)
+    assert found == json.loads(to_json(whole)) and "evil.example" in page and "<h2>Answers before and after" in page
+    for row in found["runs"][0]["checks"]:
+        if row["state"] in ("fault", "sound"):
+            assert page.count(f"<td>{compact(row['score'])}</td>") >= 2 and clean(row["said"]) in page, row["check"]
+        if row["state"] == "cannot tell":
+            assert f"<b>{row['check']}</b>: {row['said']}" in page
+    assert page.count("<td>−3.21\u00a0±\u00a00.52</td>") == 4 and "&lt;i&gt;x" in page
+    assert page.count("<svg") == page.count("<summary>Numbers") > 6
+
+
+def test_runs_of_a_store_are_counted() -> None:
+    faulty = Evidence("<b>run", "dpo", {}, beta=0.0, pairs=True, reference=True)
+    some = [diagnose(made_evidence.dpo()), diagnose(faulty)]
+    page = render(diagnosed_page.found(some, {"runs": [one.record() for one in some]}, None, []))
+    assert [one["run"] for one in inside(page)["runs"]] == [one.name for one in some]
+    assert "2 runs; 1 without a fault." in page and "beta: in 1 of 2 runs" in page and "<h2>&lt;b&gt;run</h2>" in page
 
 
 def test_marks_of_two_labels_in_one_row_are_apart() -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import textwrap
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -15,6 +16,7 @@ from prefloop.analysis.signs import Reading, in_words
 
 State = Literal["fault", "sound", "cannot tell", "not applicable"]
 WIDTH = 80
+SHOWN = 5  # runs of a store that are told one by one
 
 
 @dataclass(frozen=True)
@@ -95,9 +97,27 @@ def sentences(found: Diagnosis) -> list[str]:
     healthy = [f"{capital(one.said)}." for one in found.of("sound") if one.reading and one.reading.worth_saying]
     faults = [_fault(one) for one in found.faults]
     sound = [one.check.name for one in found.of("sound")]
-    unknown = [f"Cannot tell ({one.check.name}): {one.said}." for one in found.of("cannot tell")]
+    unknown = [f"Cannot tell ({name}): {why}." for name, why in doubts(found).items()]
     nothing = f"Nothing found by {len(sound)} checks: {', '.join(sound)}." if sound else "No check could be applied."
     return [better(found.outcome), *faults, *healthy, nothing, *unknown, *_reliability(found)]
+
+
+def doubts(found: Diagnosis) -> dict[str, str]:
+    """Why checks cannot tell, by their names."""
+    return {one.check.name: one.said for one in found.of("cannot tell")}
+
+
+def counted(found: Sequence[Diagnosis]) -> list[str]:
+    """How many runs have which fault, the most frequent first."""
+    faults = Counter(one.check.name for run in found for one in run.faults)
+    told = [f"{len(found)} runs; {sum(not run.faults for run in found)} without a fault."]
+    return told + [f"{name}: in {count} of {len(found)} runs" for name, count in faults.most_common()]
+
+
+def faulty(found: Sequence[Diagnosis]) -> Iterator[list[str]]:
+    """The name and the faults of the first runs that have any."""
+    for run in [run for run in found if run.faults][:SHOWN]:
+        yield [run.name, *(text for text in sentences(run) if text.startswith("Fault"))]
 
 
 def better(outcome: Change | None) -> str:

@@ -18,6 +18,7 @@ from prefloop.analysis.numbers import NONE, compact, duration, gibibytes, interv
 from prefloop.core import files
 from prefloop.core.errors import UserError
 from prefloop.report.cells import columns
+from prefloop.report.chart import Table
 from prefloop.report.data import (
     Real,
     Run,
@@ -28,7 +29,7 @@ from prefloop.report.data import (
     flat,
     measured,
 )
-from prefloop.report.figures import draw, scale, summary
+from prefloop.report.figures import Drawn, draw, scale, summary
 from prefloop.report.findings import AUC, CRITERIA, LONGER, criterion
 from prefloop.report.panel import thin
 from prefloop.report.svg import page_sheet
@@ -38,6 +39,7 @@ MEGABYTE = 1_000_000
 PROMPTS = 12  # number of prompts in the sample browser
 EVALUATIONS = 50  # evaluations per run in the embedded record
 TEXT = 160_000  # maximum number of characters of samples on a page
+WORDS = 32  # characters of a cell that holds a sentence
 TEMPLATES = Path(__file__).parent / "templates"
 
 
@@ -114,8 +116,13 @@ def environment(runs: int = 1) -> Environment:
         lstrip_blocks=True,
     )
     limit = max(200, TEXT // max(1, 2 * PROMPTS * runs))
-    own.filters.update(cut=lambda text: cut(str(text), limit), number=number, paper=paper_link)
+    own.filters.update(cut=lambda text: cut(str(text), limit), number=number, paper=paper_link, wordy=_wordy)
     return own
+
+
+def _wordy(table: Drawn | Table) -> list[bool]:
+    """Which columns hold sentences, which are wrapped and aligned to the left."""
+    return [any(len(row[i]) > WORDS for row in table.rows) for i in range(len(table.head))]
 
 
 def style() -> Markup:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-    from pathlib import Path
+from prefloop.cli.pages import at, written
 
+if TYPE_CHECKING:
     from prefloop.analysis.diagnose import Diagnosis
     from prefloop.cli.diagnose import Options
-
-SHOWN = 5  # runs of a store that are told one by one
+    from prefloop.report.found_page import Found
 
 
 def diagnose(options: Options) -> int:
@@ -27,22 +26,27 @@ def diagnose(options: Options) -> int:
     found = [diagnosed(run) for run in evidences(options.run)]
     moved = probed(options.run, options) if options.probe is not None else None
     record = {"runs": [one.record() for one in found], **({} if moved is None else {"probe": moved})}
-    options.show(lambda: record, lambda: print(_text(found, moved)))
+    page = written(options.page, lambda: _found(options.run, found, moved, record))
+    options.show(lambda: {**record, "page": page}, lambda: print(_text(found, moved) + at(page)))
     return 0
 
 
+def _found(run: Path | None, found: list[Diagnosis], moved: dict[str, Any] | None, record: dict[str, Any]) -> Found:
+    """For a page; with the curves and answers of a run folder."""
+    from prefloop.report.cells import columns
+    from prefloop.report.diagnosed_page import found as page_of
+    from prefloop.runs.folder import CONFIG
+
+    assert run is not None
+    return page_of(found, record, moved, columns([run]) if (run / CONFIG).is_file() else [])
+
+
 def _text(found: list[Diagnosis], moved: dict[str, Any] | None) -> str:
-    from prefloop.analysis.diagnose import sentences, wrapped
+    from prefloop.analysis.diagnose import counted, faulty, sentences, wrapped
 
     if len(found) == 1:
         return "\n".join([wrapped(sentences(found[0])), *([] if moved is None else ["", *_probe(moved)])])
-    faults = Counter(one.check.name for run in found for one in run.faults)
-    told = [f"{len(found)} runs; {sum(not run.faults for run in found)} without a fault."]
-    told += [f"{name}: in {count} of {len(found)} runs" for name, count in faults.most_common()]
-    parts = [wrapped(told)]
-    for run in [run for run in found if run.faults][:SHOWN]:
-        parts.append(wrapped([run.name, *(text for text in sentences(run) if text.startswith("Fault"))]))
-    return "\n\n".join(parts)
+    return "\n\n".join([wrapped(counted(found)), *map(wrapped, faulty(found))])
 
 
 # ---- a probe set -----------------------------------------------------------------------------------------------------
@@ -74,11 +78,8 @@ def probed(run: Path, options: Options) -> dict[str, Any]:
 
 def _probe(moved: dict[str, Any]) -> list[str]:
     """A table of kinds, in the order of the file."""
-    from prefloop.analysis.numbers import plus_minus, share
+    from prefloop.report.diagnosed_page import CHANGE, kinds
 
-    out = ["Change of log π from before to after training, mean over prompts:"]
-    out.append(f"{'kind of response':<26}{'nats per response':>20}{'nats per token':>20}{'fell in':>10}")
-    for kind in moved["kinds"]:
-        total, rate = (plus_minus(kind[key], kind[f"{key}_se"], sign=True) for key in ("change", "per_token"))
-        out.append(f"{kind['kind'][:25]:<26}{total:>20}{rate:>20}{share(kind['fell']):>10}")
-    return [*out, *(f"note: {note}" for note in moved["notes"])]
+    table = kinds(moved)
+    lines = [f"{name[:25]:<26}{total:>20}{rate:>20}{fell:>10}" for name, total, rate, fell in [table.head, *table.rows]]
+    return [f"{CHANGE}:", *lines, *(f"note: {note}" for note in moved["notes"])]
