@@ -56,6 +56,44 @@ def test_the_html_page_holds_the_json(tmp_path: Path, capsys: Capture) -> None:
     assert capsys.readouterr().out.endswith(f"\n\npage: {page}\n")
 
 
+def with_answers(run: Path, before: list[list[float]], after: list[list[float]]) -> str:
+    """The run with rewards of several answers to each prompt, before and after."""
+    rows = [
+        {"step": step, "prompt": f"p{i}", "question": f"p{i}", "reward": rewards}
+        for step, table in ((0, before), (120, after))
+        for i, rewards in enumerate(table)
+    ]
+    (run / "scores.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(run)
+
+
+def test_the_best_of_several_answers_before_and_after(tmp_path: Path, capsys: Capture) -> None:
+    """Before training every prompt is solved now and then, afterwards half of them always and half never."""
+    before = [[0.0, 0.0, 1.0, 0.0]] * 20
+    after = [[float(i % 2)] * 4 for i in range(20)]
+    run = with_answers(run_folders.make(tmp_path, "one"), before, after)
+    assert main(["diagnose", run, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    one, two, four = found["best_of"]["curve"]
+    assert found["best_of"]["solved_from"] == 1.0 and [row["k"] for row in (one, two, four)] == [1, 2, 4]
+    assert [one["before"], two["before"], four["before"]] == pytest.approx([0.25, 0.5, 1.0])
+    assert [one["after"], two["after"], four["after"]] == pytest.approx([0.5, 0.5, 0.5])
+    assert "best_of" in found["runs"][0]["faults"]
+    assert main(["diagnose", run, "--solved", "2"]) == 0
+    shown = capsys.readouterr().out
+    assert "a training reward of at least 2" in shown and all(len(line) <= 80 for line in shown.splitlines())
+
+
+def test_too_few_answers_to_a_prompt_cannot_be_told(tmp_path: Path, capsys: Capture) -> None:
+    run = run_folders.make(tmp_path, "one")
+    assert "does not record the rewards" in evidence(run).notes["several"]
+    with_answers(run, [[0.0]] * 20, [[1.0]] * 20)
+    assert main(["diagnose", str(run)]) == 0
+    assert "set evaluation.samples to 4 or more" in " ".join(capsys.readouterr().out.split())
+    assert main(["diagnose", str(run), "--solved", "1"]) == 2
+    assert "pass@k cannot be told" in capsys.readouterr().err
+
+
 def test_margins_of_old_runs_cannot_be_told(tmp_path: Path) -> None:
     run = run_folders.labelled(tmp_path, "old", right=[1.0] * 50, longer=[0.5] * 50)
     found = evidence(run)

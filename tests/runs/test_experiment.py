@@ -15,7 +15,6 @@ from transformers import AutoModelForCausalLM
 import tiny
 from prefloop.cli.main import main
 from prefloop.core.errors import DataError, UserError
-from prefloop.core.files import short
 from prefloop.core.loop import Loop, Record
 from prefloop.data.records import Group, Message, with_system
 from prefloop.policies import pretrained
@@ -238,9 +237,10 @@ def test_the_rewards_of_every_answer_are_recorded_by_prompt(model: Path, tmp_pat
             values = [row[name] for row in own]
             assert {len(x) for x in values} == {3}
             assert fmean(map(fmean, values)) == pytest.approx(line[f"eval/{name}"])
+        assert line["eval/reward/best"] == pytest.approx(fmean(max(row["reward"]) for row in own))
+        assert 0 <= line["eval/overlap"] <= 1 and 0 < line["eval/distinct_2"] <= 1
     (run,) = load([result.folder])
-    first = {short(line["prompt"]) for line in read(result.folder, "samples") if not line.get("greedy")}
-    assert first <= run.scores(max).keys()  # a prompt of one message has the name that earlier versions give it
+    assert len(run.scores(max)) == 6 and fmean(run.scores(min).values()) == pytest.approx(result.before["eval/reward"])
 
 
 def test_an_evaluation_on_the_way_changes_nothing(model: Path, tmp_path: Path) -> None:

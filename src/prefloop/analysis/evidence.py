@@ -10,6 +10,7 @@ from statistics import median
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from prefloop.analysis.several import Several
 from prefloop.core.metric_table import late
 
 Array = NDArray[np.float64]
@@ -114,6 +115,7 @@ class Evidence:
         limit: longest response that the policy may write, in tokens.
         margins: implicit reward margins of held-out pairs after training, in nats.
         answers: sampled answers of evaluations.
+        several: rewards of several answers to each held-out prompt; None if not known.
         overlap: share of the held-out questions that are trained on too; None if not known.
         unended: share of the training responses without their end; None if not known.
         notes: why something is not known.
@@ -130,6 +132,7 @@ class Evidence:
     limit: int | None = None
     margins: Sequence[float] = ()
     answers: Sequence[Answer] = ()
+    several: Several | None = None
     overlap: float | None = None
     unended: float | None = None
     notes: Mapping[str, str] = field(default_factory=dict)

@@ -10,11 +10,11 @@ import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 
 import numpy as np
 from scipy.stats import spearmanr
 
+from prefloop.analysis import several
 from prefloop.analysis.evidence import OUTCOMES, SURE, Answer, Change, Evidence
 from prefloop.analysis.numbers import compact, fixed, plus_minus, share
 
@@ -159,9 +159,21 @@ def diversity(run: Evidence) -> Reading | None:
 
 
 def distinct(texts: Sequence[str]) -> float | None:
-    """Different bigrams over all bigrams (Li et al. 2016, distinct-2); None if there are too few answers."""
-    grams = [pair for words in map(str.split, texts) for pair in pairwise(words)]
-    return len(set(grams)) / len(grams) if len(texts) >= LEAST_ANSWERS and grams else None
+    """`several.distinct` of the words of texts; None if there are too few."""
+    found = several.distinct([text.split() for text in texts]) if len(texts) >= LEAST_ANSWERS else math.nan
+    return None if math.isnan(found) else found
+
+
+def best_of(run: Evidence) -> Reading | None:
+    """min(z of the mean reward's rise, z of the fall of the best of all answers to a prompt), paired by prompt."""
+    seen = run.several
+    if seen is None:
+        why = run.notes.get("several")
+        return None if why is None else unknown(why)
+    one, best = seen.of(1), seen.of(seen.sizes[-1])
+    if math.isnan(one.change.se):
+        return unknown("one held-out question has no standard error: evaluation.prompts")
+    return Reading(min(one.z, -best.z), f"{seen.reward} of one answer {one}, of the best of {best.size} {best}")
 
 
 def entropy(run: Evidence) -> Reading | None:

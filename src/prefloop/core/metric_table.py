@@ -187,6 +187,18 @@ TABLE: dict[str, tuple[Metric, ...]] = {
           "The lab always writes it; a run does if `reward.gold` is set.", "the gold reward's unit",
           "rises with `eval/reward`",
           "falls while `eval/reward` rises: over-optimisation; the report names the step", "gold reward"),
+        M("eval/reward/best", "Mean over those prompts of the highest training reward among the answers to one, "
+          "`evaluation.samples` of them.", "the reward's unit", "rises with `eval/reward`",
+          "falls while `eval/reward` rises, both by more than two standard errors over prompts: the policy gave up "
+          "what only some of its tries found (check `best_of` of `prefloop diagnose`)"),
+        M("eval/gold/best", "The same of the gold reward.", "the gold reward's unit", "rises with `eval/gold`",
+          "falls while `eval/gold` rises, as above"),
+        M("eval/distinct_2", "Share of different pairs of neighbouring tokens among all of the answers to one prompt "
+          "(Li et al. 2016), mean over prompts; if `evaluation.samples` is above 1. Comparable only between equal "
+          "numbers of answers.", "share", "changes slowly", "falls by half: answers become alike"),
+        M("eval/overlap", "Share of tokens that two answers to one prompt have in common, without order, mean over "
+          "pairs and prompts; if `evaluation.samples` is above 1.", "share", "changes slowly",
+          "near 1: all answers to a prompt are the same"),
         M("eval/length", "Mean length of those responses, EOS included.", "tokens",
           "changes only if the reward depends on it",
           "accounts for the whole gain in a reward that should not depend on length", "tokens"),

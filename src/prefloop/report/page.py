@@ -227,6 +227,10 @@ TABLE: dict[str, list[tuple[str, str, Read]]] = {
         ("KL(π‖π_ref)", "nats per response", _after("eval/kl_reverse")),
         ("KL(π_ref‖π)", "nats per response", _after("eval/kl_forward")),
         ("Length", "tokens, before → after", _ends("eval/length")),
+        ("Best of several answers", "training reward, before → after", _ends("eval/reward/best")),
+        ("The same by gold", "before → after", _ends("eval/gold/best")),
+        ("Different bigrams", "share among the answers to one prompt, before → after", _ends("eval/distinct_2")),
+        ("Tokens in common", "share of two answers to one prompt, before → after", _ends("eval/overlap")),
         ("Cut at the limit", "share of answers after", _cut),
     ],
     "Switches, as measured": [

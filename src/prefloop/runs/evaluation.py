@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +15,7 @@ from prefloop.analysis.divergence import kl_estimates, sequence_logp
 from prefloop.analysis.labels import label_metrics
 from prefloop.analysis.likelihood import likelihood_metrics
 from prefloop.analysis.preference import outcomes, preference_accuracy, winner_first
+from prefloop.analysis.several import distinct, overlap
 from prefloop.analysis.statistics import mean_se
 from prefloop.core.batch import Batch
 from prefloop.core.errors import DataError
@@ -182,7 +184,24 @@ def _answered(policy: CausalLM, answers: Batch, rewards: Mapping[str, Tensor]) -
     out: Metrics = {}
     for name, values in {"reward": rewards["reward"], "length": answers.lengths.float(), **rewards}.items():
         out |= _mean(name, values)
-    return out | {"eval/cut": float(policy.is_cut(answers).float().mean())}
+    return out | {"eval/cut": float(policy.is_cut(answers).float().mean())} | _several(policy, answers, rewards)
+
+
+def _several(policy: CausalLM, answers: Batch, rewards: Mapping[str, Tensor]) -> Metrics:
+    """The best answer to each prompt, and how different they are without the token that ends them; nothing of one."""
+    if answers.responses.shape[1] < 2:
+        return {}
+    out: Metrics = {}
+    for name, values in rewards.items():
+        out |= _mean(f"{name}/best", values.max(-1, keepdim=True).values)
+    kept = answers.lengths - (~policy.is_cut(answers)).long()
+    texts = [
+        [ids[:n].tolist() for ids, n in zip(*one, strict=True)] for one in zip(answers.responses, kept, strict=True)
+    ]
+    for name, each in (("distinct_2", map(distinct, texts)), ("overlap", map(overlap, texts))):
+        known = [x for x in each if not math.isnan(x)]
+        out |= _mean(name, torch.tensor(known)[:, None]) if known else {}
+    return out
 
 
 def _by_prompt(groups: Sequence[Group], rewards: Mapping[str, Tensor]) -> list[Line]:

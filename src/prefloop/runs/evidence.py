@@ -9,13 +9,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from prefloop.analysis.evidence import Answer, Curve, Evidence, curve
 from prefloop.analysis.numbers import is_part
+from prefloop.analysis.several import Several
 from prefloop.core.errors import UserError
 from prefloop.runs.config import load
 from prefloop.runs.folder import CONFIG, existing, read, read_manifest
 
 Line = Mapping[str, Any]
+LEAST_TRIES = 4  # answers to a prompt from which a best of them is looked at
 WIDTH_OF_INTERVAL = 2 * 1.96  # standard errors
 
 
@@ -34,6 +38,7 @@ def evidence(folder: str | Path) -> Evidence:
     reward = str(dict(objective.get("reward", {})).get("name", ""))
     beta = options.get("beta")
     margins, why = _margins(pairs)
+    several, too_few = _several(read(path, "scores"), curves)
     return Evidence(
         name=str(path),
         method=str(objective.get("method", "?")),
@@ -46,7 +51,8 @@ def evidence(folder: str | Path) -> Evidence:
         limit=_limit(path),
         margins=margins,
         answers=[_answer(line) for line in read(path, "samples") if not line.get("greedy")],
-        notes={"margins": why} if why else {},
+        several=several,
+        notes={name: text for name, text in (("margins", why), ("several", too_few)) if text},
     )
 
 
@@ -82,6 +88,25 @@ def _margins(pairs: Sequence[Line]) -> tuple[list[float], str]:
     if any("margin" not in line for line in lines):
         return [], "the run is of a version that does not record margins of held-out pairs"
     return [float(line["margin"]) for line in lines], ""
+
+
+def _several(lines: Sequence[Line], curves: Mapping[str, Curve]) -> tuple[Several | None, str]:
+    """Rewards of several answers to each held-out prompt before and after, gold if there is one; or why there are none.
+
+    Both are None and empty if the run has no evaluations with a reward before and after.
+    """
+    key = next((name for name in ("gold", "reward") if f"eval/{name}" in curves), None)
+    steps = [] if key is None else curves[f"eval/{key}"].step.tolist()
+    if key is None or len(steps) < 2:
+        return None, ""
+    before, after = ([line for line in lines if line["step"] == step and key in line] for step in (steps[0], steps[-1]))
+    if not before or [line["prompt"] for line in before] != [line["prompt"] for line in after]:
+        return None, "the run is of a version that does not record the rewards of each prompt"
+    count = min(len(line[key]) for line in (*before, *after))
+    if count < LEAST_TRIES:
+        return None, f"the best of {count} says little: set evaluation.samples to {LEAST_TRIES} or more"
+    old, new = (np.array([line[key][:count] for line in some], dtype=np.float64) for some in (before, after))
+    return Several(key, old, new, [line["question"] for line in before]), ""
 
 
 def _answer(line: Line) -> Answer:

@@ -30,6 +30,8 @@ class Options(Rows):
     """Data to train on, see docs/formats.md."""
     probe: Annotated[Path | None, Flag(metavar="FILE")] = None
     """With RUN: also the change of log π on several kinds of response per prompt (docs/how-to/diagnose-run.md)."""
+    solved: float | None = None
+    """With RUN: reward from which an answer solves its prompt, for pass@k (default: 1, if all rewards are 0 or 1)."""
     reward: Annotated[str | None, Flag(metavar="NAME|DIR")] = None
     """With --model: a reward for fresh responses, by name or module:function, or the folder of a reward model."""
     reward_option: dict[str, Any] = field(default_factory=dict)
@@ -61,6 +63,8 @@ class Options(Rows):
             raise UserError("a run, or a model and data", where="diagnose", fix="RUN, or --model M --data FILE")
         if self.probe is not None and self.run is None:
             raise UserError("a probe set is measured before and after a run", where="--probe", fix="give a RUN")
+        if self.solved is not None and self.run is None:
+            raise UserError("pass@k is of the answers of a run", where="--solved", fix="give a RUN")
         require_positive(self, "prompts", "max_new_tokens", "beta")
         require(self.samples > 1, "samples", self.samples, "use 2 or more")
         require_seed(self.seed)

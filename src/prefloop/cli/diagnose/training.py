@@ -6,9 +6,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from prefloop.cli.pages import at, written
+from prefloop.core.errors import UserError
 
 if TYPE_CHECKING:
     from prefloop.analysis.diagnose import Diagnosis
+    from prefloop.analysis.evidence import Evidence
     from prefloop.cli.diagnose import Options
     from prefloop.report.found_page import Found
 
@@ -23,11 +25,14 @@ def diagnose(options: Options) -> int:
     from prefloop.lab.evidence import evidences
 
     assert options.run is not None
-    found = [diagnosed(run) for run in evidences(options.run)]
+    runs = evidences(options.run)
+    found = [diagnosed(run) for run in runs]
+    best = best_of(runs, options.solved)
     moved = probed(options.run, options) if options.probe is not None else None
-    record = {"runs": [one.record() for one in found], **({} if moved is None else {"probe": moved})}
+    more = {"best_of": best, "probe": moved}
+    record = {"runs": [one.record() for one in found], **{key: own for key, own in more.items() if own is not None}}
     page = written(options.page, lambda: _found(options.run, found, moved, record))
-    options.show(lambda: {**record, "page": page}, lambda: print(_text(found, moved) + at(page)))
+    options.show(lambda: {**record, "page": page}, lambda: print(_text(found, best, moved) + at(page)))
     return 0
 
 
@@ -41,11 +46,29 @@ def _found(run: Path | None, found: list[Diagnosis], moved: dict[str, Any] | Non
     return page_of(found, record, moved, columns([run]) if (run / CONFIG).is_file() else [])
 
 
-def _text(found: list[Diagnosis], moved: dict[str, Any] | None) -> str:
+def best_of(runs: list[Evidence], solved: float | None) -> dict[str, Any] | None:
+    """The best of k answers before and after, of one run that recorded several answers to each prompt.
+
+    Raises:
+        UserError: a threshold is given, and there are none.
+    """
+    from prefloop.analysis.several import record
+
+    seen = runs[0].several if len(runs) == 1 else None
+    if seen is None and solved is not None:
+        why = runs[0].notes.get("several", "it has no reward of fresh answers") if len(runs) == 1 else "give one run"
+        raise UserError(f"pass@k cannot be told: {why}", where="--solved", fix="leave it out")
+    return None if seen is None else record(seen, solved)
+
+
+def _text(found: list[Diagnosis], best: dict[str, Any] | None, moved: dict[str, Any] | None) -> str:
     from prefloop.analysis.diagnose import counted, faulty, sentences, wrapped
+    from prefloop.analysis.several import shown
 
     if len(found) == 1:
-        return "\n".join([wrapped(sentences(found[0])), *([] if moved is None else ["", *_probe(moved)])])
+        tables = [shown(best)] if best is not None else []
+        tables += [_probe(moved)] if moved is not None else []
+        return "\n\n".join([wrapped(sentences(found[0])), *("\n".join(table) for table in tables)])
     return "\n\n".join([wrapped(counted(found)), *map(wrapped, faulty(found))])
 
 
