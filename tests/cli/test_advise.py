@@ -79,6 +79,7 @@ def test_without_a_tested_rule_it_shows_the_measurements_and_says_so(
     assert found["features"]["reach"]["value"] > 0 and found["features"]["reach"]["se"] > 0
     assert found["features"]["steps"]["value"] == pytest.approx(np.log2(50))
     assert found["features"]["fresh"]["value"] == 0
+    assert found["measures"]["coverage/chosen/percentile"]["value"] == found["features"]["winner_logp"]["value"]
     assert main(words) == 0
     page = capsys.readouterr().out
     assert "Cannot tell yet" in page and "8 of the 8" in page and "What was measured" in page
@@ -144,10 +145,13 @@ def test_a_reward_is_learned_from_half_of_the_pairs_and_judged_on_the_other(
     assert "two halves" in found["features"]["top_agrees"]["cannot_tell"]
 
 
-def test_a_problem_of_the_lab(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_problem_of_the_lab(tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
     unfitted(monkeypatch)
-    assert main(["advise", "--lab", "rotated-0000", "--json"]) == 0
+    html = tmp_path / "page.html"
+    assert main(["advise", "--lab", "rotated-0000", "--json", "--page", str(html)]) == 0
     found = json.loads(capsys.readouterr().out)
+    inside = html.read_text(encoding="utf-8").split('id="found">')[1].split("</script>")[0]
+    assert found.pop("page") == str(html) and json.loads(inside) == found and found["measures"] == {}
     assert found["action"] is None and all("value" in x for x in found["features"].values() if "cannot_tell" not in x)
 
 
@@ -161,6 +165,7 @@ def test_a_problem_of_the_lab(capsys: Capture, monkeypatch: pytest.MonkeyPatch) 
         (["--lab", "rotated-0001", "--budget", "steps=0"], "cannot be 0"),
         (["--lab", "rotated-0001", "--action", "dpoo"], "unknown method"),
         (["--lab", "rotated-0001", "--output", "x.yaml"], "`output`"),
+        (["--lab", "rotated-0001", "--page", "."], "the page is a folder"),
     ],
 )
 def test_what_cannot_be_asked(words: list[str], said: str, capsys: Capture) -> None:

@@ -15,14 +15,20 @@ import pytest
 
 import made_evidence
 import run_folders
+from prefloop.advice.actions import ACTIONS
+from prefloop.advice.features import FEATURES
+from prefloop.advice.rule import Advice, Ranked, Status
+from prefloop.analysis.cannot_tell import CannotTell
 from prefloop.analysis.diagnose import diagnose
 from prefloop.analysis.evidence import Evidence
-from prefloop.analysis.numbers import compact
+from prefloop.analysis.numbers import compact, plus_minus
 from prefloop.analysis.offer import Given, Samples, Value, measured, record
 from prefloop.analysis.statistics import Mean
 from prefloop.core.errors import UserError
 from prefloop.core.files import to_json
-from prefloop.report import diagnosed_page, found_page, offer_page
+from prefloop.report import advised_page, diagnosed_page, found_page, offer_page
+from prefloop.report.advised import Page
+from prefloop.report.advised import record as advised_record
 from prefloop.report.cells import columns
 from prefloop.report.data import clean
 from prefloop.report.found_page import Found, Part, render, side_by_side
@@ -129,6 +135,41 @@ def test_runs_of_a_store_are_counted() -> None:
     page = render(diagnosed_page.found(some, {"runs": [one.record() for one in some]}, None, []))
     assert [one["run"] for one in inside(page)["runs"]] == [one.name for one in some]
     assert "2 runs; 1 without a fault." in page and "beta: in 1 of 2 runs" in page and "<h2>&lt;b&gt;run</h2>" in page
+
+
+def advised(action: str | CannotTell, ranked: tuple[Ranked, ...] = ()) -> Page:
+    features: dict[str, Value] = dict.fromkeys(FEATURES, CannotTell("<b>none</b> were asked for"))
+    features |= {"votes": Mean(0.61, 0.05, 9), "alike": Mean(0.3, 0.02, 9), "steps": Mean(6.0, 0.0, 1)}
+    titles = {name: one.title for name, one in ACTIONS.items()}
+    refused = {"rwr-offline": "the data have no scores <i>"}
+    status = Status(200, 100, bool(ranked), {"rule": (0.04, 0.03, 0.05)} if ranked else {})
+    return Page("A model wrote samples.", Advice(action, ranked), status, titles, refused, features, FEATURES, NOTES,
+                offered())  # fmt: skip
+
+
+def test_a_page_of_advice_has_the_numbers_of_the_json() -> None:
+    ranked = (Ranked("dpo", 0.91, 0.7, 1.1, 0.04, 0.83), Ranked("dpo-offline", 0.6, 0.4, 0.8, 0.02, None))
+    told = advised("dpo", ranked)
+    page = render(advised_page.found(told, advised_record(told), "Which method for <b>"))
+    found = inside(page)
+    assert found == json.loads(to_json(advised_record(told))) and "<h1>Which method for &lt;b&gt;</h1>" in page
+    for one in found["ranked"]:
+        cells = [f"{one['value']:.2f}", f"{one['low']:.2f} to {one['high']:.2f}", f"{100 * one['breaks']:.0f} %"]
+        assert f"<td>{one['action']}</td>" + "".join(f"<td>{text}</td>" for text in cells) in page
+    votes = found["features"]["votes"]
+    assert page.count(f"<td>{plus_minus(votes['value'], votes['se'])}</td>") == 2
+    assert (
+        "Use dpo: " in page and "the data have no scores &lt;i&gt;" in page and "&lt;b&gt;none&lt;/b&gt; were" in page
+    )
+    chosen = found["measures"]["coverage/chosen/reward"]
+    assert f"<td>{cell(Mean(**chosen))}</td>" in page and page.count("<svg") == page.count("<summary>Numbers") == 8
+
+
+def test_without_a_tested_rule_the_page_of_advice_says_so_and_shows_what_was_measured() -> None:
+    told = advised(CannotTell("the rule is fitted to 0 problems with known outcomes, and needs 100"))
+    page = render(advised_page.found(told, advised_record(told), "Which method"))
+    assert inside(page)["action"] is None and "<p>Cannot tell yet: the rule is fitted to 0 problems" in page
+    assert "Expected gain" not in page and "<h3>Shares</h3>" in page
 
 
 def test_marks_of_two_labels_in_one_row_are_apart() -> None:

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from prefloop.cli.options import Rows, require, require_new, require_positive, require_seed
+from prefloop.cli.options import Rows, require, require_new, require_page, require_positive, require_seed
+from prefloop.cli.pages import at, written
 from prefloop.core.errors import UserError, nearest
 from prefloop.runs.schema import Flag
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from prefloop.cli.diagnose.data import Looked
     from prefloop.data.records import Group
     from prefloop.report.advised import Page
+    from prefloop.report.found_page import Found
 
 BUDGETS = ("steps", "samples", "queries", "hours")
 AUTO, NONE, LEARNED = "auto", "none", "bradley_terry"
@@ -63,6 +65,8 @@ class Options(Rows):
     """Write the configuration of this method of the comparison, whatever is advised."""
     output: Annotated[Path | None, Flag(metavar="FILE")] = None
     """Write a configuration for `prefloop train`."""
+    page: Annotated[Path | None, Flag(metavar="FILE")] = None
+    """Write an HTML page too."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -76,6 +80,7 @@ class Options(Rows):
         require_positive(self, "prompts", "max_new_tokens", "beta")
         require(self.samples > 1, "samples", self.samples, "use 2 or more; the rule is fitted to 64")
         require_seed(self.seed)
+        require_page(self.page)
         if self.output is not None:
             require_new(self.output)
             require(self.lab is None, "output", str(self.output), "leave it out: a problem of the lab has no file")
@@ -93,12 +98,22 @@ def run(options: Options) -> int:
     if options.action is not None and options.action not in ACTIONS:
         raise UserError(f"unknown method `{options.action}`", where="--action", fix=nearest(options.action, ACTIONS))
     _check_output(options)
-    page, written = _lab(options) if options.lab else _text(options)
+    page, configuration = _lab(options) if options.lab else _text(options)
+    whole = {**record(page), "output": configuration or None}
+    shown = written(options.page, lambda: _found(options, page, whole))
     options.show(
-        lambda: {**record(page), "output": written or None},
-        lambda: print("\n" + text(page) + (f"\n\nconfiguration: {written}" if written else "")),
+        lambda: {**whole, "page": shown},
+        lambda: print("\n" + text(page) + (f"\n\nconfiguration: {configuration}" if configuration else "") + at(shown)),
     )
     return 0
+
+
+def _found(options: Options, page: Page, whole: dict[str, Any]) -> Found:
+    """For an HTML page."""
+    from prefloop.report.advised_page import found
+
+    asked = options.lab or f"{Path(str(options.data)).name} with {Path(str(options.model)).name}"
+    return found(page, whole, f"Which method for {asked}")
 
 
 def _check_output(options: Options) -> None:
@@ -115,7 +130,9 @@ def _check_output(options: Options) -> None:
         raise UserError(what, where="--output", fix="name the method yourself: --action NAME")
 
 
-def _page(setting: str, features: Mapping[str, Value], feed: Feed, notes: list[str]) -> Page:
+def _page(
+    setting: str, features: Mapping[str, Value], feed: Feed, notes: list[str], offer: Mapping[str, Value] | None = None
+) -> Page:
     """What the shipped rule says."""
     from prefloop.advice import rule
     from prefloop.advice.actions import ACTIONS, fed
@@ -131,7 +148,7 @@ def _page(setting: str, features: Mapping[str, Value], feed: Feed, notes: list[s
     if fitted is None and status.refusal is not None:
         advice = rule.Advice(status.refusal)
     titles = {name: action.title for name, action in ACTIONS.items()}
-    return Page(setting, advice, status, titles, refused, features, FEATURES, notes)
+    return Page(setting, advice, status, titles, refused, features, FEATURES, notes, offer or {})
 
 
 # ------------------------------------------------------------------------------------------------------------ the lab
@@ -163,6 +180,7 @@ def _text(options: Options) -> tuple[Page, str]:
     """A model and data."""
     from prefloop.advice.actions import Feed
     from prefloop.advice.features import features
+    from prefloop.analysis.offer import measured
     from prefloop.cli.diagnose.data import groups_of, looked
     from prefloop.data.serving import given
 
@@ -180,7 +198,8 @@ def _text(options: Options) -> tuple[Page, str]:
         f" {about.reward or 'nothing'}; budget: {facts.steps:,} steps of {BATCH} responses, {facts.samples:,} fresh"
         f" responses; β = {options.beta:g}."
     )
-    page = _page(setting, features(seen.theirs, seen.own, facts), feed, list(seen.remarks))
+    offer = measured(seen.theirs, seen.own, beta=options.beta)
+    page = _page(setting, features(seen.theirs, seen.own, facts), feed, list(seen.remarks), offer)
     return page, _written(options, page, facts, reward, seen)
 
 

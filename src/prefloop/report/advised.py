@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from prefloop.advice.rule import Advice, Status
+from prefloop.analysis import offer
 from prefloop.analysis.cannot_tell import CannotTell
 from prefloop.analysis.numbers import compact, fixed, minus, plus_minus
 from prefloop.analysis.statistics import Mean
+from prefloop.report.chart import Table
 
 WIDTH = 80
 SHOWN = 3  # features and flips that are named
@@ -30,6 +32,7 @@ class Page:
         refused: actions that the data cannot feed, with the reason.
         features, meanings: what was measured, and what it means.
         notes: what a reader must know.
+        offer: coverage and geometry of the data (`analysis.offer`); empty for a problem of the lab.
     """
 
     setting: str
@@ -40,12 +43,13 @@ class Page:
     features: Mapping[str, Value]
     meanings: Mapping[str, str]
     notes: Sequence[str] = ()
+    offer: Mapping[str, Value] = field(default_factory=dict)
 
 
 def text(page: Page) -> str:
     """The page, at most 80 columns wide."""
     parts = [_filled(sentence) for sentence in sentences(page)]
-    parts += [part for part in (_table(page), _measures(page), _unknown(page)) if part]
+    parts += [part for part in (_ranking(page), _measurements(page), _unknown(page)) if part]
     return "\n\n".join([*parts, *(_filled(f"note: {note}") for note in page.notes)])
 
 
@@ -67,6 +71,7 @@ def record(page: Page) -> dict[str, Any]:
             name: {"cannot_tell": x.reason} if isinstance(x, CannotTell) else {"value": x.value, "se": x.se}
             for name, x in page.features.items()
         },
+        "measures": offer.record(page.offer),
         "notes": list(page.notes),
     }
 
@@ -155,34 +160,52 @@ def _shown(value: Value | None) -> str:
 # ------------------------------------------------------------------------------------------------------------- tables
 
 
-def _table(page: Page) -> str:
-    if not page.advice.ranked:
-        return ""
-    lines = [f"{'method':<20}{'gain kept':>12}{'80 % interval':>20}{'breaks':>10}{'beats default':>16}"]
-    for one in page.advice.ranked:
-        ends = f"{fixed(one.low, 2)} to {fixed(one.high, 2)}"
-        beats, breaks = _percent(one.sure) if one.sure is not None else "default", _percent(one.breaks)
-        lines.append(f"{one.action:<20}{fixed(one.value, 2):>12}{ends:>20}{breaks:>10}{beats:>16}")
-    return "\n".join(lines)
+def ranking(page: Page) -> Table:
+    """The methods that the data can feed, the advised one first; no rows where the rule may not advise."""
+    rows = [
+        [
+            one.action,
+            fixed(one.value, 2),
+            f"{fixed(one.low, 2)} to {fixed(one.high, 2)}",
+            _percent(one.breaks),
+            _percent(one.sure) if one.sure is not None else "default",
+        ]
+        for one in page.advice.ranked
+    ]
+    return Table("", ["method", "gain kept", "80 % interval", "breaks", "beats default"], rows)
 
 
-def _measures(page: Page) -> str:
-    lines = ["What was measured"]
-    for name, value in page.features.items():
-        if isinstance(value, Mean):
-            head = f"  {name:<16}{_shown(value):>18}  "
-            lines.append(
-                textwrap.fill(page.meanings[name], WIDTH, initial_indent=head, subsequent_indent=" " * len(head))
-            )
-    return "\n".join(lines)
+def measurements(page: Page) -> Table:
+    """What was measured, and what it means."""
+    rows = [[name, _shown(x), page.meanings[name]] for name, x in page.features.items() if isinstance(x, Mean)]
+    return Table("", ["measurement", "value", "meaning"], rows)
 
 
-def _unknown(page: Page) -> str:
+def unknown(page: Page) -> dict[str, str]:
+    """Why measurements cannot be told, by their names; equal reasons once."""
     reasons: dict[str, list[str]] = {}
     for name, value in page.features.items():
         if isinstance(value, CannotTell):
             reasons.setdefault(value.reason, []).append(name)
-    told = [_filled(f"{', '.join(names)}: {reason}", "  ") for reason, names in reasons.items()]
+    return {", ".join(names): reason for reason, names in reasons.items()}
+
+
+def _ranking(page: Page) -> str:
+    table = ranking(page)
+    lines = [table.head, *table.rows] if table.rows else []
+    return "\n".join(f"{a:<20}{b:>12}{c:>20}{d:>10}{e:>16}" for a, b, c, d, e in lines)
+
+
+def _measurements(page: Page) -> str:
+    lines = ["What was measured"]
+    for name, value, meaning in measurements(page).rows:
+        head = f"  {name:<16}{value:>18}  "
+        lines.append(textwrap.fill(meaning, WIDTH, initial_indent=head, subsequent_indent=" " * len(head)))
+    return "\n".join(lines)
+
+
+def _unknown(page: Page) -> str:
+    told = [_filled(f"{names}: {reason}", "  ") for names, reason in unknown(page).items()]
     return "\n".join(["Cannot be told", *told]) if told else ""
 
 
