@@ -236,7 +236,10 @@ def test_the_learning_curve_falls_to_a_plateau() -> None:
 def test_a_tree_finds_the_split_and_boosting_the_values() -> None:
     grown = trees.grown(PLANTED.features, PLANTED.value, 3, 8)
     assert isinstance(grown, trees.Split) and NAMES[grown.feature] == "beyond" and abs(grown.at) < 0.4
-    assert len(trees.written(grown, NAMES, PLANTED.actions)) <= 8 + 2 * 7
+    ways = trees.paths(grown, NAMES)
+    assert len(ways) <= 8 and sum(way.leaf.rows for way in ways) == len(PLANTED)
+    assert all(way.conditions[0].startswith("beyond") for way in ways)
+    assert ON_POLICY[ways[-1].place] and not ON_POLICY[ways[0].place]
     missed = trees.summed(trees.boosted(PLANTED.features, PLANTED.value), PLANTED.features) - PLANTED.value
     assert np.sqrt((missed**2).mean()) < 0.05
 

@@ -53,6 +53,8 @@ FEATURES: dict[str, str] = {
     "passes": "log2 of the passes over the data in that budget",
     "fresh": "log2 of the share of the steps that may have fresh responses",
 }
+GEOMETRY = ("reach", "tail", "pull", "beyond")  # C1
+COVERAGE = ("winner_reward", "winner_short", "winner_logp", "winner_unlikely", "votes", "likelier", "alike")  # C2
 
 
 @dataclass(frozen=True)
@@ -102,15 +104,14 @@ def features(given: Given | None, samples: Samples, facts: Facts) -> dict[str, V
 
 
 def _geometry(reward: Array | None, beta: float) -> dict[str, Value]:
-    names = ("reach", "tail", "pull", "beyond")
     if reward is None:
-        return dict.fromkeys(names, NO_REWARD)
+        return dict.fromkeys(GEOMETRY, NO_REWARD)
     if reward.shape[1] != SAMPLES:
         what = f"it is the number for {SAMPLES} samples to a prompt, and there are {reward.shape[1]}"
-        return dict.fromkeys(names, CannotTell(what))
+        return dict.fromkeys(GEOMETRY, CannotTell(what))
     variance = reward.var(1, ddof=1)
     if not variance.mean() > 0:
-        return dict.fromkeys(names, CannotTell("all samples to a prompt score the same"))
+        return dict.fromkeys(GEOMETRY, CannotTell("all samples to a prompt score the same"))
     few, some, many = (geometry.best_of_each(reward, size) for size in SIZES)
     least = geometry.smallest_beta(reward)
     spread = mean_se(variance)

@@ -25,6 +25,8 @@ Array: TypeAlias = NDArray[np.float64]
 Places: TypeAlias = NDArray[np.intp]
 
 PARTS = 10
+SWITCHES = ("any", "on_policy", "negative", "reuse", "anchored", "policy gradient")  # ψ; the first is 1 for all
+RESAMPLES = 200  # of the problems, for the errors of coefficients
 LEVEL = 0.8
 PENALTIES = tuple(float(x) for x in np.logspace(0, 5, 6))  # of ridge, in units of rows
 LOGISTIC = 10.0  # penalty of the logistic regression
@@ -161,6 +163,20 @@ def _gain(z: Array, table: Table, penalty: float) -> Array:
     count = len(table.actions)
     x = design(z, table.actions).reshape(len(z) * count, -1)
     return unfolded(ridge(x, table.value.ravel(), penalty, free=count), table.actions, z.shape[1])
+
+
+def by_switch(table: Table, *, seed: int = 0) -> tuple[Array, Array]:
+    """What one standard deviation of each feature adds to the value of an action with each switch, [6, d], and its
+    standard error: problems are resampled, the penalty is kept."""
+    z, _, _ = standardised(table.features)
+    penalty, psi, rng = best_penalty(table), switches(table.actions), np.random.default_rng(seed)
+
+    def of(rows: Places) -> Array:
+        slopes = _gain(z[rows], table[rows], penalty)[:, 1:]
+        return np.asarray(np.linalg.lstsq(psi, slopes, rcond=None)[0])
+
+    every = [of(rng.integers(len(table), size=len(table))) for _ in range(RESAMPLES)]
+    return of(np.arange(len(table))), np.std(every, axis=0, ddof=1)
 
 
 def parts(n: int, count: int = PARTS, seed: int = 0) -> list[tuple[Places, Places]]:

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from prefloop.advice.actions import ACTIONS, Action
 from prefloop.advice.features import FEATURES
 from prefloop.advice.in_lab import features_of, knob_of, setting
-from prefloop.advice.prior import Problem, problems
+from prefloop.advice.prior import DIALS, Problem, problems
 from prefloop.advice.table import Table
 from prefloop.analysis import headroom as seen
 from prefloop.analysis.numbers import compact
@@ -48,8 +48,10 @@ RATES = {  # all at once: a stack of twenty runs takes little longer than one of
     "sequences": BANDIT,
     "lengths": (3.2e-6, 1e-5, 3.2e-5, 1e-4, 3.2e-4, 1e-3, 3.2e-3, 1e-2, 3.2e-2),
 }
+NO_GAIN = "nothing can be gained over the reference"
 SURE = 10.0  # the attainable gain must be so many times the deviation of the references' J from what is known
 STARTS = 4  # references of which that is measured
+AGAIN = "prefloop study run advice, with the same --out"
 
 
 @dataclass(frozen=True)
@@ -138,7 +140,7 @@ def no_headroom(problem: Problem) -> str:
     known = optimum(problem.world, problem.beta)
     gain = known.best - known.reference
     if not 0 < gain < math.inf:
-        return "nothing can be gained over the reference"
+        return NO_GAIN
     plain = replace(problem.world, scorer="gold")  # type: ignore[type-var]
     one = setting(replace(problem, world=plain), next(iter(ACTIONS.values())))
     training = build(seeds(one, range(STARTS)))
@@ -219,6 +221,26 @@ def measured(problem: Problem, bench: Bench, scale: Scale = FULL) -> Outcome:
 def key_of(problem: Problem, scale: Scale) -> str:
     """A hash of what determines the outcomes."""
     return digest([problem.key, asdict(scale), [repr(action) for action in ACTIONS.values()]])
+
+
+def stored(folder: Path, scale: Scale = FULL) -> list[Outcome]:
+    """The outcomes in a folder, in the order of the worlds and of their problems.
+
+    Raises:
+        DataError: there is none, or one is of another problem of that name or of another number of runs.
+    """
+    found = []
+    for world in DIALS:
+        numbers = sorted(int(file.stem.rpartition("-")[2]) for file in folder.glob(f"{world}-*.json"))
+        drawn = problems(world, numbers[-1] + 1) if numbers else []
+        for problem in (drawn[number] for number in numbers):
+            file = folder / f"{problem.name}.json"
+            found.append(read(file))
+            if found[-1].key != key_of(problem, scale):
+                raise DataError("outcomes of another version of the problem or its runs", where=str(file), fix=AGAIN)
+    if not found:
+        raise DataError("no outcomes of problems", where=str(folder), fix=AGAIN)
+    return found
 
 
 def read(file: Path) -> Outcome:

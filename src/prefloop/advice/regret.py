@@ -38,14 +38,26 @@ def regret(values: Array, weights: Array) -> Array:
         values: [n, A, S], two or more seeds.
         weights: of the actions, [n, A]; 1 for the advised one.
     """
-    halves = (values[..., 0::2].mean(-1), values[..., 1::2].mean(-1))
-    rows = np.arange(len(values))
-    best, own = np.zeros(len(values)), np.zeros(len(values))
-    for choose, score in (halves, halves[::-1]):
-        best += score[rows, choose.argmax(1)] / 2
-        own += (score * weights).sum(1) / 2
+    best, own = best_value(values), (_halves(values).mean(0) * weights).sum(1)
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.where(best >= FLOOR, (best - own) / best, np.nan)
+
+
+def best_value(values: Array) -> Array:
+    """What the best action is worth on each problem, [n]: chosen on one half of the seeds and scored on the other, each
+    half in turn.
+
+    Args:
+        values: [n, A, S], two or more seeds.
+    """
+    one, other = _halves(values)
+    rows = np.arange(len(values))
+    return np.asarray((other[rows, one.argmax(1)] + one[rows, other.argmax(1)]) / 2)
+
+
+def _halves(values: Array) -> Array:
+    """Means over every second seed, [2, n, A]."""
+    return np.stack([values[..., 0::2].mean(-1), values[..., 1::2].mean(-1)])
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,8 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from prefloop.analysis.numbers import compact
+
 Array: TypeAlias = NDArray[np.float64]
 Counts: TypeAlias = NDArray[np.intp]
 Worth: TypeAlias = Callable[
@@ -112,14 +114,24 @@ def summed(trees: Sequence[Node], x: Array, rate: float = 0.1) -> Array:
     return np.asarray(predicted(first, x) + rate * sum((predicted(tree, x) for tree in others), np.zeros(1)))
 
 
-def written(tree: Node, names: Sequence[str], actions: Sequence[str], indent: str = "") -> list[str]:
-    """The tree in lines, its leaves as actions."""
+@dataclass(frozen=True)
+class Way:
+    """A leaf of a tree with the way to it.
+
+    Args:
+        conditions: such as `beyond ≤ 0.5`; where a feature is not known, its `≤` holds.
+        place: of the best action there.
+    """
+
+    conditions: tuple[str, ...]
+    place: int
+    leaf: Leaf
+
+
+def paths(tree: Node, names: Sequence[str], conditions: tuple[str, ...] = ()) -> list[Way]:
+    """Every leaf, from left to right."""
     if isinstance(tree, Leaf):
-        return [f"{indent}{actions[int(tree.value.argmax())]} ({tree.rows} problems)"]
-    inner = indent + "  "
-    return [
-        f"{indent}{names[tree.feature]} up to {tree.at:.3g}:",
-        *written(tree.left, names, actions, inner),
-        f"{indent}above:",
-        *written(tree.right, names, actions, inner),
-    ]
+        return [Way(conditions, int(tree.value.argmax()), tree)]
+    name, at = names[tree.feature], compact(tree.at)
+    left = paths(tree.left, names, (*conditions, f"{name} ≤ {at}"))
+    return [*left, *paths(tree.right, names, (*conditions, f"{name} > {at}"))]

@@ -58,7 +58,12 @@ def evidence(folder: Path | None = None) -> list[Result]:
 
 def write_evidence(results: Sequence[Result], path: Path = EVIDENCE) -> None:
     """The results for the package, without figures."""
-    files.write(path, files.to_json([{**result, "figures": {}} for result in results], indent=1) + "\n")
+    files.write(path, files.to_json([{**result, "figures": {}} for result in claiming(results)], indent=1) + "\n")
+
+
+def claiming(results: Sequence[Result]) -> list[Result]:
+    """Those with claims: a study without any, such as that of the advice, finds nothing about the paper."""
+    return [result for result in results if result["claims"] or result.get("left_out")]
 
 
 # ---- one object ---------------------------------------------------------------------------------------------------
@@ -66,6 +71,7 @@ def write_evidence(results: Sequence[Result], path: Path = EVIDENCE) -> None:
 
 def summary(results: Sequence[Result], readings: Mapping[str, Reading] = READINGS) -> dict[str, Any]:
     """Everything that the page says: findings of each study with adjusted p values, readings, counts."""
+    results = claiming(results)
     every = {(r["study"], claim["name"]): claim for r in results for claim in counted(r["claims"])}
     adjusted = false_discovery({"/".join(key): claim["p_verdict"] for key, claim in every.items()})
     unit = Counter(claim["unit"] for claim in every.values()).most_common(1)

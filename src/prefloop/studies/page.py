@@ -21,6 +21,7 @@ SMOKE = "Runs of size `smoke` only show that the code works; their verdicts are 
 CHECKS = {"supported": "holds", "undecided": "undecided", "no headroom": "undecided"}  # of what does not count
 LEFT_OUT = "Not judged at this size"
 RATES = "Conditions"  # the table with the learning rates
+ANSWERS = "Answers"  # the table that answers a question without claims
 
 
 def write(result: Result, folder: Path) -> None:
@@ -82,17 +83,18 @@ def _write_tables(result: Result, home: Path, format: str) -> list[Path]:
 
 def page(result: Result) -> str:
     """README.md of a study."""
+    further = [table for table in result["tables"] if table["title"] != ANSWERS]
     parts = [
         f"# {result['study']}: {result['question']}",
         f"**The paper** ({result['source']}): {paper(result)}",
-        f"## Answers\n\n{outcome(result)}",
+        f"## {ANSWERS}\n\n{outcome(result)}",
         *(_answers(result)),
         *_figures(result),
         f"## Design\n\n{grid(('', ''), list(result['design'].items()))}",
         _caveats(result),
         *([f"## Measures\n\n{_measures(result['claims'])}"] if result["claims"] else []),
-        *(["## Tables"] if result["tables"] else []),
-        *(f"**{table['title']}**\n\n{grid(table['head'], table['rows'])}" for table in result["tables"]),
+        *(["## Tables"] if further else []),
+        *(f"**{table['title']}**\n\n{grid(table['head'], table['rows'])}" for table in further),
         _again(result),
     ]
     return MARK + "\n\n".join(part for part in parts if part) + "\n"
@@ -105,9 +107,12 @@ def paper(result: Result) -> str:
 
 def outcome(result: Result) -> str:
     """The verdicts of a study in one line."""
+    size = f"Size `{result['size']}`.{caution(result['size'])}"
+    if not result["claims"]:
+        return size
     given = [f"{n} {verdict}" for verdict, n in result["verdicts"].items() if n]
     said = ", ".join(given) or "nothing that counts as a finding"
-    return f"{sentence(said)} Size `{result['size']}`.{caution(result['size'])}"
+    return f"{sentence(said)} {size}"
 
 
 def caution(size: str) -> str:
@@ -120,7 +125,13 @@ def _answers(result: Result) -> list[str]:
     missing = [f"- {LEFT_OUT}: `{name}`." for name in result["left_out"]]
     title = "**Checks and mathematics**, which are not counted as findings:"
     lists = ["\n".join(findings), *([title, "\n".join(checks)] if checks else []), "\n".join(missing)]
-    return [part for part in lists if part]
+    told = answers(result)
+    return [part for part in (*lists, grid(told["head"], told["rows"]) if told else "") if part]
+
+
+def answers(result: Result) -> Result | None:
+    """The table that answers a question without claims, if there is one."""
+    return next((table for table in result["tables"] if table["title"] == ANSWERS), None)
 
 
 def answer(claim: Result) -> str:
@@ -188,11 +199,13 @@ def _measures(claims: Sequence[Result]) -> str:
 
 def _again(result: Result) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in result["versions"].items())
+    rules = (
+        f" Rules: `{result['rules']}` (budgets, decisions and tuning, shared by all studies), `{result['asked']}`"
+        " (claims and conditions of this one)."
+    )
     return (
-        f"## Reproduce\n\n```\n{result['command']}\n```\n\nIt took {took(result['effort'])}. Rules: `{result['rules']}`"
-        f" (budgets, decisions and tuning, shared by all studies), `{result['asked']}` (claims and conditions of this"
-        f" one). Versions: {versions}. All numbers:"
-        f" [{RESULT}]({RESULT})."
+        f"## Reproduce\n\n```\n{result['command']}\n```\n\nIt took {took(result['effort'])}."
+        f"{rules if result['claims'] else ''} Versions: {versions}. All numbers: [{RESULT}]({RESULT})."
     )
 
 

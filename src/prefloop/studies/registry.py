@@ -27,10 +27,13 @@ SUMMARIES = {
     "theory": "do the paper's lemmas hold where everything can be enumerated?",
 }
 STUDIES = tuple(SUMMARIES)
-ALONE = {  # run only by name: they train a real model
+ALONE = {  # run only by name
+    "advice": "which method on which data: does a fitted rule beat the best constant choice? (not in `all`: it takes"
+    " hours, and has no claims of the paper)",
     "real": "a real 135M model: do the findings hold at matched KL? (not in `all`; predicts its time first)",
 }
 FIGURES = {  # of the paper, that a study repeats
+    "advice": "1",
     "on-policy": "5, 6, 18, 19",
     "staleness": "5, 6",
     "reuse": "10, 11",

@@ -131,15 +131,19 @@ def _tell(result: dict[str, Any], options: Options) -> None:
     from rich.text import Text
 
     from prefloop.analysis.numbers import compact
-    from prefloop.studies.page import PAGE, answered, effect
+    from prefloop.report.markdown import plain
+    from prefloop.studies.page import PAGE, answered, answers, effect
 
     console = Console(highlight=False)
     console = console if console.is_terminal else Console(width=PIPE, highlight=False)
     head = Text(f"\n{result['study']}", style="bold")
     console.print(head.append(f"  {result['question']}  {result['effort']['time']}", style="not bold dim"))
     table = Table(box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False)
-    for title in ("claim", "effect [95 % interval]", "counts from", "verdict"):
+    own = answers(result)
+    for title in own["head"] if own else ("claim", "effect [95 % interval]", "counts from", "verdict"):
         table.add_column(title)
+    for row in own["rows"] if own else ():
+        table.add_row(*(Text(plain(value)) for value in row))
     for claim in result["claims"]:
         verdict = Text(answered(claim), style=COLOURS.get(claim["verdict"], OPEN))
         table.add_row(Text(claim["name"]), Text(effect(claim)), Text(compact(claim["threshold"])), verdict)

@@ -1,0 +1,184 @@
+"""The study of the advice: what it says of made outcomes, what it measures, and that it counts as no finding."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from made_studies import TOLD
+from prefloop.advice import fit, gain, outcomes, regret
+from prefloop.advice.actions import ACTIONS
+from prefloop.advice.features import FEATURES
+from prefloop.advice.outcomes import FULL, NO_GAIN, Outcome, Result, key_of, stored
+from prefloop.advice.prior import Problem, problems
+from prefloop.advice.regret import ADVISORS
+from prefloop.analysis.statistics import bootstrap
+from prefloop.cli.main import main
+from prefloop.core.errors import DataError
+from prefloop.core.files import to_json, write
+from prefloop.studies import findings, page, record
+from prefloop.studies.advice import evidence, question
+from prefloop.studies.advice.evidence import by_influence, counts, plateau, sizes, told
+from prefloop.studies.advice.question import STUDY, Size, shown
+
+N = 40
+FEW = {name: ADVISORS[name] for name in ("rule", "best constant", "nearest problem", "tree of depth 3", "oracle")}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def fast() -> Iterator[None]:
+    """Fewer advisors, resamples and splits, which have tests of their own."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(evidence, "ADVISORS", FEW)
+        patch.setattr(evidence, "SIZES", (16,))
+        patch.setattr(fit, "RESAMPLES", 5)
+        patch.setattr(gain, "bootstrap", partial(bootstrap, n=50))
+        patch.setattr(regret, "learning_curve", partial(regret.learning_curve, repeats=2))
+        yield
+
+
+def outcome(problem: Problem, seed: int, planted: float = 0.2) -> Outcome:
+    """On-policy actions are better where `beyond` is above 0."""
+    rng = np.random.default_rng(seed)
+    x = dict(zip(FEATURES, rng.normal(size=len(FEATURES)), strict=True))
+    results = {}
+    for name, action in ACTIONS.items():
+        level = 0.5 + planted * x["beyond"] * (2 * action.switches.on_policy - 1)
+        values = tuple((level + 0.02 * rng.normal(size=FULL.seeds)).tolist())
+        results[name] = Result(1e-3, 0.1, seed % 2 == 0, 20, values, values, (False,) * FULL.seeds)
+    features = {name: {"value": float(value), "se": 0.1, "units": 64} for name, value in x.items()}
+    return Outcome(problem.name, key_of(problem, FULL), "", results, features)
+
+
+@pytest.fixture(scope="module")
+def some() -> list[Outcome]:
+    made = [outcome(problem, i) for i, problem in enumerate(problems("rotated", N))]
+    lost = [replace(one, results={}, no_headroom=why) for one, why in zip(made, (NO_GAIN, "uncertain"), strict=False)]
+    return [*lost, *made[2:]]
+
+
+@pytest.fixture(scope="module")
+def result(some: Sequence[Outcome]) -> dict[str, Any]:
+    return record.record(STUDY, shown(some), **TOLD)
+
+
+def table(result: dict[str, Any], title: str) -> dict[str, Any]:
+    (found,) = [one for one in result["tables"] if one["title"].startswith(title)]
+    return {row[0]: dict(zip(found["head"], row, strict=True)) for row in found["rows"]}
+
+
+def test_a_planted_rule_is_found_and_every_question_is_answered(result: dict[str, Any]) -> None:
+    said = {asked: row["answer"] for asked, row in table(result, page.ANSWERS).items()}
+    assert [answer for asked, answer in said.items() if asked.startswith(("mean regret", "what the best"))] == [
+        "yes"
+    ] * 2
+    assert next(answer for asked, answer in said.items() if "best predicts" in asked) == "`beyond`"
+    assert said["may the rule advise?"] == "no"  # 38 problems are too few
+    assert set(table(result, "Regret with")) == set(FEW)
+    assert all(next(iter(table(result, title))) == "beyond" for title in ("What decides", "Rank correlation"))
+    assert next(iter(table(result, "A tree"))).startswith("beyond ≤")
+
+
+def test_problems_are_counted_by_what_became_of_them(some: Sequence[Outcome], result: dict[str, Any]) -> None:
+    flat = replace(some[2], results=dict.fromkeys(ACTIONS, some[2].results["dpo"]))
+    bad = replace(some[3], results={k: replace(x, values=(0.0,) * FULL.seeds) for k, x in some[3].results.items()})
+    found = counts([*some[:2], flat, bad, *some[4:]])["rotated"]
+    assert (found.drawn, found.no_gain, found.uncertain, found.trained) == (N, 1, 1, N - 2)
+    assert found.alike >= 2 and found.low >= 1
+    row = table(result, "Problems")["rotated"]
+    assert list(row.values())[1:5] == [N, 1, 1, N - 2]
+
+
+def test_the_page_has_every_table_and_figure_and_no_claim(result: dict[str, Any], tmp_path: Path) -> None:
+    page.write(result, tmp_path)
+    text = (tmp_path / "advice" / page.PAGE).read_text(encoding="utf-8")
+    assert text.index("mean regret of the rule") < text.index("## Design") < text.index("## Tables")
+    assert text.count("mean regret of the rule") == 1 and "Rules:" not in text
+    assert {path.name for path in (tmp_path / "advice").glob("*.svg")} == {"regret.svg", "learning.svg", "gain.svg"}
+    assert all(f"**{one['title']}**" in text for one in result["tables"][1:])
+    assert len(result["design"]) >= 10 and not result["claims"]
+
+
+def test_it_is_no_finding(result: dict[str, Any], tmp_path: Path) -> None:
+    whole = findings.summary([result])
+    assert whole["claims"] == whole["answered"] == 0 and whole["studies"] == [] and whole["rules"] == []
+    findings.write_evidence([result], tmp_path / "evidence.json")
+    assert json.loads((tmp_path / "evidence.json").read_text(encoding="utf-8")) == []
+
+
+def test_with_too_few_problems_it_says_so(some: Sequence[Outcome]) -> None:
+    few = shown(some[:6])
+    assert few.figures == {} and "20" in few.caveats[-1] and len(few.tables) == 3
+    assert few.tables[0].rows[0][-1] == "not judged"
+    assert len(shown(some[:2]).tables) == 2  # none was trained
+    with pytest.raises(ValueError, match="too few"):
+        told(outcomes.tabulated(some[:6]))
+
+
+def test_two_worlds_are_left_out_in_turn(some: Sequence[Outcome]) -> None:
+    other = [outcome(problem, N + i) for i, problem in enumerate(problems("sequences", 12))]
+    found = told(outcomes.tabulated([*some[:20], *other]))
+    assert {score.regret.units for score in found.worlds.values()} == {30}
+    assert by_influence(found)[0][0] == "beyond"
+
+
+def test_the_curve_ends_with_all_problems_and_may_be_flat() -> None:
+    assert sizes(100) == [16, 80] and sizes(20) == [16]
+    assert plateau([(8, 0.3, 0.02), (16, 0.1, 0.01), (32, 0.09, 0.01)])
+    assert not plateau([(8, 0.3, 0.02), (16, 0.1, 0.01)])
+
+
+# ------------------------------------------------------------------------------------------------------- on disk
+
+
+def kept(some: Sequence[Outcome], out: Path) -> Path:
+    for one in some:
+        write(out / "advice" / f"{one.problem}.json", to_json(asdict(one)))
+    return out / "advice"
+
+
+def test_what_is_on_disk_is_read_and_its_runs_are_counted(
+    some: Sequence[Outcome], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kept(some[:4], tmp_path)
+    monkeypatch.setitem(question.SIZES, "small", Size({"rotated": 4}))
+    monkeypatch.setattr(outcomes, "measure", lambda *a: pytest.fail("nothing is to be measured"))
+    assert main(["study", "run", "advice", "--out", str(tmp_path), "--workers", "1"]) == 0
+    told = capsys.readouterr().out
+    assert "20 or more" in told and "are to be measured" not in told
+    (found,) = record.load(tmp_path)
+    runs = 2 * len(ACTIONS) * (20 + FULL.seeds)
+    assert (found["effort"]["runs"], found["effort"]["computed"]) == (runs, 0)
+
+
+def test_smoke_leaves_the_outcomes_of_other_sizes_alone(
+    some: Sequence[Outcome], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = kept(some[:2], tmp_path)
+    before = {path: path.read_bytes() for path in folder.iterdir()}
+    monkeypatch.setattr(outcomes, "measure", lambda problem, *a: replace(some[0], problem=problem.name))
+    assert main(["study", "run", "advice", "--size", "smoke", "--out", str(tmp_path), "--quiet"]) == 0
+    assert {path: path.read_bytes() for path in before} == before
+    assert len(list((tmp_path / "smoke" / "advice").glob("*.json"))) == 2
+
+
+def test_a_repetition_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["study", "run", "advice", "--out", str(tmp_path), "--repetition", "1"]) == 2
+    assert "leave out --repetition" in capsys.readouterr().err
+
+
+def test_outcomes_of_a_folder_are_of_this_version(some: Sequence[Outcome], tmp_path: Path) -> None:
+    folder = kept(some[2:5], tmp_path)
+    assert stored(folder) == list(some[2:5])
+    kept([replace(some[3], key="another")], tmp_path)
+    with pytest.raises(DataError, match="another version"):
+        stored(folder)
+    with pytest.raises(DataError, match="no outcomes"):
+        stored(tmp_path)
