@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from prefloop.advice import regret, rule, trees
+from prefloop.advice import regret, rule, trees, value
 from prefloop.advice.actions import ACTIONS
 from prefloop.advice.fit import conformal, fitted, logistic, regressed, switches
 from prefloop.advice.regret import (
@@ -188,15 +188,28 @@ def test_the_shipped_rule_says_how_it_was_tested() -> None:
 def test_regret_is_the_share_of_the_best_that_is_missed() -> None:
     values = np.array([[[0.8] * 4, [0.4] * 4], [[0.0] * 4, [0.01] * 4]])
     weights = np.array([[0.0, 1.0], [1.0, 0.0]])
-    assert regret.regret(values, weights)[0] == pytest.approx(0.5)
-    assert math.isnan(regret.regret(values, weights)[1])  # nothing is gained by any action
-    assert regret.regret(values[:1], np.array([[0.5, 0.5]]))[0] == pytest.approx(0.25)
+    assert value.regret(values, weights)[0] == pytest.approx(0.5)
+    assert math.isnan(value.regret(values, weights)[1])  # nothing is gained by any action
+    assert value.regret(values[:1], np.array([[0.5, 0.5]]))[0] == pytest.approx(0.25)
+
+
+def test_the_best_constant_loses_least_where_regret_has_a_meaning() -> None:
+    """`dpo` is better on two problems with little to win, `rloo` on one with more, and therefore in the mean."""
+    values = np.full((4, len(ACTIONS), 8), 0.01)
+    at = {name: i for i, name in enumerate(ACTIONS)}
+    values[:3, at["dpo"]], values[:2, at["rloo"]], values[2, at["rloo"]] = 0.1, 0.06, 0.19
+    table = replace(PLANTED[np.arange(4)], values=values)
+    assert table.value[:, at["rloo"]].mean() > table.value[:, at["dpo"]].mean()
+    assert value.best_constant(table) == "dpo"
+    values[:3] = 0.02  # too little on any problem: the highest mean
+    values[3, at["rwr-offline"]] = 0.04
+    assert value.best_constant(table) == "rwr-offline"
 
 
 def test_the_best_of_noise_is_not_better_than_any_action() -> None:
     """Chosen and scored on the same seeds, the best of eight equal actions would seem 0.07 better."""
     values = 0.5 + 0.1 * np.random.default_rng(0).normal(size=(400, 8, 8))
-    each = regret.regret(values, regret.picks([0] * 400, 8))
+    each = value.regret(values, regret.picks([0] * 400, 8))
     assert abs(each.mean()) < 3 * each.std() / 20
 
 

@@ -20,6 +20,7 @@ from scipy.special import expit
 from prefloop.advice.actions import ACTIONS
 from prefloop.advice.rule import Rule, Status, linear
 from prefloop.advice.table import Table
+from prefloop.advice.value import best_constant
 
 Array: TypeAlias = NDArray[np.float64]
 Places: TypeAlias = NDArray[np.intp]
@@ -187,11 +188,6 @@ def parts(n: int, count: int = PARTS, seed: int = 0) -> list[tuple[Places, Place
 
 
 # ---------------------------------------------------------------------------------------------------------- the rule
-
-
-def best_constant(table: Table) -> str:
-    """The action with the highest mean value."""
-    return table.actions[int(table.value.mean(0).argmax())]
 
 
 def conformal(errors: Array, level: float = LEVEL) -> Array:

@@ -10,8 +10,9 @@ import numpy as np
 from scipy.stats import rankdata
 
 from prefloop.advice.actions import ACTIONS
-from prefloop.advice.regret import LEVEL, best_value
+from prefloop.advice.regret import LEVEL
 from prefloop.advice.table import Array, Table
+from prefloop.advice.value import best_value
 from prefloop.analysis.statistics import Interval, Statistic, bootstrap
 
 FEWEST = 5  # problems, for a correlation

@@ -1,8 +1,6 @@
 """What advice costs against the best action, on problems that it had not seen; beside simple rules and published ones.
 
-Regret = (V_best − V_advised)/(V_best − V_ref), V_ref = 0. The best action is chosen on one half of the seeds and both
-are scored on the other half, each half in turn: the best of noisy means would be too high. Where nothing is sure, the
-rule's advice counts as the default.
+Where nothing is sure, the rule's advice counts as the default.
 """
 
 from __future__ import annotations
@@ -15,12 +13,12 @@ import numpy as np
 
 from prefloop.advice import trees
 from prefloop.advice.actions import ACTIONS
-from prefloop.advice.fit import best_constant, fitted, parts, placed, standardised
+from prefloop.advice.fit import fitted, parts, placed, standardised
 from prefloop.advice.rule import Rule, Status
 from prefloop.advice.table import Array, Places, Table
+from prefloop.advice.value import best_constant, regret
 from prefloop.analysis.statistics import Interval, bootstrap
 
-FLOOR = 0.05  # share of the attainable gain that the best action must keep for regret to have a meaning
 LEAST = 8  # problems in a leaf of a tree
 LEVEL = 0.95
 
@@ -29,35 +27,6 @@ Folds: TypeAlias = Sequence[tuple[Places, Places]]
 
 
 # ------------------------------------------------------------------------------------------------------------ regret
-
-
-def regret(values: Array, weights: Array) -> Array:
-    """Regret on each problem, [n]; nan where the best action keeps less than FLOOR.
-
-    Args:
-        values: [n, A, S], two or more seeds.
-        weights: of the actions, [n, A]; 1 for the advised one.
-    """
-    best, own = best_value(values), (_halves(values).mean(0) * weights).sum(1)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return np.where(best >= FLOOR, (best - own) / best, np.nan)
-
-
-def best_value(values: Array) -> Array:
-    """What the best action is worth on each problem, [n]: chosen on one half of the seeds and scored on the other, each
-    half in turn.
-
-    Args:
-        values: [n, A, S], two or more seeds.
-    """
-    one, other = _halves(values)
-    rows = np.arange(len(values))
-    return np.asarray((other[rows, one.argmax(1)] + one[rows, other.argmax(1)]) / 2)
-
-
-def _halves(values: Array) -> Array:
-    """Means over every second seed, [2, n, A]."""
-    return np.stack([values[..., 0::2].mean(-1), values[..., 1::2].mean(-1)])
 
 
 @dataclass(frozen=True)

@@ -10,11 +10,12 @@ import numpy as np
 
 from prefloop.advice import regret, trees
 from prefloop.advice.features import COVERAGE, FEATURES, GEOMETRY
-from prefloop.advice.fit import SWITCHES, best_constant, by_switch
+from prefloop.advice.fit import SWITCHES, by_switch
 from prefloop.advice.gain import Correlation, ahead, correlations, on_policy_gain
 from prefloop.advice.outcomes import NO_GAIN, Outcome, tabulated
 from prefloop.advice.regret import ADVISORS, LEAST, LEVEL, Calibration, Score
 from prefloop.advice.table import Array, Table
+from prefloop.advice.value import FLOOR, best_constant, best_value
 from prefloop.analysis.statistics import Interval, bootstrap
 
 FEWEST = 20  # problems with outcomes, for a test on left-out ones
@@ -86,10 +87,10 @@ def counts(outcomes: Sequence[Outcome]) -> dict[str, Count]:
         own = [one for one in outcomes if one.problem.startswith(f"{world}-")]
         trained = [one for one in own if one.results]
         no_gain = sum(one.no_headroom == NO_GAIN for one in own)
-        best = regret.best_value(tabulated(trained).values) if trained else np.zeros(0)
+        best = best_value(tabulated(trained).values) if trained else np.zeros(0)
         out[world] = Count(
             *(len(own), no_gain, len(own) - len(trained) - no_gain, len(trained)),
-            *(sum(bool(one.alike) for one in trained), int((best < regret.FLOOR).sum())),
+            *(sum(bool(one.alike) for one in trained), int((best < FLOOR).sum())),
         )
     return out
 
@@ -143,8 +144,9 @@ def sizes(n: int) -> list[int]:
 
 
 def plateau(curve: Curve) -> bool:
-    """Whether the last step of the curve brought less than its standard errors."""
-    (_, before, some), (_, after, more) = curve[-2:]
+    """Whether the last doubling of the known problems brought less than its standard errors."""
+    (last, after, more) = curve[-1]
+    _, before, some = next(point for point in reversed(curve[:-1]) if point[0] <= last / 2 or point is curve[0])
     return before - after < float(np.hypot(some, more))
 
 

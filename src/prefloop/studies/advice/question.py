@@ -15,7 +15,7 @@ from prefloop.advice.features import FEATURES, SAMPLES
 from prefloop.advice.fit import PARTS
 from prefloop.advice.outcomes import FULL, SURE, Outcome, Scale, key_of, measured, read, tabulated
 from prefloop.advice.prior import Problem, problems
-from prefloop.advice.regret import FLOOR
+from prefloop.advice.value import FLOOR
 from prefloop.analysis.numbers import compact
 from prefloop.core.errors import UserError
 from prefloop.lab.pool import Pool
@@ -44,7 +44,7 @@ SIZES = {
 }
 
 
-@dataclass(frozen=True)
+@dataclass
 class Place:
     """Where outcomes are, and who measures what is missing."""
 

@@ -11,10 +11,11 @@ from prefloop.advice.actions import ACTIONS
 from prefloop.advice.features import COVERAGE, FEATURES, SAMPLES
 from prefloop.advice.fit import PARTS
 from prefloop.advice.outcomes import Outcome
-from prefloop.advice.regret import FLOOR, LEVEL, Score
+from prefloop.advice.regret import LEVEL, Score
 from prefloop.advice.rule import Status
+from prefloop.advice.value import FLOOR
 from prefloop.analysis.numbers import NONE, fixed, share
-from prefloop.analysis.statistics import Interval, bootstrap, mean_se
+from prefloop.analysis.statistics import Interval, bootstrap
 from prefloop.report.chart import ANY, Chart, Line, Table
 from prefloop.studies.advice.evidence import (
     DECIDING,
@@ -29,6 +30,7 @@ from prefloop.studies.page import ANSWERS
 
 MOST, HALF = 0.05, 0.5  # what is asked of the rule's regret: at most, and as a share of the best constant action's
 COVERED = (0.75, 0.85)  # and of the coverage of its intervals
+LEVELS = f"{100 * LEVEL:g} %"
 ENDS = (0.1, 0.5, 0.9)  # quantiles of regret that are shown
 
 
@@ -45,11 +47,13 @@ def answers(found: Told | None, trained: int) -> Table:
 def _of_regret(found: Told) -> list[tuple[str, ...]]:
     mean, other = found.held_out[RULE].regret, f"that of the best constant action, {found.default}"
     first, second = found.predictors[:2]
+    gain = "what the best on-policy action is worth more than the best offline one, as a share of the attainable gain"
     return [
         ("mean regret of the rule on left-out problems", str(mean), f"≤ {MOST:g}", _below(mean, MOST)),
         (f"the same, as a share of {other}", str(found.ratio), f"≤ {HALF:g}", _below(found.ratio, HALF)),
         ("what the best constant action loses more than the rule", str(found.lead), "> 0", _above(found.lead, 0.0)),
         ("is the learning curve flat at its end?", _end(found), NONE, _yes(plateau(found.curves[RULE]))),
+        (gain, str(bootstrap(found.gain, seed=0, level=LEVEL)), NONE, NONE),
         (
             "which measure of geometry or coverage best predicts the gain of on-policy sampling?",
             *(f"rank correlation {first.rho}", NONE, f"`{first.feature}`"),
@@ -122,7 +126,7 @@ def _regrets(found: Told) -> Table:
         own = found.held_out[name]
         means = [str(scores[name].regret) for scores in seen.values()]
         rows.append((name, *means, *(fixed(_quantile(own, q)) for q in ENDS[1:]), share(own.good)))
-    return Table(f"Regret with {LEVEL:.0%} intervals over problems", [*head, "regret of at most 0.05"], rows)
+    return Table(f"Regret with {LEVELS} intervals over problems", [*head, "regret of at most 0.05"], rows)
 
 
 def _curves(found: Told) -> Table:
@@ -141,7 +145,7 @@ def _predictors(found: Told) -> Table:
         (one.feature, _kind(one.feature), str(one.rho), one.rho.units, FEATURES[one.feature])
         for one in found.predictors
     ]
-    return Table(title, ("feature", "of", f"Spearman's ρ [{LEVEL:.0%} interval]", "problems", "what it is"), rows)
+    return Table(title, ("feature", "of", f"Spearman's ρ [{LEVELS} interval]", "problems", "what it is"), rows)
 
 
 def _kind(feature: str) -> str:
@@ -175,11 +179,11 @@ def _actions(outcomes: Sequence[Outcome]) -> Table:
     best, rows = means.argmax(1), list[Any]()
     for i, name in enumerate(ACTIONS):
         own = [one.results[name] for one in some]
-        lost = [np.mean(x.values) - np.mean(np.nan_to_num(x.ends)) for x in own]
+        lost = [np.mean([not end > -FLOOR for end in x.ends]) for x in own]
         rows.append(
             (
                 *(name, str(bootstrap(means[:, i], seed=0)), share(float((best == i).mean()))),
-                *(share(float(np.mean([np.mean(x.broke) for x in own]))), str(mean_se(lost))),
+                *(share(float(np.mean([np.mean(x.broke) for x in own]))), share(float(np.mean(lost)))),
                 share(float(np.mean([not x.interior for x in own]))),
             )
         )
@@ -188,7 +192,7 @@ def _actions(outcomes: Sequence[Outcome]) -> Table:
         "mean value",
         "best on",
         "broken runs",
-        "lost without early stopping",
+        f"runs that end more than {FLOOR:g} below the reference",
         "best rate or knob at an edge",
     )
     return Table(f"Actions on {len(some)} problems", head, rows)
@@ -217,24 +221,28 @@ def _regret_charts(found: Told) -> list[Chart]:
     over = [found.held_out[name].regret for name in names]
     mean = [(one.value, one.low, one.high) for one in over]
     spread = [tuple(_quantile(found.held_out[name], q) for q in (0.5, 0.1, 0.9)) for name in names]
-    n = over[0].units
+    axis, said = (
+        ("regret", "the best action"),
+        f"mean with its {LEVELS} interval over {over[0].units} left-out problems",
+    )
     return [
-        _rows("Mean regret", "regret", names, mean, f"mean with its {LEVEL:.0%} interval over {n} left-out problems"),
-        _rows("Regret over problems", "regret", names, spread, "median, and 10th to 90th percentile of the problems"),
+        _rows("Mean regret", axis, names, mean, said),
+        _rows("Regret over problems", axis, names, spread, "median, and 10th to 90th percentile of the problems"),
     ]
 
 
 def _gain(found: Told) -> Chart:
     names = [one.feature for one in found.predictors]
     ends = [(one.rho.value, one.rho.low, one.rho.high) for one in found.predictors]
-    said = f"Spearman's ρ with its {LEVEL:.0%} interval over problems"
-    return _rows("What predicts the gain of on-policy sampling", "rank correlation with the gain", names, ends, said)
+    said = f"Spearman's ρ with its {LEVELS} interval over problems"
+    axis = ("rank correlation with the gain", "no correlation")
+    return _rows("What predicts the gain of on-policy sampling", axis, names, ends, said)
 
 
-def _rows(title: str, x: str, names: Sequence[str], ends: Sequence[Sequence[float]], said: str) -> Chart:
-    """A point with an interval in each row."""
+def _rows(title: str, axis: tuple[str, str], names: Sequence[str], ends: Sequence[Sequence[float]], said: str) -> Chart:
+    """A point with an interval in each row; the axis has its name and that of its 0."""
     lines = [Line(title, [v], [float(i)], left=[low], right=[high]) for i, (v, low, high) in enumerate(ends)]
-    return Chart(title, x, "", lines, kind="points", guides={"none": 0.0}, rows=names, interval=said)
+    return Chart(title, axis[0], "", lines, kind="points", guides={axis[1]: 0.0}, rows=names, interval=said)
 
 
 def _learning(found: Told) -> Chart:
@@ -260,8 +268,8 @@ def caveats(outcomes: Sequence[Outcome], found: Told | None) -> list[str]:
     ]
     if edges:
         said.append(
-            f"The best learning rate or knob was at an edge of what was tried for {share(float(np.mean(edges)))} of the"
-            " actions on a problem, where the search may end since nothing more is gained: their values may be too low."
+            f"The best learning rate or knob was at an end of its grid in {share(float(np.mean(edges)))} of the"
+            " searches (an action on a problem): where nothing is gained all are alike, elsewhere values may be low."
         )
     if found is None:
         return [*said, f"Advisors are tested on {FEWEST} problems with outcomes or more."]
