@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any, TypeVar
 
 import torch
@@ -44,7 +44,8 @@ def install(defect: str, built: Built, seeds: Sequence[int]) -> Built:
 
 def _off_by_one(built: Built, seeds: Sequence[int]) -> Built:
     policy, reference = seen_as(OffByOne, built.policy), seen_as(OffByOne, built.reference)
-    problem = PromptFirst(**vars(built.problem), policy=policy)
+    known = {f.name: getattr(built.problem, f.name) for f in fields(built.problem)}
+    problem = PromptFirst(**known, policy=policy)
     return replace(built, policy=policy, reference=reference, problem=problem)
 
 
