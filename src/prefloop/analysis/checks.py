@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from prefloop.analysis import signs
+from prefloop.analysis.forgetting import forgetting
 from prefloop.analysis.signs import Reading, Sign
 
 
@@ -104,6 +105,9 @@ TABLE = (
       "twice or half as long", "penalise or normalise length (simpo, reward of your own)"),
     C("repetition", "answers repeat themselves", signs.repetition, 0.2,
       "prose repeats one trigram in fifty", "raise kl or beta; read the answers (`prefloop sample RUN --before`)"),
+    C("forgetting", "what is not trained on is forgotten", forgetting, 0.1,
+      "the perplexity of the probe set rises by more than a tenth (e^0.1)",
+      "raise kl or beta, lower training.lr, train fewer steps, or mix in such text"),
     C("diversity", "answers become alike", signs.diversity, 0.5,
       "half of the different bigrams are gone", "raise kl or override.entropy; lower training.lr"),
     C("best_of", "the best of several answers got worse although the mean got better", signs.best_of, 2.0,

@@ -222,6 +222,13 @@ TABLE: dict[str, tuple[Metric, ...]] = {
         M("eval/mass/*", "Probability of the arms of one region: the reward's peak, the reference's hump (arm 20, or "
           "its mode in `rotated`), its two edges. Lab only.", "probability"),
     ),
+    "Evaluation on a probe set": (
+        M("eval/probe", "log π − log π_ref per token of each response of `evaluation.probe`, mean over responses; "
+          "standard error over prompts.", "nats per token", "0 before training by construction, then near it",
+          "below −0.1: text that is not trained on is forgotten (check `forgetting` of `prefloop diagnose`)"),
+        M("eval/probe/*", "The same of one kind of response, if the set has several.", "nats per token", "near 0",
+          "all kinds fall: the mass went to responses outside the set"),
+    ),
     "Evaluation on held-out pairs": (
         M("eval/rewards/accuracies",
           "Share of held-out pairs that the implicit reward orders as the annotator did; ties count ½.", "share",

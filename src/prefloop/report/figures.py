@@ -9,6 +9,7 @@ from typing import Any
 
 from markupsafe import Markup
 
+from prefloop.analysis.forgetting import PROBE
 from prefloop.analysis.numbers import number
 from prefloop.report.chart import ANY, COUNT, SHARE, Change, Chart, Line, Range, frontier
 from prefloop.report.data import Points, Real, Run, Value, flat, measured
@@ -74,6 +75,8 @@ PLOTS = (
     Plot("Margin", "Implicit reward of the preferred response minus that of the other.", ("rewards/margins",),
            "margin", scaled=True),
     Plot("Response length", "Mean length of held-out answers, ±1 standard error.", ("eval/length",), "tokens", COUNT),
+    Plot("Probe set", "log π − log π_ref per token of responses that are not trained on, ±1 standard error. Falling is "
+           "forgetting.", (PROBE,), "nats per token"),
     Plot("Gradient norm", "Before clipping.", ("grad_norm",), "norm", COUNT),
     Plot("Effective sample size", "1 while the policy equals the one that wrote the responses; low means a stale "
            "collection.", ("ess",), "ESS / n", SHARE),

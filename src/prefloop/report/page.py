@@ -14,7 +14,8 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from prefloop.analysis.compare import Difference
-from prefloop.analysis.numbers import NONE, compact, duration, gibibytes, interval, number, share
+from prefloop.analysis.forgetting import PROBE
+from prefloop.analysis.numbers import NONE, compact, duration, gibibytes, interval, is_part, number, share
 from prefloop.core import files
 from prefloop.core.errors import UserError
 from prefloop.report.cells import columns
@@ -232,6 +233,7 @@ TABLE: dict[str, list[tuple[str, str, Read]]] = {
         ("Different bigrams", "share among the answers to one prompt, before → after", _ends("eval/distinct_2")),
         ("Tokens in common", "share of two answers to one prompt, before → after", _ends("eval/overlap")),
         ("Cut at the limit", "share of answers after", _cut),
+        ("Probe set", "log π − log π_ref per token, after", _after(PROBE)),
     ],
     "Switches, as measured": [
         ("On-policy share", "of the groups trained on", lambda run: share(run.mean("on_policy"))),
@@ -252,12 +254,23 @@ TABLE: dict[str, list[tuple[str, str, Read]]] = {
 def table(runs: Sequence[Run]) -> dict[str, list[Row]]:
     """Quantities by group, with a cell for each run; quantities that no run has are left out."""
     out = {}
-    for group, lines in TABLE.items():
+    for group, lines in {**TABLE, BY_KIND: _by_kind(runs)}.items():
         rows = [Row(name, note, [read(run) for run in runs]) for name, note, read in lines]
         shown = [row for row in rows if any(cell.strip("– →") for cell in row.cells)]
         if shown:
             out[group] = shown
     return out
+
+
+BY_KIND = "Probe set by kind of response"
+
+
+def _by_kind(runs: Sequence[Run]) -> list[tuple[str, str, Read]]:
+    """What the runs' own probe sets measure, after training."""
+    keys = dict.fromkeys(key for run in runs for line in run.evaluations for key in line if key.startswith(f"{PROBE}/"))
+    return [
+        (key.removeprefix(f"{PROBE}/"), "log π − log π_ref per token", _after(key)) for key in keys if not is_part(key)
+    ]
 
 
 def _estimators(runs: Sequence[Run]) -> list[str]:

@@ -80,6 +80,9 @@ class EvaluationConfig:
     """Held-out pairs, labelled responses or demonstrations to measure, whichever the held-out set has."""
     every: int | None = None
     """Steps between evaluations; null: a quarter of all steps; 0 evaluates only before and after training."""
+    probe: str | None = None
+    """A second set of prompts with responses, which are not trained on: the log-prob per token of policy minus
+    reference shows what is forgotten. Any data file, or several kinds of response (docs/how-to/diagnose-run.md)."""
     greedy: int = 12
     """Held-out questions also answered at temperature 0 before and after training: for reading, not for metrics."""
     max_cut: float = 0.2
@@ -95,6 +98,7 @@ class EvaluationConfig:
             self.prompts >= 2, "evaluation.prompts", self.prompts, "use 2 or more: a single one has no standard error"
         )
         require(0 <= self.max_cut <= 1, "evaluation.max_cut", self.max_cut, "use a share between 0 and 1")
+        require(self.probe != "", "evaluation.probe", self.probe, "give a file, or null")
         require(self.greedy >= 0, "evaluation.greedy", self.greedy, "use 0 (none) or more")
         name, known = self.keep_best, (*HIGHER, *LOWER)
         require(name is None or name in known, "evaluation.keep_best", name, nearest(name or "", known))

@@ -24,6 +24,7 @@ from prefloop.core.streams import streams
 from prefloop.data.records import Group, spread
 from prefloop.policies.causal_lm import CausalLM
 from prefloop.runs.config import Config
+from prefloop.runs.probe import Followed, followed
 from prefloop.runs.world import TextWorld
 
 Metrics = dict[str, float]
@@ -61,6 +62,7 @@ class Baseline:
     shown: Batch | None = None  # held-out demonstrations; None if there are none
     greedy: Batch | None = None  # answers at temperature 0; None if not requested
     scores: Sequence[Line] = ()  # see `Evaluation.scores`
+    probe: Followed | None = None  # what is measured to see what is forgotten; None if nothing is
 
     @property
     def judged(self) -> list[Line]:
@@ -112,8 +114,10 @@ def evaluate_reference(config: Config, world: TextWorld, poll: Poll) -> Baseline
         metrics |= _separation(labelled.reference, labelled)
     shown = _demonstrations(config, world)
     metrics |= _likelihood(reference, shown, poll)
+    probe = followed(config, world, poll)
+    metrics |= probe.metrics(None) if probe else {}
     greedy = greedy_answers(config, world, reference, poll)
-    return Baseline(metrics, answers, pairs, labelled, shown, greedy, scores)
+    return Baseline(metrics, answers, pairs, labelled, shown, greedy, scores, probe)
 
 
 def evaluate(
@@ -141,7 +145,9 @@ def evaluate(
         judged = _judged(logp, baseline.pairs)
     if baseline.labelled is not None:
         metrics |= _separation(sequence_logp(policy, baseline.labelled.batch, poll)[:, 0], baseline.labelled, beta)
-    return Evaluation(metrics | _likelihood(policy, baseline.shown, poll), answers, judged, log_ratio, scores)
+    metrics |= _likelihood(policy, baseline.shown, poll)
+    metrics |= baseline.probe.metrics(policy, poll) if baseline.probe else {}
+    return Evaluation(metrics, answers, judged, log_ratio, scores)
 
 
 def greedy_answers(config: Config, world: TextWorld, policy: CausalLM, poll: Poll) -> Batch | None:

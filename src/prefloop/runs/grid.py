@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from prefloop.core.errors import UserError
+from prefloop.data.reading import data_hash
 from prefloop.policies.pretrained import model_hash
 from prefloop.runs import checkpoint, experiment
 from prefloop.runs.config import Config, load
@@ -114,7 +115,9 @@ def _sized(configs: Mapping[str, Config]) -> dict[str, Config]:
 
 
 def _wanted(config: Config, model: str) -> Identity:
-    return Identity(_placeless(config), _sides(config, data_hashes(config.data)), model, _items(sources(config)))
+    probe = config.evaluation.probe
+    hashes = {**data_hashes(config.data), **({} if probe is None else {probe: data_hash(probe)})}
+    return Identity(_placeless(config), _sides(config, hashes), model, _items(sources(config)))
 
 
 def _identity(folder: Path) -> Identity | None:
@@ -136,11 +139,14 @@ def _items(hashes: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
 
 
 def _sides(config: Config, hashes: Mapping[str, str]) -> tuple[str, ...]:
-    return tuple(hashes.get(side, "") for side in (config.data.train, config.data.held_out))
+    return tuple(
+        hashes.get(side or "", "") for side in (config.data.train, config.data.held_out, config.evaluation.probe)
+    )
 
 
 def _placeless(config: Config) -> Config:
     """The configuration without paths, which hashes replace."""
     held_out = config.data.held_out if config.data.held_out == SPLIT else "-"
     data = replace(config.data, train="-", held_out=held_out)
-    return replace(config, output="-", model=replace(config.model, path="-"), data=data)
+    evaluation = replace(config.evaluation, probe=config.evaluation.probe and "-")
+    return replace(config, output="-", model=replace(config.model, path="-"), data=data, evaluation=evaluation)

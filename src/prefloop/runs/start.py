@@ -17,6 +17,7 @@ from prefloop.runs.evaluation import Baseline, evaluate_reference
 from prefloop.runs.flat import same_score
 from prefloop.runs.length import with_steps
 from prefloop.runs.offline import collect_offline, offline_groups
+from prefloop.runs.probe import checked
 from prefloop.runs.speed import expected
 from prefloop.runs.trial import check_end
 from prefloop.runs.world import TextWorld, check_reward, groups_used, method_of, open_world, plan_of, resolved
@@ -68,7 +69,7 @@ def prepare(
     runs = list(zip(configs, methods, strict=True))
     for config, method in runs:
         plan_of(config, method)
-    data = open_data(first.data)
+    data = checked(first, open_data(first.data))
     for config, method in runs:
         check_reward(config, method, data)
     most = max(groups_used(with_steps(config, method, len(data.train)), method) for config, method in runs)
@@ -81,6 +82,10 @@ def prepare(
         say(f"about {duration(time)} in all, by the speed of a few responses")
     say("evaluating the untrained model on held-out data")
     baseline = evaluate_reference(first, world, poll)
+    if baseline.probe is not None:
+        world = replace(world, notes=(*world.notes, *baseline.probe.notes))
+        for note in baseline.probe.notes:
+            say(note)
     if same := same_score(baseline.answers):
         world = replace(world, notes=(*world.notes, same))
         say(same)
