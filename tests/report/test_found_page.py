@@ -102,6 +102,8 @@ def test_a_page_of_data_has_the_numbers_of_the_json() -> None:
     assert all(escape(text, quote=True).replace("&#x27;", "&#39;") in page for text in findings(measures, ABOUT))
     assert all(reason in page for reason in unknown(measures).values())
     assert page.count("<svg") == page.count("<summary>Numbers") == 6
+    place = found["measures"]["coverage/chosen/percentile"]
+    assert f"<title>chosen, log-prob: {100 * place['value']:.4g} [{100 * (place['value'] - place['se']):.4g}, " in page
 
 
 def test_without_a_reward_the_page_says_what_cannot_be_told() -> None:

@@ -300,19 +300,25 @@ def _tips(panel: Panel, line: Line, v: Numbers) -> list[Tip]:
             out.append(Tip(panel.at(v.x[i], v.y[i]), _of_row(panel.chart, line, v, i)))
             continue
         y = abs(v.y[i]) if panel.chart.mirrored else v.y[i]
-        ends = f" [{v.low[i]:.4g}, {v.high[i]:.4g}]" if math.isfinite(v.low[i]) else ""
-        x = panel.axes.x.labels[int(v.x[i])] if panel.axes.named else f"{v.x[i]:.4g}"
-        text = f"{line.label}: {y:.4g}{ends} at {x} {panel.chart.x.partition(',')[0]}".replace("-", "−")
+        x = panel.axes.x.labels[int(v.x[i])] if panel.axes.named else _short(v.x[i])
+        text = f"{line.label}: {_short(y)}{_ends(v.low[i], v.high[i])} at {x} {panel.chart.x.partition(',')[0]}"
         out.append(Tip(panel.at(v.x[i], v.y[i]), text))
     return out
 
 
 def _of_row(chart: Chart, line: Line, v: Numbers, i: int) -> str:
     """A number with its interval and the name of its row."""
-    ends = f" [{v.left[i]:.4g}, {v.right[i]:.4g}]" if math.isfinite(v.left[i]) else ""
     name = chart.rows[round(v.y[i])]
     row = "" if name in line.label else f", {name}"
-    return f"{line.label}{row}: {v.x[i]:.4g}{ends}".replace("-", "−")
+    return f"{line.label}{row}: {_short(v.x[i])}{_ends(v.left[i], v.right[i])}"
+
+
+def _ends(low: Real, high: Real) -> str:
+    return f" [{_short(low)}, {_short(high)}]" if math.isfinite(low) else ""
+
+
+def _short(x: Real) -> str:
+    return f"{x:.4g}".replace("-", "−")
 
 
 def thin(items: Sequence[Item], limit: int) -> Sequence[Item]:
