@@ -60,8 +60,8 @@ READINGS = {
     "min-mode-skew": Reading(),
     "overoptimisation": Reading(),
     "published-defects": Reading(
-        why="The published code scores a token at the place that has already read it. Best-of-N then learns to copy, and"
-        " falls; the ratio of PPO is clipped, and falls less. Scored right, neither falls at T = 10: the collapse of"
+        why="The published code scores a token at the place that has already read it. Best-of-N then learns to copy,"
+        " and falls; PPO, whose ratio is clipped, falls less. Scored right, neither falls at T = 10: the collapse of"
         " best-of-N is not in the method.",
         cost="As published, IPO learns little with or without the defect, so its row tells little.",
         do="Before methods are compared, compare log-probs with independent code. Put a KL into the reward, or into the"
