@@ -21,7 +21,7 @@ def main(folder: Path, target: Path = rule.SHIPPED) -> None:
         value, low, high = made.status.regret[name]
         print(f"regret of {name}: {value:.3f} [{low:.3f}, {high:.3f}]")
     print(f"{made.level:.0%} intervals hold {made.status.coverage:.1%}; abstains on {made.status.abstains:.1%}")
-    print(f"cannot tell: {made.status.refusal}" if made.status.refusal else "it advises")
+    print(made.status.refusal or "it advises")
 
 
 if __name__ == "__main__":

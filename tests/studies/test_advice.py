@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
@@ -13,7 +14,7 @@ import numpy as np
 import pytest
 
 from made_studies import TOLD
-from prefloop.advice import fit, gain, outcomes, regret
+from prefloop.advice import fit, gain, outcomes, regret, rule
 from prefloop.advice.actions import ACTIONS
 from prefloop.advice.features import FEATURES
 from prefloop.advice.outcomes import FULL, NO_GAIN, Outcome, Result, key_of, stored
@@ -28,6 +29,7 @@ from prefloop.studies.advice import evidence, question
 from prefloop.studies.advice.evidence import by_influence, counts, plateau, sizes, told
 from prefloop.studies.advice.question import STUDY, Size, shown
 
+ROOT = Path(__file__).parents[2]
 N = 40
 FEW = {name: ADVISORS[name] for name in ("rule", "best constant", "nearest problem", "tree of depth 3", "oracle")}
 
@@ -108,6 +110,7 @@ def test_the_page_has_every_table_and_figure_and_no_claim(result: dict[str, Any]
 def test_it_is_no_finding(result: dict[str, Any], tmp_path: Path) -> None:
     whole = findings.summary([result])
     assert whole["claims"] == whole["answered"] == 0 and whole["studies"] == [] and whole["rules"] == []
+    assert "No study here has findings" in findings.page(whole) and "Effects are in" not in findings.page(whole)
     findings.write_evidence([result], tmp_path / "evidence.json")
     assert json.loads((tmp_path / "evidence.json").read_text(encoding="utf-8")) == []
 
@@ -181,3 +184,19 @@ def test_outcomes_of_a_folder_are_of_this_version(some: Sequence[Outcome], tmp_p
         stored(folder)
     with pytest.raises(DataError, match="no outcomes"):
         stored(tmp_path)
+
+
+def test_the_tool_writes_the_rule_of_a_folder(
+    some: Sequence[Outcome], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tested = partial(regret.tested, advisors={"oracle": FEW["oracle"]})
+    monkeypatch.setattr(regret, "shipped", lambda table: fit.fitted(table, tested(table)))
+    found = importlib.util.spec_from_file_location("advice_tool", ROOT / "tools" / "advice.py")
+    assert found is not None and found.loader is not None
+    tool = importlib.util.module_from_spec(found)
+    found.loader.exec_module(tool)
+    tool.main(kept(some[1:], tmp_path), tmp_path / "rule.json")
+    made, status = rule.load(tmp_path / "rule.json")
+    assert made is not None and status.beats and status.worlds == {"rotated": N - 2}
+    told = capsys.readouterr().out
+    assert "dropped before training: {'rotated': 1}" in told and "cannot tell" in told and "needs 100" in told

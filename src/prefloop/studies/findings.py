@@ -149,6 +149,8 @@ def _about(whole: Mapping[str, Any]) -> str:
     sizes = ", ".join(f"`{size}`" for size in whole["sizes"]) or "none"
     rules = ", ".join(f"`{one}`" for one in whole["rules"])
     several = " **These results are of different rules.**" if len(whole["rules"]) > 1 else ""
+    if not whole["claims"]:
+        return "No study here has findings on the paper."
     return (
         f"Effects are in {whole['unit']}, unless another unit is named; intervals are of the whole procedure, with its"
         " stops and its tuning; n seeds each. In the figures the unit is the smallest effect that counts. Size"

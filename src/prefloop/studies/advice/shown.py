@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -71,7 +72,7 @@ def _of_doubt(found: Told, trained: int) -> list[tuple[str, ...]]:
     return [
         (held, fixed(seen.coverage), f"{low:g} to {high:g}", _yes(low <= seen.coverage <= high)),
         ("share of the problems for which nothing is advised", fixed(seen.abstains), NONE, NONE),
-        (right, fixed(seen.right), "> 0.5", _yes(seen.right > 0.5)),
+        (right, fixed(seen.right), "> 0.5", NONE if math.isnan(seen.right) else _yes(seen.right > 0.5)),
         ("may the rule advise?", _with(trained), least, _yes(status.refusal is None)),
     ]
 
