@@ -28,7 +28,7 @@ RANK = {  # packages: imports point down, or stay in one package
 }
 LAYER = {  # inside the core
     **dict.fromkeys(("errors", "metric_table", "notebook"), 0),
-    **dict.fromkeys(("devices", "files", "streams", "ranges", "shapes", "user"), 1),
+    **dict.fromkeys(("devices", "files", "streams", "ranges", "shapes", "user", "wrapping"), 1),
     "batch": 2,
     **dict.fromkeys(("protocols", *PURE), 3),
     "fit": 4,

@@ -9,9 +9,10 @@ import pytest
 
 from made_evidence import FALLS, dpo, evaluations, line, online
 from prefloop.analysis.checks import CHECKS, TABLE
-from prefloop.analysis.diagnose import Diagnosis, diagnose, sentences, short, wrapped
+from prefloop.analysis.diagnose import Diagnosis, diagnose, sentences, short
 from prefloop.analysis.evidence import Answer, Curve, Evidence, curve
 from prefloop.analysis.signs import factor, repeated
+from prefloop.core.wrapping import wrapped
 
 
 def named(run: Evidence) -> list[str]:
@@ -134,7 +135,7 @@ def test_texts_fit_on_the_screen() -> None:
     long = f"prefloop diagnose {'/a-folder-of-runs' * 3}"
     assert all(len(text) <= 80 for text in short(worst(), "prefloop diagnose runs/2026-01-01-dpo-abcdef"))
     assert len(short(worst(), long)) <= 6 and len(short(diagnose(dpo()), "prefloop diagnose r")) <= 2
-    assert all(len(text) <= 80 for text in wrapped(sentences(worst())).splitlines())
+    assert all(len(text) <= 80 for text in wrapped("\n".join(sentences(worst()))).splitlines())
 
 
 def test_every_row_has_formula_reason_and_cure_and_is_in_the_record() -> None:

@@ -169,11 +169,6 @@ def short(found: Diagnosis, command: str, *, lines: int = 6) -> list[str]:
     return [head, *(f"  {line}" for line in body), f"all of it: {command}"]
 
 
-def wrapped(texts: Sequence[str]) -> str:
-    """Sentences as paragraphs of at most 80 columns."""
-    return "\n".join(textwrap.fill(text, WIDTH, subsequent_indent="  ", break_on_hyphens=False) for text in texts)
-
-
 def capital(text: str) -> str:
     """With a capital letter first, except in formulas: β stays β."""
     return text[:1].upper() + text[1:] if text[:1].isascii() else text

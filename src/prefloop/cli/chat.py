@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from prefloop.cli.options import CUT, EMPTY, Output, printable, require, require_positive, require_seed
 from prefloop.core.errors import DataError
+from prefloop.core.wrapping import wrapped
 from prefloop.runs.schema import Flag
 
 if TYPE_CHECKING:
@@ -66,7 +67,7 @@ def run(options: Options) -> int:
     notes = [*model.notes, *([talk.note] if talk.note else [])]
     for note in [*notes, *([HELP] if sys.stdin.isatty() else [])]:
         if not options.silent:
-            print(note, file=sys.stderr)
+            print(wrapped(note), file=sys.stderr)
     for line in _lines(options):
         talk.turn(line)
     options.show(lambda: {"turns": [m.plain for m in talk.said], "notes": notes}, lambda: None)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from prefloop.core.errors import UserError
+from prefloop.core.wrapping import wrapped
 from prefloop.runs.schema import Flag
 
 CUT, EMPTY = " … (cut at the limit)", "(an empty answer)"  # how answers of a model are marked
@@ -31,9 +32,9 @@ class Output:
         return self.json or self.quiet
 
     def say(self, text: str) -> None:
-        """Print a line immediately, unless silent."""
+        """Print a sentence immediately, unless silent."""
         if not self.silent:
-            print(text, flush=True)
+            print(wrapped(text), flush=True)
 
     def show(self, record: Callable[[], Any], text: Callable[[], None]) -> None:
         """Print the result, as JSON or as text."""

@@ -14,6 +14,7 @@ from prefloop.cli.data.shared import read
 from prefloop.cli.options import CUT, EMPTY, Rows, printable, require, require_new, require_positive, require_seed
 from prefloop.core.errors import DataError, UserError
 from prefloop.core.files import write
+from prefloop.core.wrapping import wrapped
 from prefloop.runs.schema import Flag
 
 if TYPE_CHECKING:
@@ -90,9 +91,9 @@ def run(options: Options) -> int:
 
 
 def _note(options: Options, text: str) -> None:
-    """A line for people: beside the answers if those go to standard output."""
+    """A sentence for people: beside the answers if those go to standard output."""
     if not options.silent:
-        print(text, file=sys.stderr if options.output == STDOUT else sys.stdout, flush=True)
+        print(wrapped(text), file=sys.stderr if options.output == STDOUT else sys.stdout, flush=True)
 
 
 def _counted(lines: Iterator[Line], count: int, options: Options) -> Iterator[Line]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import textwrap
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,6 +11,7 @@ from prefloop.cli import train_grid
 from prefloop.cli.options import Output
 from prefloop.cli.plan import predict
 from prefloop.core.errors import UserError
+from prefloop.core.wrapping import wrapped
 from prefloop.runs import config as configuration
 from prefloop.runs.folder import BEST
 from prefloop.runs.schema import Flag
@@ -182,7 +182,7 @@ def _table(result: Result) -> None:
     if counts:
         print(f"on {', '.join(f'{result.after[key]:.0f} {title}' for key, title in counts.items())}")
     for sentence in _findings(result):
-        print(textwrap.fill(sentence, 80))
+        print(wrapped(sentence))
     print("\n".join(short(_diagnosis(result), f"prefloop diagnose {result.folder}")))
     if best := _best(result):
         where = f"at step {best['step']}: {best['model']}" if best["model"] else "of the untrained model"

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from prefloop.analysis.numbers import cell
+from prefloop.core.wrapping import wrapped
 from prefloop.runs.schema import word
 
 if TYPE_CHECKING:
@@ -85,5 +85,5 @@ def show(runs: Sequence[Run], findings: Sequence[str], output: str) -> None:
         table.add_row(run.label, *(cell(run.evaluations[-1], key) for key in keys))
     Console().print(table)
     for sentence in findings:
-        print(textwrap.fill(sentence, 80))
+        print(wrapped(sentence))
     print(f"next: prefloop report {output}/*/")

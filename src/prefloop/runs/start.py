@@ -12,6 +12,7 @@ from prefloop.core.batch import Batch
 from prefloop.core.loop import Plan
 from prefloop.core.method import Method
 from prefloop.core.protocols import no_op
+from prefloop.core.wrapping import wrapped
 from prefloop.runs.config import Config
 from prefloop.runs.evaluation import Baseline, evaluate_reference
 from prefloop.runs.flat import same_score
@@ -101,5 +102,5 @@ def prepare(
 
 
 def speaker(quiet: bool) -> Say:
-    """A function that prints a line immediately, or nothing if quiet."""
-    return (lambda text: None) if quiet else (lambda text: print(text, flush=True))
+    """A function that prints a sentence immediately, or nothing if quiet."""
+    return (lambda text: None) if quiet else (lambda text: print(wrapped(text), flush=True))

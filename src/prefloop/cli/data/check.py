@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from prefloop.cli.data import tokens
 from prefloop.cli.data.shared import BAD_ROWS, facts, print_faults, read
 from prefloop.cli.options import Rows, require_positive
+from prefloop.core.wrapping import wrapped
 from prefloop.runs.schema import Flag
 
 if TYPE_CHECKING:
@@ -120,7 +121,7 @@ def _print_report(file: Path, loaded: Loaded, report: Report, counts: Counts | N
         table.add_row(Text(name, style="cyan"), Text(value))
     console.print(table)
     for remark in (*loaded.remarks, *_remarks(report)):
-        console.print(Text(f"note: {remark}", style="yellow"))
+        console.print(Text(wrapped(f"note: {remark}"), style="yellow"), soft_wrap=True)
     print_faults(loaded)
     console.print(Text(f"next: {use['next']}"), soft_wrap=True)
 

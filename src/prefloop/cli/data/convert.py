@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from prefloop.cli.data.shared import read
 from prefloop.cli.options import Rows, require_new, require_positive
 from prefloop.core.files import write
+from prefloop.core.wrapping import wrapped
 from prefloop.runs.schema import Flag
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ def run(options: Options) -> int:
     rows = (json.dumps(to_row(group, found), ensure_ascii=False) for group in loaded.groups)
     write(options.out, "".join(row + "\n" for row in rows))
     record = _record(options, loaded, found)
-    options.show(lambda: record, lambda: print("\n".join(_lines(record, loaded))))
+    options.show(lambda: record, lambda: print("\n".join(map(wrapped, _lines(record, loaded)))))
     return 0
 
 

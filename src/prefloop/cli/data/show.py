@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from prefloop.cli.data import tokens
 from prefloop.cli.data.shared import BAD_ROWS, print_faults, read
 from prefloop.cli.options import Rows, require_positive
+from prefloop.core.wrapping import wrapped
 from prefloop.runs.schema import Flag
 
 if TYPE_CHECKING:
@@ -60,7 +61,7 @@ def _print(groups: list[Group], loaded: Loaded) -> None:
     for group in groups:
         _print_group(group)
     for remark in loaded.remarks:
-        print(f"note: {remark}")
+        print(wrapped(f"note: {remark}"))
     print_faults(loaded)
 
 

@@ -7,6 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from prefloop.core.wrapping import wrapped
+
 if TYPE_CHECKING:
     from prefloop.core.errors import DataError
     from prefloop.data.formats import Loaded
@@ -83,7 +85,7 @@ def show(rendering: Template, groups: Sequence[Group]) -> None:
     from rich.text import Text
 
     console = Console(highlight=False)
-    console.print(Text(rendering.note))
+    console.print(Text(wrapped(rendering.note)), soft_wrap=True)
     for group in groups:
         made = rendering.answered(group)
         title = f"row {group.row}: prompt, {len(made.prompt)} tokens, not trained"

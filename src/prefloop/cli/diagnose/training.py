@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from prefloop.cli.pages import at, written
 from prefloop.core.errors import UserError
+from prefloop.core.wrapping import wrapped
 
 if TYPE_CHECKING:
     from prefloop.analysis.diagnose import Diagnosis
@@ -62,14 +63,14 @@ def best_of(runs: list[Evidence], solved: float | None) -> dict[str, Any] | None
 
 
 def _text(found: list[Diagnosis], best: dict[str, Any] | None, moved: dict[str, Any] | None) -> str:
-    from prefloop.analysis.diagnose import counted, faulty, sentences, wrapped
+    from prefloop.analysis.diagnose import counted, faulty, sentences
     from prefloop.analysis.several import shown
 
     if len(found) == 1:
         tables = [shown(best)] if best is not None else []
         tables += [_probe(moved)] if moved is not None else []
-        return "\n\n".join([wrapped(sentences(found[0])), *("\n".join(table) for table in tables)])
-    return "\n\n".join([wrapped(counted(found)), *map(wrapped, faulty(found))])
+        return "\n\n".join([wrapped("\n".join(sentences(found[0]))), *("\n".join(table) for table in tables)])
+    return "\n\n".join(wrapped("\n".join(said)) for said in (counted(found), *faulty(found)))
 
 
 # ---- a probe set -----------------------------------------------------------------------------------------------------

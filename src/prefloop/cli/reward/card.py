@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from prefloop.cli.options import require_place
 from prefloop.cli.reward.shared import Shared, cut_remarks, load_models, noted, read_data
 from prefloop.core.errors import DataError, UserError
+from prefloop.core.wrapping import wrapped
 from prefloop.runs.schema import Flag
 
 if TYPE_CHECKING:
@@ -84,7 +85,7 @@ def run(options: Options) -> int:
     place = reward_page.write(made, options.out, title=f"Reward model {options.model}", about=about, remarks=remarks)
     options.show(
         lambda: {"page": str(place), "remarks": [*notes, *remarks], **as_record(made)},
-        lambda: print("\n".join([reward_page.verdict(made), *remarks, f"page: {place}"])),
+        lambda: print("\n".join([*map(wrapped, (reward_page.verdict(made), *remarks)), f"page: {place}"])),
     )
     return 0
 

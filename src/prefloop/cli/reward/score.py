@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from prefloop.cli.options import require_new
 from prefloop.cli.reward.shared import Shared, cut_remarks, load_models, noted, read_data
 from prefloop.core.files import write
+from prefloop.core.wrapping import wrapped
 from prefloop.runs.schema import Flag
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ def run(options: Options) -> int:
     first = f"{text}: mean score {mean:.3f}, standard deviation {spread:.3f}"
     options.show(
         lambda: {"file": str(options.out), **size, "mean": mean, "sd": spread, "remarks": [*notes, *remarks]},
-        lambda: print("\n".join([first, *remarks, f"scores: {options.out}"])),
+        lambda: print("\n".join([first, *map(wrapped, remarks), f"scores: {options.out}"])),
     )
     return 0
 
