@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import tiny
 from prefloop.cli.main import main
+from prefloop.runs.folder import read
 from prefloop.worlds.text.open_data import open_data
 from prefloop.worlds.text.spec import DataOptions
 
@@ -47,7 +48,14 @@ def test_held_out_loss_and_perplexity(
         assert end["eval/perplexity"] == pytest.approx(math.exp(end["eval/loss"]))
         loss, count = by_hand(loaded, data)
         assert end["eval/loss"] == pytest.approx(loss, abs=1e-5) and end["eval/demonstrations"] == count
+    recorded = read(result["run"], "examples")
+    for step, end in ((0, before), (max(line["step"] for line in recorded), after)):
+        lines = [line for line in recorded if line["step"] == step]
+        loss = -sum(line["logp"] for line in lines) / sum(line["tokens"] for line in lines)
+        assert loss == pytest.approx(end["eval/loss"]) and len(lines) == end["eval/demonstrations"]
     assert main(["report", result["run"], "--json"]) == 0
+    (said,) = [text for text in json.loads(capsys.readouterr().out)["findings"] if "nats per token" in text]
+    assert ". Change: −" in said and said.endswith("questions): better.")
     page = next(Path(result["run"]).glob("*.html")).read_text(encoding="utf-8")
     assert "Held-out loss" in page and "Perplexity after" in page
 

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import tiny
+from prefloop.analysis.parts import separation_parts
 from prefloop.core.batch import Batch, Signal, reads
 from prefloop.core.errors import DataError, UserError
 from prefloop.core.methods import METHODS, Method
@@ -20,8 +21,11 @@ from prefloop.core.streams import streams
 from prefloop.data.records import Group, Message
 from prefloop.data.serving import label_threshold
 from prefloop.policies.conversation import template_of
+from prefloop.report.cells import columns
+from prefloop.report.findings import findings
 from prefloop.runs import config as configuration
 from prefloop.runs import experiment
+from prefloop.runs.folder import read
 from prefloop.runs.grid import grid
 from prefloop.runs.world import TextWorld
 from prefloop.worlds.text.problem import TextProblem
@@ -200,6 +204,12 @@ def test_a_run_on_labels_measures_held_out_labels(model: Path, tmp_path: Path) -
     result = experiment.run(config(model, tmp_path, "kto", data, *flags), quiet=True)
     assert result.before["eval/labels/auc"] == 0.5 and result.before["eval/labels/good"] == 0.0
     assert result.after["eval/labels/count"] >= 4 and result.after["eval/labels/good"] != 0.0
+    lines = [line for line in read(result.folder, "examples") if line["step"] == 2]
+    assert len({line["example"] for line in lines}) == len(lines) == result.after["eval/labels/count"]
+    moved, good = ([line[key] for line in lines] for key in ("moved", "good"))
+    assert separation_parts(moved, good).mean() == pytest.approx(result.after["eval/labels/auc"])
+    (said,) = [text for text in findings(columns([result.folder])) if "labelled good" in text]
+    assert "Change from 0.500 before training: " in said and "Policy minus " in said
 
 
 def test_labels_that_are_all_positive_are_refused(model: Path, tmp_path: Path) -> None:

@@ -48,6 +48,7 @@ class Run:
     timing: list[Line]
     pairs: list[Line] = field(default_factory=list)
     rewards: list[Line] = field(default_factory=list)  # of the answers to each held-out prompt
+    examples: list[Line] = field(default_factory=list)  # held-out labels and demonstrations
     members: tuple[Run, ...] = ()  # if these are means: the runs of each seed
 
     @property
@@ -206,6 +207,7 @@ def _load(folder: Path, letter: str) -> Run:
         timing=read(path, "timing"),
         pairs=read(path, "pairs"),
         rewards=read(path, "scores"),
+        examples=read(path, "examples"),
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterator, Sequence
+from functools import partial
 from itertools import combinations
 from typing import Any
 
@@ -10,6 +11,7 @@ from prefloop.analysis.compare import LEAST_SEEDS, Difference, Scores, crossed
 from prefloop.analysis.numbers import fixed, interval, number
 from prefloop.analysis.overoptimisation import LEAST, overoptimisation
 from prefloop.core.metric_table import METRICS, warning
+from prefloop.report import examples
 from prefloop.report.data import Line, Run, measured
 from prefloop.report.side_by_side import side_by_side
 from prefloop.runs.folder import FINAL
@@ -19,7 +21,7 @@ CRITERIA = {
     "implicit": ("eval/rewards/accuracies", "implicit reward"),
     "mean": ("eval/accuracy/mean_logp", "log-prob per token"),
 }
-LONGER, AUC, LOSS = "eval/accuracy/longer", "eval/labels/auc", "eval/loss"
+LONGER, AUC, BY_LENGTH, LOSS = "eval/accuracy/longer", "eval/labels/auc", "eval/labels/longer", "eval/loss"
 
 
 def findings(runs: Sequence[Run]) -> list[str]:
@@ -149,12 +151,24 @@ def _labels(run: Run) -> Iterator[str]:
     """How well held-out labels are separated, if there are no pairs."""
     if not _compared(run, AUC):
         return
-    after, longer = run.after(AUC), run.after("eval/labels/longer")
+    after, longer = run.after(AUC), run.after(BY_LENGTH)
     count = number(run.evaluations[-1].get("eval/labels/count"))
     yield (
         f"{_when(run)} a held-out response labelled good has a higher implicit reward than one labelled bad with"
-        f" probability {measured(after)} ({count} responses; by length alone {measured(longer)})."
+        f" probability {measured(after)} ({count} responses; by length alone {measured(longer)}).{_separated(run)}"
     )
+
+
+def _separated(run: Run) -> str:
+    """Whether labels are separated better than before training, and than by length; empty if it was not recorded."""
+    change, before, length = examples.change(run, examples.separation), run.before(AUC), run.after(BY_LENGTH)
+    if change is None or before is None:
+        return ""
+    said = f" Change from {fixed(before.value)} before training: {change}{_undecided(change)}."
+    rule, share = _baseline(length.value) if length else ("longer", 0.5)
+    judged = examples.minus(run, examples.separation, partial(examples.by_length, longer=rule == "longer"))
+    taken = f", which the {rule} ones separate with {fixed(share)}" if rule == "shorter" else ""
+    return f"{said} Policy minus {rule}{taken}: {judged}{_undecided(judged)}." if judged else said
 
 
 def _likelihood(run: Run) -> Iterator[str]:
@@ -166,9 +180,11 @@ def _likelihood(run: Run) -> Iterator[str]:
     perplexity = " → ".join(number(value.value if value else None) for value in ends)
     last = [line for line in run.evaluations if line.get(LOSS) is not None][-1]
     count = number(last.get("eval/demonstrations"))
+    change = examples.change(run, examples.loss, higher_is_better=False)
+    judged = f" Change: {change}{_undecided(change)}." if change else ""
     yield (
         f"{_when(run)} the loss on {count} held-out demonstrations went {before} → {after} nats per token (perplexity"
-        f" {perplexity})."
+        f" {perplexity}).{judged}"
     )
 
 

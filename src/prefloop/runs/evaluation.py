@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -43,12 +44,18 @@ class Pairs:
 
 
 @dataclass(frozen=True)
-class Labelled:
-    """Held-out responses with labels, and their log-probs under the reference."""
+class Single:
+    """Held-out single responses, with labels or as demonstrations, and their log-probs under the reference."""
 
     batch: Batch
-    good: Tensor  # whether each is labelled good [P]
+    names: list[Line]  # hashes of each response and of its question, equal in all runs on the same data
     reference: Tensor  # summed log π_ref [P]
+    good: Tensor | None = None  # whether each is labelled good [P]; None for demonstrations
+
+    @property
+    def lengths(self) -> Tensor:
+        """Tokens of each response [P]."""
+        return self.batch.lengths[:, 0].cpu()
 
 
 @dataclass(frozen=True)
@@ -58,8 +65,8 @@ class Baseline:
     metrics: Metrics
     answers: Batch | None  # None if no reward scores fresh answers
     pairs: Pairs | None  # None if the held-out set has no pairs with a winner
-    labelled: Labelled | None  # None if the held-out set has no single responses of both labels
-    shown: Batch | None = None  # held-out demonstrations; None if there are none
+    labelled: Single | None  # None if the held-out set has no single responses of both labels
+    shown: Single | None = None  # held-out demonstrations; None if there are none
     greedy: Batch | None = None  # answers at temperature 0; None if not requested
     scores: Sequence[Line] = ()  # see `Evaluation.scores`
     probe: Followed | None = None  # what is measured to see what is forgotten; None if nothing is
@@ -68,6 +75,11 @@ class Baseline:
     def judged(self) -> list[Line]:
         """See `Evaluation.judged`."""
         return [] if self.pairs is None else _judged(self.pairs.reference, self.pairs)
+
+    @property
+    def examples(self) -> list[Line]:
+        """See `Evaluation.examples`."""
+        return [line for held in (self.labelled, self.shown) if held for line in _examples(held.reference, held)]
 
 
 @dataclass(frozen=True)
@@ -82,6 +94,7 @@ class Evaluation:
         scores: for each held-out prompt the rewards of its answers, training reward and gold.
         judged: for each held-out pair whether it is ordered as the annotator did, by each criterion (ties count ½), and
             its margin of log π/π_ref.
+        examples: for each held-out single response its tokens and, with a label, log π/π_ref, otherwise log π.
     """
 
     metrics: Metrics
@@ -89,6 +102,7 @@ class Evaluation:
     judged: Sequence[Line]
     log_ratio: Tensor | None = None
     scores: Sequence[Line] = ()
+    examples: Sequence[Line] = ()
 
 
 def evaluate_reference(config: Config, world: TextWorld, poll: Poll) -> Baseline:
@@ -112,8 +126,9 @@ def evaluate_reference(config: Config, world: TextWorld, poll: Poll) -> Baseline
     labelled = _labelled(config, world, poll)
     if labelled is not None:
         metrics |= _separation(labelled.reference, labelled)
-    shown = _demonstrations(config, world)
-    metrics |= _likelihood(reference, shown, poll)
+    shown = _demonstrations(config, world, poll)
+    if shown is not None:
+        metrics |= likelihood_metrics(shown.reference, shown.lengths)
     probe = followed(config, world, poll)
     metrics |= probe.metrics(None) if probe else {}
     greedy = greedy_answers(config, world, reference, poll)
@@ -131,6 +146,7 @@ def evaluate(
     metrics: Metrics = {}
     judged: list[Line] = []
     scores: list[Line] = []
+    examples: list[Line] = []
     log_ratio: Tensor | None = None
     answers = _answers(config, world, policy, poll)
     if answers is not None and baseline.answers is not None:
@@ -144,10 +160,15 @@ def evaluate(
         metrics |= _preference(logp, baseline.pairs, beta)
         judged = _judged(logp, baseline.pairs)
     if baseline.labelled is not None:
-        metrics |= _separation(sequence_logp(policy, baseline.labelled.batch, poll)[:, 0], baseline.labelled, beta)
-    metrics |= _likelihood(policy, baseline.shown, poll)
+        logp = _logp(policy, baseline.labelled.batch, poll)
+        metrics |= _separation(logp, baseline.labelled, beta)
+        examples += _examples(logp, baseline.labelled)
+    if baseline.shown is not None:
+        logp = _logp(policy, baseline.shown.batch, poll)
+        metrics |= likelihood_metrics(logp, baseline.shown.lengths)
+        examples += _examples(logp, baseline.shown)
     metrics |= baseline.probe.metrics(policy, poll) if baseline.probe else {}
-    return Evaluation(metrics, answers, judged, log_ratio, scores)
+    return Evaluation(metrics, answers, judged, log_ratio, scores, examples)
 
 
 def greedy_answers(config: Config, world: TextWorld, policy: CausalLM, poll: Poll) -> Batch | None:
@@ -255,12 +276,20 @@ def _pairs(config: Config, world: TextWorld, poll: Poll) -> Pairs | None:
     return Pairs(batch, [group.key for group in chosen], names, logp)
 
 
-def _separation(logp: Tensor, held: Labelled, beta: float = 1.0) -> Metrics:
-    reward = beta * (logp.double() - held.reference.double())
-    return label_metrics(reward.cpu(), held.batch.lengths[:, 0].cpu(), held.good)
+def _separation(logp: Tensor, held: Single, beta: float = 1.0) -> Metrics:
+    assert held.good is not None
+    return label_metrics(beta * (logp - held.reference), held.lengths, held.good)
 
 
-def _labelled(config: Config, world: TextWorld, poll: Poll) -> Labelled | None:
+def _examples(logp: Tensor, held: Single) -> list[Line]:
+    """What is recorded of each single response."""
+    columns: dict[str, Tensor] = {"tokens": held.lengths}
+    columns |= {"logp": logp} if held.good is None else {"good": held.good, "moved": logp - held.reference}
+    values = {name: x.tolist() for name, x in columns.items()}
+    return [{**own, **{name: x[i] for name, x in values.items()}} for i, own in enumerate(held.names)]
+
+
+def _labelled(config: Config, world: TextWorld, poll: Poll) -> Single | None:
     """The first held-out single responses whose scores are labels, from as many questions as possible."""
     threshold = world.reward.label_threshold if world.reward.scorer is None else None
     if threshold is None:
@@ -268,21 +297,29 @@ def _labelled(config: Config, world: TextWorld, poll: Poll) -> Labelled | None:
     single = [g for g in world.data.held_out if len(g.responses) == 1 and g.scores]
     chosen = spread(single)[: config.evaluation.pairs]
     good = torch.tensor([bool(g.scores and g.scores[0] > threshold) for g in chosen])
-    if len(set(good.tolist())) < 2:
-        return None
-    batch = world.problem.batch_of(chosen, 1)
-    return Labelled(batch, good, sequence_logp(world.model.reference, batch, poll)[:, 0])
+    return _single(world, chosen, poll, good) if len(set(good.tolist())) == 2 else None
 
 
-def _demonstrations(config: Config, world: TextWorld) -> Batch | None:
+def _demonstrations(config: Config, world: TextWorld, poll: Poll) -> Single | None:
     """The first held-out single responses without labels, from as many questions as possible."""
     single = [g for g in world.data.held_out if len(g.responses) == 1 and g.scores is None]
     chosen = spread(single)[: config.evaluation.pairs]
-    return world.problem.batch_of(chosen, 1) if chosen else None
+    return _single(world, chosen, poll) if chosen else None
 
 
-def _likelihood(policy: CausalLM, shown: Batch | None, poll: Poll) -> Metrics:
-    return {} if shown is None else likelihood_metrics(sequence_logp(policy, shown, poll)[:, 0], shown.lengths[:, 0])
+def _single(world: TextWorld, groups: Sequence[Group], poll: Poll, good: Tensor | None = None) -> Single:
+    batch, times = world.problem.batch_of(groups, 1), Counter[str]()
+    names = []
+    for group in groups:
+        name = short(json.dumps([[m.plain for m in (*group.prompt, *group.answers)], group.scores]))
+        times[name] += 1  # the same response to the same prompt may be there twice
+        names.append({"example": f"{name}-{times[name]}", "question": short(group.key)})
+    return Single(batch, names, _logp(world.model.reference, batch, poll), good)
+
+
+def _logp(policy: CausalLM, batch: Batch, poll: Poll) -> Tensor:
+    """Summed log π of single responses [P]."""
+    return sequence_logp(policy, batch, poll)[:, 0]
 
 
 def _check_cut(share: float, config: Config) -> None:

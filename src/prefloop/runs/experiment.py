@@ -177,14 +177,14 @@ class _Run:
         step = self.loop.step
         lines = [{**line, "greedy": True} for line in samples(self.problem, self.policy, greedy, step)]
         lines += samples(self.problem, self.policy, done.answers, step, done.log_ratio)
-        scores, pairs = ([{"step": step, **line} for line in some] for some in (done.scores, done.judged))
-        folder.evaluation({"kind": "evaluation", "step": step, **done.metrics}, lines, scores, pairs)
+        more = ([{"step": step, **line} for line in some] for some in (done.scores, done.judged, done.examples))
+        folder.evaluation({"kind": "evaluation", "step": step, **done.metrics}, lines, *more)
 
     def record_start(self, folder: RunFolder) -> None:
         """Write the evaluation of the untrained model."""
         baseline = self.start.baseline
         same = None if baseline.answers is None else torch.zeros(baseline.answers.mask.shape[:-1])
-        done = Evaluation(baseline.metrics, baseline.answers, baseline.judged, same, baseline.scores)
+        done = Evaluation(baseline.metrics, baseline.answers, baseline.judged, same, baseline.scores, baseline.examples)
         self.record(folder, done, baseline.greedy)
 
     def evaluate(self, folder: RunFolder, *, last: bool = False) -> Metrics:

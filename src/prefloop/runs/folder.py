@@ -1,7 +1,8 @@
 """The run folder, which is only appended to and never overwritten, and functions that read it. Imports no torch.
 
-`metrics.jsonl`, `samples.jsonl`, `scores.jsonl` and `pairs.jsonl` depend only on the seed, so that the same seed gives
-the same bytes; times are in `timing.jsonl`, events of the process (start, resume, interruption) in `events.jsonl`.
+`metrics.jsonl`, `samples.jsonl`, `scores.jsonl`, `pairs.jsonl` and `examples.jsonl` depend only on the seed, so that
+the same seed gives the same bytes; times are in `timing.jsonl`, events of the process (start, resume, interruption) in
+`events.jsonl`.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from typing import Any, BinaryIO
 from prefloop.core.errors import DataError, UserError, shown
 from prefloop.core.files import refuse, remove_temporary, to_json, write
 
-RECORDS = ("samples", "scores", "pairs", "metrics", "timing")  # truncated to the checkpoint on resume
+RECORDS = ("samples", "scores", "pairs", "examples", "metrics", "timing")  # truncated to the checkpoint on resume
 LOGS = (*RECORDS, "events")
 NOTHING: Mapping[str, str] = MappingProxyType({})
 CONFIG, MANIFEST, FINAL, BEST, LOCK = "config.yaml", "manifest.json", "final", "best", ".lock"
@@ -31,7 +32,7 @@ class RunFolder:
     """One run on disk, locked by one process at a time; use it as a context manager.
 
     Layout: config.yaml · manifest.json · metrics.jsonl · samples.jsonl · scores.jsonl · pairs.jsonl ·
-    timing.jsonl · events.jsonl · checkpoints/step-NNNNNNNN/ · final/ · best/
+    examples.jsonl · timing.jsonl · events.jsonl · checkpoints/step-NNNNNNNN/ · final/ · best/
     """
 
     def __init__(self, path: Path) -> None:
@@ -104,10 +105,12 @@ class RunFolder:
         answers: Iterable[Mapping[str, Any]],
         scores: Iterable[Mapping[str, Any]] = (),
         pairs: Iterable[Mapping[str, Any]] = (),
+        examples: Iterable[Mapping[str, Any]] = (),
     ) -> None:
-        """Append the answers of an evaluation, the scores of its prompts and its judged pairs, then its metrics, which
-        mark it as complete."""
-        self._append({"samples": answers, "scores": scores, "pairs": pairs, "metrics": [record]})
+        """Append the answers of an evaluation, the scores of its prompts, its judged pairs and its single responses,
+        then its metrics, which mark it as complete."""
+        lines = {"samples": answers, "scores": scores, "pairs": pairs, "examples": examples}
+        self._append({**lines, "metrics": [record]})
 
     def event(self, kind: str, detail: Mapping[str, Any] | None = None) -> None:
         """Append an event of the process, with the time in UTC."""
@@ -265,7 +268,7 @@ def read_manifest(path: str | Path) -> dict[str, Any]:
 
 
 def read(path: str | Path, name: str) -> list[dict[str, Any]]:
-    """The lines of `metrics`, `samples`, `scores`, `pairs`, `timing` or `events`; an incomplete last line is ignored.
+    """The lines of one of LOGS, such as `metrics`; an incomplete last line is ignored.
 
     Raises:
         UserError: not a run folder.
