@@ -169,9 +169,7 @@ class Method(Shown):
         return replace(self, **own, options={**valid, **given})
 
     def _call(self, part: Callable[..., Any], *args: Any, **context: Any) -> Any:
-        accepted = _accepted(part)
-        given = {**self.options, **context}
-        return part(*args, **{k: v for k, v in given.items() if k in accepted})
+        return part(*args, **{k: v for k, v in {**self.options, **context}.items() if k in _accepted(part)})
 
     # ------------------------------------------------------------------------------------------------- the training
 
