@@ -81,7 +81,7 @@ def test_a_run_on_labels_says_whether_it_separates_them_better_than_before_and_t
 
 def test_where_the_shorter_ones_are_good_that_is_what_the_policy_must_beat(tmp_path: Path) -> None:
     (said,) = findings(columns([on_labels(tmp_path, noise(), np.where(GOOD, 3, 9))]))
-    assert "Policy minus shorter, which the shorter ones separate with 1.000: −" in said and "worse." in said
+    assert "Policy minus shorter (1.000): −" in said and "worse." in said
     assert "so not decided. Policy" in said
 
 

@@ -167,7 +167,7 @@ def _separated(run: Run) -> str:
     said = f" Change from {fixed(before.value)} before training: {change}{_undecided(change)}."
     rule, share = _baseline(length.value) if length else ("longer", 0.5)
     judged = examples.minus(run, examples.separation, partial(examples.by_length, longer=rule == "longer"))
-    taken = f", which the {rule} ones separate with {fixed(share)}" if rule == "shorter" else ""
+    taken = f" ({fixed(share)})" if rule == "shorter" else ""
     return f"{said} Policy minus {rule}{taken}: {judged}{_undecided(judged)}." if judged else said
 
 
