@@ -26,7 +26,7 @@ from prefloop.core.errors import DataError
 from prefloop.core.files import to_json, write
 from prefloop.studies import findings, page, record
 from prefloop.studies.advice import evidence, question
-from prefloop.studies.advice.evidence import by_influence, counts, plateau, sizes, told
+from prefloop.studies.advice.evidence import by_influence, counts, doubling, plateau, sizes, told
 from prefloop.studies.advice.question import STUDY, Size, shown
 
 ROOT = Path(__file__).parents[2]
@@ -133,6 +133,8 @@ def test_two_worlds_are_left_out_in_turn(some: Sequence[Outcome]) -> None:
 
 def test_the_curve_ends_with_all_problems_and_may_be_flat() -> None:
     assert sizes(100) == [16, 80] and sizes(20) == [16]
+    assert sizes(21) == [17]
+    assert [size for size, *_ in doubling([(8, 0.3, 0.02), (32, 0.2, 0.02), (50, 0.1, 0.01)])] == [8, 50]
     assert plateau([(8, 0.3, 0.02), (16, 0.1, 0.01), (32, 0.09, 0.01)])
     assert not plateau([(8, 0.3, 0.02), (16, 0.1, 0.01)])
 

@@ -140,13 +140,17 @@ def ratio(one: Score, other: Score) -> Interval:
 def sizes(n: int) -> list[int]:
     """Of the learning curve: doublings, and all problems that are not left out."""
     most = n - max(1, n // 5)
-    return [*(size for size in SIZES if size < most), most]
+    return [*(size for size in SIZES if size <= 0.8 * most), most]
+
+
+def doubling(curve: Curve) -> Curve:
+    """The last point of a curve, after the last one with at most half as many problems."""
+    return [next(point for point in reversed(curve) if point[0] <= curve[-1][0] / 2 or point is curve[0]), curve[-1]]
 
 
 def plateau(curve: Curve) -> bool:
     """Whether the last doubling of the known problems brought less than its standard errors."""
-    (last, after, more) = curve[-1]
-    _, before, some = next(point for point in reversed(curve[:-1]) if point[0] <= last / 2 or point is curve[0])
+    (_, before, some), (_, after, more) = doubling(curve)
     return before - after < float(np.hypot(some, more))
 
 

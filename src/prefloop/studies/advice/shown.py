@@ -25,6 +25,7 @@ from prefloop.studies.advice.evidence import (
     Count,
     Told,
     by_influence,
+    doubling,
     plateau,
 )
 from prefloop.studies.page import ANSWERS
@@ -94,8 +95,7 @@ def _above(x: Interval, least: float) -> str:
 
 
 def _end(found: Told) -> str:
-    (before, high, _), (after, low, se) = found.curves[RULE][-2:]
-    return f"{fixed(high)} with {before} problems, {fixed(low)} ± {fixed(se)} with {after}"
+    return ", ".join(f"{fixed(x)} ± {fixed(se)} with {n} problems" for n, x, se in doubling(found.curves[RULE]))
 
 
 # ------------------------------------------------------------------------------------------------------------ tables
