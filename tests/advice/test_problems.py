@@ -14,7 +14,7 @@ from prefloop.advice import outcomes
 from prefloop.advice.actions import ACTIONS, Feed, fed, refusal
 from prefloop.advice.features import FEATURES
 from prefloop.advice.in_lab import features_of, setting
-from prefloop.advice.outcomes import SMOKE, Outcome, measure, measured, no_headroom, read, tabulated
+from prefloop.advice.outcomes import SMOKE, Outcome, Result, measure, measured, no_headroom, read, tabulated
 from prefloop.advice.prior import DIALS, Problem, problems
 from prefloop.analysis import enumerated
 from prefloop.analysis.statistics import Mean
@@ -34,6 +34,12 @@ EASY = Problem(
     fresh=0.5,
     beta=0.1,
 )
+
+
+def test_a_run_broke_if_it_diverged_or_lost_more_than_there_was_to_gain() -> None:
+    ends = (0.5, -0.9, -1.1, math.nan, -math.inf)
+    one = Result(1e-3, 0.1, True, 9, tuple(max(x, 0.0) for x in ends), ends)
+    assert one.broke == (False, False, True, True, True)
 
 
 @pytest.mark.parametrize("world", DIALS)

@@ -31,7 +31,7 @@ from prefloop.analysis.offer import record
 from prefloop.core.errors import DataError
 from prefloop.core.files import digest, to_json, write
 from prefloop.lab.pool import Pool
-from prefloop.lab.scores import GOLD, Objective, Scoring, broke
+from prefloop.lab.scores import GOLD, Objective, Scoring
 from prefloop.lab.setting import Setting, seeds
 from prefloop.lab.stack import Run, build
 from prefloop.lab.store import Store
@@ -50,6 +50,7 @@ RATES = {  # all at once: a stack of twenty runs takes little longer than one of
 }
 NO_GAIN = "nothing can be gained over the reference"
 SURE = 10.0  # the attainable gain must be so many times the deviation of the references' J from what is known
+BROKEN = 1.0  # attainable gains that a broken run ends below its reference
 STARTS = 4  # references of which that is measured
 AGAIN = "prefloop study run advice, with the same --out"
 
@@ -86,7 +87,6 @@ class Result:
         tuning: runs that chose them.
         values: share of the attainable gain that is kept, by seed.
         ends: the same at the end of training, without early stopping.
-        broke: whether the run broke, see `lab.scores.broke`.
     """
 
     rate: float
@@ -95,7 +95,11 @@ class Result:
     tuning: int
     values: tuple[float, ...]
     ends: tuple[float, ...]
-    broke: tuple[bool, ...]
+
+    @property
+    def broke(self) -> tuple[bool, ...]:
+        """Whether the run, trained to its end, diverged or lost more than there was to gain."""
+        return tuple(not end >= -BROKEN for end in self.ends)
 
 
 @dataclass(frozen=True)
@@ -176,7 +180,6 @@ def measure(problem: Problem, run: Sweep, scale: Scale = FULL) -> Outcome:
             one.runs,
             tuple(value if math.isfinite(value) else 0.0 for value in kept),
             tuple(aim.end(x) - start for x, start in zip(own, starts, strict=True)),
-            tuple(broke(x) for x in own),
         )
     return Outcome(problem.name, key, "", results)
 
