@@ -84,6 +84,23 @@ def test_the_best_of_several_answers_before_and_after(tmp_path: Path, capsys: Ca
     assert "a training reward of at least 2" in shown and all(len(line) <= 80 for line in shown.splitlines())
 
 
+def test_the_probe_set_of_a_run_is_shown_by_kind(tmp_path: Path, capsys: Capture) -> None:
+    run, page = run_folders.make(tmp_path, "one"), tmp_path / "page.html"
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    for line in (line for line in lines if line["kind"] == "evaluation"):
+        for kind, rate in (("", -2e-3), ("/right", -1e-3), ("/shuffled", -3e-3)):
+            line |= {f"eval/probe{kind}": rate * line["step"], f"eval/probe{kind}_se": 0.001}
+    (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert main(["diagnose", str(run), "--page", str(page)]) == 0
+    shown = capsys.readouterr().out.replace("\u00a0", " ")
+    assert "Fault (forgetting)" in shown and "shuffled" in shown and "−0.3600 ± 0.0010" in shown
+    assert "shuffled" in page.read_text(encoding="utf-8")
+    assert main(["diagnose", str(run), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert "forgetting" in found["runs"][0]["faults"]
+    assert [row["kind"] for row in found["forgetting"]] == ["all", "right", "shuffled"]
+
+
 def test_too_few_answers_to_a_prompt_cannot_be_told(tmp_path: Path, capsys: Capture) -> None:
     run = run_folders.make(tmp_path, "one")
     assert "does not record the rewards" in evidence(run).notes["several"]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Any, TypeAlias
@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prefloop.analysis.geometry import best_of_each
-from prefloop.analysis.numbers import NONE, compact, plus_minus
+from prefloop.analysis.numbers import compact, plus_minus
 from prefloop.analysis.statistics import Mean, mean_se
 
 Array: TypeAlias = NDArray[np.float64]
@@ -112,7 +112,6 @@ class BestOf:
 def record(seen: Several, solved: float | None = None) -> dict[str, Any]:
     """The curve as a JSON value; pass@k if rewards are 0 or 1, or a threshold is given."""
     level = 1.0 if solved is None and seen.binary else solved
-    rows = [seen.of(size, level) for size in seen.sizes]
     return {
         "reward": seen.reward,
         "solved_from": level,
@@ -125,28 +124,26 @@ def record(seen: Several, solved: float | None = None) -> dict[str, Any]:
                 for name, mean in (("before", row.before), ("after", row.after), ("change", row.change))
                 for end, x in (("", mean.value), ("_se", mean.se))
             }
-            for row in rows
+            for row in (seen.of(size, level) for size in seen.sizes)
         ],
     }
 
 
-def shown(found: dict[str, Any]) -> list[str]:
-    """The curve as a table of at most 80 columns."""
-    level = found["solved_from"]
-    reward = "gold reward" if found["reward"] == "gold" else "training reward"
+def heading(found: Mapping[str, Any]) -> str:
+    """What the rows of a record are."""
+    level, reward = found["solved_from"], "gold reward" if found["reward"] == "gold" else "training reward"
     what = (
         f"Highest {reward} among k answers"
         if level is None
-        else f"pass@k: chance that one of k answers has a {reward} of at least {compact(level)}"
+        else f"pass@k, the chance that one of k answers has a {reward} of at least {compact(level)}"
     )
-    head = [f"{what},", f"mean over {found['prompts']} held-out prompts with {found['answers']} answers each:"]
-    rows = [f"{'k':>4}{'before':>22}{'after':>22}{'change':>22}"]
-    for row in found["curve"]:
-        cells = [_cell(row, name) for name in ("before", "after", "change")]
-        rows.append(f"{row['k']:>4}" + "".join(f"{cell:>22}" for cell in cells))
-    return [*head, *rows]
+    return f"{what}: mean over {found['prompts']} held-out prompts with {found['answers']} answers each"
 
 
-def _cell(row: dict[str, Any], name: str) -> str:
-    value = row[name]
-    return NONE if value is None else plus_minus(value, row[f"{name}_se"], sign=name == "change")
+def rows(found: Mapping[str, Any]) -> list[list[str]]:
+    """k, before, after and change of each row of a record."""
+    names = ("before", "after", "change")
+    return [
+        [str(row["k"]), *(plus_minus(row[name], row[f"{name}_se"], sign=name == "change") for name in names)]
+        for row in found["curve"]
+    ]

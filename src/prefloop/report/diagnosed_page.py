@@ -7,6 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from prefloop.analysis import several
 from prefloop.analysis.diagnose import Diagnosis, Finding, State, counted, doubts, faulty, sentences
 from prefloop.analysis.numbers import NONE, compact, plus_minus, share
 from prefloop.analysis.statistics import Mean
@@ -37,6 +38,7 @@ def found(
     shown = [] if moved is None else _displacement(moved)
     parts = [
         Part("Each check against its threshold", [checks] if checks else [], [_table(one)], _left_out(one)),
+        *(Part(table.title, tables=[table], said=[f"{what}."]) for what, table in tables(record).items()),
         Part("Displacement by kind of response", shown, said=[] if moved is None else [f"{CHANGE}."]),
         Part("Curves", draw(folders)),
     ]
@@ -108,6 +110,21 @@ def _compact(x: float) -> str:
 
 def _error_rate(one: Finding) -> str:
     return "not measured" if math.isnan(one.check.error_rate) else share(one.check.error_rate)
+
+
+def tables(record: Mapping[str, Any]) -> dict[str, Table]:
+    """What a run measured that is no check, by what the numbers are."""
+    out = {}
+    if best := record.get("best_of"):
+        out[several.heading(best)] = Table(
+            "Several answers to a prompt", ["k", "before", "after", "change"], several.rows(best)
+        )
+    if kinds := record.get("forgetting"):
+        rows = [[one["kind"], plus_minus(one["change"], one["change_se"], sign=True)] for one in kinds]
+        out["Change of log π per token from the reference, by the probe set of the run"] = Table(
+            "What is not trained on", ["kind of response", "nats per token"], rows
+        )
+    return out
 
 
 # ---- a probe set ----------------------------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from prefloop.analysis.diagnose import Diagnosis
     from prefloop.analysis.evidence import Evidence
     from prefloop.cli.diagnose import Options
+    from prefloop.report.chart import Table
     from prefloop.report.found_page import Found
 
 
@@ -23,6 +24,7 @@ def diagnose(options: Options) -> int:
         UserError, DataError: a run that cannot be read.
     """
     from prefloop.analysis.diagnose import diagnose as diagnosed
+    from prefloop.analysis.forgetting import by_kind
     from prefloop.lab.evidence import evidences
 
     assert options.run is not None
@@ -30,10 +32,10 @@ def diagnose(options: Options) -> int:
     found = [diagnosed(run) for run in runs]
     best = best_of(runs, options.solved)
     moved = probed(options.run, options) if options.probe is not None else None
-    more = {"best_of": best, "probe": moved}
-    record = {"runs": [one.record() for one in found], **{key: own for key, own in more.items() if own is not None}}
+    more = {"best_of": best, "forgetting": by_kind(runs[0]) if len(runs) == 1 else [], "probe": moved}
+    record = {"runs": [one.record() for one in found], **{key: own for key, own in more.items() if own}}
     page = written(options.page, lambda: _found(options.run, found, moved, record))
-    options.show(lambda: {**record, "page": page}, lambda: print(_text(found, best, moved) + at(page)))
+    options.show(lambda: {**record, "page": page}, lambda: print(_text(found, record) + at(page)))
     return 0
 
 
@@ -62,15 +64,22 @@ def best_of(runs: list[Evidence], solved: float | None) -> dict[str, Any] | None
     return None if seen is None else record(seen, solved)
 
 
-def _text(found: list[Diagnosis], best: dict[str, Any] | None, moved: dict[str, Any] | None) -> str:
+def _text(found: list[Diagnosis], record: dict[str, Any]) -> str:
     from prefloop.analysis.diagnose import counted, faulty, sentences
-    from prefloop.analysis.several import shown
+    from prefloop.report.diagnosed_page import tables
 
     if len(found) == 1:
-        tables = [shown(best)] if best is not None else []
-        tables += [_probe(moved)] if moved is not None else []
-        return "\n\n".join([wrapped("\n".join(sentences(found[0]))), *("\n".join(table) for table in tables)])
+        parts = [_columns(what, table) for what, table in tables(record).items()]
+        parts += [_probe(record["probe"])] if "probe" in record else []
+        return "\n\n".join([wrapped("\n".join(sentences(found[0]))), *("\n".join(part) for part in parts)])
     return "\n\n".join(wrapped("\n".join(said)) for said in (counted(found), *faulty(found)))
+
+
+def _columns(what: str, table: Table) -> list[str]:
+    """A table of at most four columns below what its numbers are."""
+    first = 20 if len(table.head) > 3 else 26
+    rows = (f"{row[0]:<{first}}" + "".join(f"{cell:>20}" for cell in row[1:]) for row in (table.head, *table.rows))
+    return [wrapped(f"{what}:"), *rows]
 
 
 # ---- a probe set -----------------------------------------------------------------------------------------------------
