@@ -220,5 +220,8 @@ def test_outcomes_become_a_table(whole: tuple[Path, Outcome, int]) -> None:
     assert len(table) == 1 and table.worlds == ("rotated",) and table.names == tuple(FEATURES)
     assert table.values.shape == table.broke.shape == (1, 2, SMOKE.seeds)
     assert np.isfinite(table.features).all()
+    lost = replace(outcome.results["rloo"], values=(-97.0, 0.1))
+    rest = tabulated([replace(outcome, results={**outcome.results, "rloo": lost})])
+    assert rest.values[0, rest.actions.index("rloo")].tolist() == [-1.0, 0.1]
     with pytest.raises(ValueError, match="no problem"):
         tabulated([])

@@ -50,7 +50,7 @@ RATES = {  # all at once: a stack of twenty runs takes little longer than one of
 }
 NO_GAIN = "nothing can be gained over the reference"
 SURE = 10.0  # the attainable gain must be so many times the deviation of the references' J from what is known
-BROKEN = 1.0  # attainable gains that a broken run ends below its reference
+BROKEN = 1.0  # attainable gains below its reference, beyond which a run is broken
 STARTS = 4  # references of which that is measured
 AGAIN = "prefloop study run advice, with the same --out"
 
@@ -271,7 +271,8 @@ def _numbers(values: Sequence[Any]) -> tuple[Any, ...]:
 
 
 def tabulated(outcomes: Sequence[Outcome]) -> Table:
-    """The problems that were not dropped before training.
+    """The problems that were not dropped before training. A run that lost more than there was to gain counts as having
+    lost that: by how much it lost beyond it tells nothing of other problems.
 
     Raises:
         ValueError: there is none.
@@ -289,7 +290,7 @@ def tabulated(outcomes: Sequence[Outcome]) -> Table:
         tuple(one.problem.rpartition("-")[0] for one in some),
         tuple(FEATURES),
         np.array(features, dtype=np.float64),
-        of("values"),
+        np.maximum(of("values"), -BROKEN),
         of("broke"),
         tuple(ACTIONS),
     )

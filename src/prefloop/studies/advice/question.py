@@ -120,7 +120,7 @@ STUDY = Study(
         "tuning": f"learning rate and knob of each action, by successive halving on seeds of their own; then"
         f" {FULL.seeds} other seeds",
         "value": "J = E gold − β KL(π‖π_ref) at the evaluation that its user would keep, as a share of what can be"
-        " gained over the run's own reference",
+        " gained over the run's own reference, at least −1: how much more was lost tells nothing of other problems",
         "dropped": f"problems whose attainable gain is less than {compact(SURE)} times what the start is uncertain by,"
         " before any training",
         "features": f"{len(FEATURES)} numbers that are measured before training, from {SAMPLES} samples of the"
