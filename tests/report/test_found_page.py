@@ -33,6 +33,7 @@ from prefloop.report.cells import columns
 from prefloop.report.data import clean
 from prefloop.report.found_page import Found, Part, render, side_by_side
 from prefloop.report.offer import About, cell, findings, sentences, unknown
+from prefloop.report.page import code
 from prefloop.runs.evidence import evidence
 
 PROMPTS, EACH = 12, 16
@@ -185,3 +186,10 @@ def test_a_page_that_is_too_large_is_refused(tmp_path: Any) -> None:
     large = Found("T", ["V."], [Part("P", said=["x" * found_page.LIMIT])], {})
     with pytest.raises(UserError, match="would take"):
         found_page.write(large, tmp_path / "page.html")
+
+
+def test_code_in_a_sentence_is_set_as_code_and_escaped() -> None:
+    assert (
+        code("run `prefloop data show <FILE>` & look") == "run <code>prefloop data show &lt;FILE&gt;</code> &amp; look"
+    )
+    assert code("a lone ` is a mark") == "a lone ` is a mark"

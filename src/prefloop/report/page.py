@@ -117,8 +117,13 @@ def environment(runs: int = 1) -> Environment:
         lstrip_blocks=True,
     )
     limit = max(200, TEXT // max(1, 2 * PROMPTS * runs))
-    own.filters.update(cut=lambda text: cut(str(text), limit), number=number, paper=paper_link, wordy=_wordy)
+    own.filters.update(cut=lambda text: cut(str(text), limit), number=number, paper=paper_link, wordy=_wordy, code=code)
     return own
+
+
+def code(text: str) -> Markup:
+    """A sentence in which what stands between backticks is code; escaped."""
+    return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(Markup.escape(text))))
 
 
 def _wordy(table: Drawn | Table) -> list[bool]:
