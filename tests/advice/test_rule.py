@@ -267,3 +267,13 @@ def test_a_tree_on_nothing_is_a_leaf_or_splits_hardly() -> None:
 def test_a_feature_and_a_number_are_a_rule() -> None:
     advisor = by_feature("beyond", 0.0, "dpo", "dpo-offline")
     assert judged(PLANTED, {"a": advisor})["a"].regret.value < 0.06
+
+
+def test_a_feature_far_outside_counts_as_at_the_bound() -> None:
+    one = fitted(PLANTED)
+    first = np.arange(len(NAMES)) == 0
+    inside, outside = (one.mean + far * one.scale * first for far in (3, 30))
+    assert np.allclose(one.values(outside), one.values(inside))
+    assert np.allclose(one.broken(outside), one.broken(inside))
+    wild = replace(PLANTED, features=np.where((np.arange(120) == 0)[:, None] & first, 1e6, PLANTED.features))
+    assert judged(wild, {"rule": ruled})["rule"].regret.value < judged(wild, {"c": constant})["c"].regret.value

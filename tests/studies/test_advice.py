@@ -54,7 +54,7 @@ def outcome(problem: Problem, seed: int, planted: float = 0.2) -> Outcome:
     for name, action in ACTIONS.items():
         level = 0.5 + planted * x["beyond"] * (2 * action.switches.on_policy - 1)
         values = tuple((level + 0.02 * rng.normal(size=FULL.seeds)).tolist())
-        results[name] = Result(1e-3, 0.1, seed % 2 == 0, 20, values, values, (False,) * FULL.seeds)
+        results[name] = Result(1e-3, 0.1, seed % 2 == 0, 20, values, values)
     features = {name: {"value": float(value), "se": 0.1, "units": 64} for name, value in x.items()}
     return Outcome(problem.name, key_of(problem, FULL), "", results, features)
 

@@ -18,7 +18,7 @@ from scipy.linalg import solve
 from scipy.special import expit
 
 from prefloop.advice.actions import ACTIONS
-from prefloop.advice.rule import Rule, Status, linear
+from prefloop.advice.rule import Rule, Status, bounded, linear
 from prefloop.advice.table import Table
 from prefloop.advice.value import best_constant
 
@@ -63,19 +63,19 @@ def unfolded(weights: Array, actions: Sequence[str], features: int) -> Array:
 
 
 def standardised(features: Array) -> tuple[Array, Array, Array]:
-    """Features with mean 0 and standard deviation 1, and both; what cannot be told is at the mean."""
+    """Features with mean 0 and standard deviation 1, bounded, and both; what cannot be told is at the mean."""
     known = np.isfinite(features)
     count = np.maximum(known.sum(0), 1)
     mean = np.where(known, features, 0.0).sum(0) / count
     away = np.where(known, features - mean, 0.0)
     scale = np.sqrt((away**2).sum(0) / count)
     scale = np.where(scale > 1e-9, scale, 1.0)
-    return away / scale, mean, scale
+    return bounded(away / scale), mean, scale
 
 
 def placed(features: Array, mean: Array, scale: Array) -> Array:
     """Other features on the same scale."""
-    return np.where(np.isfinite(features), features - mean, 0.0) / scale
+    return bounded(np.where(np.isfinite(features), features - mean, 0.0) / scale)
 
 
 def ridge(x: Array, y: Array, penalty: float, free: int) -> Array:

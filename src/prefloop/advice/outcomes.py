@@ -48,7 +48,8 @@ RATES = {  # all at once: a stack of twenty runs takes little longer than one of
     "sequences": BANDIT,
     "lengths": (3.2e-6, 1e-5, 3.2e-5, 1e-4, 3.2e-4, 1e-3, 3.2e-3, 1e-2, 3.2e-2),
 }
-NO_GAIN = "nothing can be gained over the reference"
+NO_GAIN = "hardly anything can be gained over the reference"
+LEAST = 0.02  # of the range of gold, which is 1: less is no gain, and a fraction of it no measure
 SURE = 10.0  # the attainable gain must be so many times the deviation of the references' J from what is known
 BROKEN = 1.0  # attainable gains below its reference, beyond which a run is broken
 STARTS = 4  # references of which that is measured
@@ -138,12 +139,12 @@ def objective(problem: Problem) -> Objective:
 def no_headroom(problem: Problem) -> str:
     """Why nothing could be seen on a problem, known before any training; empty if something could.
 
-    The gain that is attainable must be ten times as large as the deviation of the fitted references from the law by
-    which zero of the scale is known: root mean square over a few seeds.
+    The gain that is attainable must be at least 2 % of the range of gold, and ten times as large as the deviation of
+    the fitted references from the law by which zero of the scale is known: root mean square over a few seeds.
     """
     known = optimum(problem.world, problem.beta)
     gain = known.best - known.reference
-    if not 0 < gain < math.inf:
+    if not LEAST <= gain < math.inf:
         return NO_GAIN
     plain = replace(problem.world, scorer="gold")  # type: ignore[type-var]
     one = setting(replace(problem, world=plain), next(iter(ACTIONS.values())))

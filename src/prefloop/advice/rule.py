@@ -101,11 +101,11 @@ class Rule:
 
     def values(self, features: ArrayLike) -> Array:
         """Predicted value of each action, […, A]."""
-        return linear(self.gain, self.standardised(features))
+        return linear(self.gain, bounded(self.standardised(features)))
 
     def broken(self, features: ArrayLike) -> Array:
         """Predicted share of broken runs, […, A]."""
-        return np.asarray(expit(linear(self.breaks, self.standardised(features))))
+        return np.asarray(expit(linear(self.breaks, bounded(self.standardised(features)))))
 
     def choose(self, features: ArrayLike, able: Collection[str] | None = None) -> tuple[str, bool]:
         """The advised action, and whether it is sure: the default if not."""
@@ -117,6 +117,12 @@ class Rule:
         if able is None or self.default in able:
             return self.default
         return max(able, key=lambda name: float(values[self.actions.index(name)]))
+
+
+def bounded(z: Array) -> Array:
+    """Standardised features as the rule is fitted to them: beyond FAR nothing more is known, and one problem out there
+    would outweigh all others."""
+    return np.asarray(np.clip(z, -FAR, FAR))
 
 
 def linear(weights: Array, x: Array) -> Array:

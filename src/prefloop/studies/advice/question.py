@@ -13,7 +13,7 @@ from prefloop.advice import outcomes
 from prefloop.advice.actions import ACTIONS
 from prefloop.advice.features import FEATURES, SAMPLES
 from prefloop.advice.fit import PARTS
-from prefloop.advice.outcomes import FULL, SURE, Outcome, Scale, key_of, measured, read, tabulated
+from prefloop.advice.outcomes import FULL, LEAST, SURE, Outcome, Scale, key_of, measured, read, tabulated
 from prefloop.advice.prior import Problem, problems
 from prefloop.advice.value import FLOOR
 from prefloop.analysis.numbers import compact
@@ -39,7 +39,7 @@ class Size:
 
 SIZES = {
     "smoke": Size({"rotated": 2}, outcomes.SMOKE, "smoke"),
-    "small": Size({"rotated": 100}),
+    "small": Size({"rotated": 128}),
     "paper": Size({"rotated": 600, "sequences": 80, "lengths": 80}),
 }
 
@@ -121,8 +121,8 @@ STUDY = Study(
         f" {FULL.seeds} other seeds",
         "value": "J = E gold − β KL(π‖π_ref) at the evaluation that its user would keep, as a share of what can be"
         " gained over the run's own reference, at least −1: how much more was lost tells nothing of other problems",
-        "dropped": f"problems whose attainable gain is less than {compact(SURE)} times what the start is uncertain by,"
-        " before any training",
+        "dropped": f"problems whose attainable gain is less than {compact(LEAST)} of the range of gold, or than"
+        f" {compact(SURE)} times what the start is uncertain by, before any training",
         "features": f"{len(FEATURES)} numbers that are measured before training, from {SAMPLES} samples of the"
         " reference to each prompt and from the data",
         "rule": "ridge regression of the value on features × switches of the action; advised is the action whose lead"
