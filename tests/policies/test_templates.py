@@ -11,6 +11,7 @@ from tests.policies.chat_tokenizers import GEMMA, GPT2, LLAMA, METASPACE, TIKTOK
 from tokenizers import processors
 from transformers import PreTrainedTokenizerFast
 
+import prefloop
 import tiny
 from prefloop.core.errors import DataError, UserError
 from prefloop.policies.conversation import template_of
@@ -140,3 +141,14 @@ def test_a_model_without_a_template_is_told_the_names() -> None:
     with pytest.raises(UserError, match="the model has no chat template") as error:
         template_of(tokenizer(), "chat")
     assert "data.template=chatml, zephyr, alpaca, human-assistant or FILE.jinja" in error.value.fix
+
+
+def test_the_help_of_every_option_names_all_templates() -> None:
+    """Help is read without importing this package, so its words are written there."""
+    lines = [
+        line
+        for file in Path(prefloop.__file__).parent.rglob("*.py")
+        for line in file.read_text(encoding="utf-8").splitlines()
+        if "auto, chat, plain" in line
+    ]
+    assert len(lines) > 5 and all(", ".join(NAMED) in line for line in lines)
