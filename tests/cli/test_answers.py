@@ -65,7 +65,7 @@ def test_a_run_answers_greedily_as_its_own_record_says(
     assert [line["prompt"][-1]["content"] for line in lines] == asked
     assert [line["responses"] for line in lines] == [[recorded[3, prompt]] for prompt in asked]
     assert [line["responses_before"] for line in lines] == [[recorded[0, prompt]] for prompt in asked]
-    assert f"model: {finished / 'final'}" in err
+    assert f"model: {finished / 'final'}" in " ".join(err.split())
 
 
 @pytest.mark.parametrize("final", [True, False])

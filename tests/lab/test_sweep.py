@@ -233,13 +233,17 @@ LONG = replace(ONE, steps=20_000, evaluate=10_000)  # longer than anybody waits
 
 
 class Reaper(LocalPool):
-    """Kills one of its workers when they have told of their first steps."""
+    """Kills one of its workers, once, when they have told of their first steps."""
 
     def run(self, jobs: Sequence[Sequence[Setting]], tick: Callable[[int], None]) -> Iterator[Done]:
+        killed: list[int] = []
+
         def strike(steps: int) -> None:
             tick(steps)
-            if steps:
-                os.kill(multiprocessing.active_children()[0].pid, signal.SIGKILL)  # type: ignore[arg-type]
+            if steps and not killed:
+                (victim, *_) = multiprocessing.active_children()
+                killed.append(victim.pid or 0)
+                victim.kill()
 
         return super().run(jobs, strike)
 

@@ -76,7 +76,7 @@ def run(options: Options) -> int:
     if options.before and not is_run(options.model):
         raise UserError("--before needs a run", where=options.model, fix="give a run folder, or sample both models")
     groups, notes = _prompts(options)
-    _note(options, f"opening {options.model} for {len(groups)} prompts")
+    _note(options, f"opening {options.model}; prompts: {len(groups)}")
     models = {"after": trained(options.model, unfinished=options.unfinished, template=options.template)}
     if options.before:
         models = {"before": untrained(options.model, template=options.template), **models}
@@ -166,7 +166,7 @@ def _write(options: Options, lines: Iterator[Line], notes: Sequence[str]) -> Non
         write(options.output, text)
         count = text.count("\n")
         record = {"file": str(options.output), "prompts": count, "notes": list(notes)}
-        options.show(lambda: record, lambda: print(f"{count} prompts answered: {options.output}"))
+        options.show(lambda: record, lambda: print(f"prompts answered: {count}, in {options.output}"))
     elif options.json:
         options.show(lambda: {"answers": list(lines), "notes": list(notes)}, lambda: None)
     else:
