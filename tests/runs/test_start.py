@@ -71,12 +71,13 @@ def test_the_prediction_is_of_the_steps_that_are_left(model: Path, tmp_path: Pat
 def test_prompts_are_read_once_however_long_answers_are(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Eight prompts, five seconds for answers of 16 tokens, two of which read the prompts and write the first token."""
+    """Five seconds for answers of 8 tokens to 4 prompts, two of which read the prompts and write the first token."""
+    monkeypatch.setattr(speed_module, "QUICK", {"prompts": 4, "tokens": 8, "groups": 2})
     long = resolved(config(model, tmp_path, *REWARD, "--sampling.max_new_tokens=31"))
     world, took = experiment.prepare([long], say=lambda _: None).world, iter((5.0, 2.0, 1.0, 1.0))
     timed = speed_module._timed
     monkeypatch.setattr(speed_module, "_timed", lambda work, device: (next(took), timed(work, device)[1]))
-    assert quick(long, world).sampling == pytest.approx((2.0 + 30 * (5.0 - 2.0) / 15) / 8)
+    assert quick(long, world).sampling == pytest.approx((2.0 + 30 * (5.0 - 2.0) / 7) / 4)
 
 
 def test_a_resumed_run_counts_its_own_steps_only() -> None:

@@ -11,16 +11,13 @@ from __future__ import annotations
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 from prefloop.cli.demo_cells import EXTRA, GRID, LABELS, configs
 from prefloop.cli.options import Output, require_folder, require_positive, require_seed
 from prefloop.cli.plan import predict
 from prefloop.core.errors import UserError, nearest
 from prefloop.runs.schema import Flag
-
-if TYPE_CHECKING:
-    pass
 
 
 @dataclass(frozen=True, kw_only=True)

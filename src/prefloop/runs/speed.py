@@ -20,7 +20,7 @@ from prefloop.runs.world import TextWorld, method_of, plan_of
 from prefloop.worlds.text.open_reward import LABELS
 
 T = TypeVar("T")
-QUICK = {"prompts": 8, "tokens": 16, "groups": 2}  # of a quick try: sampled prompts and tokens, groups that are read
+QUICK = {"prompts": 48, "tokens": 8, "groups": 2}  # of a quick try: sampled prompts and tokens, groups that are read
 
 
 @dataclass(frozen=True)
@@ -49,13 +49,15 @@ def quick(config: Config, world: TextWorld) -> Speed:
     policy, device = world.model.policy(), world.model.device
     limit, longest = policy.prompt_limit, policy.sampling.max_new_tokens
     tokens = min(QUICK["tokens"], longest)
-    rendered = world.problem.render(_apart(world.data.train, QUICK["prompts"]))
+    together = min(QUICK["prompts"], policy.sampling.rows)  # a step costs little more for many rows than for few
+    rendered = world.problem.render(_apart(world.data.train, together))
     prompts = [ids for ids in rendered if limit is None or len(ids) <= limit]
     sampling, scale, batch = 0.0, 1.0, None
     with torch.no_grad():
         if prompts:
             rng = streams(config.seed)["evaluation"]
             short, one = (policy.sampled(max_new_tokens=count) for count in (tokens, 1))
+            one.draw(prompts[:1], 1, rng)  # libraries initialise at their first call
             spent, batch = _timed(lambda: short.draw(prompts, 1, rng), device)
             reading, _ = _timed(lambda: one.draw(prompts, 1, rng), device)  # the prompts, which takes its time once
             more = max(0.0, spent - reading) * (longest - 1) / max(1, tokens - 1)
@@ -65,7 +67,7 @@ def quick(config: Config, world: TextWorld) -> Speed:
         if config.reward.name == LABELS or batch is None:  # then the responses of the data are read
             given = [group for group in world.problem.train if group.responses]
             scale, batch = 1.0, world.problem.batch_of(_apart(given, QUICK["groups"]))
-        policy.evaluate(batch[torch.arange(1)])  # libraries initialise at their first call
+        policy.evaluate(batch[torch.arange(1)])  # the same for reading
         forward, _ = _timed(lambda: policy.evaluate(batch), device)
     training, _ = _timed(lambda: policy.evaluate(batch).logp.sum().backward(), device)
     read = int(batch.present.sum()) / scale
