@@ -49,7 +49,7 @@ TESTS = {  # module in the package -> files of tests that notice its mutants, th
     "core/shapes": ["core/test_shapes.py"],
     "core/fit": ["core/test_fit.py"],
     "core/files": ["core/test_files.py"],
-    "analysis/compare": ["analysis/test_compare.py"],
+    "analysis/compare": ["analysis/test_compare.py", "analysis/test_crossed.py"],
     "runs/offline": ["runs/test_offline.py"],
 }
 TIMEOUT = 60  # seconds; a mutant that hangs is noticed

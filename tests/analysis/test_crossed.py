@@ -43,6 +43,37 @@ def test_the_interval_is_that_of_the_analysis_of_variance(spread: float) -> None
     assert (seen.n, seen.unit) == (4, "seeds × 9 prompts")
 
 
+def ends_of(y: np.ndarray, half: float) -> tuple[float, float]:
+    return y.mean() - half, y.mean() + half
+
+
+def test_two_prompts_are_enough_for_an_interval_over_both() -> None:
+    y = np.array([[0.0, 3.0], [0.2, 3.1], [-0.1, 3.3]])
+    se, df = by_mean_squares(y)
+    seen = against_zero(y)
+    assert (seen.low, seen.high) == pytest.approx(ends_of(y, stats.t.isf(0.025, df) * se))
+    assert seen.high - seen.low > 5 * (difference(y.mean(1), unit="seeds").high - y.mean())
+
+
+def test_seeds_and_prompts_may_spread_alike() -> None:
+    y = np.add.outer(np.arange(9.0), np.arange(9.0))
+    se, df = by_mean_squares(y)
+    seen = against_zero(y)
+    assert (seen.low, seen.high) == pytest.approx(ends_of(y, stats.t.isf(0.025, df) * se))
+
+
+def test_prompts_of_one_question_leave_the_interval_over_seeds() -> None:
+    y = np.random.default_rng(4).normal(size=(4, 6))
+    seen, alone = against_zero(y, clusters=dict.fromkeys((f"prompt {p}" for p in range(6)), "one")), y.mean(1)
+    assert (seen.low, seen.high, seen.df) == pytest.approx((*difference_ends(alone), 3.0))
+    assert seen.unit == "seeds × 1 prompts"
+
+
+def difference_ends(values: np.ndarray) -> tuple[float, float]:
+    seen = difference(values, unit="seeds")
+    return seen.low, seen.high
+
+
 TABLES = st.integers(0, 10_000).map(
     lambda k: np.random.default_rng(k).normal(size=(3 + k % 3, 2 + k % 7)) + np.random.default_rng(k + 1).normal()
 )
@@ -113,7 +144,8 @@ def test_numbers_without_prompts_are_paired_by_seed() -> None:
 def test_equal_differences_everywhere_are_no_estimate() -> None:
     seen = against_zero(np.full((3, 5), 0.1))
     assert math.isnan(seen.low) and not seen.is_significant
-    assert (against_zero(np.zeros((3, 5))).low, against_zero(np.zeros((3, 5))).high) == (0.0, 0.0)
+    nothing = against_zero(np.zeros((3, 5)))
+    assert (nothing.low, nothing.high, nothing.df) == (0.0, 0.0, 2.0)
 
 
 @pytest.mark.parametrize(

@@ -199,14 +199,12 @@ def level_with(scores: Scores, value: float = 0.0) -> Scores:
 def _both(table: NDArray[np.float64], clusters: Clusters | None, se_seed: float) -> tuple[float, float]:
     """Standard error and degrees of freedom of the mean of [seeds, prompts], over both."""
     seeds, by_prompt = len(table), mean_se(table.mean(0), clusters=clusters)
-    if by_prompt.units < 2:
-        return se_seed, seeds - 1.0
-    rest = table - table.mean(1, keepdims=True) - table.mean(0) + table.mean()
+    rest = table - table.mean(0)  # up to a number for each seed, which its standard error does not depend on
     noise = sum(mean_se(row, clusters=clusters).se ** 2 for row in rest) / (seeds * (seeds - 1))
-    seed, prompt = se_seed**2, max(by_prompt.se**2 - noise, 0.0)
+    seed, prompt = se_seed**2, max(by_prompt.se**2 - noise, 0.0) if by_prompt.units > 1 else 0.0
     if not seed + prompt:
         return 0.0, seeds - 1.0
-    df = (seed + prompt) ** 2 / (seed**2 / (seeds - 1) + prompt**2 / (by_prompt.units - 1))
+    df = (seed + prompt) ** 2 / (seed**2 / (seeds - 1) + prompt**2 / max(by_prompt.units - 1, 1))
     return math.sqrt(seed + prompt), df
 
 
