@@ -21,7 +21,15 @@ class Reading:
 
 
 READINGS = {
-    "on-policy": Reading(),
+    "on-policy": Reading(
+        why="The reference hardly ever writes what the reward wants most, and no number of its samples changes that: as"
+        " many labelled responses of the reference as the policy's own bring next to nothing. Near, the reference"
+        " writes good responses itself, and imitating the best of a fixed group comes close; offline DPO does not.",
+        cost="A reward for every fresh response. On text the reward is learned from the offline data, and the gain is"
+        " smaller.",
+        do="Sample from the policy where good responses are rare under the reference (`prefloop diagnose` measures how"
+        " rare). Where they are common, best-of-N on fixed responses is nearly as good and needs no reward model.",
+    ),
     "staleness": Reading(),
     "reuse": Reading(
         why="At equally many gradient steps, eight passes see an eighth of the samples, and no method here makes up for"
