@@ -22,13 +22,13 @@ class Reading:
 
 READINGS = {
     "on-policy": Reading(
-        why="The reference hardly ever writes what the reward wants most, and no number of its samples changes that: as"
-        " many labelled responses of the reference as the policy's own bring next to nothing. Near, the reference"
-        " writes good responses itself, and imitating the best of a fixed group comes close; offline DPO does not.",
+        why="The reference hardly ever writes what the reward wants most, and as many labelled responses of the"
+        " reference as the policy writes do not change that. Near, the reference writes good responses itself, and"
+        " imitating the best of a fixed group gets most of what can be gained; offline DPO does not.",
         cost="A reward for every fresh response. On text the reward is learned from the offline data, and the gain is"
         " smaller.",
         do="Sample from the policy where good responses are rare under the reference (`prefloop diagnose` measures how"
-        " rare). Where they are common, best-of-N on fixed responses is nearly as good and needs no reward model.",
+        " rare). Where they are common, best-of-N on fixed responses gets most of it, without scoring fresh ones.",
     ),
     "staleness": Reading(),
     "reuse": Reading(
