@@ -14,17 +14,19 @@ from pathlib import Path
 
 import numpy as np
 
+from prefloop.analysis.compare import LEVEL
 from prefloop.analysis.decisions import Rule
 from prefloop.analysis.simulation import halving, simulate
 from prefloop.core import files
 from prefloop.studies.bench import Bench
 from prefloop.studies.conduct import Condition
 from prefloop.studies.problems import RATES, THRESHOLD, attained, bandit
+from prefloop.studies.trust import COVERAGE
 
 SEEDS, FIRST = 60, 500_000  # no study has these seeds
 PLANTED = (0.0, 0.5, 2.0, 3.0)  # thresholds
 REPEATS = 1000
-DOCS = Path(__file__).parents[1] / "docs" / "studies" / "coverage.json"
+DOCS = Path(__file__).parents[1] / "docs" / "studies"
 
 
 def contrasts(bench: Bench) -> dict[str, tuple[Condition, Condition]]:
@@ -70,9 +72,8 @@ def main() -> None:
                     {"planted": thresholds * THRESHOLD, **vars(done), "error": done.error(done.coverage)}
                 )
                 print(f"{name}, planted {thresholds:g} thresholds: {100 * done.coverage:.1f} %", flush=True)
-    files.write(
-        DOCS, files.to_json({"rates": len(RATES["rotated"]), "seeds": SEEDS, "contrasts": found}, indent=1) + "\n"
-    )
+    about = {"rates": len(RATES["rotated"]), "seeds": SEEDS, "threshold": THRESHOLD, "level": LEVEL}
+    files.write(DOCS / COVERAGE, files.to_json({**about, "contrasts": found}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -111,8 +111,8 @@ def test_it_is_no_finding(result: dict[str, Any], tmp_path: Path) -> None:
     whole = findings.summary([result])
     assert whole["claims"] == whole["answered"] == 0 and whole["studies"] == [] and whole["rules"] == []
     assert "No study here has findings" in findings.page(whole) and "Effects are in" not in findings.page(whole)
-    findings.write_evidence([result], tmp_path / "evidence.json")
-    assert json.loads((tmp_path / "evidence.json").read_text(encoding="utf-8")) == []
+    findings.write_evidence([result], path=tmp_path / "evidence.json")
+    assert json.loads((tmp_path / "evidence.json").read_text(encoding="utf-8"))["results"] == []
 
 
 def test_with_too_few_problems_it_says_so(some: Sequence[Outcome]) -> None:

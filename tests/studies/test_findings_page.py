@@ -14,7 +14,7 @@ from made_studies import CLAIMS, TOLD, finding, outcome, published, strange, stu
 from prefloop.analysis.decisions import false_discovery
 from prefloop.cli.main import main
 from prefloop.core.errors import UserError
-from prefloop.studies import findings, page, readings, record
+from prefloop.studies import findings, page, readings, record, trust
 from prefloop.studies.readings import Reading
 from prefloop.studies.registry import ALONE, STUDIES
 from prefloop.studies.study import Claim, Outcome
@@ -61,7 +61,7 @@ def test_p_values_are_adjusted_over_all_findings() -> None:
 
 
 def test_the_page_is_a_table_then_counts_a_key_and_the_other_findings() -> None:
-    whole = findings.summary(results("labels", "reuse"), READ)
+    whole = findings.summary(results("labels", "reuse"), readings=READ)
     text = findings.page(whole, at="studies/")
     rows = [line for line in text.splitlines() if line.startswith("| [")]
     assert [row.split("]")[0].removeprefix("| [") for row in rows] == ["reuse", "labels"]  # as in the registry
@@ -81,7 +81,7 @@ def test_the_page_is_a_table_then_counts_a_key_and_the_other_findings() -> None:
 
 
 def test_an_empty_column_is_left_out_and_no_study_is_no_table() -> None:
-    assert "| the paper | here |\n" in findings.page(findings.summary(results("reuse"), {}))
+    assert "| the paper | here |\n" in findings.page(findings.summary(results("reuse"), readings={}))
     none = findings.page(findings.summary([]))
     assert "| the paper" not in none and "Of 0 findings in 0 studies: none." in none
 
@@ -104,7 +104,7 @@ def test_what_only_checks_is_only_linked() -> None:
 
 
 def test_every_number_of_the_page_is_in_the_object() -> None:
-    whole = findings.summary(results("reuse", "labels", size="smoke"), READ)
+    whole = findings.summary(results("reuse", "labels", size="smoke"), readings=READ)
     text = findings.page(whole, at="studies/")
     assert strange(text, whole) == [] and page.SMOKE in text
     assert strange(text.replace("n = 12", "n = 37"), whole)  # the test sees what is not
@@ -149,14 +149,50 @@ def test_agreement_counts_findings_only_and_names_the_others() -> None:
     (moved,) = [
         record.record(study(name="reuse"), outcome(ends=((0.2, 0.4), (-0.05, 0.05), (-0.1, 0.4), (-2.0, -1.0))), **TOLD)
     ]
-    found = findings.agreement(first, [moved])
+    found = trust.agreement(first, [moved])
     assert (found["claims"], found["same"], found["share"]) == (3, 2, pytest.approx(2 / 3))  # the check does not count
     assert [(d["claim"], d["first"]["verdict"], d["second"]["verdict"]) for d in found["different"]] == [
         ("reuse-is-free", "contradicted", "supported")
     ]
     assert found["in_one"] == [{"study": "labels", "claim": c.name} for c in sorted(CLAIMS[:3], key=lambda c: c.name)]
     with pytest.raises(UserError, match="no finding is in both"):
-        findings.agreement(first, results("theory"))
+        trust.agreement(first, results("theory"))
+
+
+def test_a_repetition_is_kept_beside_the_studies_and_shown(tmp_path: Path) -> None:
+    for name in ("reuse", "labels"):
+        published(study(name=name), outcome(), tmp_path, **TOLD)
+    assert "Repeated" not in findings.write(tmp_path).read_text(encoding="utf-8")
+    ends = ((0.2, 0.4), (-0.05, 0.05), (-0.1, 0.4), (-2.0, -1.0))
+    again = {**TOLD, "repetition": 2}
+    trust.keep(results("labels", **again), tmp_path)
+    trust.keep([record.record(study(name="reuse"), outcome(ends=ends), **again)], tmp_path)
+    kept = trust.read(tmp_path).repetition
+    assert [one["study"] for one in kept] == ["reuse", "labels"] and not any("figures" in one for one in kept)
+    whole = findings.summary(record.load(tmp_path), trust.read(tmp_path))
+    text = findings.write(tmp_path).read_text(encoding="utf-8")
+    assert "same verdict on 5 of 6 findings" in text and "| reuse: reuse-is-free | contradicted, " in text
+    assert text == findings.page(whole) and strange(text, whole) == []
+    trust.keep(results("reuse", **again), tmp_path)  # a study again: its earlier repetition goes
+    assert "same verdict on 6 of 6 findings" in findings.write(tmp_path).read_text(encoding="utf-8")
+
+
+def test_a_repetition_by_other_rules_is_not_compared() -> None:
+    other = [{**one, "asked": "another"} for one in results("reuse", repetition=2)]
+    assert findings.summary(results("reuse"), trust.Trust(other))["repeated"] is None
+
+
+def test_the_coverage_of_intervals_is_shown_as_it_was_measured(tmp_path: Path) -> None:
+    published(study(name="reuse"), outcome(), tmp_path, **TOLD)
+    shares = {"supported": 0.021, "undecided": 0.979}
+    cells = [{"planted": p, "coverage": c, "wrong": 0.0, "verdicts": shares, "repeats": 1000}
+             for p, c in ((0.0, 0.951), (0.1, 0.938))]  # fmt: skip
+    measured = {"rates": 7, "seeds": 60, "threshold": 0.05, "level": 0.95, "contrasts": {"a less b": cells}}
+    (tmp_path / trust.COVERAGE).write_text(json.dumps(measured))
+    text = findings.write(tmp_path).read_text(encoding="utf-8")
+    assert "a share of 0.938 to 0.951 held the truth" in text
+    assert "| a less b | 0.1 | 0.938 | 0.000 | undecided 0.979, supported 0.021 |" in text
+    assert strange(text, findings.summary(record.load(tmp_path), trust.read(tmp_path))) == []
 
 
 # ---- command line -------------------------------------------------------------------------------------------------
@@ -203,13 +239,13 @@ def test_repetitions_are_compared(folder: Path, tmp_path: Path, capsys: pytest.C
 def test_the_package_has_evidence_without_figures(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert isinstance(json.loads(findings.EVIDENCE.read_text(encoding="utf-8")), list)
+    assert json.loads(findings.EVIDENCE.read_text(encoding="utf-8")).keys() == {"results", "repetition", "coverage"}
     monkeypatch.setattr(findings, "EVIDENCE", tmp_path / "evidence.json")
-    findings.write_evidence(record.load(folder), findings.EVIDENCE)
+    findings.write_evidence(record.load(folder), path=findings.EVIDENCE)
     assert '"lines"' not in findings.EVIDENCE.read_text(encoding="utf-8")
     assert main(["findings", "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == json.loads(json.dumps(findings.summary(record.load(folder))))
-    findings.EVIDENCE.write_text("[]")
+    findings.EVIDENCE.write_text('{"results": [], "repetition": [], "coverage": null}')
     assert main(["findings"]) == 2
     assert "no results of studies" in capsys.readouterr().err
 

@@ -31,18 +31,25 @@ def run(options: Options) -> int:
         UserError: no results, or no finding in both folders.
         DataError: a file that is not a result.
     """
-    from prefloop.studies import findings
+    from prefloop.studies import findings, trust
 
-    results = findings.evidence(options.folder)
+    results, known = findings.evidence(options.folder)
     if options.against is not None:
-        found = findings.agreement(results, findings.evidence(options.against))
+        found = trust.agreement(results, findings.evidence(options.against)[0])
         options.show(lambda: found, lambda: print("\n".join(_agreement(found))))
         return 0
-    whole = findings.summary(results)
-    options.show(
-        lambda: whole, lambda: print("\n".join([*_table(whole), "", *_wrapped(_plain(findings.outcome(whole)))]))
-    )
+    whole = findings.summary(results, known)
+    options.show(lambda: whole, lambda: print("\n".join([*_table(whole), "", *_reliable(whole)])))
     return 0
+
+
+def _reliable(whole: Mapping[str, Any]) -> Iterator[str]:
+    """Counts of verdicts, and in how many a repetition agrees."""
+    from prefloop.studies import findings
+
+    yield from _wrapped(_plain(findings.outcome(whole)))
+    if whole["repeated"]:
+        yield from _wrapped(f"With other seeds everywhere: {next(_agreement(whole['repeated']))}.")
 
 
 def _table(whole: Mapping[str, Any]) -> Iterator[str]:

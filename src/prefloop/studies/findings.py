@@ -13,11 +13,12 @@ from prefloop.analysis.decisions import false_discovery
 from prefloop.core import files
 from prefloop.core.errors import DataError, UserError
 from prefloop.report.markdown import grid, prose, sentence
-from prefloop.studies import forest
-from prefloop.studies.page import MARK, PAGE, SMOKE, effect, measured
+from prefloop.studies import forest, trust
+from prefloop.studies.page import MARK, PAGE, SMOKE, effect
 from prefloop.studies.readings import READINGS, Reading
 from prefloop.studies.record import RESULT, Result, counted, load, readable, tally
 from prefloop.studies.registry import STUDIES
+from prefloop.studies.trust import UNKNOWN, Trust
 
 FINDINGS = "findings.md"
 EVIDENCE = Path(__file__).with_name("evidence.json")
@@ -39,26 +40,28 @@ KEY = {
 # ---- evidence -----------------------------------------------------------------------------------------------------
 
 
-def evidence(folder: Path | None = None) -> list[Result]:
-    """The results below a folder, or those that come with the package, which have no figures.
+def evidence(folder: Path | None = None) -> tuple[list[Result], Trust]:
+    """The results below a folder and what is known of their reliability, or those of the package, without figures.
 
     Raises:
         UserError: none there.
         DataError: a file that is not a result, or is from another version of Prefloop.
     """
     if folder is None:
-        packaged: list[Result] = json.loads(EVIDENCE.read_text(encoding="utf-8"))
-        found, where = packaged, "the package"
+        packaged = json.loads(EVIDENCE.read_text(encoding="utf-8"))
+        found, known, where = packaged["results"], Trust(packaged["repetition"], packaged["coverage"]), "the package"
     else:
-        found, where = load(folder) if folder.is_dir() else [], str(folder)
+        found, known, where = load(folder) if folder.is_dir() else [], trust.read(folder), str(folder)
     if not found:
         raise UserError("no results of studies", where=where, fix="prefloop study run all, then name its --out folder")
-    return found
+    return found, known
 
 
-def write_evidence(results: Sequence[Result], path: Path = EVIDENCE) -> None:
+def write_evidence(results: Sequence[Result], known: Trust = UNKNOWN, path: Path = EVIDENCE) -> None:
     """The results for the package, without figures."""
-    files.write(path, files.to_json([{**result, "figures": {}} for result in claiming(results)], indent=1) + "\n")
+    bare = [{**result, "figures": {}} for result in claiming(results)]
+    whole = {"results": bare, "repetition": known.repetition, "coverage": known.coverage}
+    files.write(path, files.to_json(whole, indent=1) + "\n")
 
 
 def claiming(results: Sequence[Result]) -> list[Result]:
@@ -69,8 +72,10 @@ def claiming(results: Sequence[Result]) -> list[Result]:
 # ---- one object ---------------------------------------------------------------------------------------------------
 
 
-def summary(results: Sequence[Result], readings: Mapping[str, Reading] = READINGS) -> dict[str, Any]:
-    """Everything that the page says: findings of each study with adjusted p values, readings, counts."""
+def summary(
+    results: Sequence[Result], known: Trust = UNKNOWN, readings: Mapping[str, Reading] = READINGS
+) -> dict[str, Any]:
+    """Everything that the page says: findings of each study with adjusted p values, readings, counts, reliability."""
     results = claiming(results)
     every = {(r["study"], claim["name"]): claim for r in results for claim in counted(r["claims"])}
     adjusted = false_discovery({"/".join(key): claim["p_verdict"] for key, claim in every.items()})
@@ -92,6 +97,8 @@ def summary(results: Sequence[Result], readings: Mapping[str, Reading] = READING
             "not_bh": [name for name in given if adjusted[name].bh > RATE],
             "not_by": [name for name in given if adjusted[name].by > RATE],
         },
+        "repeated": trust.repeated(results, known),
+        "coverage": known.coverage,
         "key": KEY,
         "missing": [name for name in STUDIES if name not in {result["study"] for result in results}],
         "studies": [_study(result, adjusted, readings.get(result["study"], Reading())) for result in results],
@@ -117,7 +124,7 @@ def write(folder: Path, path: Path | None = None, at: str = "") -> Path:
     """findings.md over every result.json of a folder; those that cannot be read are listed."""
     results, wrong = readable(folder.glob(f"*/{RESULT}"))
     path = folder / FINDINGS if path is None else path
-    files.write(path, page(summary(results), wrong, at))
+    files.write(path, page(summary(results, trust.read(folder)), wrong, at))
     return path
 
 
@@ -136,6 +143,7 @@ def page(whole: Mapping[str, Any], wrong: Sequence[DataError] = (), at: str = ""
         _table([_row(one, whole["unit"], at) for one in studies[:ROWS]]),
         f"## How many\n\n{outcome(whole)}",
         "\n".join(f"- **{sentence(word).removesuffix('.')}**: {prose(text)}." for word, text in whole["key"].items()),
+        *trust.sections(whole["repeated"], whole["coverage"]),
         _others(studies, whole["unit"], at),
         _checks(whole["studies"], at),
         f"Not run yet by these rules: {', '.join(whole['missing'])}." if whole["missing"] else "",
@@ -212,43 +220,3 @@ def _checks(studies: Sequence[Mapping[str, Any]], at: str) -> str:
     """Links to what does not count."""
     links = [f"[{one['study']}]({at}{one['study']}/{PAGE})" for one in studies if one["checks"]]
     return f"Mathematics and manipulation checks, not counted: {', '.join(links)}." if links else ""
-
-
-# ---- two repetitions ----------------------------------------------------------------------------------------------
-
-
-def agreement(first: Sequence[Result], second: Sequence[Result]) -> dict[str, Any]:
-    """How often two repetitions give the same verdict, and where they do not.
-
-    Raises:
-        UserError: no finding is in both.
-    """
-    a, b = ({(r["study"], c["name"]): c for r in some for c in counted(r["claims"])} for some in (first, second))
-    both = [key for key in a if key in b]
-    if not both:
-        raise UserError("no finding is in both folders", fix="compare two repetitions of the same studies")
-    different = [
-        {"study": key[0], "claim": key[1], "first": _brief(a[key]), "second": _brief(b[key])}
-        for key in both
-        if a[key]["verdict"] != b[key]["verdict"]
-    ]
-    same = len(both) - len(different)
-    pairs = [(one, other) for one in first for other in second if one["study"] == other["study"]]
-    return {
-        "claims": len(both),
-        "same": same,
-        "share": same / len(both),
-        "different": different,
-        "in_one": [{"study": study, "claim": claim} for study, claim in sorted(a.keys() ^ b.keys())],
-        "same_seeds": [one["study"] for one, other in pairs if one.get("repetition") == other.get("repetition")],
-        "other_rules": [one["study"] for one, other in pairs if _by(one) != _by(other)],
-    }
-
-
-def _by(result: Result) -> tuple[str, str]:
-    """The rules of a result: those of all studies, and its own claims and conditions."""
-    return result["rules"], result["asked"]
-
-
-def _brief(claim: Result) -> dict[str, Any]:
-    return {**{key: claim[key] for key in ("verdict", "value", "low", "high", "n")}, "measured": measured(claim)}
