@@ -30,7 +30,14 @@ READINGS = {
         do="Sample from the policy where good responses are rare under the reference (`prefloop diagnose` measures how"
         " rare). Where they are common, best-of-N on fixed responses gets most of it, without scoring fresh ones.",
     ),
-    "staleness": Reading(),
+    "staleness": Reading(
+        why="On the bandit, at tuned rates, the age of a sample does not show. On text the methods differ, which their"
+        " mean hides: on Min Length PPO scores higher with fresh collections, best-of-N with stale ones (conditions of"
+        " the study); why is not known.",
+        cost="Nothing: gradient steps and samples are equally many.",
+        do="Size a collection for the machine first. On text, where this is undecided, compare two sizes, each at its"
+        " own learning rate.",
+    ),
     "reuse": Reading(
         why="At equally many gradient steps, eight passes see an eighth of the samples, and no method here makes up for"
         " that. At equally many samples the further passes gain. The clip limits the loss; it does not undo it.",
