@@ -33,7 +33,7 @@ READINGS = {
     "staleness": Reading(
         why="On the bandit, at tuned rates, the age of a sample does not show. On text the methods differ, which their"
         " mean hides: on Min Length PPO scores higher with fresh collections, best-of-N with stale ones (conditions of"
-        " the study); why is not known.",
+        " the study); why is not known. On Mode Length a cost of stale samples is ruled out: the interval is below 0.",
         cost="Nothing: gradient steps and samples are equally many.",
         do="Size a collection for the machine first. On text, where this is undecided, compare two sizes, each at its"
         " own learning rate.",
