@@ -14,7 +14,7 @@ from prefloop.studies.study import Study
 
 ANALYSIS = ("boundaries", "breaks", "choice", "decisions", "headroom", "statistics")
 LAB = ("climb", "scores", "tuning")
-SHOWN = ("findings", "forest", "page", "present", "readings", "record")  # they decide nothing
+SHOWN = ("findings", "forest", "page", "present", "readings", "record", "trust")  # they decide nothing
 NEUTRAL = ("__init__", *SHOWN, "registry", "rules")
 
 
