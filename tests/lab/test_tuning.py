@@ -257,6 +257,37 @@ def test_the_knob_is_tuned_at_the_rate_and_the_rate_again() -> None:
     assert [len(tried[Point(rate, 1.0)]) for rate in (3.2e-3, 1e-2, 3.2e-2)] == [4, 12, 4]
 
 
+def test_rate_and_knob_move_together_along_a_ridge() -> None:
+    """Neither a rate nor a knob is better by itself, both together are: the search goes up the diagonal."""
+    search = Search(knob=Knob("beta", (0.032, 0.1, 0.32, 1.0, 3.2), start=0.1))
+
+    def score(point: Point) -> float:
+        x, z = log(point) + 2.5, math.log10(point.knob or 1)
+        return -abs(z - 0.5) / 4 - 4 * abs(x - 1 - z)
+
+    (tried,) = explore([search], lambda asks: [Mark(score(a.point), False) for a in asks])
+    found = look(search, tried)
+    assert isinstance(found, Found) and found.interior and found.point == Point(1e-1, 3.2)
+    around = [Point(rate, knob) for rate in (3.2e-2, 1e-1, 3.2e-1) for knob in (1.0, 3.2, 10.0)]
+    assert max(around, key=score) == found.point and all(len(tried[point]) >= 4 for point in around)
+
+
+@given(st.floats(-4, -1.5), st.floats(-1.5, 0.5), st.floats(-1.5, 1.5))
+@settings(max_examples=30, deadline=None)
+def test_what_is_found_is_the_best_of_its_neighbours(rate: float, knob: float, tilt: float) -> None:
+    search = Search(knob=Knob("beta", (0.032, 0.1, 0.32), start=0.1))
+
+    def score(point: Point) -> float:
+        x, z = log(point) - rate, math.log10(point.knob or 1) - knob
+        return -(x**2) - z**2 - tilt * x * z
+
+    (tried,) = explore([search], lambda asks: [Mark(score(a.point), False) for a in asks])
+    found = look(search, tried)
+    assert isinstance(found, Found)
+    known = [p for p, marks in tried.items() if len(marks) >= 4]
+    assert score(found.point) >= max(map(score, known)) - 1e-9
+
+
 @pytest.mark.parametrize(("natural", "interior"), [((False, False), False), ((True, False), True)])
 def test_a_knob_at_a_natural_bound_is_at_no_edge(natural: tuple[bool, bool], interior: bool) -> None:
     knob = Knob("kl", (0.01, 0.032, 0.1), start=0.032, natural=natural)

@@ -1,4 +1,5 @@
-"""The search along one axis of candidates: which to run on how many seeds next, and which is best; no training in here.
+"""The search along an axis of candidates, and around a place of two: which to run on how many seeds next, and which is
+best; no training in here.
 
 1. Every rate of a grid with equal steps in log runs on two seeds. While the best is at an end, the grid grows by a step
    beyond it, at most `grow` steps on each side. The best and the rates beside it then run on four seeds, which may
@@ -12,6 +13,8 @@
 4. With twelve seeds the choice stands unless another rate, on the seeds that it has, is better by more than one
    standard error, or better at all and breaks less often; it must be below every rate that broke on twelve, for it
    would break too. The other then gets twelve seeds as well, and of the rates with twelve the best mean is taken.
+5. On two axes (`summit`) the place moves to the best of its eight neighbours until none is better, all on equally many
+   seeds: a method's rate and its knob trade off against each other, so that the best on either axis alone may not be.
 """
 
 from __future__ import annotations
@@ -20,7 +23,8 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import NamedTuple
+from itertools import product
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -36,6 +40,7 @@ class Mark(NamedTuple):
 
 
 Marks = tuple[Mark, ...]  # on tuning seeds 0, 1, …
+Pair: TypeAlias = tuple[int, int]  # places on two axes
 
 
 @dataclass(frozen=True)
@@ -83,6 +88,22 @@ def climb(
         if lacking:
             return lacking, -1
     return {}, top
+
+
+def summit(
+    axes: tuple[Axis, Axis], place: Pair, seeds: int, marks: Mapping[Pair, Marks]
+) -> tuple[dict[Pair, int], Pair]:
+    """What the climb over two axes still wants, as seeds by place; the place above its neighbours, once it wants
+    nothing: see rule 5."""
+    while True:
+        one, other = (range(max(0, x - 1), min(x + 2, len(line.values))) for x, line in zip(place, axes, strict=True))
+        near = [*product(one, other)]
+        if lacking := {pair: seeds for pair in near if len(marks.get(pair, ())) < seeds}:
+            return lacking, place
+        top = max(near, key=lambda pair: mean(marks[pair][:seeds]))
+        if mean(marks[top][:seeds]) <= mean(marks[place][:seeds]):
+            return {}, place
+        place = top
 
 
 def best(marks: Mapping[int, Marks], seeds: int) -> int:

@@ -1,8 +1,8 @@
 """How cells get a learning rate, and one more knob: on seeds of their own, until the best is inside what was tried.
 
 The rounds and the rule of the choice are those of `lab.climb`. A knob is searched after the rate, at the chosen rate,
-by the same rounds (the best is taken, none is safer). If it moves, so may the rate: the best one and those beside it
-run on four seeds each at the new knob, and the grid grows as before.
+by the same rounds (the best is taken, none is safer). From there both move together, until no neighbour on the grid of
+both is better on the seeds of the last halving round; the last round is one of rates, at the knob that was found.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from prefloop.analysis.numbers import compact
 from prefloop.core.errors import UserError
-from prefloop.lab.climb import Axis, Mark, Marks, axis, breaks, climb, confirm, mean, safer
+from prefloop.lab.climb import Axis, Mark, Marks, axis, breaks, climb, confirm, mean, safer, summit
 from prefloop.lab.scores import GOLD_OVER_TRAINING, Scoring
 from prefloop.lab.setting import Setting, changed, names
 from prefloop.lab.summary import TUNING, Cell, Sweep
@@ -124,15 +124,12 @@ def look(search: Search, tried: Tried) -> dict[Point, int] | Found:
     at, seeds, edges = None if knob is None else knob.start, halving[-1][1], []
     wanted, top = climb(rates, rates.first, halving, _known(tried, _line(rates, at)))
     if knob is not None and not wanted:
-        marks = _known(tried, _line(rates, at))
-        rate = rates.values[safer(marks, top, seeds)]
         line = axis(knob.values, knob.step, search.grow, knob.natural)
-        some, peak = climb(line, line.first, halving, _known(tried, [Point(rate, value) for value in line.values]))
-        if some:
-            return {Point(rate, line.values[i]): n for i, n in some.items()}
+        found = _with_knob(rates, line, top, halving, tried, at)
+        if isinstance(found, dict):
+            return found
+        top, peak = found
         at, edges = line.values[peak], [f"the {side} {knob.name}"] if (side := line.edge(peak)) else []
-        marks = _known(tried, _line(rates, at))
-        wanted, top = climb(rates, rates.near(top, 3), halving[1:] or halving, marks)
     held = top
     if not wanted:
         marks = _known(tried, _line(rates, at))
@@ -145,6 +142,22 @@ def look(search: Search, tried: Tried) -> dict[Point, int] | Found:
         edges.append(f"the {side} learning rate")
     point = Point(rates.values[held], at)
     return Found(point, not edges, _why(search, tried, point, edges, rates.values[top]))
+
+
+def _with_knob(
+    rates: Axis, line: Axis, top: int, halving: Sequence[tuple[int, int]], tried: Tried, start: float | None
+) -> dict[Point, int] | tuple[int, int]:
+    """What to run next for the knob: first at one rate, then around both; or the places of both that were found."""
+    seeds = halving[-1][1]
+    rate = safer(_known(tried, _line(rates, start)), top, seeds)
+    along = [Point(rates.values[rate], value) for value in line.values]
+    some, peak = climb(line, line.first, halving, _known(tried, along))
+    if some:
+        return {along[i]: n for i, n in some.items()}
+    grid = {(i, j): Point(lr, value) for i, lr in enumerate(rates.values) for j, value in enumerate(line.values)}
+    known = {pair: tried[point] for pair, point in grid.items() if point in tried}
+    around, pair = summit((rates, line), (rate, peak), seeds, known)
+    return {grid[pair]: n for pair, n in around.items()} if around else pair
 
 
 def _line(rates: Axis, at: float | None) -> list[Point]:

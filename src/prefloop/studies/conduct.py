@@ -158,10 +158,11 @@ def _no_headroom(claim: Claim, cells: Mapping[Any, Cell], conditions: Mapping[An
 
 
 def chosen(one: Tuned) -> float:
-    """Standard error of a cell's score from the choice of its learning rate, on the seeds that its candidates share."""
-    knob = {point: marks for point, marks in one.tried.items() if point.knob == one.point.knob}
-    seeds = sorted((len(marks) for marks in knob.values()), reverse=True)[min(2, len(knob) - 1)]
-    scores = [[mark.score for mark in marks[:seeds]] for marks in knob.values() if len(marks) >= seeds]
+    """Standard error of a cell's score from the choice of its learning rate and knob, on the seeds that the candidates
+    of the last stage share."""
+    counts = sorted(map(len, one.tried.values()), reverse=True)
+    seeds = counts[min(2, len(counts) - 1)]
+    scores = [[mark.score for mark in marks[:seeds]] for marks in one.tried.values() if len(marks) >= seeds]
     return choice_se(scores) if seeds > 1 else 0.0
 
 
