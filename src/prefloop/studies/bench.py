@@ -37,8 +37,8 @@ class Scale:
     rounds: tuple[tuple[int, int], ...]
 
 
-HALVING = ((7, 2), (3, 11), (1, 12))  # twelve seeds of three rates: with four the choice is too uncertain to decide
-SHORT = ((5, 2), (2, 4), (1, 5))  # for worlds where a run takes seconds: the choice widens the intervals
+HALVING = ((7, 2), (3, 23), (1, 24))  # the choice of a rate and a knob is a part of the intervals
+SHORT = ((5, 2), (3, 6), (1, 7))  # for worlds where a run takes seconds: the choice widens the intervals
 BUDGETS: dict[str, dict[str, Scale]] = {
     "smoke": {
         "rotated": Scale(16, 4, 4, ((3, 1), (1, 2))),
@@ -47,14 +47,14 @@ BUDGETS: dict[str, dict[str, Scale]] = {
         "lengths": Scale(16, 4, 4, ((3, 1), (1, 2))),
     },
     "small": {
-        "rotated": Scale(256, 12, 40, HALVING),
-        "arms": Scale(256, 12, 40, HALVING),
+        "rotated": Scale(256, 12, 80, HALVING),
+        "arms": Scale(256, 12, 80, HALVING),
         "sequences": Scale(128, 12, 20, SHORT),
         "lengths": Scale(128, 12, 20, SHORT),
     },
     "paper": {
-        "rotated": Scale(1024, 12, 40, HALVING),
-        "arms": Scale(1024, 12, 40, HALVING),
+        "rotated": Scale(1024, 12, 80, HALVING),
+        "arms": Scale(1024, 12, 80, HALVING),
         "sequences": Scale(1024, 12, 40, HALVING),
         "lengths": Scale(512, 12, 40, HALVING),
     },
