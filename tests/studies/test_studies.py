@@ -267,7 +267,9 @@ def test_opposite_effects_contradict(name: str, verdicts: Judge) -> None:
 def test_no_effect_is_equivalent_or_cannot_be_seen(name: str, verdicts: Judge) -> None:
     found = verdicts(name, lambda s: {"gain": 0.5})
     equal = {claim.name for claim in study(name).claims if claim.sense == "equal"}
-    assert {v for k, v in found.items() if k not in equal} <= {"equivalent", "no headroom"}
+    seen = [v for k, v in found.items() if k not in equal]
+    assert {*seen} <= {"equivalent", "no headroom", "smaller than claimed"}
+    assert seen.count("smaller than claimed") <= 1  # by chance: an interval that is clear of 0, one in forty
     assert {found[k] for k in equal} <= {"supported", "no headroom"}
 
 

@@ -7,10 +7,10 @@ from typing import Any
 from prefloop.studies.bench import Bench
 from prefloop.studies.conduct import Condition, Contrast, conduct, versus
 from prefloop.studies.present import outcome
-from prefloop.studies.problems import DESIGN, SCORING, SHARPNESS, attained, bandit, claim
+from prefloop.studies.problems import DESIGN, SCORING, attained, bandit, claim
 from prefloop.studies.study import Outcome, Study
 
-CARDINAL: dict[str, Any] = {"labels": "gold", "knob": SHARPNESS}
+CARDINAL: dict[str, Any] = {"labels": "gold"}
 CONDITIONS: dict[tuple[str, str], dict[str, Any]] = {  # method, labels: changes
     ("RWR", "scores across prompts"): {**CARDINAL, "override": {"normalise": "batch"}},
     ("RWR", "scores within a prompt"): CARDINAL,

@@ -91,7 +91,7 @@ METHODS = {
     "DPO": Entry("dpo", PAIRS, Knob("beta", (0.03, 0.1, 0.3), start=0.1)),
     "IPO": Entry("ipo", PAIRS, Knob("tau", (0.03, 0.1, 0.3), start=0.1)),
     "best-of-N": Entry("best_of_n", EXACT, KL),
-    "RWR": Entry("rwr", {"normalise": "prompt"}, Knob("beta", (0.1, 0.3, 1.0), start=0.3)),
+    "RWR": Entry("rwr", {"normalise": "prompt"}, SHARPNESS),
     "RLOO": Entry("rloo", EXACT, KL),
     "PPO": Entry("ppo", EXACT, KL),
 }
