@@ -1,5 +1,5 @@
 """The rule that Prefloop ships, fitted to the outcomes of problems and tested on those left out: python tools/advice.py
-DIR writes src/prefloop/advice/rule.json. DIR is the `advice` folder of `prefloop study run advice`."""
+DIR writes src/prefloop/advice/rule.json. DIR is the folder of the studies, the --out of `prefloop study run advice`."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-from prefloop.advice import outcomes, regret, rule
+from prefloop.advice import kept, outcomes, regret, rule
 
 
 def main(folder: Path, target: Path = rule.SHIPPED) -> None:
     """Fit, test, write, and print what the rule says of itself."""
-    found = outcomes.stored(folder)
+    found = kept.stored(folder)
     made = regret.shipped(outcomes.tabulated(found))
     rule.save(made, target)
     dropped = Counter(one.problem.rpartition("-")[0] for one in found if not one.results)

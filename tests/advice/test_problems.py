@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, replace
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from prefloop.advice import outcomes
+from prefloop.advice import kept, outcomes
 from prefloop.advice.actions import ACTIONS, Feed, fed, refusal
 from prefloop.advice.features import FEATURES
 from prefloop.advice.in_lab import features_of, setting
-from prefloop.advice.outcomes import NO_GAIN, SMOKE, Outcome, Result, measure, measured, no_headroom, read, tabulated
+from prefloop.advice.kept import line_of, measured, outcome_of, outcomes_in, stored
+from prefloop.advice.outcomes import NO_GAIN, SMOKE, Outcome, Result, measure, no_headroom, tabulated
 from prefloop.advice.prior import DIALS, Problem, problems
 from prefloop.analysis import enumerated
 from prefloop.analysis.statistics import Mean
@@ -118,14 +121,17 @@ class Counted:
 def two() -> Iterator[None]:
     """Two of the actions, which is as good as all of them."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(outcomes, "ACTIONS", {name: ACTIONS[name] for name in ("dpo-offline", "rloo")})
+        for module in (outcomes, kept):
+            patch.setattr(module, "ACTIONS", {name: ACTIONS[name] for name in ("dpo-offline", "rloo")})
         yield
 
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Outcome, int]:
     bench = Counted(tmp_path_factory.mktemp("whole"))
-    return bench.out, measured(EASY, bench, SMOKE), bench.runs
+    outcome = measured(EASY, bench, SMOKE)
+    assert outcome is not None
+    return bench.out, outcome, bench.runs
 
 
 def test_an_interrupted_problem_goes_on_with_the_runs_it_had_reached(
@@ -135,18 +141,35 @@ def test_an_interrupted_problem_goes_on_with_the_runs_it_had_reached(
     first, second = Counted(tmp_path, most=6), Counted(tmp_path)
     with pytest.raises(KeyboardInterrupt):
         measured(EASY, first, SMOKE)
-    assert not list(tmp_path.glob("advice/*.json"))
+    assert not list(tmp_path.rglob("*.jsonl"))
     assert measured(EASY, second, SMOKE) == outcome
     assert first.runs >= 6 and first.runs + second.runs == runs
-    assert [path.name for path in tmp_path.glob("advice/*")] == ["rotated-0007.json"]
+    assert not list((tmp_path / "runs" / "advice").iterdir())
+    (file,) = (path for path in (tmp_path / "advice" / "outcomes").iterdir() if "features" not in path.name)
+    assert file.name == "rotated.jsonl" and len(file.read_bytes().split(b"\n")[1]) < 400
 
 
 def test_a_measured_problem_is_read_from_disk(whole: tuple[Path, Outcome, int]) -> None:
     out, outcome, _ = whole
     again = Counted(out)
     assert measured(EASY, again, SMOKE) == outcome and again.runs == 0
-    with pytest.raises(KeyboardInterrupt):  # another β is another problem of that number
-        measured(replace(EASY, beta=0.05), Counted(out, most=0), SMOKE)
+    with pytest.raises(DataError, match="is another problem there"):
+        measured(replace(EASY, beta=0.05), again, SMOKE)
+    with pytest.raises(DataError, match="`runs` differ"):
+        measured(EASY, again, replace(SMOKE, seeds=4))
+
+
+def test_what_is_measured_by_another_process_is_waited_for_or_passed_over(
+    whole: tuple[Path, Outcome, int], tmp_path: Path
+) -> None:
+    _, outcome, _ = whole
+    folder = tmp_path / "runs" / "advice" / EASY.name
+    with ThreadPoolExecutor(1) as other:
+        with kept._claimed(folder, wait=False) as mine:
+            assert mine and measured(EASY, Counted(tmp_path, most=0), SMOKE, wait=False) is None
+            waiting = other.submit(measured, EASY, Counted(tmp_path, most=0), SMOKE)
+            outcomes_in(tmp_path, "rotated", SMOKE).add(line_of(outcome))
+        assert waiting.result() == outcome
 
 
 def test_every_action_has_a_value_of_every_seed(whole: tuple[Path, Outcome, int]) -> None:
@@ -173,17 +196,36 @@ def test_a_problem_without_headroom_is_dropped_before_training(monkeypatch: pyte
 def test_a_run_that_diverged_has_no_end(whole: tuple[Path, Outcome, int], tmp_path: Path) -> None:
     _, outcome, _ = whole
     lost = replace(outcome.results["rloo"], ends=(math.nan, 0.1))
-    file = tmp_path / "one.json"
-    file.write_text(to_json(asdict(replace(outcome, results={"rloo": lost}))), encoding="utf-8")
-    ends = read(file).results["rloo"].ends
+    line = json.loads(to_json(line_of(replace(outcome, results={**outcome.results, "rloo": lost}))))
+    ends = outcome_of(line, EASY, SMOKE, tmp_path).results["rloo"].ends
     assert math.isnan(ends[0]) and ends[1] == 0.1
 
 
+def test_a_line_that_was_not_completed_counts_as_not_written(whole: tuple[Path, Outcome, int], tmp_path: Path) -> None:
+    out, outcome, _ = whole
+    lines = outcomes_in(tmp_path, "rotated", SMOKE)
+    text = outcomes_in(out, "rotated", SMOKE).path.read_bytes()
+    for cut in (len(text) - 1, len(text) // 2, 5):
+        lines.path.parent.mkdir(parents=True, exist_ok=True)
+        lines.path.write_bytes(text[:cut])
+        assert lines.read() == {}
+        lines.add(line_of(outcome))
+        assert lines.path.read_bytes() == text
+
+
 def test_a_file_of_something_else_is_refused(tmp_path: Path) -> None:
-    file = tmp_path / "rotated-0000.json"
-    file.write_text("{}")
-    with pytest.raises(DataError, match="not the outcomes"):
-        read(file)
+    lines = outcomes_in(tmp_path, "rotated", SMOKE)
+    with pytest.raises(DataError, match="no outcomes"):
+        stored(tmp_path, SMOKE)
+    lines.path.parent.mkdir(parents=True)
+    lines.path.write_text("{}\n")
+    with pytest.raises(DataError, match="another version: `format`, `world`"):
+        stored(tmp_path, SMOKE)
+    lines.path.write_text("[]\n{}\n")
+    with pytest.raises(DataError, match="not a file of outcomes"):
+        lines.read()
+    with pytest.raises(DataError, match="not an outcome of `rotated-0007`"):
+        outcome_of({"key": kept.key_of(EASY, SMOKE)[:8], "actions": [[1, 2]]}, EASY, SMOKE, tmp_path)
 
 
 def test_the_value_is_the_share_of_the_attainable_gain() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,16 +14,16 @@ import numpy as np
 import pytest
 
 from made_studies import TOLD
-from prefloop.advice import fit, gain, outcomes, regret, rule
+from prefloop.advice import fit, gain, kept, outcomes, regret, rule
 from prefloop.advice.actions import ACTIONS
 from prefloop.advice.features import FEATURES
-from prefloop.advice.outcomes import FULL, NO_GAIN, Outcome, Result, key_of, stored
+from prefloop.advice.kept import features_in, line_of, outcomes_in, stored
+from prefloop.advice.outcomes import FULL, NO_GAIN, Outcome, Result, key_of
 from prefloop.advice.prior import Problem, problems
 from prefloop.advice.regret import ADVISORS
 from prefloop.analysis.statistics import bootstrap
 from prefloop.cli.main import main
 from prefloop.core.errors import DataError
-from prefloop.core.files import to_json, write
 from prefloop.studies import findings, page, record
 from prefloop.studies.advice import evidence, question
 from prefloop.studies.advice.evidence import by_influence, counts, doubling, plateau, sizes, told
@@ -142,18 +142,23 @@ def test_the_curve_ends_with_all_problems_and_may_be_flat() -> None:
 # ------------------------------------------------------------------------------------------------------- on disk
 
 
-def kept(some: Sequence[Outcome], out: Path) -> Path:
+def written(some: Sequence[Outcome], out: Path) -> Path:
     for one in some:
-        write(out / "advice" / f"{one.problem}.json", to_json(asdict(one)))
-    return out / "advice"
+        world, _, number = one.problem.rpartition("-")
+        outcomes_in(out, world).add(line_of(one))
+        if one.results:
+            (problem,) = problems(world, 1, first=int(number))
+            features = [[one.features[name]["value"], 0.1] for name in FEATURES]
+            features_in(out, world).add({"problem": one.problem, "key": problem.key[:8], "features": features})
+    return out
 
 
 def test_what_is_on_disk_is_read_and_its_runs_are_counted(
     some: Sequence[Outcome], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    kept(some[:4], tmp_path)
+    written(some[:4], tmp_path)
     monkeypatch.setitem(question.SIZES, "small", Size({"rotated": 4}))
-    monkeypatch.setattr(outcomes, "measure", lambda *a: pytest.fail("nothing is to be measured"))
+    monkeypatch.setattr(kept, "measure", lambda *a: pytest.fail("nothing is to be measured"))
     assert main(["study", "run", "advice", "--out", str(tmp_path), "--workers", "1"]) == 0
     told = capsys.readouterr().out
     assert "20 or more" in told and "are to be measured" not in told
@@ -165,12 +170,34 @@ def test_what_is_on_disk_is_read_and_its_runs_are_counted(
 def test_smoke_leaves_the_outcomes_of_other_sizes_alone(
     some: Sequence[Outcome], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder = kept(some[:2], tmp_path)
+    folder = written(some[:2], tmp_path) / "advice" / "outcomes"
     before = {path: path.read_bytes() for path in folder.iterdir()}
-    monkeypatch.setattr(outcomes, "measure", lambda problem, *a: replace(some[0], problem=problem.name))
+    monkeypatch.setattr(kept, "measure", lambda problem, *a: replace(some[0], problem=problem.name))
+    monkeypatch.setitem(question.SIZES, "smoke", Size({"rotated": 2}, outcomes.SMOKE, "smoke"))
+    monkeypatch.setattr(kept, "key_of", lambda *a: some[0].key)
     assert main(["study", "run", "advice", "--size", "smoke", "--out", str(tmp_path), "--quiet"]) == 0
     assert {path: path.read_bytes() for path in before} == before
-    assert len(list((tmp_path / "smoke" / "advice").glob("*.json"))) == 2
+    (file,) = (tmp_path / "smoke" / "advice" / "outcomes").glob("*.jsonl")
+    assert len(file.read_text(encoding="utf-8").splitlines()) == 3
+
+
+def test_so_many_new_problems_are_measured_of_every_world_in_turn(
+    some: Sequence[Outcome], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(
+        kept, "measure", lambda problem, run, scale: Outcome(problem.name, key_of(problem, scale), NO_GAIN, {})
+    )
+    monkeypatch.setitem(question.SIZES, "small", Size({"rotated": 20, "sequences": 10}))
+    words = ["study", "run", "advice", "--out", str(tmp_path), "--workers", "1", "--problems"]
+    assert main([*words, "5"]) == 0
+    told = capsys.readouterr().out
+    assert "5 of 30 problems" in told and "rotated-0002: dropped before training; 1 left" in told
+    assert [one.problem for one in stored(tmp_path)] == [
+        *(f"rotated-000{i}" for i in range(3)),
+        *(f"sequences-000{i}" for i in range(2)),
+    ]
+    assert main([*words, "0"]) == 0 and len(stored(tmp_path)) == 5
+    assert main(["study", "run", "theory", *words[3:], "1"]) == 2 and "`advice` alone" in capsys.readouterr().err
 
 
 def test_a_repetition_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -178,12 +205,13 @@ def test_a_repetition_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert "leave out --repetition" in capsys.readouterr().err
 
 
-def test_outcomes_of_a_folder_are_of_this_version(some: Sequence[Outcome], tmp_path: Path) -> None:
-    folder = kept(some[2:5], tmp_path)
-    assert stored(folder) == list(some[2:5])
-    kept([replace(some[3], key="another")], tmp_path)
-    with pytest.raises(DataError, match="another version"):
-        stored(folder)
+def test_outcomes_of_a_folder_are_in_order_and_of_this_version(some: Sequence[Outcome], tmp_path: Path) -> None:
+    out = written([some[4], *some[:2]], tmp_path / "one")
+    assert [one.problem for one in stored(out)] == [some[i].problem for i in (0, 1, 4)]
+    values = stored(out)[-1].values["dpo"]
+    assert np.abs(values - some[4].values["dpo"]).max() <= 0.0005
+    with pytest.raises(DataError, match="another problem"):
+        stored(written([replace(some[3], key="another")], tmp_path / "two"))
     with pytest.raises(DataError, match="no outcomes"):
         stored(tmp_path)
 
@@ -197,7 +225,7 @@ def test_the_tool_writes_the_rule_of_a_folder(
     assert found is not None and found.loader is not None
     tool = importlib.util.module_from_spec(found)
     found.loader.exec_module(tool)
-    tool.main(kept(some[1:], tmp_path), tmp_path / "rule.json")
+    tool.main(written(some[1:], tmp_path), tmp_path / "rule.json")
     made, status = rule.load(tmp_path / "rule.json")
     assert made is not None and status.beats and status.worlds == {"rotated": N - 2}
     told = capsys.readouterr().out

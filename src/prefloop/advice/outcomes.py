@@ -2,40 +2,30 @@
 
 The value of a run is the share of the attainable gain in J_β at the evaluation that its user would keep: 1 is the
 optimum (`lab.scores.Objective`), 0 the run's own reference, whose distance from the law is thus no gain. Rates and
-knobs are found by successive halving on seeds of their own, as in the studies, with fewer runs. A problem's outcomes
-are one JSON file, written when they are complete: a pilot that was interrupted goes on with the problem, and within
-it with the runs, that it had reached.
+knobs are found by successive halving on seeds of their own, as in the studies, with fewer runs.
 """
 
 from __future__ import annotations
 
-import json
 import math
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
-from typing import Any, Protocol, TypeAlias, runtime_checkable
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from prefloop.advice.actions import ACTIONS, Action
 from prefloop.advice.features import FEATURES
-from prefloop.advice.in_lab import features_of, knob_of, setting
-from prefloop.advice.prior import DIALS, Problem, problems
+from prefloop.advice.in_lab import knob_of, setting
+from prefloop.advice.prior import Problem
 from prefloop.advice.table import Table
 from prefloop.analysis import headroom as seen
 from prefloop.analysis.numbers import compact
-from prefloop.analysis.offer import record
-from prefloop.core.errors import DataError
-from prefloop.core.files import digest, to_json, write
-from prefloop.lab.pool import Pool
+from prefloop.core.files import digest
 from prefloop.lab.scores import GOLD, Objective, Scoring
 from prefloop.lab.setting import Setting, seeds
 from prefloop.lab.stack import Run, build
-from prefloop.lab.store import Store
-from prefloop.lab.sweep import sweep
 from prefloop.lab.tuning import Search, tune
 from prefloop.worlds.optimum import optimum
 
@@ -53,7 +43,6 @@ LEAST = 0.02  # of the range of gold, which is 1: less is no gain, and a fractio
 SURE = 10.0  # the attainable gain must be so many times the deviation of the references' J from what is known
 BROKEN = 1.0  # attainable gains below its reference, beyond which a run is broken
 STARTS = 4  # references of which that is measured
-AGAIN = "prefloop study run advice, with the same --out"
 
 
 @dataclass(frozen=True)
@@ -108,7 +97,7 @@ class Outcome:
     """All actions on one problem.
 
     Args:
-        key: of the problem and of the number of runs.
+        key: of the problem, the actions and the number of runs.
         no_headroom: why the problem was dropped before training; empty if it was not.
         results: by action; empty if it was dropped.
         features: measured before training, with errors or the reason why there is none.
@@ -185,90 +174,9 @@ def measure(problem: Problem, run: Sweep, scale: Scale = FULL) -> Outcome:
     return Outcome(problem.name, key, "", results)
 
 
-# ---------------------------------------------------------------------------------------------------------- on disk
-
-
-@runtime_checkable
-class Bench(Protocol):
-    """What a pilot needs: a folder, workers, and whether to be quiet; a bench of the studies has them."""
-
-    out: Path
-    pool: Pool
-    quiet: bool
-
-
-def pilot(n: int, bench: Bench, world: str = "rotated", scale: Scale = FULL) -> list[Outcome]:
-    """The outcomes of the first n problems of a world; those that are on disk are read from there."""
-    return [measured(problem, bench, scale) for problem in problems(world, n)]
-
-
-def measured(problem: Problem, bench: Bench, scale: Scale = FULL) -> Outcome:
-    """The outcomes of a problem, from disk if they are there."""
-    file = bench.out / "advice" / f"{problem.name}.json"
-    known = read(file) if file.is_file() else None
-    if known is not None and known.key == key_of(problem, scale):
-        return known
-    folder = file.with_suffix(".runs")
-    store = Store(folder)
-
-    def run(settings: Sequence[Setting]) -> list[Run]:
-        return sweep(settings, store, bench.pool, label=problem.name, quiet=bench.quiet)
-
-    found = measure(problem, run, scale)
-    if found.results:
-        found = replace(found, features=record(features_of(problem)))
-    write(file, to_json(asdict(found)))
-    shutil.rmtree(folder)
-    return read(file)
-
-
 def key_of(problem: Problem, scale: Scale) -> str:
     """A hash of what determines the outcomes."""
     return digest([problem.key, asdict(scale), [repr(action) for action in ACTIONS.values()]])
-
-
-def stored(folder: Path, scale: Scale = FULL) -> list[Outcome]:
-    """The outcomes in a folder, in the order of the worlds and of their problems.
-
-    Raises:
-        DataError: there is none, or one is of another problem of that name or of another number of runs.
-    """
-    found = []
-    for world in DIALS:
-        numbers = sorted(int(file.stem.rpartition("-")[2]) for file in folder.glob(f"{world}-*.json"))
-        drawn = problems(world, numbers[-1] + 1) if numbers else []
-        for problem in (drawn[number] for number in numbers):
-            file = folder / f"{problem.name}.json"
-            found.append(read(file))
-            if found[-1].key != key_of(problem, scale):
-                raise DataError("outcomes of another version of the problem or its runs", where=str(file), fix=AGAIN)
-    if not found:
-        raise DataError("no outcomes of problems", where=str(folder), fix=AGAIN)
-    return found
-
-
-def read(file: Path) -> Outcome:
-    """The outcomes in a file.
-
-    Raises:
-        DataError: not such a file.
-    """
-    try:
-        tree: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-        results = {name: _result(one) for name, one in tree.pop("results").items()}
-        return Outcome(results=results, **tree)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DataError("not the outcomes of a problem", where=str(file), fix="delete it") from error
-
-
-def _result(tree: Mapping[str, Any]) -> Result:
-    made: dict[str, Any] = {k: _numbers(v) if isinstance(v, list) else v for k, v in tree.items()}
-    return Result(**made)
-
-
-def _numbers(values: Sequence[Any]) -> tuple[Any, ...]:
-    """JSON has no nan: the end of a run that diverged."""
-    return tuple(math.nan if value is None else value for value in values)
 
 
 def tabulated(outcomes: Sequence[Outcome]) -> Table:

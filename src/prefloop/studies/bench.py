@@ -70,6 +70,7 @@ class Bench:
         workers: number of processes on this machine.
         stack: runs per stack.
         ray: address of a Ray cluster to use instead.
+        problems: how many new problems of the advice may be measured; None for all of the size.
         repetition: another number gives other seeds for tuning and comparison: an independent repetition.
     """
 
@@ -82,12 +83,13 @@ class Bench:
         stack: int | None = None,
         ray: str = "",
         repetition: int = 0,
+        problems: int | None = None,
         quiet: bool = False,
     ) -> None:
         if size not in BUDGETS:
             raise UserError(f"unknown size `{size}`", fix=nearest(size, BUDGETS))
         self.size, self.stack, self.repetition, self.quiet = size, stack, repetition, quiet
-        self.out = out
+        self.out, self.problems = out, problems
         self.store = Store(out / "runs")
         self.pool: Pool = pool_for(workers, ray)
         self.runs = self.computed = self.tuning = 0  # runs used so far, of which not in the store, and for tuning

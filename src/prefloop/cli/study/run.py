@@ -49,10 +49,15 @@ class Options(Output):
     """Run on this Ray cluster instead of local processes; `local` starts one."""
     repetition: int = 0
     """Another number: other seeds everywhere, for an independent repetition in another --out."""
+    problems: int | None = None
+    """Of `advice`: measure at most so many new problems, and report on what there is (default: all of the size)."""
 
     def __post_init__(self) -> None:
         require_positive(self, "workers", "stack")
         require(self.repetition >= 0, "repetition", self.repetition, "use 0 or more")
+        if self.problems is not None:
+            require(self.problems >= 0, "problems", self.problems, "use 0 or more")
+            require(self.names == ("advice",), "problems", self.problems, "it is an option of `advice` alone")
         require_folder(self.out)
 
 
@@ -74,6 +79,7 @@ def run(options: Options) -> int:
         stack=options.stack,
         ray=options.ray,
         repetition=options.repetition,
+        problems=options.problems,
         quiet=options.silent,
     ) as bench:
         for study in studies:

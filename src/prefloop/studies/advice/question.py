@@ -5,18 +5,19 @@ It has no claims of the paper: it tests advice, that of the paper among others, 
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from prefloop.advice import outcomes
+from prefloop.advice import kept, outcomes
 from prefloop.advice.actions import ACTIONS
 from prefloop.advice.features import FEATURES, SAMPLES
 from prefloop.advice.fit import PARTS
-from prefloop.advice.outcomes import FULL, LEAST, SURE, Outcome, Scale, key_of, measured, read, tabulated
-from prefloop.advice.prior import Problem, problems
+from prefloop.advice.outcomes import FULL, LEAST, SURE, Outcome, Scale, tabulated
+from prefloop.advice.prior import problems
 from prefloop.advice.value import FLOOR
-from prefloop.analysis.numbers import compact
+from prefloop.analysis.numbers import compact, duration
 from prefloop.core.errors import UserError
 from prefloop.lab.pool import Pool
 from prefloop.studies.advice.evidence import FEWEST, counts, told
@@ -38,9 +39,9 @@ class Size:
 
 
 SIZES = {
-    "smoke": Size({"rotated": 2}, outcomes.SMOKE, "smoke"),
-    "small": Size({"rotated": 128}),
-    "paper": Size({"rotated": 600, "sequences": 80, "lengths": 80}),
+    "smoke": Size({"rotated": 2, "sequences": 2, "lengths": 1}, outcomes.SMOKE, "smoke"),
+    "small": Size({"rotated": 128, "sequences": 144, "lengths": 80}),  # of the sequences, two in five have no headroom
+    "paper": Size({"rotated": 700, "sequences": 144, "lengths": 80}),  # and of the bandits one in ten
 }
 
 
@@ -51,11 +52,6 @@ class Place:
     out: Path
     pool: Pool
     quiet: bool
-
-    def known(self, problem: Problem, scale: Scale) -> bool:
-        """Whether a problem's outcomes are on disk."""
-        file = self.out / "advice" / f"{problem.name}.json"
-        return file.is_file() and read(file).key == key_of(problem, scale)
 
 
 def run(bench: Bench) -> Shown:
@@ -69,26 +65,45 @@ def run(bench: Bench) -> Shown:
         raise UserError(
             "the problems of the advice have seeds and stacks of their own", where="prefloop study", fix=fix
         )
-    size = SIZES[bench.size]
-    return shown(pilot(bench, size))
+    return shown(pilot(bench, SIZES[bench.size]))
 
 
 def pilot(bench: Bench, size: Size) -> list[Outcome]:
-    """The outcomes of a size's problems; those that are on disk are read from there, with the runs that they took."""
+    """The outcomes of a size's problems, those that are on disk from there; of as many new ones as the bench allows.
+
+    Worlds take turns, so that what there is after an interruption is of all of them. Problems that another process
+    measures come last: this one waits for them.
+    """
     place = Place(bench.out / size.folder, bench.pool, bench.quiet)
     drawn = [problem for world, n in size.problems.items() for problem in problems(world, n)]
-    left = [problem for problem in drawn if not place.known(problem, size.scale)]
+    found = {problem.name: kept.known(problem, place.out, size.scale) for problem in drawn}
+    left = [problem for problem in drawn if found[problem.name] is None]
+    left = sorted(left, key=lambda one: one.number / size.problems[one.kind])[: bench.problems]
     if left and not bench.quiet:
         print(f"{len(left)} of {len(drawn)} problems are to be measured; each is kept when it is complete", flush=True)
-    out = []
-    for problem in drawn:
-        one = measured(problem, place, size.scale)
-        tuning = sum(result.tuning for result in one.results.values())
-        every = tuning + sum(len(result.values) for result in one.results.values())
+    for wait in (False, True):
+        for problem in [one for one in left if found[one.name] is None]:
+            start = time.monotonic()
+            found[problem.name] = one = kept.measured(problem, place, size.scale, wait=wait)
+            if one is not None:
+                bench.computed += _runs(one)[0]
+                _tell(bench, one, time.monotonic() - start, sum(found[other.name] is None for other in left))
+    out = [one for problem in drawn if (one := found[problem.name]) is not None]
+    for every, tuning in map(_runs, out):
         bench.runs, bench.tuning = bench.runs + every, bench.tuning + tuning
-        bench.computed += every if problem in left else 0
-        out.append(one)
     return out
+
+
+def _tell(bench: Bench, one: Outcome, seconds: float, left: int) -> None:
+    if not bench.quiet:
+        what = f"{_runs(one)[0]} runs in {duration(seconds)}" if one.results else "dropped before training"
+        print(f"{one.problem}: {what}; {left} left", flush=True)
+
+
+def _runs(one: Outcome) -> tuple[int, int]:
+    """All runs, and those of tuning."""
+    tuning = sum(result.tuning for result in one.results.values())
+    return tuning + sum(len(result.values) for result in one.results.values()), tuning
 
 
 def shown(found: Sequence[Outcome]) -> Shown:
