@@ -31,7 +31,7 @@ LAYER = {  # inside the core
     **dict.fromkeys(("devices", "files", "streams", "ranges", "shapes", "user", "wrapping"), 1),
     "batch": 2,
     **dict.fromkeys(("protocols", *PURE), 3),
-    "fit": 4,
+    **dict.fromkeys(("fit", "processes"), 4),
     "method": 5,
     **dict.fromkeys(("methods", "terms"), 6),
     "loop": 7,

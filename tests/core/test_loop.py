@@ -443,24 +443,6 @@ def test_a_sampler_is_synchronised_before_every_collection_that_draws(share: flo
     assert engine.versions == (list(range(0, 8, per_collection)) if share else [])
 
 
-def test_denominators_and_counters_are_summed_across_processes() -> None:
-    """Two processes with the same data: half the loss and coefficients in each, twice the counts, the same ratio."""
-    row = METHODS["ppo_critic_free"].override(kl=0.1, kl_in="loss")
-
-    def first(across: Callable[[Tensor], Tensor]) -> Record:
-        policy = tabular()
-        adam = torch.optim.Adam(policy.parameters(), lr=PLAN.lr)
-        world = Arms(rewards(), 3, 2)
-        return next(iter(Loop(row, policy, world, PLAN, reference=policy.reference(), optimizer=adam, across=across)))
-
-    one, two = first(lambda x: x), first(lambda x: 2 * x)
-    for name in ("loss", "coefficient", "grad_norm"):
-        torch.testing.assert_close(2 * getattr(two, name), getattr(one, name), rtol=1e-12, atol=1e-15)
-    torch.testing.assert_close(2 * two.regularisers["kl"], one.regularisers["kl"], rtol=1e-12, atol=1e-15)
-    counts = ("samples", "sampled_tokens", "trained_tokens", "queries")
-    assert [getattr(two, k) for k in counts] == [2 * getattr(one, k) for k in counts]
-
-
 def test_a_policy_that_cannot_write_needs_a_sampler() -> None:
     class Mute:
         """Evaluates and trains, and writes nothing."""

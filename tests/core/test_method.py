@@ -177,7 +177,6 @@ def test_denominators_by_hand() -> None:
     assert float(RLOO.override(reduction="token").denominator(batch, signal)) == tokens
     assert float(RLOO.override(reduction="constant", horizon=8.0).denominator(batch, signal)) == 40
     assert float(DPO.denominator(batch, Signal(pair_weight=weight))) == 0.75
-    assert float(DPO.denominator(batch, Signal(pair_weight=weight), lambda x: 3 * x)) == 2.25
     two, both = stack([batch, replace(batch, valid=batch.valid | True)]), torch.stack([weight, 4 * weight])  # type: ignore[operator]
     assert RLOO.denominator(two, Signal()).tolist() == [5, 6]
     assert SFT.denominator(two, Signal(weight=both)).tolist() == [0.75, 3.0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -67,21 +68,41 @@ def run(options: Options) -> int:
         _check_resumed(options)
     configs = [] if options.resume else [configuration.changed(options.config, tree) for tree in options.changes]
     if len(configs) > 1 or options.plan or options.ray:
+        if several():
+            fix = "start one run with the launcher, or several without it"
+            raise UserError("processes that share a run train one at a time", where="torchrun, accelerate", fix=fix)
         return _grid(options, dict(zip(train_grid.labels(options.changes), configs, strict=True)))
     of = [f"{one.model.path} and {one.data.train}" for one in configs]
-    options.say(f"opening {of[0] if of else options.resume}")
-    from prefloop.runs import experiment
-
-    quiet = options.silent
+    if os.environ.get("RANK", "0") == "0":
+        options.say(f"opening {of[0] if of else options.resume}")
+    quiet, trainer = options.silent, _trainer()
     if configs:
-        result = experiment.run(configs[0], quiet=quiet)
+        result = trainer.run(configs[0], quiet=quiet)
     else:
         training = dict(flags.get("training", {}))
         steps = training.pop("steps", None)
         here = {**flags, "training": training}
-        result = experiment.resume(str(options.resume), steps=steps, here=here, quiet=quiet)
-    options.show(lambda: _record(result), lambda: _table(result))
+        result = trainer.resume(str(options.resume), steps=steps, here=here, quiet=quiet)
+    if result is not None:
+        options.show(lambda: _record(result), lambda: _table(result))
     return 0
+
+
+def _trainer() -> Any:
+    """The functions that train: in this process, or in those that a launcher has started."""
+    from prefloop.runs import experiment
+
+    if not several():
+        return experiment
+    from prefloop.scale import together
+
+    return together
+
+
+def several() -> bool:
+    """Whether this is one of several processes that `torchrun` or `accelerate launch` has started."""
+    needed = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+    return all(name in os.environ for name in needed) and os.environ["WORLD_SIZE"] != "1"
 
 
 def _check_resumed(options: Options) -> None:

@@ -17,7 +17,8 @@ from prefloop.core.errors import DataError, UserError
 from prefloop.core.method import Method
 from prefloop.core.objectives import LogProbs, sequence
 from prefloop.core.optim import Schedule, StackedAdam, clip_gradients, hold, rate
-from prefloop.core.protocols import Enumerable, Evaluation, Policy, Problem, Sampler, Total, alone, no_op
+from prefloop.core.processes import ALONE, Processes, add_gradients, check_shares, shared_out
+from prefloop.core.protocols import Enumerable, Evaluation, Policy, Problem, Sampler, no_op
 from prefloop.core.ranges import Number
 from prefloop.core.streams import streams
 from prefloop.core.terms import corrected, is_active, mean_over, other_terms
@@ -104,7 +105,7 @@ class Loop:
     Args:
         reference: π_ref.
         sampler: writes the responses; the policy itself by default.
-        across: sums denominators and counters over the processes that share an optimiser batch.
+        processes: those that compute this run together, in step; each evaluates and trains on its share of the prompts.
         poll: called at every token and micro-batch; may raise to interrupt.
     """
 
@@ -119,7 +120,7 @@ class Loop:
         optimizer: torch.optim.Optimizer,
         seed: int | Sequence[int] = 0,
         sampler: Sampler | None = None,
-        across: Total = alone,
+        processes: Processes = ALONE,
         poll: Callable[[], None] = no_op,
     ) -> None:
         plan.check(method)
@@ -127,14 +128,13 @@ class Loop:
         if not isinstance(writer, Sampler):
             raise UserError("this policy cannot write responses", fix="give the loop a sampler")
         if "behaviour" in method.needs and not writer.exact_sampler and method.mismatch_cap is None:
-            raise UserError(
-                "this method's ratio needs the policy's own responses, but the sampler is tempered or truncated",
-                fix="temperature=1, top_p=1, top_k=0, or the correction mismatch_cap=2",
-            )
+            what = "this method's ratio needs the policy's own responses, but the sampler is tempered or truncated"
+            raise UserError(what, fix="temperature=1, top_p=1, top_k=0, or the correction mismatch_cap=2")
+        check_shares(plan.minibatch, method.responses, processes)
         if is_active(method.kl) and method.kl_estimator == "exact" and not isinstance(policy, Enumerable):
             raise UserError("this policy cannot sum over all responses", fix="kl_estimator=k2")
-        self.method, self.policy, self.problem, self.plan, self.across = method, policy, problem, plan, across
-        self.reference, self.optimizer, self.poll, self.sampler = reference, optimizer, poll, writer
+        self.method, self.policy, self.problem, self.plan, self.poll = method, policy, problem, plan, poll
+        self.reference, self.optimizer, self.sampler, self.processes = reference, optimizer, writer, processes
         self.rng = streams(seed)
         self.step = self.samples = self.sampled_tokens = self.trained_tokens = self.queries = 0
         self.moments: dict[str, Tensor] = {}
@@ -170,8 +170,8 @@ class Loop:
             with torch.no_grad():
                 drawn = self.sampler.draw(prompts, m.responses, self.rng["sampling"], self.poll)
             parts.append(replace(drawn, source=torch.full(drawn.mask.shape[:-2], self.step, device=drawn.mask.device)))
-            self.samples += self._count(drawn.present.numel())
-            self.sampled_tokens += self._count(drawn.mask.sum())
+            self.samples += drawn.present.numel()
+            self.sampled_tokens += int(drawn.mask.sum())
         if given := groups - fresh:
             start = iteration * groups + fresh  # other prompts than those the policy answers
             known = self.problem.dataset(start, given, m.responses, self.rng["prompts"])
@@ -182,7 +182,7 @@ class Loop:
         batch = self.problem.score(joined)
         if batch.scores is not None and not bool(torch.isfinite(batch.scores[batch.present]).all()):
             raise DataError("a score is not finite", where=f"collection {iteration}", fix="fix the reward function")
-        self.queries += 0 if batch.scores is joined.scores else self._count(batch.present.sum())
+        self.queries += 0 if batch.scores is joined.scores else int(batch.present.sum())
         batch = self.prepare(batch)
         self.collection, self.signal = batch, m.signal(batch, self.moments or None, self.rng["signal"])
         self.moments = _seen(self.moments, batch)
@@ -220,21 +220,21 @@ class Loop:
         """Evaluate a whole batch without a gradient."""
         whole: dict[str, Tensor] = {}
         with torch.no_grad():
-            for rows in policy.micro_batches(batch):
+            for rows in shared_out(policy, batch, self.processes):
                 self.poll()
                 seen = policy.evaluate(batch[rows], values=values)
                 parts = {"logp": seen.logp, "values": seen.values if values else None}
                 for name, part in parts.items():
                     if part is not None:
                         put(whole.setdefault(name, part.new_zeros(batch.mask.shape)), rows, part)
-        return Evaluation(**whole)
+        return Evaluation(**{name: self.processes.sum(part) for name, part in whole.items()})
 
     def _mismatched_kl(self, batch: Batch) -> Float[Tensor, "*S"]:
         """KTO's z: mean log π/π_ref of each prompt with the responses to another one, clamped at 0."""
         other = kl.mismatched(batch)
         d = sequence(self._frozen(self.policy, other).logp - self._frozen(self.reference, other).logp, other)
-        count = self.across(other.present.sum((-2, -1))).clamp(min=1)
-        return self.across(mean_over(d, other.present, count)).clamp(min=0)
+        count = other.present.sum((-2, -1)).clamp(min=1)
+        return mean_over(d, other.present, count).clamp(min=0)
 
     def update(self, rows: Int[Tensor, "*S m"], iteration: int, pass_: int) -> Record:
         """One optimiser step on whole groups, in micro-batches whose losses share fixed denominators."""
@@ -242,8 +242,8 @@ class Loop:
         m, whole, signal = self.method, self.collection[rows], self.signal[rows]
         if "z" in m.needs and whole.z is None:
             whole = replace(whole, z=self._mismatched_kl(whole))
-        total = m.denominator(whole, signal, self.across)
-        present = self.across(whole.present.sum((-2, -1))).clamp(min=1)
+        total = m.denominator(whole, signal)
+        present = whole.present.sum((-2, -1)).clamp(min=1)
         mini, signal = narrow(whole, signal, m.used(whole, signal))
         narrowed = mini.mask.shape != whole.mask.shape
         first = pass_ == 0 and self.plan.batch == self.plan.minibatch
@@ -251,7 +251,7 @@ class Loop:
         losses: dict[str, Tensor] = {}
         logp = push = torch.zeros(0)
         self.optimizer.zero_grad(set_to_none=True)
-        for part in self.policy.micro_batches(mini):
+        for part in shared_out(self.policy, mini, self.processes):
             self.poll()
             micro, sig = mini[part], signal[part]
             seen = self.policy.evaluate(micro, entropy=m.entropy > 0, values=m.critic)
@@ -267,10 +267,13 @@ class Loop:
             torch.stack(list(terms.values())).sum().backward()  # type: ignore[no-untyped-call]
             put(logp, part, seen.logp.detach())
             losses = {k: losses.get(k, 0.0) + v.detach() for k, v in terms.items()}
+        logp, push, *sums = map(self.processes.sum, (logp, push, *losses.values()))
+        losses = dict(zip(losses, sums, strict=True))
+        add_gradients(self.policy.parameters(), self.processes)
         if anchor is not None and not narrowed:
             put(anchor, rows, logp.to(anchor))
         norm, lr = self._descend(torch.stack(list(losses.values())), stacked=mini.mask.ndim == 4)
-        self.trained_tokens += self._count((mini.mask & mini.present[..., None]).sum())
+        self.trained_tokens += int((mini.mask & mini.present[..., None]).sum())
         used = mini if anchor is None else replace(mini, logp_proximal=logp)
         return Record(
             iteration=iteration,
@@ -286,9 +289,6 @@ class Loop:
             lr=lr,
             **{k: getattr(self, k) for k in COUNTERS},
         )
-
-    def _count(self, x: int | Tensor) -> int:
-        return int(self.across(torch.as_tensor(x)))
 
     def _descend(self, losses: Tensor, stacked: bool) -> tuple[Float[Tensor, "*S"], Number]:
         """The optimiser's step. Losses or gradients that are not finite change no weight; a stacked run that diverges

@@ -19,7 +19,6 @@ from prefloop.core.kl import Loss
 from prefloop.core.notebook import Shown
 from prefloop.core.objectives import LogProbs, per_run
 from prefloop.core.pairs import Pairs
-from prefloop.core.protocols import Total, alone
 from prefloop.core.ranges import (
     Count,
     Kind,
@@ -222,20 +221,17 @@ class Method(Shown):
             used = used | (used.long().scatter_add(-1, signal.pairs.flatten(-2), there.long()) > 0)
         return used & batch.present
 
-    def denominator(self, batch: Batch, signal: Signal, across: Total = alone) -> Float[Tensor, "*S"]:
+    def denominator(self, batch: Batch, signal: Signal) -> Float[Tensor, "*S"]:
         """The divisor of the summed losses, per run: computed on the whole optimiser batch, so that micro-batches,
         shards and stacking cannot change a gradient. It is the number of responses, the weight of the pairs, or, of a
         supervised method whose weights pick responses (`reads`), the sum of the weights.
-
-        Args:
-            across: sums over the processes that share the optimiser batch.
         """
         picks = getattr(self.objective, "supervised", False) and not getattr(self.weight, "sized", False)
         known = signal.weight if picks else signal.pair_weight
         unit = batch.present.to(torch.get_default_dtype()) if known is None else known
         if self.reduction == "token":
             unit = unit * batch.lengths
-        total = across(unit.sum((-2, -1)) * (self.horizon if self.reduction == "constant" else 1.0))
+        total = unit.sum((-2, -1)) * (self.horizon if self.reduction == "constant" else 1.0)
         return torch.where(total > 0, total, 1.0)
 
     def reduce(self, losses: Tensor, batch: Batch, signal: Signal) -> Float[Tensor, "*S"]:

@@ -202,7 +202,7 @@ def _mismatch(record: Record, method: Method) -> tuple[Number, ...] | None:
     d = b.logp_proximal - b.logp_behaviour
     weight, there = d.clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO).exp(), b.mask & b.present[..., None]
     centre = mean(weight, there, TOKENS)
-    spread = (mean(weight.square(), there, TOKENS) - centre.square()).clamp(min=0).sqrt()
+    spread = mean((weight - per_run(centre, weight)).square(), there, TOKENS).sqrt()
     largest = torch.where(there, weight, 0.0).amax(TOKENS)
     return centre, largest, spread, mean(-d, there, TOKENS), mean(d.abs(), there, TOKENS)
 

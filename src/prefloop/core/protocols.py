@@ -12,8 +12,6 @@ from torch import Tensor
 from prefloop.core.batch import Batch
 from prefloop.core.streams import Stream
 
-Total = Callable[[Tensor], Tensor]  # a number of this process -> its sum over all that share the optimiser batch
-
 
 @dataclass(frozen=True)
 class Evaluation:
@@ -26,11 +24,6 @@ class Evaluation:
 
 def no_op() -> None:
     """Default callback: does nothing."""
-
-
-def alone(x: Tensor) -> Tensor:
-    """The sum over all processes when there is only one."""
-    return x
 
 
 @runtime_checkable

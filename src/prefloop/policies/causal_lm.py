@@ -15,6 +15,7 @@ from torch import Tensor
 
 from prefloop.core.batch import Batch
 from prefloop.core.errors import UserError
+from prefloop.core.processes import ALONE, Processes
 from prefloop.core.protocols import Evaluation, no_op
 from prefloop.core.streams import Stream
 from prefloop.policies import packing, sampler
@@ -44,6 +45,7 @@ class CausalLM:
         gradient_checkpointing: recompute each layer in the backward pass.
         cached: sample with the model's cache; False for a model whose cache is wrong, see `selfcheck.caching_fault`.
         frozen: without gradient and adapters, as the reference.
+        processes: those that write responses together; see `core.processes.Processes`.
     """
 
     def __init__(
@@ -59,9 +61,11 @@ class CausalLM:
         gradient_checkpointing: bool = False,
         cached: bool = True,
         frozen: bool = False,
+        processes: Processes = ALONE,
     ) -> None:
         self._model, self.tokenizer, self.sampling = model.eval(), tokenizer, sampling
         self.micro_tokens, self.autocast, self.cached, self.frozen = micro_tokens, autocast, cached, frozen
+        self.processes = processes
         self.network = Network(model, autocast=autocast, critic=critic, gradient_checkpointing=gradient_checkpointing)
         self.eos_ids = tuple(sorted(ends or template_of(tokenizer, stops=stops(model.generation_config)).ends))
         self.dropouts = dropouts(model)
@@ -108,6 +112,7 @@ class CausalLM:
                 emit=emit,
                 autocast=self.autocast,
                 cached=self.cached,
+                processes=self.processes,
             )
         return Batch(list(prompts), **vars(drawn))
 
@@ -182,6 +187,7 @@ class CausalLM:
             autocast=self.autocast,
             cached=self.cached,
             frozen=True,
+            processes=self.processes,
         )
 
     def _trainable(self) -> dict[str, Tensor]:

@@ -14,6 +14,7 @@ from torch import Tensor
 from prefloop.core.batch import Batch
 from prefloop.core.devices import finest, sent, unchecked
 from prefloop.core.errors import UserError
+from prefloop.core.processes import ALONE, Processes, share
 from prefloop.core.protocols import no_op
 from prefloop.core.streams import Stream
 from prefloop.policies.architecture import Model, Parts, parts
@@ -86,6 +87,7 @@ def sample(
     emit: Callable[[Tensor], None] | None = None,
     autocast: bool = False,
     cached: bool = True,
+    processes: Processes = ALONE,
 ) -> Samples:
     """Draw `responses` answers to each prompt; T is the length of the longest.
 
@@ -102,6 +104,7 @@ def sample(
         emit: called with the token of every living row of a chunk after every step, for display.
         autocast: bfloat16 matrix products.
         cached: read each text once and keep its keys, values or states; False reads it again for every token.
+        processes: each answers its share of the prompts, and all have all answers.
     """
     plan, network, kind = sampling, parts(model), Running if cached else Reread
     uniform = rng.rand(len(prompts), responses, plan.max_new_tokens, dtype=torch.float64)
@@ -110,12 +113,15 @@ def sample(
     stop = torch.tensor(eos_ids, device=device)
     bf16 = torch.autocast(device.type, torch.bfloat16, enabled=autocast)
     with torch.no_grad(), unchecked(), _cast_once(model, autocast), bf16:
-        for groups, answers in _chunks([len(p) for p in prompts], responses, plan.rows):
+        mine = share(len(prompts), processes).tolist()
+        for places, answers in _chunks([len(prompts[i]) for i in mine], responses, plan.rows):
+            groups = [mine[i] for i in places]
             numbers = sent(uniform[groups, answers].to(finest(device)), device)
             asked = [sent(prompts[i], device) for i in groups]
             chunk = _sample_chunk(kind, network, asked, numbers, plan, stop, wide, poll, emit)
             for into, part in zip(_tensors(drawn), _tensors(chunk), strict=True):
                 into[groups, answers] = part.view(numbers.shape).to(into.device)
+    drawn = Samples(*(processes.sum(x) for x in _tensors(drawn)))
     length = max(int(drawn.mask.sum(-1).max()), 1) if len(prompts) else 1
     return Samples(*(x[..., :length] for x in _tensors(drawn)))
 

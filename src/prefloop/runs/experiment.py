@@ -17,6 +17,7 @@ from prefloop.core.loop import Loop, Record
 from prefloop.core.method import Method
 from prefloop.core.metrics import step_metrics
 from prefloop.core.optim import decayed
+from prefloop.core.processes import ALONE, Processes
 from prefloop.policies.causal_lm import CausalLM
 from prefloop.policies.conversation import Template
 from prefloop.runs import checkpoint
@@ -71,6 +72,7 @@ def run(
     label: str = "",
     start: Start | None = None,
     observers: Sequence[Observer] = (),
+    processes: Processes = ALONE,
 ) -> Result:
     """Train as configured, in a new run folder.
 
@@ -78,6 +80,7 @@ def run(
         label: name of the run in the progress display.
         start: result of `prepare` for this configuration and others; prepared here by default.
         observers: called after every step; they cannot change a result.
+        processes: those that compute this run together, each with this call and a folder of its own.
 
     Raises:
         UserError, DataError: before anything is trained.
@@ -87,14 +90,15 @@ def run(
     """
     config = resolved(config)
     with Interrupt(quiet=quiet) as interrupt:
-        start = start or prepare([config], poll=interrupt.poll, say=speaker(quiet), forecast=not quiet)
+        say = speaker(quiet)
+        start = start or prepare([config], poll=interrupt.poll, say=say, forecast=not quiet, processes=processes)
         method, prompts = method_of(config), len(start.world.problem.train)
         notes = notes_on_length(config, method, prompts)
         for note in notes:
-            speaker(quiet)(note)
+            say(note)
         config = with_steps(_with_date(config, start.world.model.template), method, prompts)
         check_best(config, start.baseline.metrics)
-        this = _begin(config, start, interrupt.poll, notes)
+        this = _begin(config, start, interrupt.poll, notes, processes)
         with RunFolder.create(config.output, config.method, config=to_yaml(config), manifest=this.manifest()) as folder:
             this.record_start(folder)
             return _train(this, folder, label or config.method, quiet, observers)
@@ -110,6 +114,7 @@ def resume(
     label: str = "",
     start: Start | None = None,
     observers: Sequence[Observer] = (),
+    processes: Processes = ALONE,
 ) -> Result:
     """Continue an interrupted run from its newest checkpoint, or start it again if it was killed before its first;
     its records are the same as without the interruption.
@@ -134,7 +139,9 @@ def resume(
         last = checkpoint.newest(folder.checkpoints)
         done = 0 if last is None else checkpoint.step_of(last)
         ends = done < config.training.steps
-        start = start or prepare([config], poll=interrupt.poll, say=say, ends=ends, forecast=not quiet, done=done)
+        start = start or prepare(
+            [config], poll=interrupt.poll, say=say, ends=ends, forecast=not quiet, done=done, processes=processes
+        )
         notes = continued(home, config, start.world)
         for note in notes:
             say(note)
@@ -142,7 +149,7 @@ def resume(
             if not start.world.data.has_responses:
                 check_offline(before, config, len(start.world.data.train))
             lengthen(folder, before, config)
-        this = _begin(config, start, interrupt.poll, notes)
+        this = _begin(config, start, interrupt.poll, notes, processes)
         if last is None and not has_ended(home, config):
             _start_again(this, folder, say)
         else:
@@ -237,7 +244,7 @@ def _with_date(config: Config, template: Template) -> Config:
     return replace(config, data=replace(config.data, template_date=date))
 
 
-def _begin(config: Config, start: Start, poll: Poll, notes: tuple[str, ...] = ()) -> _Run:
+def _begin(config: Config, start: Start, poll: Poll, notes: tuple[str, ...], processes: Processes) -> _Run:
     """A policy that starts from the reference, and the loop that trains it."""
     method, training = method_of(config), config.training
     plan = plan_of(config, method)
@@ -252,6 +259,7 @@ def _begin(config: Config, start: Start, poll: Poll, notes: tuple[str, ...] = ()
         reference=start.world.model.reference,
         optimizer=optimizer,
         seed=config.seed,
+        processes=processes,
         poll=poll,
     )
     return _Run(config, start, method, problem, policy, loop, (*start.world.notes, *notes))

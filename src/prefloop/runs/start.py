@@ -11,6 +11,7 @@ from prefloop.core import devices
 from prefloop.core.batch import Batch
 from prefloop.core.loop import Plan
 from prefloop.core.method import Method
+from prefloop.core.processes import ALONE, Processes
 from prefloop.core.protocols import no_op
 from prefloop.core.wrapping import wrapped
 from prefloop.runs.config import Config
@@ -52,6 +53,7 @@ def prepare(
     ends: bool = True,
     forecast: bool = False,
     done: int = 0,
+    processes: Processes = ALONE,
 ) -> Start:
     """Open what the configurations of a comparison share, evaluate the reference, and draw its offline responses.
 
@@ -60,6 +62,7 @@ def prepare(
         ends: whether to find out if what they save can be saved; false if only that is left to do.
         forecast: whether to say how long the first of them will take in all.
         done: steps of it that are taken already.
+        processes: those that compute the run together; several give no forecast.
 
     Raises:
         UserError, DataError: what is wrong, where, and how to fix it.
@@ -74,12 +77,12 @@ def prepare(
     for config, method in runs:
         check_reward(config, method, data)
     most = max(groups_used(with_steps(config, method, len(data.train)), method) for config, method in runs)
-    world = open_world(first, data, methods=methods, groups=most, poll=poll, say=say)
+    world = open_world(first, data, methods=methods, groups=most, poll=poll, say=say, processes=processes)
     whole = [(with_steps(config, method, len(world.problem.train)), method) for config, method in runs]
     if ends:
         for config, _ in whole:
             check_end(config, world.model)
-    if forecast and (time := expected(whole[0][0], world, done)) >= LONG:
+    if forecast and processes.count == 1 and (time := expected(whole[0][0], world, done)) >= LONG:
         say(f"about {duration(time)} in all, by the speed of a few responses")
     say("evaluating the untrained model on held-out data")
     baseline = evaluate_reference(first, world, poll)

@@ -10,6 +10,7 @@ from prefloop.core.errors import DataError, UserError
 from prefloop.core.loop import Plan
 from prefloop.core.method import Method
 from prefloop.core.methods import method
+from prefloop.core.processes import ALONE, Processes
 from prefloop.core.protocols import no_op
 from prefloop.core.weights import best_only
 from prefloop.data.records import Group, spread
@@ -201,6 +202,7 @@ def open_world(
     groups: int = 0,
     poll: Callable[[], None] = no_op,
     say: Callable[[str], None] = print,
+    processes: Processes = ALONE,
 ) -> TextWorld:
     """Load the model, examine what the runs will train on, and create the reward.
 
@@ -208,6 +210,7 @@ def open_world(
         methods: the methods of the runs that share this world; by default that of the configuration.
         groups: the largest number of groups that one of them uses; by default that of the configuration.
         say: called with every note.
+        processes: those that write and score responses together.
 
     Raises:
         UserError, DataError: what is wrong, where, and how to fix it.
@@ -221,6 +224,7 @@ def open_world(
         template_date=config.data.template_date,
         micro_tokens=config.training.micro_tokens,
         seed=config.seed,
+        processes=processes,
     )
     bare = data.problem(model.template, Limits.of(model.reference.model.config))
     given = data.has_responses and any(m.on_policy < 1 for m in methods)
@@ -235,7 +239,7 @@ def open_world(
         raise error
     reward = open_reward(
         config.reward, data, problem, model.reference, pairs=config.evaluation.pairs, seed=config.seed, poll=poll
-    )
+    ).among(processes)
     cut = _cut(problem, lost, data.held_out, config.evaluation.pairs)
     where = devices.said(model.device, config.model.device)
     notes = tuple(

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from prefloop.core import devices
+from prefloop.core.processes import ALONE, Processes
 from prefloop.policies import pretrained
 from prefloop.policies.adapters import Lora, with_lora
 from prefloop.policies.causal_lm import CausalLM, resolve_autocast
@@ -65,6 +66,7 @@ class OpenModel:
             autocast=self.reference.autocast,
             critic=critic,
             cached=self.reference.cached,
+            processes=self.reference.processes,
             gradient_checkpointing=self.options.gradient_checkpointing,
         )
 
@@ -78,6 +80,7 @@ def open_model(
     template_date: str | None = None,
     micro_tokens: int = 8192,
     seed: int = 0,
+    processes: Processes = ALONE,
 ) -> OpenModel:
     """Load a model and its tokenizer.
 
@@ -86,6 +89,7 @@ def open_model(
         template, template_options, template_date: see `conversation.template_of`.
         micro_tokens: maximum number of tokens per forward pass, padding included.
         seed: seed of new weights, such as those of LoRA adapters.
+        processes: those that write responses together.
 
     Raises:
         UserError: no such device or model, or an unsupported one.
@@ -116,5 +120,6 @@ def open_model(
         autocast=resolve_autocast(options.autocast, model),
         cached=not uncached,
         frozen=True,
+        processes=processes,
     )
     return OpenModel(reference, rendering, trained, options, pretrained.model_hash(options.path), uncached)

@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from itertools import accumulate
 from typing import Any, get_args
 
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from prefloop.core.batch import Batch
 from prefloop.core.errors import UserError, nearest
+from prefloop.core.processes import Processes, share
 from prefloop.core.protocols import no_op
 from prefloop.data.records import Group, spread, with_system
 from prefloop.data.serving import label_threshold
@@ -43,6 +50,29 @@ class TextReward:
     note: str = ""  # accuracy of a learned reward, or what it replaces; printed with every result that uses it
     gold: Scorer | None = None  # a second reward, measured only in evaluations
     label_threshold: float | None = None  # scores above it give the label +1, others −1; None: no labels
+
+    def among(self, processes: Processes) -> TextReward:
+        """The same rewards, computed once for all processes: a learned one by shares of the prompts, a function by the
+        first process, because it may read the whole batch, or not repeat itself."""
+        if processes.count == 1:
+            return self
+        split = {True: _by_shares, False: _by_the_first}
+        scorer = None if self.scorer is None else partial(split[self.name == LEARNED], self.scorer, processes)
+        gold = None if self.gold is None else partial(_by_the_first, self.gold, processes)
+        return replace(self, scorer=scorer, gold=gold)
+
+
+def _by_shares(scorer: Scorer, processes: Processes, batch: Batch) -> Float[Tensor, "P G"]:
+    mine = share(len(batch.mask), processes).to(batch.mask.device)
+    scores = torch.zeros(batch.mask.shape[:-1], device=batch.mask.device)
+    if len(mine):
+        scores[mine] = scorer(batch[mine]).to(scores)
+    return processes.sum(scores)
+
+
+def _by_the_first(scorer: Scorer, processes: Processes, batch: Batch) -> Float[Tensor, "P G"]:
+    scores = torch.zeros(batch.mask.shape[:-1], device=batch.mask.device)
+    return processes.sum(scorer(batch).to(scores) if processes.rank == 0 else scores)
 
 
 def open_reward(
