@@ -54,6 +54,7 @@ def fitted(monkeypatch: pytest.MonkeyPatch) -> None:
         tuple(ACTIONS),
         gain,
         np.full((many, 1 + d), -0.1),
+        np.stack([gain] * 3),
         np.full((many, many), 0.1),
         np.full(many, 0.2),
         0.8,

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from made_studies import TOLD
-from prefloop.advice import fit, gain, kept, outcomes, regret, rule
+from prefloop.advice import fit, gain, kept, merit, outcomes, regret, rule
 from prefloop.advice.actions import ACTIONS
 from prefloop.advice.features import FEATURES
 from prefloop.advice.kept import features_in, line_of, outcomes_in, stored
@@ -40,7 +40,7 @@ def fast() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(evidence, "ADVISORS", FEW)
         patch.setattr(evidence, "SIZES", (16,))
-        patch.setattr(fit, "RESAMPLES", 5)
+        patch.setattr(merit, "REFITS", 8)
         patch.setattr(gain, "bootstrap", partial(bootstrap, n=50))
         patch.setattr(regret, "learning_curve", partial(regret.learning_curve, repeats=2))
         yield

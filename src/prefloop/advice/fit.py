@@ -1,9 +1,9 @@
-"""Fit the rule to problems with known outcomes: ridge for the value, logistic for breaking, errors on unseen problems.
+"""Fit the rule to problems with known outcomes: its choice (`merit`), ridge for the value, logistic for breaking.
 
-Row (problem, action) has the features ψ(action) ⊗ [1, z] with z the standardised features of the problem, and ψ the
-switches of the action (on_policy, negative, reuse, anchored, policy gradient), so that what is learned of one action
-helps the others; every action has an intercept of its own. All errors that a rule states are those of predictions for
-problems that the fit had not seen (ten parts in turn).
+Row (problem, action) of ridge and logistic regression has the features ψ(action) ⊗ [1, z] with z the standardised
+features of the problem, and ψ the switches of the action and a 1, so that what is learned of one action helps the
+others; every action has an intercept of its own. All errors that a rule states are those of predictions for problems
+that the fit had not seen.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from scipy.linalg import solve
 from scipy.special import expit
 
-from prefloop.advice.actions import ACTIONS
-from prefloop.advice.rule import Rule, Status, bounded, linear
+from prefloop.advice.merit import fitted_merit, parts, placed, standardised, switches
+from prefloop.advice.rule import Rule, Status, linear
 from prefloop.advice.table import Table
 from prefloop.advice.value import best_constant
 
@@ -26,8 +26,6 @@ Array: TypeAlias = NDArray[np.float64]
 Places: TypeAlias = NDArray[np.intp]
 
 PARTS = 10
-SWITCHES = ("any", "on_policy", "negative", "reuse", "anchored", "policy gradient")  # ψ; the first is 1 for all
-RESAMPLES = 200  # of the problems, for the errors of coefficients
 LEVEL = 0.8
 PENALTIES = tuple(float(x) for x in np.logspace(0, 5, 6))  # of ridge, in units of rows
 LOGISTIC = 10.0  # penalty of the logistic regression
@@ -37,19 +35,14 @@ FREE = 1e-6  # penalty of the intercepts
 # -------------------------------------------------------------------------------------------------------- regression
 
 
-def switches(actions: Sequence[str]) -> Array:
-    """ψ of each action, [A, 6], the first 1."""
-    rows = []
-    for name in actions:
-        s = ACTIONS[name].switches
-        gradient = float(s.family == "policy gradient")
-        rows.append([1.0, s.on_policy, s.negative, np.log2(s.reuse) / 2, s.anchored, gradient])
-    return np.array(rows, dtype=np.float64)
+def factors(actions: Sequence[str]) -> Array:
+    """1 and ψ of each action, [A, 6]."""
+    return np.concatenate([np.ones((len(actions), 1)), switches(actions)], 1)
 
 
 def design(z: Array, actions: Sequence[str]) -> Array:
     """[n, A, A + 6 d]: an intercept of each action, and every feature with every switch."""
-    psi = switches(actions)
+    psi = factors(actions)
     products = np.einsum("ak,nd->nakd", psi, z).reshape(len(z), len(actions), -1)
     own = np.broadcast_to(np.eye(len(actions)), (len(z), len(actions), len(actions)))
     return np.concatenate([own, products], -1)
@@ -57,25 +50,9 @@ def design(z: Array, actions: Sequence[str]) -> Array:
 
 def unfolded(weights: Array, actions: Sequence[str], features: int) -> Array:
     """Weights of `design` as those of each action, [A, 1 + d]."""
-    psi, count = switches(actions), len(actions)
+    psi, count = factors(actions), len(actions)
     slopes = psi @ weights[count:].reshape(psi.shape[1], features)
     return np.concatenate([weights[:count, None], slopes], 1)
-
-
-def standardised(features: Array) -> tuple[Array, Array, Array]:
-    """Features with mean 0 and standard deviation 1, bounded, and both; what cannot be told is at the mean."""
-    known = np.isfinite(features)
-    count = np.maximum(known.sum(0), 1)
-    mean = np.where(known, features, 0.0).sum(0) / count
-    away = np.where(known, features - mean, 0.0)
-    scale = np.sqrt((away**2).sum(0) / count)
-    scale = np.where(scale > 1e-9, scale, 1.0)
-    return bounded(away / scale), mean, scale
-
-
-def placed(features: Array, mean: Array, scale: Array) -> Array:
-    """Other features on the same scale."""
-    return bounded(np.where(np.isfinite(features), features - mean, 0.0) / scale)
 
 
 def ridge(x: Array, y: Array, penalty: float, free: int) -> Array:
@@ -134,19 +111,17 @@ def regressed(table: Table) -> Model:
     z, mean, scale = standardised(table.features)
     penalty = best_penalty(table)
     gain = _gain(z, table, penalty)
-    x = design(z, table.actions).reshape(-1, len(table.actions) + switches(table.actions).shape[1] * z.shape[1])
+    x = design(z, table.actions).reshape(-1, len(table.actions) + factors(table.actions).shape[1] * z.shape[1])
     share, trials = table.broke.mean(-1).ravel(), table.broke.shape[-1]
     breaks = unfolded(logistic(x, share, trials, len(table.actions)), table.actions, z.shape[1])
     return Model(mean, scale, gain, breaks, penalty)
 
 
 def best_penalty(table: Table) -> float:
-    """The penalty of ridge with the least squared error on left-out problems, of what differs between actions: only
-    that decides."""
+    """The penalty of ridge with the least squared error of the values of left-out problems."""
 
     def error(penalty: float) -> float:
-        gap = unseen(table, penalty, min(5, len(table))) - table.value
-        return float(((gap - gap.mean(1, keepdims=True)) ** 2).sum())
+        return float(((unseen(table, penalty, min(5, len(table))) - table.value) ** 2).sum())
 
     return min(PENALTIES, key=error)
 
@@ -166,27 +141,6 @@ def _gain(z: Array, table: Table, penalty: float) -> Array:
     return unfolded(ridge(x, table.value.ravel(), penalty, free=count), table.actions, z.shape[1])
 
 
-def by_switch(table: Table, *, seed: int = 0) -> tuple[Array, Array]:
-    """What one standard deviation of each feature adds to the value of an action with each switch, [6, d], and its
-    standard error: problems are resampled, the penalty is kept."""
-    z, _, _ = standardised(table.features)
-    penalty, psi, rng = best_penalty(table), switches(table.actions), np.random.default_rng(seed)
-
-    def of(rows: Places) -> Array:
-        slopes = _gain(z[rows], table[rows], penalty)[:, 1:]
-        return np.asarray(np.linalg.lstsq(psi, slopes, rcond=None)[0])
-
-    every = [of(rng.integers(len(table), size=len(table))) for _ in range(RESAMPLES)]
-    return of(np.arange(len(table))), np.std(every, axis=0, ddof=1)
-
-
-def parts(n: int, count: int = PARTS, seed: int = 0) -> list[tuple[Places, Places]]:
-    """(train, test) of `count` random parts of about equal size, each left out in turn."""
-    order = np.random.default_rng(seed).permutation(n)
-    split = np.array_split(order, min(count, n))
-    return [(np.sort(np.concatenate([*split[:i], *split[i + 1 :]])), np.sort(test)) for i, test in enumerate(split)]
-
-
 # ---------------------------------------------------------------------------------------------------------- the rule
 
 
@@ -201,7 +155,9 @@ def conformal(errors: Array, level: float = LEVEL) -> Array:
 
 
 def errors_between(errors: Array) -> Array:
-    """Root mean square error of predicted differences between actions, [A, A], from errors [n, A]."""
+    """Root mean square error of predicted differences, [A, A], from errors of actions [n, A]; infinite for none."""
+    if not len(errors):
+        return np.full((errors.shape[1], errors.shape[1]), np.inf)
     gaps = errors[:, :, None] - errors[:, None, :]
     return np.asarray(np.sqrt((gaps**2).mean(0)))
 
@@ -213,7 +169,7 @@ def fitted(table: Table, status: Status | None = None) -> Rule:
         status: how it was tested, see `regret.tested`; by default that it was not.
     """
     model = regressed(table)
-    errors = unseen(table, model.penalty) - table.value
+    errors, merit = unseen(table, model.penalty) - table.value, fitted_merit(table)
     worlds: Mapping[str, int] = {world: table.worlds.count(world) for world in dict.fromkeys(table.worlds)}
     return Rule(
         table.names,
@@ -222,7 +178,8 @@ def fitted(table: Table, status: Status | None = None) -> Rule:
         table.actions,
         model.gain,
         model.breaks,
-        errors_between(errors),
+        merit.weights,
+        errors_between(merit.errors),
         conformal(errors),
         LEVEL,
         best_constant(table),

@@ -13,7 +13,8 @@ import numpy as np
 
 from prefloop.advice import trees
 from prefloop.advice.actions import ACTIONS
-from prefloop.advice.fit import fitted, parts, placed, standardised
+from prefloop.advice.fit import PARTS, fitted
+from prefloop.advice.merit import parts, placed, standardised
 from prefloop.advice.rule import Rule, Status
 from prefloop.advice.table import Array, Places, Table
 from prefloop.advice.value import best_constant, regret
@@ -58,7 +59,7 @@ def scored(each: Array) -> Score:
 
 def judged(table: Table, advisors: Mapping[str, Advisor], folds: Folds | None = None) -> dict[str, Score]:
     """Every advisor on the problems that were left out; those that are in no test part are not scored."""
-    folds = parts(len(table)) if folds is None else folds
+    folds = parts(len(table), PARTS) if folds is None else folds
     out = {}
     for name, advisor in advisors.items():
         each = np.full(len(table), np.nan)
@@ -106,6 +107,12 @@ def ruled(train: Table, test: Table) -> Array:
     return picks([test.actions.index(rule.choose(x)[0]) for x in test.features], len(test.actions))
 
 
+def first(train: Table, test: Table) -> Array:
+    """The action that the rule predicts to be the best, sure or not."""
+    rule = fitted(train)
+    return picks([int(rule.merits(x)[0].argmax()) for x in test.features], len(test.actions))
+
+
 def neighbour(train: Table, test: Table) -> Array:
     """What was best on the nearest problem, in standardised features."""
     z, mean, scale = standardised(train.features)
@@ -150,6 +157,7 @@ STAGE = by_feature("votes", 0.5, "dpo", "dpo-offline")
 
 ADVISORS: dict[str, Advisor] = {
     "rule": ruled,
+    "the rule's first, sure or not": first,
     "tree of depth 3": tree,
     "boosted trees": boosted,
     "nearest problem": neighbour,
@@ -219,7 +227,7 @@ class Calibration:
 def calibration(table: Table, folds: Folds | None = None) -> Calibration:
     """Coverage of the intervals, abstention, and how often a departure from the default was right."""
     inside, unsure, right, level = [], [], [], 0.0
-    for train, test in parts(len(table)) if folds is None else folds:
+    for train, test in parts(len(table), PARTS) if folds is None else folds:
         rule, some = fitted(table[train]), table[test]
         level = rule.level
         inside += list((np.abs(rule.values(some.features) - some.value) <= rule.width).ravel())

@@ -1,8 +1,8 @@
 """The rule that advises: numbers in a JSON file, evaluated by numpy. Imports no torch.
 
-The value of each action is linear in the standardised features. An action is advised against the default, the best
-constant action, by the lower bound of its lead: predicted lead less what leads were missed by on problems that the fit
-had not seen. Nothing is advised where the lead is within that error, or where the rule has not been tested on enough
+The value of each action is linear in the standardised features, and so is its merit (see `merit`), by which it is
+chosen. An action is advised against the default, the best constant action, by the lower bound of its lead over refits
+to resampled problems. Nothing is advised where these do not agree, or where the rule has not been tested on enough
 problems, or not beaten the default there.
 """
 
@@ -26,9 +26,8 @@ from prefloop.core.files import to_json, write
 Array: TypeAlias = NDArray[np.float64]
 
 SHIPPED = Path(__file__).with_name("rule.json")
-FORMAT = 1
-SURE = 0.75  # chance of beating the default from which an action is advised instead
-Z = 0.6744897501960817  # its normal quantile
+FORMAT = 2
+SURE = 0.75  # share of the refits in which an action that is advised beats the default
 BREAKS = 0.5  # predicted share of broken runs from which an action is advised only if all are like that
 FAR = 3.0  # standard deviations beyond which a feature is outside what the rule has seen
 
@@ -75,7 +74,8 @@ class Rule:
         actions: names, [A].
         gain: value of each action, [A, 1 + d]: at the mean, and per standard deviation of each feature.
         breaks: logit of the share of broken runs, likewise.
-        noise: root mean square error of predicted differences between actions on unseen problems, [A, A].
+        merit: merit of each action, likewise, [1 + B, A, 1 + d]: of all problems, and of B refits to resampled ones.
+        noise: root mean square error of predicted differences in merit on unseen problems, [A, A].
         width: half-width of the interval of each value, [A].
         level: of that interval.
         default: the best constant action.
@@ -88,6 +88,7 @@ class Rule:
     actions: tuple[str, ...]
     gain: Array
     breaks: Array
+    merit: Array
     noise: Array
     width: Array
     level: float
@@ -107,16 +108,21 @@ class Rule:
         """Predicted share of broken runs, […, A]."""
         return np.asarray(expit(linear(self.breaks, bounded(self.standardised(features)))))
 
+    def merits(self, features: ArrayLike) -> Array:
+        """Predicted merit of each action, [1 + B, A], by the fit to all problems and by each refit."""
+        z = bounded(self.standardised(features))
+        return np.stack([linear(weights, z) for weights in self.merit])
+
     def choose(self, features: ArrayLike, able: Collection[str] | None = None) -> tuple[str, bool]:
         """The advised action, and whether it is sure: the default if not."""
-        values, broken = self.values(features), self.broken(features)
-        return chosen(values, broken, self.noise, self.actions, self.standing(values, able), able)
+        merits = self.merits(features)
+        return chosen(merits, self.broken(features), self.actions, self.standing(merits[0], able), able)
 
-    def standing(self, values: Array, able: Collection[str] | None) -> str:
+    def standing(self, merits: Array, able: Collection[str] | None) -> str:
         """The default, or the best predicted of those that the data can feed if it is none of them."""
         if able is None or self.default in able:
             return self.default
-        return max(able, key=lambda name: float(values[self.actions.index(name)]))
+        return max(able, key=lambda name: float(merits[self.actions.index(name)]))
 
 
 def bounded(z: Array) -> Array:
@@ -131,27 +137,25 @@ def linear(weights: Array, x: Array) -> Array:
 
 
 def chosen(
-    values: Array,
-    broken: Array,
-    noise: Array,
-    actions: Sequence[str],
-    default: str,
-    able: Collection[str] | None = None,
+    merits: Array, broken: Array, actions: Sequence[str], default: str, able: Collection[str] | None = None
 ) -> tuple[str, bool]:
-    """The action whose lead over the default has the highest lower bound, and whether anything is to be said for it.
+    """The action with the highest lower bound of its lead over the default, and whether it is sure.
 
-    The default's own bound is 0. If no other has a higher one, the default is advised where it is predicted to be the
-    best, and nothing where another one is, within the error.
+    The bound is the quantile of the refits that leaves out SURE of them; that of the default is 0. If no other has a
+    higher one, the default is advised where it is predicted to be the best, and nothing where another one is.
+
+    Args:
+        merits: [1 + B, A].
     """
     places = [i for i, name in enumerate(actions) if able is None or name in able]
     base = actions.index(default)
     sound = [i for i in places if broken[i] < BREAKS or i == base] or places
-    lead = values - values[base]
-    bound = lead - Z * noise[:, base]
+    lead = merits - merits[:, base, None]
+    bound = np.quantile(lead[1:], 1 - SURE, axis=0)
     best = max(sound, key=lambda i: (bound[i], i == base))
     if best != base and bound[best] > 0:
         return actions[best], True
-    return default, max(float(lead[i]) for i in sound) <= 0
+    return default, max(float(lead[0, i]) for i in sound) <= 0
 
 
 # ----------------------------------------------------------------------------------------------------------- advice
@@ -190,7 +194,7 @@ class Advice:
 
     Args:
         action: what to use; or why nothing is said.
-        ranked: actions that the data can feed, the best first; empty where the rule may not advise.
+        ranked: actions that the data can feed, the best first by merit; empty where the rule may not advise.
         flips: what would change it, nearest first.
         because: features by how much they speak for the first action against the second, largest first.
         filled: features that could not be measured, for which the average of the problems stands in.
@@ -214,7 +218,7 @@ def advise(rule: Rule | None, features: Mapping[str, float], able: Collection[st
     if not able:
         return Advice(CannotTell("the data can feed none of the methods that are compared"))
     x = np.array([features.get(name, math.nan) for name in rule.features])
-    z, values = rule.standardised(x), rule.values(x)
+    z, merits = rule.standardised(x), rule.merits(x)
     action, sure = rule.choose(x, able)
     ranked = _ranked(rule, x, able, first=action)
     lead = _lead(rule, ranked)
@@ -228,35 +232,32 @@ def advise(rule: Rule | None, features: Mapping[str, float], able: Collection[st
     )
     if sure:
         return told
-    rival = max((one for one in ranked if one.action != action), key=lambda one: one.value)
-    base = rule.actions.index(rule.standing(values, able))
-    gap = rival.value - values[base]
-    error = rule.noise[rule.actions.index(rival.action), base]
-    what = (
-        f"{rival.action} is predicted {gap:.2f} better than {action}, which is within the rule's error of {error:.2f}"
-    )
+    base = rule.actions.index(rule.standing(merits[0], able))
+    best = max((rule.actions.index(name) for name in able), key=lambda i: float(merits[0, i] - merits[0, base]))
+    agree = float((merits[1:, best] > merits[1:, base]).mean())
+    what = f"{rule.actions[best]} is predicted better than {action}, but only in {agree:.0%} of the rule's refits"
     return replace(told, action=CannotTell(what))
 
 
 def _ranked(rule: Rule, x: Array, able: Collection[str], first: str) -> tuple[Ranked, ...]:
-    """The advised action first, the others by their value."""
-    values, broken = rule.values(x), rule.broken(x)
-    base = rule.actions.index(rule.standing(values, able))
+    """The advised action first, the others by their merit."""
+    values, broken, merits = rule.values(x), rule.broken(x), rule.merits(x)[0]
+    base = rule.actions.index(rule.standing(merits, able))
     made = []
     for i, name in enumerate(rule.actions):
         if name not in able:
             continue
         v, w, noise = float(values[i]), float(rule.width[i]), float(rule.noise[i, base])
-        sure = float(ndtr((v - values[base]) / noise)) if i != base and noise > 0 else None
+        sure = float(ndtr((merits[i] - merits[base]) / noise)) if i != base and noise > 0 else None
         made.append(Ranked(name, v, v - w, v + w, float(broken[i]), sure))
-    return tuple(sorted(made, key=lambda one: (one.action != first, -one.value)))
+    return tuple(sorted(made, key=lambda one: (one.action != first, -merits[rule.actions.index(one.action)])))
 
 
 def _lead(rule: Rule, ranked: Sequence[Ranked]) -> Array:
     """Coefficients of the first action's lead over the second, [1 + d]; zero if there is no second."""
     if len(ranked) < 2:
         return np.zeros(1 + len(rule.features))
-    one, two = (rule.gain[rule.actions.index(x.action)] for x in ranked[:2])
+    one, two = (rule.merit[0, rule.actions.index(x.action)] for x in ranked[:2])
     return np.asarray(one - two)
 
 
@@ -275,7 +276,7 @@ def _flips(rule: Rule, z: Array, lead: Array) -> tuple[Flip, ...]:
 
 # ---------------------------------------------------------------------------------------------------------- on disk
 
-ARRAYS = ("mean", "scale", "gain", "breaks", "noise", "width")
+ARRAYS = ("mean", "scale", "gain", "breaks", "merit", "noise", "width")
 
 
 def save(rule: Rule, path: Path) -> None:

@@ -10,8 +10,8 @@ import numpy as np
 
 from prefloop.advice import regret, trees
 from prefloop.advice.features import COVERAGE, FEATURES, GEOMETRY
-from prefloop.advice.fit import SWITCHES, by_switch
 from prefloop.advice.gain import Correlation, ahead, correlations, on_policy_gain
+from prefloop.advice.merit import by_switch
 from prefloop.advice.outcomes import NO_GAIN, Outcome, tabulated
 from prefloop.advice.regret import ADVISORS, LEAST, LEVEL, Calibration, Score
 from prefloop.advice.table import Array, Table
@@ -57,7 +57,7 @@ class Told:
         lead: what the best constant action loses more than the rule.
         ratio: regret of the rule over that of the best constant action.
         curves: of regret by the number of known problems, by advisor.
-        slopes, errors: by feature and switch, see `fit.by_switch`.
+        slopes, errors: by feature and switch, see `merit.by_switch`.
         ways: the leaves of a small tree on all problems.
         gain: of on-policy sampling, [n].
         predictors: of that gain, the best first.
@@ -156,8 +156,5 @@ def plateau(curve: Curve) -> bool:
 
 def by_influence(found: Told) -> list[tuple[str, Array, Array]]:
     """(feature, slopes, errors) of the switches that tell actions apart, those with the largest slopes first."""
-    own = [(name, found.slopes[1:, i], found.errors[1:, i]) for i, name in enumerate(FEATURES)]
+    own = [(name, found.slopes[:, i], found.errors[:, i]) for i, name in enumerate(FEATURES)]
     return sorted(own, key=lambda row: -float((row[1] ** 2).sum()))
-
-
-DECIDING = SWITCHES[1:]

@@ -14,6 +14,7 @@ from prefloop.advice import kept, outcomes
 from prefloop.advice.actions import ACTIONS
 from prefloop.advice.features import FEATURES, SAMPLES
 from prefloop.advice.fit import PARTS
+from prefloop.advice.merit import REFITS
 from prefloop.advice.outcomes import FULL, LEAST, SURE, Outcome, Scale, tabulated
 from prefloop.advice.prior import problems
 from prefloop.advice.value import FLOOR
@@ -140,8 +141,9 @@ STUDY = Study(
         f" {compact(SURE)} times what the start is uncertain by, before any training",
         "features": f"{len(FEATURES)} numbers that are measured before training, from {SAMPLES} samples of the"
         " reference to each prompt and from the data",
-        "rule": "ridge regression of the value on features × switches of the action; advised is the action whose lead"
-        " over the best constant one has the highest lower bound",
+        "rule": "lasso of the merit, value as a share of the best action's, on features × switches of the action;"
+        " advised is the action whose lead over the best constant one has the highest lower bound"
+        f" over {REFITS} refits to resampled problems",
         "regret": "(value of the best action − value of the advised one) ÷ value of the best, which is chosen on one"
         f" half of the seeds and scored on the other; where it is below {compact(FLOOR)}, regret has no meaning",
         "held out": f"problems ({PARTS} parts in turn); the corner of far peaks and poor data; whole worlds, where"

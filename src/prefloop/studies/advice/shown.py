@@ -11,6 +11,7 @@ import numpy as np
 from prefloop.advice.actions import ACTIONS
 from prefloop.advice.features import COVERAGE, FEATURES, SAMPLES
 from prefloop.advice.fit import PARTS
+from prefloop.advice.merit import SWITCHES
 from prefloop.advice.outcomes import Outcome
 from prefloop.advice.regret import LEVEL, Score
 from prefloop.advice.rule import Status
@@ -19,7 +20,6 @@ from prefloop.analysis.numbers import NONE, fixed, share
 from prefloop.analysis.statistics import Interval, bootstrap
 from prefloop.report.chart import ANY, Chart, Line, Table
 from prefloop.studies.advice.evidence import (
-    DECIDING,
     FEWEST,
     RULE,
     Count,
@@ -155,13 +155,14 @@ def _kind(feature: str) -> str:
 
 def _decides(found: Told) -> Table:
     title = (
-        "What decides: value added to an action with a switch by one standard deviation of a feature, ± standard error"
+        "What decides: merit (value as a share of the best action's) that one standard deviation of a feature adds to"
+        " an action with a switch, ± standard error; 0 is left out of the rule"
     )
     rows = [
         (name, *(f"{fixed(a, sign=True)} ± {fixed(b)}" for a, b in zip(slopes, errors, strict=True)))
         for name, slopes, errors in by_influence(found)
     ]
-    return Table(title, ("feature", *DECIDING), rows)
+    return Table(title, ("feature", *SWITCHES), rows)
 
 
 def _tree(found: Told) -> Table:
