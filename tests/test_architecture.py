@@ -21,7 +21,7 @@ RANK = {  # packages: imports point down, or stay in one package
     "rewards": 2,
     "worlds": 3,
     "runs": 4,
-    "lab": 5,
+    **dict.fromkeys(("judging", "lab"), 5),
     **dict.fromkeys(("scale", "report", "advice", "detectors"), 6),
     "studies": 7,
     "cli": 8,

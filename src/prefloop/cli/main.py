@@ -38,6 +38,7 @@ VERBS = {  # each is a module in this folder, imported when called
     "data convert": "write a file of any format as rows of messages",
     "diagnose": "say what a run did well and wrong, or what data offer a model",
     "advise": "say which method to use on what data, as far as a tested rule can tell",
+    "eval": "say how often the answers of one side are better than those of another",
     "compare": "say which method is better, over seeds and prompts, and at what cost",
     "report": "write an HTML page that compares run folders",
     "explore": "write and open a page on which methods move a small policy",

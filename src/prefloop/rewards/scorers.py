@@ -70,16 +70,13 @@ def build(
         return lambda batch: torch.where(batch.present, score(batch.lengths), 0.0)
     if name in RULES:
         score(*[""] * len(rule.reads))  # reports a missing package before anything is trained
-    call = _call_batch if rule.reads[0] == "prompts" else _call_each
 
     def scores(batch: Batch) -> Tensor:
         prompts, responses, present = decode_prompts(batch), decode(batch), batch.present.cpu()
         more = {key: named[key](batch) for key in asked}
         places = present.flatten(0, -2).nonzero().tolist()
         texts = [(prompts[p], responses[p][g]) for p, g in places]
-        read = [text[1:] if rule.reads == ("response",) else text for text in texts]
-        calls = [(text, {k: x[p][g] for k, x in more.items()}) for text, (p, g) in zip(read, places, strict=True)]
-        values = [_number(name, v, text) for v, text in zip(call(name, score, calls), texts, strict=True)]
+        values = called(name, rule, score, texts, [{k: x[p][g] for k, x in more.items()} for p, g in places])
         out = torch.zeros(present.shape)
         out[present] = torch.tensor(values, dtype=torch.float32)
         return out.to(batch.mask.device)
@@ -156,6 +153,28 @@ def _option(key: str, value: Any, kind: ranges.Kind, where: Where) -> Any:
 
 
 # ---- calling a function of texts ----------------------------------------------------------------------------------
+
+
+def called(
+    name: str,
+    rule: Rule,
+    score: Callable[..., Any],
+    texts: Sequence[tuple[str, str]],
+    more: Sequence[dict[str, Any]] | None = None,
+) -> list[float]:
+    """The score of each prompt and response by a rule on texts, or by a user's function.
+
+    Args:
+        score: the rule's function with its options.
+        more: further keyword arguments for each.
+
+    Raises:
+        DataError: the function raised, or did not return a finite number.
+    """
+    call = _call_batch if rule.reads[0] == "prompts" else _call_each
+    read = [text[1:] if rule.reads == ("response",) else text for text in texts]
+    calls = list(zip(read, [{}] * len(texts) if more is None else more, strict=True))
+    return [_number(name, v, text) for v, text in zip(call(name, score, calls), texts, strict=True)]
 
 
 def _call_each(name: str, function: Callable[..., Any], calls: Sequence[Call]) -> list[Any]:

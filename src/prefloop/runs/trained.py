@@ -78,10 +78,10 @@ class Answering:
 
 def is_run(name: str) -> bool:
     """Whether a run is meant rather than any model: its folder, or RUN/final or RUN/best in it."""
-    return (_home(name) / CONFIG).is_file()
+    return (home_of(name) / CONFIG).is_file()
 
 
-def _home(name: str) -> Path:
+def home_of(name: str) -> Path:
     """The run folder of a name, if it is one of a run."""
     path = Path(name).expanduser()
     return path.parent if path.name in (FINAL, BEST) and (path.parent / CONFIG).is_file() else path
@@ -102,7 +102,7 @@ def trained(name: str, *, unfinished: bool = False, template: str | None = None)
     if not is_run(name):
         config = Config(model=ModelOptions(name))
         return _answering(_open(config, config.model, template), None, f"model: {name}")
-    home = existing(_home(name))
+    home = existing(home_of(name))
     config = load(home / CONFIG)
     best = Path(name).name == BEST
     saved = home / (BEST if best else FINAL)
@@ -130,7 +130,7 @@ def untrained(name: str, *, template: str | None = None) -> Answering:
     Raises:
         UserError: not a run, or its model is not there any more.
     """
-    config = load(existing(_home(name)) / CONFIG)
+    config = load(existing(home_of(name)) / CONFIG)
     return _answering(_open(config, config.model, template), config.data.system, f"before: {config.model.path}")
 
 
