@@ -217,9 +217,9 @@ def test_responses_that_were_cut_are_counted(home: Path, capsys: pytest.CaptureF
     assert run("train", pairs, "--out", short, *base(home), "--max-tokens", 4, "--limit", 40, "--quiet") == 0
     capsys.readouterr()
     assert run("score", short, pairs, "--out", home / "short.jsonl", "--limit", 2) == 0
-    assert "4 of 4 responses were cut to the last 4 tokens" in capsys.readouterr().out
+    assert "4 of 4 responses are longer than 4 tokens" in capsys.readouterr().out
     assert run("card", f"{short},{home / 'rm'}", pairs, "--combine", "mean", "--out", home / "cut-card", "--json") == 0
-    assert "cut to the last 4 or 64 tokens" in told(capsys)["remarks"][-1]
+    assert "longer than 4 or 64 tokens" in told(capsys)["remarks"][-1]
     assert run("score", home / "rm", pairs, "--out", home / "whole.jsonl", "--limit", 2, "--json") == 0
     assert told(capsys)["remarks"] == []
 

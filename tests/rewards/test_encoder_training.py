@@ -14,7 +14,7 @@ from transformers import AutoConfig, AutoModel, AutoModelForMaskedLM, AutoModelF
 import architectures
 import tiny
 from prefloop.cli.main import main
-from prefloop.core.errors import DataError, UserError
+from prefloop.core.errors import DataError
 from prefloop.data.records import Group, Message
 from prefloop.rewards.bradley_terry import disk as saved
 from prefloop.rewards.bradley_terry import start
@@ -27,6 +27,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 ENCODERS = ["bert", "roberta", "deberta-v2", "electra", "distilbert", "albert", "modernbert", "ibert", "fnet"]
 TRAINED = {"freeze_backbone": False, "steps": 3, "lr": 1e-3, "batch": 4}
+WITH_HEAD = {**TRAINED, "pooling": "head"}
 CHAT = "[CLS] {% for m in messages %}{{ m['role'] }} : {{ m['content'] }} [SEP] {% endfor %}"
 
 
@@ -66,7 +67,11 @@ def same_here_and_there(model: BradleyTerry, folder: Path, inputs: list[Any]) ->
     """After saving, reloading and in transformers."""
     again = saved.load(folder)
     scores = model.score_groups(pairs()).score
-    assert torch.equal(again.score_groups(pairs()).score, scores) and scores.std() > 1e-3
+    exact = (
+        {"atol": 1e-4, "rtol": 1e-5} if model.backbone.apart else {"atol": 0, "rtol": 0}
+    )  # a Fourier transform rounds
+    torch.testing.assert_close(again.score_groups(pairs()).score, scores, **exact)
+    assert scores.std() > 1e-3
     offset = json.loads((folder / "reward.json").read_text())["offset"]
     torch.testing.assert_close(torch.tensor(theirs(folder, *inputs)) + offset, scores, atol=2e-5, rtol=1e-4)
     assert again.trained_on == model.trained_on and again.max_tokens == model.max_tokens
@@ -75,7 +80,7 @@ def same_here_and_there(model: BradleyTerry, folder: Path, inputs: list[Any]) ->
 @pytest.mark.parametrize("kind", ENCODERS)
 def test_an_encoder_trains_and_scores_as_transformers_does(kind: str, tmp_path: Path) -> None:
     base = folder_of(kind, tmp_path / "base")
-    model = fitted(base, **TRAINED)
+    model = fitted(base, **WITH_HEAD)
     before = dict(start.load(str(base)).model.named_parameters())
     changed = [not torch.equal(x, before[name]) for name, x in model.backbone.named_parameters()]
     assert sum(changed) > len(changed) / 2 and model.paired and model.whole
@@ -88,11 +93,11 @@ def test_an_encoder_trains_and_scores_as_transformers_does(kind: str, tmp_path: 
 def test_a_frozen_encoder_is_not_changed_whatever_it_was_saved_as(auto: Any, tmp_path: Path) -> None:
     base = folder_of("bert", tmp_path / "base", auto, tiny.encoder_tokenizer(inputs=tiny.TYPED), num_labels=1)
     loaded = start.load(str(base))
-    model = fitted(base)
+    model = fitted(base, pooling="head")
     assert all(torch.equal(x, loaded.model.state_dict()[name]) for name, x in model.backbone.state_dict().items())
     pooler = [name for name in loaded.new if "pooler" in name]
     assert bool(pooler) == (auto is AutoModelForMaskedLM) == bool(loaded.new)
-    assert ("stay random with a frozen backbone" in loaded.note(frozen=True)) == bool(pooler)
+    assert ("stay random with a frozen backbone" in loaded.note(True, "head")) == bool(pooler)
     saved.save(model, tmp_path / "rm")
     same_here_and_there(model, tmp_path / "rm", pair_inputs(tmp_path / "rm"))
 
@@ -111,7 +116,7 @@ def test_an_encoder_with_a_chat_template_reads_the_rendered_conversation(tmp_pat
     tokenizer = tiny.encoder_tokenizer(CHAT)
     tokenizer.eos_token = "[SEP]"
     base = folder_of("modernbert", tmp_path / "base", tokenizer=tokenizer)
-    model = fitted(base, **TRAINED)
+    model = fitted(base, **WITH_HEAD)
     saved.save(model, tmp_path / "rm")
     said = [
         [{"role": "user", "content": g.prompt[0].content}, {"role": "assistant", "content": x}]
@@ -138,7 +143,7 @@ def test_from_the_command_line_to_card_and_scores(tmp_path: Path, capsys: pytest
     rows = [{"prompt": f"{q} {p}", "chosen": f"yes {q}", "rejected": f"no {p}"} for q in "abc" for p in "abc"]
     data.write_text("".join(json.dumps(row) + "\n" for row in rows))
     fixed = ["--model", str(base), "--held-out-share", "0.4", "--autocast", "false"]
-    more = ["--no-freeze-backbone", "--steps", "2", "--json"]
+    more = ["--no-freeze-backbone", "--steps", "2", "--pooling", "head", "--json"]
     assert main(["reward", "train", str(data), "--out", str(rm), *fixed, *more]) == 0
     record = json.loads(capsys.readouterr().out)
     assert "a pair of texts" in record["notes"][0] and "start at random" in record["notes"][1]
@@ -174,13 +179,11 @@ def test_an_encoder_that_needs_more_than_text_is_refused(tmp_path: Path) -> None
         start.load(str(base))
 
 
-def test_more_labels_and_lost_layers_and_another_pooling_are_refused(tmp_path: Path) -> None:
+def test_more_labels_and_lost_layers_are_refused(tmp_path: Path) -> None:
     labels = folder_of("bert", tmp_path / "labels", AutoModelForSequenceClassification, num_labels=3)
     with pytest.raises(DataError, match="has 3 labels"):
         start.load(str(labels))
     base = folder_of("bert", tmp_path / "base")
-    with pytest.raises(UserError, match="`pooling` cannot be mean"):
-        fitted(base, pooling="mean")
     weights = load_file(base / "model.safetensors")
     lost = next(name for name in weights if "encoder.layer.1." in name)
     save_file({k: x for k, x in weights.items() if k != lost}, base / "model.safetensors", {"format": "pt"})

@@ -110,5 +110,9 @@ def cut_remarks(model: RewardModel, scored: Scored) -> list[str]:
     members = model.members if isinstance(model, Ensemble) else (model,)
     limit = " or ".join(f"{n:,}" for n in sorted({member.max_tokens for member in members}))
     lost = int(scored.cut.sum())
-    remark = f"{lost:,} of {len(scored.cut):,} responses were cut to the last {limit} tokens, prompt included."
-    return [remark] if lost else []
+    return [cut_remark(lost, len(scored.cut), limit)] if lost else []
+
+
+def cut_remark(lost: int, count: int, limit: str) -> str:
+    """How many responses did not fit."""
+    return f"{lost:,} of {count:,} responses are longer than {limit} tokens, prompt included, and were cut."

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from prefloop.analysis.numbers import duration
 from prefloop.cli.options import require, require_place, require_positive, require_seed
-from prefloop.cli.reward.shared import Shared, device_of, noted, read_data
+from prefloop.cli.reward.shared import Shared, cut_remark, device_of, noted, read_data
 from prefloop.core.errors import DataError
 from prefloop.core.files import write
-from prefloop.rewards.bradley_terry.options import NAMES, FitOptions, Pooling, Schedule, Ties, fit_options
+from prefloop.rewards.bradley_terry.options import NAMES, Asked, FitOptions, Schedule, Ties, fit_options
 from prefloop.runs.schema import Flag
 
 if TYPE_CHECKING:
@@ -41,8 +41,8 @@ class Options(Shared):
     """Seed of `split`, as `data.split_seed` of `prefloop train`: the sides do not change with --seed."""
     freeze_backbone: bool | None = None
     """Fit only the head, in minutes (default); otherwise backbone and head, in hours."""
-    pooling: Pooling | None = None
-    """States that the head reads (default: last)."""
+    pooling: Asked | None = None
+    """What the last layer reads: last, mean, both, cls, head (default: by the architecture)."""
     steps: int | None = None
     """Steps that train backbone and head together (default: 200)."""
     epochs: float | None = None
@@ -160,14 +160,14 @@ def _fitted(
     """The fitted model, and notes about the model that it starts from."""
     from prefloop.policies.causal_lm import resolve_autocast
     from prefloop.rewards.bradley_terry import start
-    from prefloop.rewards.bradley_terry.fit import fit
+    from prefloop.rewards.bradley_terry.fit import fit, pooling_of
     from prefloop.rewards.bradley_terry.whole import template_for
     from prefloop.runs.interrupt import Interrupt
     from prefloop.runs.progress import Progress
 
     base = start.load(options.model, seed=options.seed)
     template = template_for(base.tokenizer, options.template)
-    notes = list(filter(None, (template.note, base.note(by.freeze_backbone))))
+    notes = list(filter(None, (template.note, base.note(by.freeze_backbone, pooling_of(base.model, by.pooling)))))
     for note in notes:
         options.say(note)
     quiet = options.silent
@@ -189,6 +189,10 @@ def _fitted(
             observe=lambda step, value: bar.advance(note=f"loss {value:.4f}"),
             foresee=foresee,
         )
+    cut, rows = (int(fitted.facts[name]) for name in ("cut_responses", "distinct_responses"))
+    if cut:
+        notes.append(cut_remark(cut, rows, f"{fitted.max_tokens:,}"))
+        options.say(notes[-1])
     return fitted, notes
 
 

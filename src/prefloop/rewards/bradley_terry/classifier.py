@@ -21,11 +21,10 @@ from prefloop.policies.architecture import plain_ids
 from prefloop.policies.folder import check_files, check_tokenizer, read_config, read_model, read_tokenizer
 from prefloop.policies.pretrained import Tokenizer
 from prefloop.rewards.bradley_terry.encoding import last_place
-from prefloop.rewards.bradley_terry.whole import Whole, context, parted
+from prefloop.rewards.bradley_terry.whole import KIND, Whole, context, parted
 
 HEAD = "score"  # name of the linear layer in transformers
 WEIGHTS = "model.safetensors"
-KIND = "ForSequenceClassification"
 WHAT = "reward model"
 TRAIN_ONE = "train one: prefloop reward train DATA --model MODEL --out DIR"
 

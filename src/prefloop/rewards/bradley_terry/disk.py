@@ -1,7 +1,8 @@
 """Reward models on disk, as safetensors.
 
-A model that reads only the last state is stored as a transformers sequence classifier whose logit is the score minus
-`offset` in reward.json. Other models have backbone and head in one weights file in our own layout.
+A language model that reads only the last state, and an encoder that keeps the layers of its own head, are stored as a
+transformers sequence classifier whose logit is the score minus `offset` in reward.json. Other models have backbone and
+head in one weights file in our own layout.
 """
 
 from __future__ import annotations
@@ -21,9 +22,10 @@ from prefloop.policies.conversation import Tokenizer
 from prefloop.policies.folder import check_files, read_config, read_tokenizer
 from prefloop.policies.templates import CHAT
 from prefloop.rewards.bradley_terry import classifier as sequence_classifier
-from prefloop.rewards.bradley_terry.model import WIDTH, BradleyTerry
+from prefloop.rewards.bradley_terry.model import BradleyTerry
 from prefloop.rewards.bradley_terry.options import Pooling
-from prefloop.rewards.bradley_terry.whole import PAIR, Whole, is_encoder, template_for, unmarked
+from prefloop.rewards.bradley_terry.pooling import WIDTH
+from prefloop.rewards.bradley_terry.whole import PAIR, Whole, is_encoder, template_for, unmarked, without_pooler
 
 WEIGHTS, FACTS = "model.safetensors", "reward.json"
 BACKBONE, HEAD = "backbone.", "head."  # prefixes in the weights file of our own layout
@@ -37,12 +39,13 @@ def save(model: BradleyTerry, folder: Path | str) -> None:
     Raises:
         UserError: the folder exists and is not empty.
     """
-    folder, last = Path(folder), model.pooling == "last"
+    folder, tokenizer = Path(folder), unmarked(model.template)
+    alike = model.pooling == ("head" if isinstance(model.backbone, Whole) else "last")
     require_free(folder)
     with published(folder) as home:
-        offset = sequence_classifier.write(home, model.backbone, model.head, unmarked(model.template)) if last else None
+        offset = sequence_classifier.write(home, model.backbone, model.head, tokenizer) if alike else None
         if offset is None:
-            _write_own(model, home)
+            _write_own(model, tokenizer, home)
         facts = {
             "layout": OWN if offset is None else CLASSIFIER,
             "pooling": model.pooling,
@@ -89,13 +92,13 @@ def load(
         read = sequence_classifier.read(folder)
         backbone, head, tokenizer = read.backbone, _with_bias(read.head, facts["offset"]), read.tokenizer
     else:
-        backbone, head, tokenizer = _read_own(folder, facts["pooling"])
+        backbone, head, tokenizer = _read_own(folder, facts["pooling"], encoder=facts["whole"])
     return BradleyTerry(
         backbone=backbone.eval(),
         head=head,
         template=template_for(tokenizer, facts["template"], facts["template_options"], date=date),
         whole=facts["whole"],
-        pooling=facts["pooling"],
+        pooling=backbone.pooling if isinstance(backbone, Whole) else facts["pooling"],
         max_tokens=facts["max_tokens"],
         micro_tokens=micro_tokens,
         autocast=autocast,
@@ -116,7 +119,7 @@ def _third_party(folder: Path, micro_tokens: int, autocast: bool, date: str | No
         head=_with_bias(read.head, 0.0),
         template=template,
         whole=True,
-        pooling="last",
+        pooling="head" if isinstance(read.backbone, Whole) else "last",
         padding=read.padding,
         max_tokens=most,
         micro_tokens=micro_tokens,
@@ -155,15 +158,16 @@ def _with_bias(head: nn.Linear, offset: float) -> nn.Linear:
     return made.requires_grad_(False)
 
 
-def _write_own(model: BradleyTerry, folder: Path) -> None:
-    modules = {BACKBONE: model.backbone, HEAD: model.head}
+def _write_own(model: BradleyTerry, tokenizer: Tokenizer, folder: Path) -> None:
+    backbone: Any = model.backbone.model if isinstance(model.backbone, Whole) else model.backbone
+    modules = {BACKBONE: backbone, HEAD: model.head}
     weights = {f"{k}{name}": x.cpu().contiguous() for k, m in modules.items() for name, x in m.state_dict().items()}
     save_file(weights, folder / WEIGHTS)
-    model.backbone.config.save_pretrained(folder)  # type: ignore[union-attr, operator]
-    model.tokenizer.save_pretrained(folder)
+    backbone.config.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
 
 
-def _read_own(folder: Path, pooling: Pooling) -> tuple[nn.Module, nn.Linear, Tokenizer]:
+def _read_own(folder: Path, pooling: Pooling, *, encoder: bool) -> tuple[nn.Module, nn.Linear, Tokenizer]:
     from transformers import AutoModel
 
     what = sequence_classifier.WHAT
@@ -174,11 +178,16 @@ def _read_own(folder: Path, pooling: Pooling) -> tuple[nn.Module, nn.Linear, Tok
         raise DataError(f"the reward model has no head: {min(missing)} is missing", where=str(folder / WEIGHTS))
     dtype = next((x.dtype for name, x in weights.items() if name.startswith(BACKBONE)), torch.float32)
     with torch.random.fork_rng(devices=[]):  # the backbone's initialisation uses the global generator
-        backbone = AutoModel.from_config(config, dtype=dtype, trust_remote_code=False)
-    head = nn.utils.skip_init(nn.Linear, WIDTH[pooling] * state_size(backbone.eval()), 1)
+        backbone = AutoModel.from_config(config, dtype=dtype, trust_remote_code=False).eval()
+    if encoder:
+        without_pooler(backbone)
+    head = nn.utils.skip_init(nn.Linear, WIDTH[pooling] * state_size(backbone), 1)
     for prefix, module in ((BACKBONE, backbone), (HEAD, head)):
         _fill(module, {k.removeprefix(prefix): x for k, x in weights.items() if k.startswith(prefix)}, folder)
-    return backbone, head, tokenizer
+    if not encoder:
+        return backbone, head, tokenizer
+    typed = "token_type_ids" in tokenizer.model_input_names
+    return Whole(backbone, typed=typed, size=head.in_features, pooling=pooling), head, tokenizer
 
 
 def _fill(module: nn.Module, weights: dict[str, Tensor], folder: Path) -> None:

@@ -24,8 +24,9 @@ from prefloop.rewards.bradley_terry import whole
 from prefloop.rewards.bradley_terry.encoding import Preferences, Rows, preferences
 from prefloop.rewards.bradley_terry.logistic import fit_pairs, pair_features
 from prefloop.rewards.bradley_terry.loss import judged, pair_loss
-from prefloop.rewards.bradley_terry.model import WIDTH, BradleyTerry, digests
-from prefloop.rewards.bradley_terry.options import FitOptions, PairLoss
+from prefloop.rewards.bradley_terry.model import BradleyTerry, digests
+from prefloop.rewards.bradley_terry.options import Asked, FitOptions, PairLoss, Pooling
+from prefloop.rewards.bradley_terry.pooling import WIDTH
 from prefloop.rewards.bradley_terry.whole import Whole
 
 DEFAULTS = FitOptions()
@@ -89,6 +90,7 @@ def fit(
         "train_pairs": int((pairs.gap > 0).sum()),
         "train_ties": int((pairs.gap == 0).sum()),
         "train_questions": len(set(pairs.keys)),
+        "distinct_responses": len(rows.rows),
         "cut_responses": sum(row.cut for row in rows.rows),
     }
     trained_on = frozenset().union(*map(digests, groups))
@@ -97,23 +99,36 @@ def fit(
 
 def _unfitted(model: Model | Whole, template: Template, options: FitOptions, autocast: bool) -> BradleyTerry:
     """A reward model on a copy of the backbone, with a head that has no values yet."""
-    own = isinstance(model, Whole)
-    if own and options.pooling != "last":
-        what = f"`pooling` cannot be {options.pooling}: an encoder is read by the layers of its own head"
-        raise UserError(what, where="reward model: pooling", fix="leave it out")
+    pooling = pooling_of(model, options.pooling)
     most = min(options.max_tokens, _context(model, template) or options.max_tokens)
-    backbone = _backbone(_copied(model, frozen=options.freeze_backbone))
-    size = backbone.size if isinstance(backbone, Whole) else WIDTH[options.pooling] * state_size(backbone)
+    copied = _copied(model, frozen=options.freeze_backbone)
+    backbone = copied.pooled(pooling) if isinstance(copied, Whole) else _backbone(copied)
+    size = backbone.size if isinstance(backbone, Whole) else WIDTH[pooling] * state_size(backbone)
     return BradleyTerry(
         backbone=backbone.eval(),
         head=nn.utils.skip_init(nn.Linear, size, 1, device=model.device),
         template=template,
-        whole=own,
-        pooling=options.pooling,
+        whole=isinstance(model, Whole),
+        pooling=pooling,
         max_tokens=most,
         micro_tokens=options.micro_tokens,
         autocast=autocast,
     )
+
+
+def pooling_of(model: Model | Whole, asked: Asked) -> Pooling:
+    """How a model is read: as asked, or by its architecture.
+
+    Raises:
+        UserError: a way in which the model cannot be read.
+    """
+    if isinstance(model, Whole):
+        return asked if asked != "auto" else "head" if model.is_classifier else "mean"
+    if asked in ("cls", "head"):
+        why = {"cls": "its first token sees nothing of the answer", "head": "it has no layers of a head of its own"}
+        what = f"`pooling` cannot be {asked} for a language model: {why[asked]}"
+        raise UserError(what, where="reward model: pooling", fix="use last, mean or both, or start from an encoder")
+    return "last" if asked == "auto" else asked
 
 
 def _seconds(fitted: BradleyTerry, rows: Rows, pairs: Preferences, options: FitOptions, steps: int) -> float:
@@ -144,10 +159,8 @@ def _context(model: Model | Whole, template: Template) -> int | None:
     return whole.context(model.model, template.tokenizer) if is_whole else Limits.of(model.config).context
 
 
-def _backbone(model: Model | Whole) -> nn.Module:
-    """The module that gives features: of a causal language model or classifier, the part below its head."""
-    if isinstance(model, Whole):
-        return model
+def _backbone(model: Model) -> nn.Module:
+    """The module that gives states: of a causal language model or classifier, the part below its head."""
     merged = model.merge_and_unload() if is_adapted(model) else model
     headless = merged.get_output_embeddings() is None
     return merged.base_model if headless else parts(merged).backbone

@@ -28,14 +28,12 @@ from prefloop.rewards.bradley_terry.encoding import (
     Scored,
     comparison,
     encode,
-    last_place,
     make_row,
     said_rows,
 )
 from prefloop.rewards.bradley_terry.options import Pooling
+from prefloop.rewards.bradley_terry.pooling import pooled
 from prefloop.rewards.bradley_terry.whole import PAIR, Whole, paired_rows
-
-WIDTH = {"last": 1, "mean": 1, "both": 2}  # inputs of the head, in hidden sizes
 
 
 @dataclass(frozen=True)
@@ -46,7 +44,7 @@ class BradleyTerry:
     head: nn.Linear  # float32, to one score
     template: Template  # renders the conversations that it scores
     whole: bool = False  # whether it reads all that the template renders, as third-party models do, or up to the end
-    pooling: Pooling = "last"  # hidden state of the last token, mean over response tokens, or both
+    pooling: Pooling = "last"  # what the head reads, see `pooled`; or `head`: what layers of its own make of the states
     padding: int | None = None  # the last token is the last one that is not this one
     max_tokens: int = 1024  # longer sequences are cut on the left
     micro_tokens: int = 8192  # maximum number of tokens per forward pass, padding included
@@ -155,17 +153,9 @@ class BradleyTerry:
             with torch.autocast(device.type, torch.bfloat16, enabled=self.autocast):
                 return self.backbone(rows)
         ids = pad_sequence([r.ids for r in rows], batch_first=True).to(device)
-        end = torch.tensor([len(r.ids) for r in rows], device=device)[:, None]
-        start = end - torch.tensor([r.response for r in rows], device=device)[:, None]
         with torch.autocast(device.type, torch.bfloat16, enabled=self.autocast):
             hidden = self.backbone(ids, use_cache=False).last_hidden_state.float()
-        place = torch.arange(ids.shape[1], device=device)
-        inside = ((place >= start) & (place < end))[..., None]
-        final = torch.tensor([last_place(row.ids, self.padding) for row in rows], device=device)
-        last = hidden[torch.arange(len(rows), device=device), final]
-        mean = torch.where(inside, hidden, 0.0).sum(1) / inside.sum(1).clamp(min=1)
-        states = {"last": (last,), "mean": (mean,), "both": (last, mean)}
-        return torch.cat(states[self.pooling], -1)
+        return pooled(hidden, rows, self.pooling, self.padding)
 
 
 def known(group: Group, trained_on: Collection[str]) -> bool:

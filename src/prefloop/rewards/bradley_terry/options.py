@@ -9,7 +9,8 @@ from typing import Any, Literal, get_args, get_type_hints
 
 from prefloop.core.errors import UserError, nearest
 
-Pooling = Literal["last", "mean", "both"]
+Pooling = Literal["last", "mean", "both", "cls", "head"]
+Asked = Literal["auto", "last", "mean", "both", "cls", "head"]
 Ties = Literal["drop", "half"]
 Schedule = Literal["constant", "linear", "cosine"]  # as `core.optim.Schedule`, which needs torch
 SCHEDULE = ("steps", "epochs", "lr", "schedule", "warmup", "batch")  # only for training the backbone
@@ -47,7 +48,9 @@ class FitOptions:
 
     Args:
         freeze_backbone: fit only the head, in minutes; otherwise head and backbone are then trained together, in hours.
-        pooling: states that the head reads: the last token's, the mean over the response's tokens, or both.
+        pooling: what the last layer reads: the state of the last token, the mean over the response's tokens, or both;
+            of an encoder also the state of its first token (cls), or what the layers of its own head make of the states
+            (head). `auto`: last, of an encoder mean, and of a classifier with layers of its own head.
         steps: number of steps that train the backbone.
         epochs: in place of `steps`: passes over the pairs, rounded up to whole steps.
         lr: highest learning rate of these steps.
@@ -63,7 +66,7 @@ class FitOptions:
     """
 
     freeze_backbone: bool = True
-    pooling: Pooling = "last"
+    pooling: Asked = "auto"
     steps: int = 200
     epochs: float | None = None
     lr: float = 1e-5
@@ -75,7 +78,7 @@ class FitOptions:
     loss: PairLoss = field(default_factory=PairLoss)
 
     def __post_init__(self) -> None:
-        _require(self.pooling in get_args(Pooling), "pooling", self.pooling, "use last, mean or both")
+        _require(self.pooling in get_args(Asked), "pooling", self.pooling, f"use {listed(get_args(Asked))}")
         _require(self.schedule in get_args(Schedule), "schedule", self.schedule, "use constant, linear or cosine")
         for name in ("steps", "epochs", "lr", "batch", "max_tokens", "micro_tokens"):
             value = getattr(self, name)
@@ -134,12 +137,13 @@ def _check_kind(name: str, value: Any, hint: Any, where: str) -> None:
         kind, types = KINDS[hint]
         holds = isinstance(value, types) and isinstance(value, bool) is (hint is bool)
     else:
-        kind, holds = _listed(get_args(hint)), value in get_args(hint)
+        kind, holds = listed(get_args(hint)), value in get_args(hint)
     if not holds:
         raise UserError(f"`{name}` must be {kind}, not {value!r}", where=f"{where}.{name}".strip("."))
 
 
-def _listed(words: Iterable[str]) -> str:
+def listed(words: Iterable[str]) -> str:
+    """The words with commas and `or`."""
     *first, last = words
     return f"{', '.join(first)} or {last}"
 

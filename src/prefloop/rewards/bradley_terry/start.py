@@ -14,10 +14,16 @@ from prefloop.policies import adapters, pretrained
 from prefloop.policies.folder import check_files, check_tokenizer, read_config, read_model, read_tokenizer
 from prefloop.policies.pretrained import Model, Tokenizer
 from prefloop.rewards.bradley_terry import classifier as sequence_classifier
-from prefloop.rewards.bradley_terry.whole import Whole, linear_place, parted
+from prefloop.rewards.bradley_terry.options import Pooling
+from prefloop.rewards.bradley_terry.whole import KIND, POOLER, Whole, linear_place, parted
 
+READ = {  # what an encoder's states are pooled to
+    "mean": "the mean of its states over the answer",
+    "cls": "the state of the first token",
+    "last": "the state of the last token",
+    "both": "the state of the last token and the mean over the answer",
+}
 WRITES = ("ForCausalLM", "LMHeadModel")  # endings of the classes of encoders that were made to write text
-POOLER = "pooler"  # a layer of the base model that belongs to its head: not every file holds it
 
 
 @dataclass(frozen=True)
@@ -28,8 +34,12 @@ class Start:
     tokenizer: Tokenizer
     new: tuple[str, ...] = ()  # weights of a head that no file holds, without its last layer, which is always fitted
 
-    def note(self, frozen: bool) -> str:
+    def note(self, frozen: bool, pooling: Pooling) -> str:
         """What a reader of the results must know; empty if nothing."""
+        if not isinstance(self.model, Whole):
+            return ""
+        if pooling != "head":
+            return f"an encoder: the head reads {READ[pooling]} (--pooling {pooling})"
         if not self.new:
             return ""
         more = f" and {len(self.new) - 1} more" if len(self.new) > 1 else ""
@@ -55,7 +65,7 @@ def load(path: str, *, seed: int = 0) -> Start:
     check_files(folder)
     config = read_config(folder)
     named = config.architectures or []
-    is_classifier = any(name.endswith(sequence_classifier.KIND) for name in named)
+    is_classifier = any(name.endswith(KIND) for name in named)
     if not is_classifier and not _is_encoder(config):
         return Start(*pretrained.load(path))
     if config.is_encoder_decoder:

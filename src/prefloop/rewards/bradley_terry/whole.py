@@ -14,28 +14,34 @@ from torch.nn.utils.rnn import pad_sequence
 
 from prefloop.core.errors import DataError, raised
 from prefloop.data.records import Group
-from prefloop.policies.architecture import close, plain_ids, unsupported
+from prefloop.policies.architecture import close, plain_ids, state_size, unsupported
 from prefloop.policies.conversation import Template, template_of
 from prefloop.policies.pretrained import Tokenizer
 from prefloop.policies.templates import AUTO, PLAIN
 from prefloop.rewards.bradley_terry.encoding import Row, Rows
+from prefloop.rewards.bradley_terry.options import Pooling
+from prefloop.rewards.bradley_terry.pooling import WIDTH, pooled
 
+KIND = "ForSequenceClassification"  # ending of the names of classifiers
+POOLER = "pooler"  # a layer of the base model that belongs to its head: not every file holds it
 PAIR = "pair"  # kind of a template that puts question and answer between the marks of an encoder
 
 
 class Whole(nn.Module):
-    """A sequence classifier with one label, from rows to what the linear layer of its score reads.
+    """A model that reads whole rows, in both directions or by its own head: from rows to what a linear layer reads.
 
     Args:
-        model: the classifier without that layer, or with it: then it gives the score itself.
+        model: with pooling `head` a sequence classifier with one label, without the linear layer of its score, or with
+            it: then it gives the score itself. Otherwise an encoder, whose states are pooled.
         typed: whether it is told which of two texts a token belongs to.
         place: name of that layer; empty if the score does not come from one.
         size: number of features.
+        pooling: how states become features.
     """
 
-    def __init__(self, model: Any, *, typed: bool, place: str = "", size: int = 1) -> None:
+    def __init__(self, model: Any, *, typed: bool, place: str = "", size: int = 1, pooling: Pooling = "head") -> None:
         super().__init__()
-        self.model, self.typed, self.place, self.size = model, typed, place, size
+        self.model, self.typed, self.place, self.size, self.pooling = model, typed, place, size, pooling
         self.training = False
         self.apart = not self._is_batched()
 
@@ -50,6 +56,15 @@ class Whole(nn.Module):
     @property
     def config(self) -> Any:
         return self.model.config
+
+    @property
+    def is_classifier(self) -> bool:
+        """Whether its files are those of a sequence classifier, with a head of its own."""
+        return any(name.endswith(KIND) for name in self.config.architectures or [])
+
+    def pooled(self, pooling: Pooling) -> Whole:
+        """The same encoder read otherwise: by its head as it is, or without its head, its states pooled."""
+        return self if pooling == "head" else encoder(self.model.base_model, pooling, typed=self.typed)
 
     def weights(self, head: nn.Linear) -> tuple[dict[str, Tensor], Tensor | None]:
         """The weights of the classifier with its layer; its bias apart if the layer has none."""
@@ -71,8 +86,12 @@ class Whole(nn.Module):
         if self.typed and rows[0].paired:
             start = length - torch.tensor([row.response for row in rows], device=device)[:, None]
             given["token_type_ids"] = ((place >= start) & (place < length)).long()
-        features: Tensor = self.model(ids, **given).logits.float()
-        return features
+        made = self.model(ids, **given)
+        return (
+            made.logits.float()
+            if self.pooling == "head"
+            else pooled(made.last_hidden_state.float(), rows, self.pooling)
+        )
 
     def _is_batched(self) -> bool:
         ids = torch.tensor(plain_ids(self.model, 8))
@@ -82,6 +101,18 @@ class Whole(nn.Module):
                 return close(self._features(rows), torch.cat([self._features([row]) for row in rows]))
         except ValueError:  # no padding token
             return False
+
+
+def encoder(model: Any, pooling: Pooling, *, typed: bool) -> Whole:
+    """An encoder whose states are pooled; the layer behind them (`pooler`), which nothing reads, is taken out."""
+    without_pooler(model)
+    return Whole(model, typed=typed, size=WIDTH[pooling] * state_size(model), pooling=pooling)
+
+
+def without_pooler(model: Any) -> None:
+    """Take out the layer that base models have behind their states for classifiers, in place."""
+    if getattr(model, POOLER, None) is not None:
+        setattr(model, POOLER, None)
 
 
 class Removed(nn.Identity):
