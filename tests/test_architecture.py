@@ -17,7 +17,7 @@ CORE = ("batch", "streams", "protocols", "objectives", "weights", "pairs", "kl",
 PURE = ("objectives", "weights", "pairs", "kl", "optim")  # tensor functions
 RANK = {  # packages: imports point down, or stay in one package
     "core": 0,
-    **dict.fromkeys(("analysis", "policies", "data"), 1),
+    **dict.fromkeys(("analysis", "policies", "data", "tracking"), 1),
     "rewards": 2,
     "worlds": 3,
     "runs": 4,

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from prefloop.core.errors import UserError
 from prefloop.runs.config import HIGHER, LOWER, Config, TrainingConfig, load, options, to_yaml
 from prefloop.runs.other_tools import OURS
+from prefloop.tracking.trackers import PACKAGES
 from prefloop.worlds.text.spec import ModelOptions
 
 
@@ -176,6 +177,7 @@ def configs() -> st.SearchStrategy[Config]:
         "warmup": st.floats(0, 0.99) | st.integers(0, 10**6).map(float),
         "lora_dropout": st.floats(0, 0.99),
         "lora_targets": st.lists(st.text(min_size=1)).map(tuple),
+        "to": st.lists(st.sampled_from(sorted(PACKAGES)), unique=True).map(tuple),
         "columns": st.dictionaries(st.from_regex(r"[a-z]{1,6}", fullmatch=True), st.text(min_size=1)),
         "device": st.sampled_from(["auto", "cpu", "cuda", "cuda:12", "mps"]),
         "autocast": st.sampled_from(["auto", True, False]),
@@ -264,7 +266,9 @@ def test_configurations_are_compared_by_value() -> None:
         ("model_name_or_path", "`model.path`"),
         ("lora_r", "`model.lora_rank`"),
         ("beta", "`override.beta`"),
-        ("report_to", "metrics.jsonl"),
+        ("report_to", "`tracking.to`"),
+        ("wandb_project", "`tracking.project`"),
+        ("logging_steps", "metrics.jsonl"),
     ],
 )
 def test_keys_of_other_tools_are_named_as_ours(tmp_path: Path, key: str, ours: str) -> None:

@@ -24,7 +24,8 @@ if TYPE_CHECKING:  # torch and transformers are imported after cheap checks
 
 COUNTS = {"eval/pairs": "pairs", "eval/questions": "questions", "eval/labels/count": "labelled responses"}
 AXES = ("method", "seed", "override", "training", "model.lora_rank", "model.trained_layers")  # may be lists
-RESUMED = ("training.steps", "training.micro_tokens", "sampling.rows", "model.device")  # keys that --resume accepts
+TRACKED = ("tracking.to", "tracking.project", "tracking.name")
+RESUMED = ("training.steps", "training.micro_tokens", "sampling.rows", "model.device", *TRACKED)  # with --resume
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -193,6 +193,7 @@ def _load(folder: Path, letter: str) -> Run:
         config = dict(yaml.safe_load(text) or {})
     except (yaml.YAMLError, TypeError, ValueError):
         raise DataError("the configuration of this run is invalid", where=str(path / CONFIG)) from None
+    config.pop("tracking", None)  # no difference between runs
     metrics = read(path, "metrics")
     return Run(
         path=path,

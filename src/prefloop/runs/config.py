@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from prefloop.core.errors import UserError, nearest
 from prefloop.runs import flags, schema, yaml12
 from prefloop.runs.other_tools import OURS
+from prefloop.runs.schema import Flag
+from prefloop.tracking.record import PROJECT
+from prefloop.tracking.trackers import known
 from prefloop.worlds.text.spec import (
     DataOptions,
     ModelOptions,
@@ -126,6 +129,23 @@ class SaveConfig:
 
 
 @dataclass(frozen=True)
+class TrackingConfig:
+    """Trackers that the metrics of a run are sent to as well; they never change the run."""
+
+    to: Annotated[tuple[str, ...], Flag(commas=True)] = ()
+    """Any of trackio, tensorboard, wandb, mlflow; each is an extra of that name (docs/how-to/track.md)."""
+    project: str = PROJECT
+    """Project in trackio and W&B, experiment in MLflow."""
+    name: str | None = None
+    """Name of the run in the trackers; null: that of the run folder."""
+
+    def __post_init__(self) -> None:
+        known(self.to)
+        require(self.project != "", "tracking.project", self.project, "give a name")
+        require(self.name is None or self.name != "", "tracking.name", self.name, "give a name, or null")
+
+
+@dataclass(frozen=True)
 class Config:
     """Everything that determines a run."""
 
@@ -142,6 +162,7 @@ class Config:
     training: TrainingConfig = field(default_factory=TrainingConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     save: SaveConfig = field(default_factory=SaveConfig)
+    tracking: TrackingConfig = field(default_factory=TrackingConfig)
     seed: int = 0
     """Seed of all random numbers of the run."""
     output: str = "runs"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 import torch
 
 from prefloop.core.batch import Batch
-from prefloop.core.errors import UserError
+from prefloop.core.errors import DataError, UserError
 from prefloop.core.files import plain, refuse
 from prefloop.core.loop import Loop, Record
 from prefloop.core.method import Method
@@ -39,6 +40,9 @@ from prefloop.runs.saving import save_best, save_final, save_last, tidy
 from prefloop.runs.start import Poll, Say, Start, speaker
 from prefloop.runs.start import prepare as prepare
 from prefloop.runs.world import method_of, plan_of, resolved
+from prefloop.tracking.live import tracked
+from prefloop.tracking.record import described
+from prefloop.tracking.trackers import adapter
 from prefloop.worlds.text.problem import TextProblem
 
 Observer = Callable[[Record, Loop], None]
@@ -284,12 +288,13 @@ def _train(this: _Run, folder: RunFolder, label: str, quiet: bool, observers: Se
     clock, loop, config = time.monotonic(), this.loop, this.config
     recorder, flat, say = _recorder(this, folder), Flat(this.method, config.training.stop_if_flat), speaker(quiet)
     watchers: list[Observer] = [_saver(this, folder), *observers, flat]
-    with kept(folder, loop, whole=config.keeps_state):
+    with _tracked(this, folder, say) as news, kept(folder, loop, whole=config.keeps_state):
         if this.evaluation_is_due(loop.step) and not this.evaluated(folder):
             this.evaluate(folder)  # the run ended before it was written
         with Progress(config.training.steps, label, done=loop.step, quiet=quiet) as bar:
             for record in this.records(folder):
                 line = recorder(record, loop)
+                news()
                 for observe in watchers:
                     observe(record, loop)
                 bar.advance(note=step_note(line, fresh=this.method.on_policy > 0))
@@ -309,6 +314,21 @@ def _train(this: _Run, folder: RunFolder, label: str, quiet: bool, observers: Se
             tidy(folder, lambda step: step == state or this.checkpoint_is_due(step))
     notes = tuple(filter(None, (*this.notes, flat.note, early)))
     return Result(folder.path, before, after, time.monotonic() - clock, world.reward.note, notes, best)
+
+
+def _tracked(this: _Run, folder: RunFolder, say: Say) -> AbstractContextManager[Callable[[], None]]:
+    """A context in which the records go to the trackers of the run; one that fails is an event of the run."""
+
+    def tell(to: str, sentence: str) -> None:
+        say(sentence)
+        with suppress(DataError):  # a full disk
+            folder.event("tracking stopped", {"to": to, "reason": sentence})
+
+    own = this.config.tracking
+    run = described(folder.path, own.project, own.name)
+    for to in own.to:
+        say(f"tracking to {to}: {adapter(to).look(run)}")
+    return tracked(run, own.to, tell)
 
 
 def _recorder(this: _Run, folder: RunFolder) -> Callable[[Record, Loop], dict[str, Any]]:

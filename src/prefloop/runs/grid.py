@@ -88,11 +88,11 @@ def comparisons(configs: Mapping[str, Config]) -> Iterator[dict[str, Config]]:
 
 def _shared(config: Config) -> Config:
     """A configuration without the settings that may differ within a comparison."""
-    training = replace(Config().training, micro_tokens=config.training.micro_tokens)
+    free = Config()
+    training = replace(free.training, micro_tokens=config.training.micro_tokens)
     evaluation = replace(config.evaluation, every=0)
-    return replace(
-        config, method="-", override={}, training=training, evaluation=evaluation, save=Config().save, output="-"
-    )
+    same = replace(config, method="-", override={}, training=training, evaluation=evaluation)
+    return replace(same, save=free.save, tracking=free.tracking, output="-")
 
 
 def _existing(configs: Mapping[str, Config]) -> dict[str, list[Path]]:
@@ -145,8 +145,9 @@ def _sides(config: Config, hashes: Mapping[str, str]) -> tuple[str, ...]:
 
 
 def _placeless(config: Config) -> Config:
-    """The configuration without paths, which hashes replace."""
+    """The configuration without paths, which hashes replace, and without trackers."""
     held_out = config.data.held_out if config.data.held_out == SPLIT else "-"
     data = replace(config.data, train="-", held_out=held_out)
     evaluation = replace(config.evaluation, probe=config.evaluation.probe and "-")
-    return replace(config, output="-", model=replace(config.model, path="-"), data=data, evaluation=evaluation)
+    model, tracking = replace(config.model, path="-"), Config().tracking
+    return replace(config, output="-", model=model, data=data, evaluation=evaluation, tracking=tracking)

@@ -23,6 +23,7 @@ from prefloop.runs.probe import checked
 from prefloop.runs.speed import expected
 from prefloop.runs.trial import check_end
 from prefloop.runs.world import TextWorld, check_reward, groups_used, method_of, open_world, plan_of, resolved
+from prefloop.tracking.trackers import check
 from prefloop.worlds.text.open_data import open_data
 from prefloop.worlds.text.problem import TextProblem
 
@@ -69,7 +70,9 @@ def prepare(
     """
     configs = [resolved(config) for config in configs]
     first, methods = configs[0], [method_of(config) for config in configs]
-    devices.chosen(first.model.device)  # refused before anything is loaded
+    devices.chosen(first.model.device)  # refused before anything is loaded, and so are trackers
+    for config in configs:
+        check(config.tracking.to)
     runs = list(zip(configs, methods, strict=True))
     for config, method in runs:
         plan_of(config, method)
