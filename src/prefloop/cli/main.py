@@ -41,6 +41,8 @@ VERBS = {  # each is a module in this folder, imported when called
     "eval": "say how often the answers of one side are better than those of another",
     "compare": "say which method is better, over seeds and prompts, and at what cost",
     "report": "write an HTML page that compares run folders",
+    "watch": "serve the page of a run while it is trained",
+    "track": "send the metrics of runs to trackio, TensorBoard, W&B or MLflow",
     "explore": "write and open a page on which methods move a small policy",
     "doctor": "show versions, hardware and measured speed",
 }
