@@ -108,3 +108,9 @@ def test_trackers_may_be_changed_when_a_run_is_resumed(model: Path, tmp_path: Pa
     folder = stopped.value.folder
     assert main(["train", "--resume", str(folder), "--tracking.to", "wandb", "--tracking.name", "mine", "-q"]) == 0
     assert double.rows[folder.name] == expected(lines(folder)) and double.named("init")[0]["name"] == "mine"
+
+
+def test_only_the_first_of_several_processes_tracks(model: Path, tmp_path: Path, double: Double) -> None:
+    second = type("Second", (), {"rank": 1, "count": 1, "sum": lambda self, x: x})()
+    experiment.run(config(model, tmp_path), quiet=True, processes=second)
+    assert double.calls == []

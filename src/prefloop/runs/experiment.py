@@ -317,7 +317,8 @@ def _train(this: _Run, folder: RunFolder, label: str, quiet: bool, observers: Se
 
 
 def _tracked(this: _Run, folder: RunFolder, say: Say) -> AbstractContextManager[Callable[[], None]]:
-    """A context in which the records go to the trackers of the run; one that fails is an event of the run."""
+    """A context in which the records go to the trackers of the run, from the process that writes its folder; a tracker
+    that fails is an event of the run."""
 
     def tell(to: str, sentence: str) -> None:
         say(sentence)
@@ -325,10 +326,10 @@ def _tracked(this: _Run, folder: RunFolder, say: Say) -> AbstractContextManager[
             folder.event("tracking stopped", {"to": to, "reason": sentence})
 
     own = this.config.tracking
-    run = described(folder.path, own.project, own.name)
-    for to in own.to:
+    run, names = described(folder.path, own.project, own.name), own.to if this.loop.processes.rank == 0 else ()
+    for to in names:
         say(f"tracking to {to}: {adapter(to).look(run)}")
-    return tracked(run, own.to, tell)
+    return tracked(run, names, tell)
 
 
 def _recorder(this: _Run, folder: RunFolder) -> Callable[[Record, Loop], dict[str, Any]]:
