@@ -240,15 +240,16 @@ def test_the_value_is_the_share_of_the_attainable_gain() -> None:
 # ---------------------------------------------------------------------------------------------------------- features
 
 
-@pytest.mark.parametrize("world", [{}, {"labels": "ordinal"}])
+@pytest.mark.parametrize("world", [{}, {"labels": "ordinal"}, {"labels": "ordinal", "scorer": "proxy"}])
 def test_features_of_a_bandit_are_those_of_its_law(world: dict[str, str]) -> None:
     """The reward's spread within a prompt, and what the best of 64 gains, of the reference's law on the circle."""
     problem = replace(EASY, world=replace(EASY.world, hidden=64, **world))
     found = features_of(problem)
     assert set(found) == set(FEATURES) and all(isinstance(one, Mean) for one in found.values())
     values = {name: one.value for name, one in found.items() if isinstance(one, Mean)}
-    assert values["learned"] == 1 - values["cardinal"] == (world != {}) and values["group"] == 1
+    assert values["cardinal"] == (world == {}) and values["learned"] == ("scorer" in world) and values["group"] == 1
     assert 0.5 < values["agrees"] <= 1 and 0 <= values["top_agrees"] <= 1
+    assert (values["agrees"] == values["top_agrees"] == 1) == ("scorer" not in world)  # gold orders as it ordered
     if not world:
         law = circle.reference_law(50)
         reward = circle.reward_table(circle.distance(0.1, 3.0, 50), 3.0, 1, 50)
@@ -256,6 +257,15 @@ def test_features_of_a_bandit_are_those_of_its_law(world: dict[str, str]) -> Non
         best = float(enumerated.best_of(law.log()[None], reward[None], 64)[0])
         assert values["pull"] == pytest.approx(math.log(spread / 0.1), abs=0.15)  # the reference is fitted to the law
         assert values["reach"] == pytest.approx((best - float((law * reward).sum())) / spread, rel=0.15)
+
+
+def test_features_of_sequences_are_measured_by_the_same_code() -> None:
+    """A problem of the prior; its gold is given and its scores are shown."""
+    (problem,) = problems("sequences", 1)
+    small = replace(problem, world=replace(problem.world, data=64))
+    values = {name: one.value for name, one in features_of(small).items() if isinstance(one, Mean)}
+    assert set(values) == set(FEATURES) and values["groups"] == pytest.approx(math.log10(64))
+    assert 0 < values["alike"] < 1 and values["learned"] == 0 and values["reach"] > 1
 
 
 def test_outcomes_become_a_table(whole: tuple[Path, Outcome, int]) -> None:

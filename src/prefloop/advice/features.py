@@ -45,7 +45,7 @@ FEATURES: dict[str, str] = {
     "alike": "share of tokens that the two responses of a pair have in common",
     "agrees": "share of the pairs that the reward orders as the labels do; of a learned reward, on held-out pairs",
     "top_agrees": f"share of pairs of the best {TOP:.0%} samples that reward models from two halves order alike",
-    "learned": "1 if the reward is learned from the data, 0 if it is given",
+    "learned": "1 if what scores fresh responses is learned from the data, 0 if it is given",
     "cardinal": "1 if the data have scores, 0 if only the order of the responses to a prompt",
     "group": "log2 of the number of responses to a prompt",
     "groups": "log10 of the number of prompts with responses in the data",
@@ -70,7 +70,7 @@ class Facts:
         group: responses to each.
         cardinal: whether the data have scores.
         learned: whether the reward is learned from the data.
-        agrees: of a learned reward, its accuracy on held-out pairs, if the given ones are not held out.
+        agrees: accuracy of the reward on pairs, where it is known from elsewhere: of a learned one on held-out pairs.
         top_agrees: of a learned reward, see FEATURES.
     """
 
@@ -92,9 +92,10 @@ def features(given: Given | None, samples: Samples, facts: Facts) -> dict[str, V
     found |= _geometry(samples.reward, facts.beta)
     if given is not None and (given.side > 0).any():
         found |= _winners(given, samples) | _pairs(given)
+    if isinstance(facts.agrees, Mean):
+        found["agrees"] = facts.agrees
     if facts.learned:
         found["top_agrees"] = facts.top_agrees
-        found["agrees"] = facts.agrees if isinstance(facts.agrees, Mean) else found["agrees"]
     else:
         found["top_agrees"] = _known(1.0) if samples.reward is not None else NO_REWARD
     return found | _known_facts(facts)

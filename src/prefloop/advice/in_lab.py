@@ -1,7 +1,8 @@
 """Actions and features on a problem of the prior: settings of the lab, and what a user would measure on one data set.
 
-Where the user has no reward, because it is learned or because gold shows only the order of responses, two reward models
-are fitted to two halves of the data; each scores the prompts of the other half.
+Where the user has no scores, as the reward is learned or gold shows only the order of responses, two reward
+models are fitted to two halves of the data; each scores the prompts of the other half. Where gold itself orders fresh
+responses, it agrees with the data and with itself whatever these models do.
 """
 
 from __future__ import annotations
@@ -15,10 +16,10 @@ import torch
 from torch import Tensor
 
 from prefloop.advice.actions import ACTIONS, EXACT, SAMPLED, Action
-from prefloop.advice.features import SAMPLES, Array, Facts, Value, features, top_agreement
+from prefloop.advice.features import SAMPLES, UNFITTED, Array, Facts, Value, features, top_agreement
 from prefloop.advice.prior import PROMPTS, Problem
 from prefloop.analysis.offer import Given, Samples
-from prefloop.analysis.statistics import mean_se
+from prefloop.analysis.statistics import Mean, mean_se
 from prefloop.core.batch import Batch
 from prefloop.core.streams import Stream
 from prefloop.lab.setting import Setting
@@ -75,9 +76,10 @@ def features_of(problem: Problem, seed: int = 0) -> dict[str, Value]:
         groups=world.data,
         group=problem.responses,
         cardinal=world.labels != "ordinal",
-        learned=world.scorer == "proxy" or world.labels == "ordinal",
+        learned=world.scorer == "proxy",
+        agrees=UNFITTED if world.scorer == "proxy" or world.labels != "ordinal" else Mean(1.0, 0.0, world.data),
     )
-    if not facts.learned:
+    if not facts.learned and facts.cardinal:
         gold = loop.problem.gold  # type: ignore[attr-defined]
         return features(given(asked, logp, gold(asked)[0]), samples(drawn, gold(drawn)[0]), facts)
     both = _learner(problem, policy, seed)(_joined([_rows(data, half) for half in halves]))
@@ -88,12 +90,10 @@ def features_of(problem: Problem, seed: int = 0) -> dict[str, Value]:
         return scores[second, torch.arange(len(rows))], scores
 
     mine, each = held_out(drawn)
-    right = [_accuracy(both, _rows(data, half), run) for run, half in zip((1, 0), halves, strict=True)]
-    facts = replace(
-        facts,
-        agrees=mean_se(np.concatenate(right)) if sum(map(len, right)) else facts.agrees,
-        top_agrees=top_agreement(*each.double().numpy()),
-    )
+    if facts.learned:
+        right = [_accuracy(both, _rows(data, half), run) for run, half in zip((1, 0), halves, strict=True)]
+        known = mean_se(np.concatenate(right)) if sum(map(len, right)) else UNFITTED
+        facts = replace(facts, agrees=known, top_agrees=top_agreement(*each.double().numpy()))
     return features(given(asked, logp, held_out(asked)[0]), samples(drawn, mine), facts)
 
 

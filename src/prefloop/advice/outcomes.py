@@ -38,6 +38,7 @@ RATES = {  # all at once: a stack of twenty runs takes little longer than one of
     "sequences": BANDIT,
     "lengths": (3.2e-6, 1e-5, 3.2e-5, 1e-4, 3.2e-4, 1e-3, 3.2e-3, 1e-2, 3.2e-2),
 }
+DEAR = ("lengths",)
 NO_GAIN = "hardly anything can be gained over the reference"
 LEAST = 0.02  # of the range of gold, which is 1: less is no gain, and a fraction of it no measure
 SURE = 10.0  # the attainable gain must be so many times the deviation of the references' J from what is known
@@ -52,19 +53,23 @@ class Scale:
     Args:
         rounds: of tuning, see `lab.tuning.Search`.
         seeds: of the comparison; one half chooses the best action, the other scores it.
+        dear: rounds of tuning in worlds where a run takes seconds.
     """
 
     rounds: tuple[tuple[int, int], ...] = ((9, 2), (1, 4))
     seeds: int = 8
+    dear: tuple[tuple[int, int], ...] = ((5, 1), (1, 3))
 
     def search(self, problem: Problem, action: Action) -> Search:
         """Rates from the middle of the world's, as many as the first round tries."""
-        rates, many = RATES[problem.kind], self.rounds[0][0]
+        rounds = self.dear if problem.kind in DEAR else self.rounds
+        rates, many = RATES[problem.kind], rounds[0][0]
         skip = (len(rates) - many) // 2
-        return Search(rates[skip : skip + many], knob=knob_of(action), rounds=self.rounds, grow=0)
+        return Search(rates[skip : skip + many], knob=knob_of(action), rounds=rounds, grow=0)
 
 
-FULL, SMOKE = Scale(), Scale(((3, 1), (1, 2)), 2)
+SHORT = ((3, 1), (1, 2))
+FULL, SMOKE = Scale(), Scale(SHORT, 2, SHORT)
 
 
 @dataclass(frozen=True)

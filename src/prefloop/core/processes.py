@@ -51,6 +51,7 @@ def share(prompts: int, processes: Processes) -> Int[Tensor, " p"]:
     """The prompts of this process, of so many: every `count`-th, so that neighbours of like length are spread."""
     return torch.arange(processes.rank, prompts, processes.count)
 
+
 def check_shares(minibatch: int, responses: int, processes: Processes) -> None:
     """Refuse more processes than a minibatch has prompts.
 
