@@ -13,8 +13,11 @@ from prefloop.advice import rule
 from prefloop.advice.actions import ACTIONS
 from prefloop.advice.features import FEATURES
 from prefloop.advice.rule import Rule, Status
+from prefloop.cli.advise import BATCH
 from prefloop.cli.main import main
+from prefloop.runs import speed
 from prefloop.runs.config import load
+from prefloop.runs.speed import Speed
 
 Capture = pytest.CaptureFixture[str]
 FAST = ("--prompts", "8", "--max-new-tokens", "3")
@@ -154,6 +157,27 @@ def test_a_problem_of_the_lab(tmp_path: Path, capsys: Capture, monkeypatch: pyte
     inside = html.read_text(encoding="utf-8").split('id="found">')[1].split("</script>")[0]
     assert found.pop("page") == str(html) and json.loads(inside) == found and found["measures"] == {}
     assert found["action"] is None and all("value" in x for x in found["features"].values() if "cannot_tell" not in x)
+
+
+@pytest.mark.parametrize(
+    ("hours", "steps", "fresh"),
+    [
+        (0.1, 9, 3),  # 360 s, with 40 s for a step on given responses and 120 s for one on fresh ones
+        (0.01, 1, 1),  # less than a step: one of either kind
+        (1.0, 10, 10),  # ten passes over the data, of one step each
+    ],
+)
+def test_hours_end_both_budgets(
+    hours: float, steps: int, fresh: int, model: Path, data: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unfitted(monkeypatch)
+    one = Speed(opening=1.0, sampling=80 / BATCH, forward=10 / BATCH, training=30 / BATCH)
+    monkeypatch.setattr(speed, "quick", lambda config, world: one)
+    words = asked(model, data, "--reward", "length_min", "--budget", f"hours={hours:g}", "--json")
+    assert main(words) == 0
+    features = json.loads(capsys.readouterr().out)["features"]
+    assert features["steps"]["value"] == pytest.approx(np.log2(steps))
+    assert features["fresh"]["value"] == pytest.approx(np.log2(fresh / steps))
 
 
 @pytest.mark.parametrize(

@@ -76,11 +76,6 @@ def concentrability(log_pi: Table, log_mu: Table) -> PerPrompt:
     return (2 * log_pi - log_mu).logsumexp(-1).exp()
 
 
-def worst_ratio(log_pi: Table, log_mu: Table) -> float:
-    """max_{x,y} π(y|x)/μ(y|x) of one policy."""
-    return float((log_pi - log_mu).max().exp())
-
-
 def global_coverage(log_mu: Table) -> float:
     """max over all policies π and all x, y of π(y|x)/μ(y|x) = 1/min μ (Song et al. 2024, arXiv:2406.01462, global
     coverage, which offline contrastive methods need); infinite where data cannot contain a response."""

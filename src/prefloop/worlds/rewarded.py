@@ -61,8 +61,7 @@ class Rewarded:
         """Add scores and labels by the proxy if given, otherwise by gold; existing scores are kept."""
         if batch.scores is not None:
             return batch
-        scores, least = self._scorer(batch), self._threshold
-        done = replace(batch, scores=scores, labels=None if least is None else label(scores, least))
+        done = above(replace(batch, scores=self._scorer(batch)), self._least)
         return ranked(done) if self.ordinal and self.proxy is None else done
 
     @property
@@ -70,16 +69,20 @@ class Rewarded:
         return self.proxy or self.gold
 
     @cached_property
-    def _threshold(self) -> Float[Tensor, "S 1 1"] | None:
-        """The mean score of the reference; None: no labels."""
-        return None if self.typical is None else self.typical(self._scorer)[:, None, None]
+    def _least(self) -> Float[Tensor, " S"] | None:
+        return None if self.typical is None else self.typical(self._scorer)
 
 
 def labelled(batch: Batch, scorer: Score, typical: Typical | None) -> Batch:
     """A scored batch with labels: positive above the scorer's mean over responses of the reference."""
-    if typical is None or batch.scores is None:
+    return above(batch, None if typical is None else typical(scorer))
+
+
+def above(batch: Batch, least: Float[Tensor, " S"] | None) -> Batch:
+    """A scored batch with labels, positive above each run's number; none without."""
+    if least is None or batch.scores is None:
         return batch
-    return replace(batch, labels=label(batch.scores, typical(scorer)[:, None, None]))
+    return replace(batch, labels=label(batch.scores, least[:, None, None]))
 
 
 def ranked(batch: Batch) -> Batch:

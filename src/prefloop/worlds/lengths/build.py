@@ -29,7 +29,6 @@ from prefloop.worlds.lengths.problem import (
     decode_prompts,
     evened,
     fit,
-    of_lengths,
     prompt_tokens,
     prompts,
     target,
@@ -43,10 +42,6 @@ from prefloop.worlds.rewarded import Rewarded, Score, Typical, labelled, noisy, 
 from prefloop.worlds.spec import Built, Stack
 
 EARLY = 32  # prompts of an evaluation before the last, and of the forward KL
-CANDIDATES, GROUP = (
-    64,
-    4,
-)  # prompts at which a reward model's favourites are asked for, and responses that texts are made of
 FIXED = 8  # responses of the reference to every prompt, on which rewards that have no form are measured
 OF_DATA = ("network", "gold", "peak", "width", "coverage", "data", "labels", "temperature", "seen")
 
@@ -268,16 +263,6 @@ def reward_model(stack: Stack) -> stacked.StackedReward:
         name = f"reward-{digest([VERSION, base.name, made_of, *own])}"
         states.append(cached(name, lambda alone=alone: _fitted(alone).state()))  # type: ignore[misc]
     return stacked.restored(base.policy, {k: torch.cat([state[k] for state in states]) for k in states[0]})
-
-
-def proxy_ceiling(stack: Stack) -> Float[Tensor, " S"]:
-    """Gold of what each run's reward model ranks highest among a text of every length to each of CANDIDATES prompts."""
-    drawn, limit = reference_responses(stack, CANDIDATES, GROUP), stack.world.tokens
-    lengths = torch.arange(1, limit + 1).view(-1, GROUP)
-    made = [of_lengths(drawn, row.expand(drawn.lengths.shape), limit) for row in lengths]
-    texts = Batch(drawn.prompts, *(torch.cat([getattr(x, k) for x in made], 2) for k in ("responses", "mask")))
-    best = reward_model(stack)(texts).argmax(-1, keepdim=True)
-    return gold_reward(stack)(texts).gather(-1, best).mean((1, 2))
 
 
 def _fitted(alone: Stack) -> stacked.StackedReward:

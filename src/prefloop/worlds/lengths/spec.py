@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -109,18 +108,6 @@ class Lengths:
     def start(self) -> float:
         """E[gold] of the reference, where training starts."""
         return float(sibling(self, "build").start(self).value)
-
-    def collapsed(self, curves: Mapping[str, Any], at: int = -1) -> bool:
-        """Whether most responses are cut, or end at once, where a gold reward of the length asks for neither.
-
-        Args:
-            curves: those of a run in the lab, by metric.
-            at: the evaluation that is judged.
-        """
-        reward = sibling(self, "build").by_length(self)
-        best = None if reward is None else 1 + int(reward.argmax())
-        cut = best != self.tokens and curves["eval/cut"][at] > 0.5
-        return bool(cut or (best not in (None, 1) and curves["eval/length/1"][at] > 0.5))
 
     def about(self) -> str:
         """Statistics of the reference."""
