@@ -22,6 +22,7 @@ VERBS = {  # each is a module in this folder, imported when called
     "train": "fine-tune a model from a configuration file, or resume an interrupted run",
     "sample": "answer the prompts of a file with a trained model, before and after",
     "chat": "talk to a trained model",
+    "export": "write a run's model as a plain folder with a model card, to share or to serve",
     "methods": "list the methods, or explain one",
     "lab": "run a grid on small problems, hundreds of runs at once, with intervals",
     "findings": "what was found on the paper's questions, in a table or as JSON",

@@ -31,6 +31,7 @@ def manifest(
     objective: Mapping[str, Any],
     data: Mapping[str, str],
     model: Mapping[str, str],
+    trained_on: Mapping[str, int] = MappingProxyType({}),
     held_out: Mapping[str, Any] = MappingProxyType({}),
     threads: int,
     device: Mapping[str, str | None] = CPU,
@@ -44,6 +45,7 @@ def manifest(
         objective: the method as optimised: formula, switches, hyper-parameters.
         data: SHA-256 of each data file, by name.
         model: name or path, SHA-256 of the weights, and so on.
+        trained_on: number of training examples and of their responses.
         held_out: number and digest of the held-out examples of a run, see `held_out.recorded`.
         device: where the run computed, see `devices.recorded`.
         threads: number of torch threads; results are reproducible byte for byte only with the same number.
@@ -58,6 +60,7 @@ def manifest(
         "seeds": dict(seeds),
         "objective": dict(objective),
         "data": dict(data),
+        **({"trained_on": dict(trained_on)} if trained_on else {}),
         **({"held_out": dict(held_out)} if held_out else {}),
         "model": dict(model),
         "sources": dict(sources),

@@ -78,6 +78,7 @@ def manifest_of(
         seeds={"run": config.seed, "split": config.data.split_seed},
         objective=objective,
         data=world.data.hashes,
+        trained_on=world.data.counts,
         held_out=held_out.recorded(world.data.held_out),
         model={"path": config.model.path, "sha256": world.model.sha256, "dtype": config.model.dtype},
         sources=sources(config),

@@ -35,6 +35,11 @@ class TextData:
         return any(group.responses for group in self.train)
 
     @property
+    def counts(self) -> dict[str, int]:
+        """Number of training examples and of their responses, for the manifest."""
+        return {"examples": len(self.train), "responses": sum(len(group.responses) for group in self.train)}
+
+    @property
     def evaluated_on(self) -> str:
         """A note on the held-out examples of a user's file; empty if they are a file of their own."""
         train, held_out = self.options.train, self.options.held_out
