@@ -3,7 +3,7 @@
 # wheel, and the extra's shortest real job. An import that the extra does not bring fails the job.
 #
 #     tools/fresh.sh                 # all
-#     tools/fresh.sh core demo       # some of: core demo peft ray figures sdist
+#     tools/fresh.sh core demo       # some of: core demo peft ray figures trackio tensorboard wandb mlflow sdist
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -108,6 +108,24 @@ figures() {
   [ -s studies/theory/theory-log-mean.pdf ]
 }
 
+# tracked NAME: a run that is sent to a tracker, and sent again: then nothing is new
+tracked() {
+  say "$1: a run that is tracked"
+  environment "$1"
+  install "prefloop[$1] @ file://$WHEEL"
+  workplace "$1"
+  cp "$ROOT/tools/fresh_inputs.py" . && "$BIN/python" fresh_inputs.py
+  export TRACKIO_DIR=$PWD/trackio  # the job `core` wants an empty cache of the hub
+  prefloop train run.yaml --quiet --tracking.to "$1"
+  [ -s runs/*/tracking/"$1".json ]
+  prefloop track runs/*/ --to "$1" | grep "nothing new"
+}
+
+trackio() { tracked trackio; }
+tensorboard() { tracked tensorboard; }
+wandb() { tracked wandb; }
+mlflow() { tracked mlflow; }
+
 sdist() {
   say "sdist: some of its own tests"
   environment sdist
@@ -118,7 +136,7 @@ sdist() {
 }
 
 JOBS=("$@")
-[ ${#JOBS[@]} -gt 0 ] || JOBS=(core demo peft ray figures sdist)
+[ ${#JOBS[@]} -gt 0 ] || JOBS=(core demo peft ray figures trackio tensorboard wandb mlflow sdist)
 build
 needs
 # two at a time; what a job printed is shown when it ends
@@ -128,7 +146,7 @@ job() {
   cat "$WORK/$1.log"
   return "$status"
 }
-export -f job say environment packages install workplace prefloop "${JOBS[@]}"
+export -f job say environment packages install workplace prefloop tracked "${JOBS[@]}"
 export ROOT WORK WHEEL SDIST PYTHON PIP
 printf '%s\n' "${JOBS[@]}" | xargs -P 2 -I JOB bash -c 'job JOB'
 say "all fresh: ${JOBS[*]}"
