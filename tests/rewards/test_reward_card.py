@@ -57,7 +57,7 @@ def test_small_cards_by_hand() -> None:
     assert card.accuracy.value == 0.5 and card.longer.value == 0.5 and card.gold is None
     nll = [math.log1p(math.exp(-m)) for m in (2.0, -1.0, 0.0)]
     assert card.nll.value == pytest.approx(sum(nll) / 3) and card.margin.value == pytest.approx(1 / 3)
-    assert card.spread == pytest.approx((math.sqrt(2) + math.sqrt(0.5) + 0) / 3)
+    assert card.spread.value == pytest.approx((math.sqrt(2) + math.sqrt(0.5) + 0) / 3)
     assert len(card.bins) == 1
     predicted = sum(1 / (1 + math.exp(-abs(m))) for m in (2.0, -1.0, 0.0)) / 3
     assert card.bins[0].predicted == pytest.approx(predicted)

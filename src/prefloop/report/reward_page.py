@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -14,27 +16,75 @@ from prefloop.report import svg
 from prefloop.report.chart import SHARE, Chart, Line
 from prefloop.report.markdown import cell, grid, picture, prose
 from prefloop.rewards.bradley_terry.card import Bin, Card, Correlation, as_record
+from prefloop.rewards.bradley_terry.measures import Measure, Section
 
 RECORD, PAGE = "card.json", "README.md"
 CHANCE = math.log(2)  # mean NLL of random guessing
 INTERVAL = "mean over pairs with its 95 % interval over questions"
+WIDTH = 80
+HEAD = ("quantity", "value [95 % interval]", "meaning")
 LEAST = 20  # minimum number of questions for a verdict: with fewer, intervals are too short
 
 
-def write(card: Card, folder: Path, *, title: str, about: Mapping[str, Any], remarks: Sequence[str] = ()) -> Path:
+def write(
+    card: Card,
+    folder: Path,
+    *,
+    title: str,
+    about: Mapping[str, Any],
+    remarks: Sequence[str] = (),
+    sections: Sequence[Section] = (),
+) -> Path:
     """Write the card's folder and return its page; an existing card is replaced.
 
     Args:
         title: title of the page.
         about: model, data and so on, for page and record; plain values only.
         remarks: remarks for readers, one sentence each.
+        sections: further measures.
     """
     charts = figures(card)
-    record = {"about": dict(about), "remarks": list(remarks), **as_record(card)}
     svg.draw(charts, folder)
-    files.write(folder / RECORD, files.to_json(record, indent=1) + "\n")
-    files.write(folder / PAGE, page(card, charts, title=title, about=about, remarks=remarks))
+    files.write(folder / RECORD, files.to_json(record(card, about, remarks, sections), indent=1) + "\n")
+    files.write(folder / PAGE, page(card, charts, title=title, about=about, remarks=remarks, sections=sections))
     return folder / PAGE
+
+
+def record(
+    card: Card, about: Mapping[str, Any], remarks: Sequence[str], sections: Sequence[Section] = ()
+) -> dict[str, Any]:
+    """All numbers as a JSON value, with what each means."""
+    more = {s.key: {"title": s.title, **{m.key: _as_json(m) for m in s.measures}} for s in sections}
+    meanings = {name: meaning for name, _, meaning in _rows(card)}
+    return {
+        "about": dict(about),
+        "remarks": list(remarks),
+        **as_record(card),
+        "meanings": meanings,
+        "sections": more,
+    }
+
+
+def _as_json(one: Measure) -> dict[str, Any]:
+    return {"name": one.name, **dict(files.plain(asdict(one.value))), "meaning": one.meaning}
+
+
+def terminal(card: Card, sections: Sequence[Section] = ()) -> list[str]:
+    """Every number with its interval, and below it what it means, in 80 columns."""
+    lines = [line for row in _rows(card) for line in _shown(*row)]
+    for section in sections:
+        lines += [
+            "",
+            section.title,
+            *(line for m in section.measures for line in _shown(m.name, str(m.value), m.meaning)),
+        ]
+    return ["", *lines, ""]
+
+
+def _shown(name: str, value: str, meaning: str) -> list[str]:
+    indent = " " * 6
+    told = textwrap.wrap(meaning, WIDTH, initial_indent=indent, subsequent_indent=indent, break_on_hyphens=False)
+    return [f"  {name:<42} {value}".rstrip(), *told]
 
 
 def figures(card: Card) -> dict[str, list[Chart]]:
@@ -83,6 +133,7 @@ def page(
     title: str,
     about: Mapping[str, Any],
     remarks: Sequence[str] = (),
+    sections: Sequence[Section] = (),
 ) -> str:
     """The page in Markdown."""
     images = [picture(drawn, svg.file_name(name)) for name, drawn in charts.items()]
@@ -92,7 +143,8 @@ def page(
         verdict(card),
         "\n".join(f"- {prose(remark)}" for remark in remarks),
         "## Numbers",
-        grid(("quantity", "value [95 % interval]", "meaning"), [*_rows(card)]),
+        grid(HEAD, [*_rows(card)]),
+        *(part for s in sections for part in (f"### {prose(s.title)}", grid(HEAD, [_cells(m) for m in s.measures]))),
         f"Intervals resample whole questions ({card.questions}); those of shares are at least as wide as Wilson's. "
         f"All numbers: [{RECORD}]({RECORD}).",
         "## Figures",
@@ -101,6 +153,10 @@ def page(
         grid(("gap from", "to", "pairs", "predicted", "observed [95 % interval]"), [_bin(b) for b in card.bins]),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _cells(one: Measure) -> tuple[str, str, str]:
+    return one.name, str(one.value), one.meaning
 
 
 def verdict(card: Card) -> str:
@@ -121,7 +177,6 @@ def verdict(card: Card) -> str:
 
 
 def _rows(card: Card) -> list[tuple[str, str, str]]:
-    spread = fixed(card.spread)
     rows = [
         ("accuracy", str(card.accuracy), "share of pairs ordered correctly; ties count ½; chance is 0.5"),
         ("“pick the longer”", str(card.longer), "the same without a model; a similar accuracy may reflect length only"),
@@ -130,7 +185,7 @@ def _rows(card: Card) -> list[tuple[str, str, str]]:
         ("margin", str(card.margin), "score of the preferred response minus that of the other"),
         ("calibration error", fixed(card.calibration_error), "mean |predicted − observed|; above 0 by noise alone"),
         ("the same by chance", str(card.chance_error), "for a calibrated model; an error above the range is not noise"),
-        ("spread", spread, "standard deviation of scores within a prompt; near 0 there is little signal"),
+        ("spread", str(card.spread), "standard deviation of scores within a prompt; near 0 there is little signal"),
         *_correlations("length", card.length, "rank correlation with tokens; far from 0: length is rewarded"),
     ]
     if card.gold is not None:

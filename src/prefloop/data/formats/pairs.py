@@ -111,7 +111,8 @@ def pandalm(row: Row) -> Content:
     """PandaLM: `annotator1`, `annotator2`, … each say 1, 2 or 0 for a tie; scores are shares of annotators."""
     names = [name for name in row if name.startswith("annotator") and name[9:].isdecimal()]
     said = [coded(row.take(n), n, {1: FIRST, 2: SECOND, 0: TIE}) for n in names if row[n] is not None]
-    return _compared(row, ("response1", "response2"), first_share(second - first for first, second in said))
+    made = _compared(row, ("response1", "response2"), first_share(second - first for first, second in said))
+    return replace(made, columns={"votes": [first for first, _ in said]})
 
 
 def helpsteer3(row: Row) -> Content:

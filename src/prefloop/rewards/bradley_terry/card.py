@@ -62,7 +62,7 @@ class Card:
     lead: Interval  # accuracy minus that of picking the longer, on the same pairs
     nll: Interval  # mean −log σ(s_w − s_l), nats; log 2 is chance
     margin: Interval  # mean s_w − s_l
-    spread: float  # mean standard deviation of the scores within a prompt
+    spread: Interval  # mean standard deviation of the scores within a prompt
     calibration_error: float  # mean |predicted − observed| over bins of equal size (ECE)
     chance_error: Interval  # the same for a calibrated model with these gaps: mean and central 95 % of simulations
     bins: tuple[Bin, ...]
@@ -114,7 +114,7 @@ def reward_card(
         **accuracies,
         lead=difference(right - baseline, clusters=keys, seed=seed, n=n),
         **{name: bootstrap(x, clusters=keys, seed=seed, n=n) for name, x in means.items()},
-        spread=_spread(s, prompt),
+        spread=_spread(s, prompt, response_keys, seed=seed, n=n),
         calibration_error=sum(b.pairs * abs(b.predicted - b.accuracy.value) for b in bins) / len(m),
         chance_error=chance_error(m, seed=seed, n=n),
         bins=bins,
@@ -224,11 +224,14 @@ def _pearson(x: Array) -> float:
     return float(product) / math.sqrt(first * second) if first * second > 0 else math.nan
 
 
-def _spread(score: Array, group: Array) -> float:
+def _spread(score: Array, group: Array, keys: Clusters, *, seed: int, n: int) -> Interval:
     """Standard deviation of the scores within a prompt, averaged over prompts with two or more responses."""
-    groups = [score[group == g] for g in np.unique(group)]
-    several = [float(x.std(ddof=1)) for x in groups if len(x) > 1]
-    return sum(several) / len(several) if several else math.nan
+    places = [np.flatnonzero(group == g) for g in np.unique(group)]
+    several = [place for place in places if len(place) > 1]
+    if not several:
+        return Interval(math.nan, math.nan, math.nan, 0.95, 0)
+    own = [keys[int(place[0])] for place in several]
+    return bootstrap([float(score[place].std(ddof=1)) for place in several], clusters=own, seed=seed, n=n)
 
 
 def as_record(card: Card) -> dict[str, Any]:
