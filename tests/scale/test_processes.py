@@ -19,11 +19,13 @@ from safetensors.torch import load_file
 import tiny
 from prefloop.cli.main import main
 from prefloop.core.errors import UserError
-from prefloop.core.processes import ALONE, Alone, add_gradients, check_shares, share
+from prefloop.core.processes import ALONE, Alone, add_gradients, check_shares, share, shared_out
+from prefloop.core.streams import streams
 from prefloop.runs import config, experiment
 from prefloop.runs.folder import read
 from prefloop.scale import together
 from prefloop.scale.processes import Group
+from toys import tabular
 
 HERE = Path(__file__).parent
 FIXED = ["--reward.name=length_min", "--sampling.max_new_tokens=8", "--evaluation.prompts=5", "--evaluation.max_cut=1",
@@ -37,6 +39,7 @@ METHODS = {
     "best_of_n": ["--training.schedule=cosine"],
     "kto": ["--reward.label_threshold=-0.5"],
 }
+WEIGHTS = ("whole", "parted")
 
 
 @pytest.fixture(scope="module")
@@ -47,25 +50,34 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+Folders = dict[tuple[str, str], list[Path]]
+
+
 @pytest.fixture(scope="module")
-def folders(model: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Path]]:
-    """The run of each method: alone, and those of both processes."""
+def folders(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Folders:
+    """The run of each method: alone, and those of both processes, with whole and with parted weights."""
     place = tmp_path_factory.mktemp("runs")
     runs = [[f"--model.path={model}", f"--method={name}", *FIXED, *more] for name, more in METHODS.items()]
-    together = [_start(rank, 2, place / "meeting", place / f"{rank}", runs) for rank in range(2)]
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     alone = [experiment.run(config.load(None, [*r, f"--output={place / 'alone'}"]), quiet=True).folder for r in runs]
     torch.set_num_threads(threads)
-    for process in together:
-        said = process.communicate(timeout=240)[0]
-        assert process.returncode == 0, said
-    return {name: [one, *(_run(place / f"{rank}", name) for rank in range(2))]
-            for name, one in zip(METHODS, alone, strict=True)}  # fmt: skip
+    found: Folders = {(name, "alone"): [folder] for name, folder in zip(METHODS, alone, strict=True)}
+    for weights in WEIGHTS:
+        flags = [[*run, f"--model.parted={str(weights == 'parted').lower()}"] for run in runs]
+        outputs = [place / f"{weights}-{rank}" for rank in range(2)]
+        started = [_start(rank, 2, place / weights, output, flags, weights) for rank, output in enumerate(outputs)]
+        for process in started:
+            said = process.communicate(timeout=240)[0]
+            assert process.returncode == 0, said
+        found |= {(name, weights): [_run(output, name) for output in outputs] for name in METHODS}
+    return found
 
 
-def _start(rank: int, count: int, meeting: Path, output: Path, runs: list[list[str]]) -> subprocess.Popen[str]:
-    command = [sys.executable, HERE / "share_of_runs.py", str(rank), str(count), str(meeting), str(output)]
+def _start(
+    rank: int, count: int, meeting: Path, output: Path, runs: list[list[str]], weights: str
+) -> subprocess.Popen[str]:
+    command = [sys.executable, HERE / "share_of_runs.py", str(rank), str(count), str(meeting), str(output), weights]
     pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
     process = subprocess.Popen(command, text=True, **pipes)
     assert process.stdin is not None
@@ -84,9 +96,10 @@ def _weights(run: Path) -> dict[str, torch.Tensor]:
     return load_file(run / "final" / "model.safetensors")
 
 
+@pytest.mark.parametrize("weights", WEIGHTS)
 @pytest.mark.parametrize("name", METHODS)
-def test_two_processes_give_what_one_gives(name: str, folders: dict[str, list[Path]]) -> None:
-    alone, first, _ = folders[name]
+def test_two_processes_give_what_one_gives(name: str, weights: str, folders: Folders) -> None:
+    (alone,), (first, _) = folders[name, "alone"], folders[name, weights]
     lines = list(zip(read(alone, "metrics"), read(first, "metrics"), strict=True))
     assert [line["kind"] for line, _ in lines] == ["evaluation", "step", "step", "evaluation", "step", "evaluation"]
     for one, two in lines:
@@ -99,13 +112,29 @@ def test_two_processes_give_what_one_gives(name: str, folders: dict[str, list[Pa
         torch.testing.assert_close(_weights(first)[key], weight, rtol=1e-4, atol=1e-4, msg=key)
 
 
+def _saved(run: Path) -> list[Path]:
+    return sorted((run / "checkpoints").glob("*/*.safetensors"))
+
+
+@pytest.mark.parametrize("weights", WEIGHTS)
 @pytest.mark.parametrize("name", METHODS)
-def test_both_processes_hold_the_same(name: str, folders: dict[str, list[Path]]) -> None:
-    """To the last bit, or they would drift apart."""
-    _, first, second = folders[name]
+def test_both_processes_hold_the_same(name: str, weights: str, folders: Folders) -> None:
+    """To the last bit, or they would drift apart. What is parted is gathered, and written by the first."""
+    first, second = folders[name, weights]
     assert (first / "metrics.jsonl").read_bytes() == (second / "metrics.jsonl").read_bytes()
-    saved = [sorted((run / "checkpoints").glob("*/*.safetensors")) for run in (first, second)]
-    assert saved[0] and [x.read_bytes() for x in saved[0]] == [x.read_bytes() for x in saved[1]]
+    if weights == "whole":
+        assert _saved(first) and [x.read_bytes() for x in _saved(first)] == [x.read_bytes() for x in _saved(second)]
+    else:
+        assert _saved(first) and not _saved(second) and not (second / "final").exists()
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_the_state_of_parted_weights_is_that_of_whole_ones(name: str, folders: Folders) -> None:
+    """So that a run continues on any number of processes, with or without parts."""
+    one, two = (load_file(_saved(folders[name, kind][0])[-1]) for kind in ("alone", "parted"))
+    assert one.keys() == two.keys()
+    for key, x in one.items():
+        torch.testing.assert_close(two[key], x, rtol=1e-3, atol=1e-4, msg=key)
 
 
 # ------------------------------------------------------------------------------------------------------------ the parts
@@ -152,6 +181,23 @@ def test_engines_that_do_not_fit_are_refused(name: str, what: str) -> None:
         pass
 
 
+def test_fewer_prompts_than_processes_leave_the_others_an_empty_part() -> None:
+    """So that all of them evaluate equally often."""
+    policy = tabular()
+    batch = policy.draw(torch.arange(3), 2, streams(0)["sampling"])
+    for prompts in (3, 1):
+        some = batch[torch.arange(prompts)]
+        parts = [shared_out(policy, some, Alone(rank, 2)) for rank in range(2)]
+        assert len(parts[0]) == len(parts[1])
+        assert sorted(int(i) for part in parts for rows in part for i in rows) == list(range(prompts))
+
+
+@pytest.mark.parametrize("key", ["--model.dtype=bfloat16", "--model.lora_rank=4", "--model.trained_layers=1"])
+def test_what_cannot_be_parted_is_refused(key: str) -> None:
+    with pytest.raises(UserError, match=r"model\.parted"):
+        config.load(None, ["--model.parted=true", key])
+
+
 def test_a_grid_is_not_shared(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     for name, value in {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}.items():
         monkeypatch.setenv(name, value)
@@ -183,10 +229,12 @@ def _launched(words: list[str]) -> subprocess.Popen[str]:
 
 
 @pytest.mark.slow
-def test_a_run_of_two_processes_is_stopped_and_finished_by_one(model: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("weights", WEIGHTS)
+def test_a_run_of_two_processes_is_stopped_and_finished_by_one(model: Path, tmp_path: Path, weights: str) -> None:
     words = [f"--model.path={model}", "--method=rloo", *FIXED, "--training.steps=40", "--evaluation.every=0"]
     whole = experiment.run(config.load(None, [*words, f"--output={tmp_path / 'whole'}"]), quiet=True).folder
-    process = _launched([*words, f"--output={tmp_path / 'stopped'}"])
+    parted = f"--model.parted={str(weights == 'parted').lower()}"
+    process = _launched([*words, parted, f"--output={tmp_path / 'stopped'}"])
     until = time.monotonic() + 120
     while time.monotonic() < until and process.poll() is None:
         written = [file.read_text() for file in (tmp_path / "stopped").glob("*-rloo-*/metrics.jsonl")]

@@ -25,7 +25,8 @@ if TYPE_CHECKING:  # torch and transformers are imported after cheap checks
 COUNTS = {"eval/pairs": "pairs", "eval/questions": "questions", "eval/labels/count": "labelled responses"}
 AXES = ("method", "seed", "override", "training", "model.lora_rank", "model.trained_layers")  # may be lists
 TRACKED = ("tracking.to", "tracking.project", "tracking.name")
-RESUMED = ("training.steps", "training.micro_tokens", "sampling.rows", "model.device", *TRACKED)  # with --resume
+HERE = ("training.micro_tokens", "sampling.rows", "model.device", "model.parted")
+RESUMED = ("training.steps", *HERE, *TRACKED)  # with --resume
 
 
 @dataclass(frozen=True, kw_only=True)

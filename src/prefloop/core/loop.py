@@ -17,7 +17,7 @@ from prefloop.core.errors import DataError, UserError
 from prefloop.core.method import Method
 from prefloop.core.objectives import LogProbs, sequence
 from prefloop.core.optim import Schedule, StackedAdam, clip_gradients, hold, rate
-from prefloop.core.processes import ALONE, Processes, add_gradients, check_shares, shared_out
+from prefloop.core.processes import ALONE, Processes, add_gradients, check_shares, dealt, gathered, shared_out
 from prefloop.core.protocols import Enumerable, Evaluation, Policy, Problem, Sampler, no_op
 from prefloop.core.ranges import Number
 from prefloop.core.streams import streams
@@ -330,7 +330,7 @@ class Loop:
         """The complete state at the last step boundary: tensors, numbers and nested dicts or lists of them."""
         if not self._boundary:
             raise RuntimeError("the optimiser's step was not finished: the weights are between two steps")
-        optimizer = {str(k): v for k, v in self.optimizer.state_dict()["state"].items()}
+        optimizer = {str(k): gathered(v) for k, v in self.optimizer.state_dict()["state"].items()}
         drawn = {**self._boundary["streams"], "evaluation": self.rng["evaluation"].state()}  # used by observers
         return {**self._boundary, "streams": drawn, "policy": self.policy.state(), "optimizer": optimizer}
 
@@ -339,7 +339,7 @@ class Loop:
         for name, value in state["counters"].items():
             setattr(self, name, value)
         self.policy.restore(state["policy"])
-        moments = {int(k): {n: x.clone() for n, x in v.items()} for k, v in state["optimizer"].items()}
+        moments = dealt(state["optimizer"], self.optimizer)
         self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": moments})
         for name, drawn in state["streams"].items():
             self.rng[name].restore(drawn)

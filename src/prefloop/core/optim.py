@@ -80,7 +80,10 @@ def clip_gradients(parameters: Sequence[Tensor], limit: Number, *, stacked: bool
     """Scale gradients in place to a global norm of at most `limit`, per run if stacked; return the norm before."""
     grads = [p.grad for p in parameters if p.grad is not None]
     if not stacked:
-        return torch.nn.utils.clip_grad_norm_(list(parameters), float(limit))
+        total: Tensor = torch.nn.utils.clip_grad_norm_(list(parameters), float(limit))
+        parted: Any = getattr(total, "full_tensor", None)  # where each process has a part of every weight
+        total = total if parted is None else parted()
+        return total
     norm = torch.stack([torch.linalg.vector_norm(g.reshape(len(g), -1), dim=1) for g in grads]).square().sum(0).sqrt()
     limit = limit.to(norm.device) if isinstance(limit, Tensor) else limit
     scale = (limit / (norm + 1e-6)).clamp(max=1.0)

@@ -15,10 +15,10 @@ from torch import Tensor
 
 from prefloop.core.batch import Batch
 from prefloop.core.errors import UserError
-from prefloop.core.processes import ALONE, Processes
+from prefloop.core.processes import ALONE, Processes, like, whole
 from prefloop.core.protocols import Evaluation, no_op
 from prefloop.core.streams import Stream
-from prefloop.policies import packing, sampler
+from prefloop.policies import packing, sampler, sharded
 from prefloop.policies.adapters import dropouts, dropped, is_adapted, starts_adapted
 from prefloop.policies.conversation import template_of
 from prefloop.policies.masters import Masters
@@ -100,7 +100,7 @@ class CausalLM:
         """
         for i, prompt in enumerate(prompts):
             check_prompt(len(prompt), self.prompt_limit, f"prompt {i}")
-        with self._weights():
+        with self._weights(), sharded.whole_network(self.network):
             drawn = sampler.sample(
                 self.model,
                 prompts,
@@ -148,7 +148,7 @@ class CausalLM:
 
     def state(self) -> dict[str, Tensor]:
         """A copy of every trainable tensor, by name, in memory of the CPU."""
-        return {name: p.detach().to("cpu", copy=True) for name, p in self._trainable().items()}
+        return {name: whole(p.detach()).to("cpu", copy=True) for name, p in self._trainable().items()}
 
     def restore(self, state: dict[str, Tensor]) -> None:
         """Set every trainable tensor.
@@ -161,7 +161,14 @@ class CausalLM:
             raise ValueError(f"names differ: {sorted(own.keys() ^ state.keys())[:4]}")
         with torch.no_grad():
             for name, p in own.items():
-                p.copy_(state[name])
+                p.copy_(like(state[name], p))
+
+    def part(self) -> None:
+        """Keep only this process's part of every weight, for good; every process must call it.
+
+        Optimisers are made afterwards, copies before.
+        """
+        sharded.shard(self.network, self.processes)
 
     def greedy(self) -> CausalLM:
         """A policy at temperature 0 that shares these weights."""

@@ -41,6 +41,7 @@ class Network(nn.Module):
         self.wide = torch.float64 if model.dtype == torch.float64 else torch.float32  # dtype of log-probs and values
         self.value_head = _value_head(self.size, self.wide, model.device) if critic else None
         self.checkpointed = _checkpointed_layers(model) if gradient_checkpointing else []
+        self.parted = False  # whether each of several processes has a part of every weight; see `sharded.shard`
         self.training = False  # of this module only: its submodules are in eval mode already
 
     @property
@@ -68,7 +69,9 @@ class Network(nn.Module):
 
     def hidden(self, ids: Int[Tensor, "R L"], places: Int[Tensor, " N"]) -> Float[Tensor, "N H"]:
         """Last hidden states at positions of the flattened ids."""
-        if len(places) == 0:
+        if len(places) == 0 and self.parted:  # the other processes wait for this one's parts
+            ids = torch.zeros(1, 1, dtype=torch.long)
+        elif len(places) == 0:
             empty = torch.zeros(0, self.size, dtype=self.wide, device=self.device)
             return empty.requires_grad_(torch.is_grad_enabled())
         with self._bf16(), _recomputed(self.checkpointed if torch.is_grad_enabled() else []):

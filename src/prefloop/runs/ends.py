@@ -71,6 +71,8 @@ def save(folder: RunFolder, loop: Loop, *, whole: bool = False) -> Path:
         RuntimeError: see `Loop.state`.
     """
     state = loop.state()
+    if loop.processes.parted and loop.processes.rank:
+        return folder.checkpoints  # the first process writes what all have gathered
     if loop.step == loop.plan.steps and not whole:
         state |= {"optimizer": {}, "collection": None, "signal": None}
     records = {"offsets": folder.offsets(), "waiting": folder.waiting()}
@@ -81,6 +83,8 @@ def _keep(folder: RunFolder, loop: Loop, error: Exception, whole: bool) -> str:
     """Save the loop; a sentence on what is kept."""
     if loop.step == 0:
         return "  kept:  nothing, because no step was finished"
+    if loop.processes.parted:  # the parts of the other processes cannot be had
+        return _newest(folder)
     try:
         save(folder, loop, whole=whole)
     except Exception as problem:

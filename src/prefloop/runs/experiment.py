@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from prefloop.core.method import Method
 from prefloop.core.metrics import step_metrics
 from prefloop.core.optim import decayed
 from prefloop.core.processes import ALONE, Processes
+from prefloop.core.protocols import no_op
 from prefloop.policies.causal_lm import CausalLM
 from prefloop.policies.conversation import Template
 from prefloop.runs import checkpoint
@@ -102,7 +104,7 @@ def run(
             say(note)
         config = with_steps(_with_date(config, start.world.model.template), method, prompts)
         check_best(config, start.baseline.metrics)
-        this = _begin(config, start, interrupt.poll, notes, processes)
+        this = _begin(config, start, interrupt, notes, processes)
         with RunFolder.create(config.output, config.method, config=to_yaml(config), manifest=this.manifest()) as folder:
             this.record_start(folder)
             return _train(this, folder, label or config.method, quiet, observers)
@@ -153,7 +155,7 @@ def resume(
             if not start.world.data.has_responses:
                 check_offline(before, config, len(start.world.data.train))
             lengthen(folder, before, config)
-        this = _begin(config, start, interrupt.poll, notes, processes)
+        this = _begin(config, start, interrupt, notes, processes)
         if last is None and not has_ended(home, config):
             _start_again(this, folder, say)
         else:
@@ -179,6 +181,7 @@ class _Run:
     policy: CausalLM
     loop: Loop
     notes: tuple[str, ...]  # those of the world, and on the length of this run
+    stop: Poll  # called after every step; may raise to interrupt
 
     def manifest(self) -> dict[str, Any]:
         return manifest_of(self.config, self.method, self.start.world, self.problem.offline, self.notes)
@@ -221,6 +224,7 @@ class _Run:
         if not is_over(self.best(folder), self.config):
             for record in self.loop:
                 yield record
+                self.stop()
                 if self.evaluation_is_due(record.step) and is_over(self.best(folder), self.config):
                     return
 
@@ -248,11 +252,17 @@ def _with_date(config: Config, template: Template) -> Config:
     return replace(config, data=replace(config.data, template_date=date))
 
 
-def _begin(config: Config, start: Start, poll: Poll, notes: tuple[str, ...], processes: Processes) -> _Run:
-    """A policy that starts from the reference, and the loop that trains it."""
+def _begin(config: Config, start: Start, interrupt: Interrupt, notes: tuple[str, ...], processes: Processes) -> _Run:
+    """A policy that starts from the reference, and the loop that trains it.
+
+    Processes that have parts of the weights stop together, after a step.
+    """
     method, training = method_of(config), config.training
     plan = plan_of(config, method)
     policy, problem = start.world.model.policy(critic=method.critic), start.problem(method, plan)
+    if processes.parted:
+        policy.part()
+        start.world.model.reference.part()
     groups = decayed(policy.parameters(), training.weight_decay)
     optimizer = torch.optim.AdamW(groups, lr=training.lr, betas=(0.9, 0.95), fused=True)
     loop = Loop(
@@ -264,9 +274,10 @@ def _begin(config: Config, start: Start, poll: Poll, notes: tuple[str, ...], pro
         optimizer=optimizer,
         seed=config.seed,
         processes=processes,
-        poll=poll,
+        poll=no_op if processes.parted else interrupt.poll,
     )
-    return _Run(config, start, method, problem, policy, loop, (*start.world.notes, *notes))
+    stop = partial(interrupt.poll_together, processes) if processes.parted else no_op
+    return _Run(config, start, method, problem, policy, loop, (*start.world.notes, *notes), stop)
 
 
 def _start_again(this: _Run, folder: RunFolder, say: Say) -> None:

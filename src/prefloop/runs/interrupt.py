@@ -8,6 +8,10 @@ import threading
 from contextlib import suppress
 from types import FrameType
 
+import torch
+
+from prefloop.core.processes import Processes
+
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # Ctrl-C, kill, a terminal that closes
 
 
@@ -51,6 +55,15 @@ class Interrupt:
         """
         if self.requested is not None:
             raise Interrupted(self.requested)
+
+    def poll_together(self, processes: Processes) -> None:
+        """Mark a safe point of several processes, of which all stop if one received a signal.
+
+        Raises:
+            Interrupted: in all of them.
+        """
+        if int(processes.sum(torch.tensor(int(self.requested is not None)))):
+            raise Interrupted(self.requested or signal.SIGTERM)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self.requested is not None:

@@ -7,6 +7,8 @@ import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+import torch
+
 from prefloop.core.errors import DataError
 from prefloop.core.files import TEMPORARY
 from prefloop.core.loop import Loop
@@ -45,13 +47,29 @@ def save_best(
     _save(new, config, policy, card(config, method, note, before, after))
     if path.exists():
         os.replace(path, old)
-    os.replace(new, path)
+    if new.exists():  # in the process that writes
+        os.replace(new, path)
     shutil.rmtree(old, ignore_errors=True)
 
 
 def _save(path: Path, config: Config, policy: CausalLM, text: str) -> None:
+    model = _gathered(config, policy) if policy.network.parted else policy.model
+    if model is None:
+        return
     beside, base = pretrained.companions(config.model.path), pretrained.base_name(config.model.path)
-    pretrained.save(policy.model, policy.tokenizer, path, text, beside=beside, base=base, ends=policy.eos_ids)
+    pretrained.save(model, policy.tokenizer, path, text, beside=beside, base=base, ends=policy.eos_ids)
+
+
+def _gathered(config: Config, policy: CausalLM) -> pretrained.Model | None:
+    """The model of parted weights, in memory of the CPU of the first process; None in the others."""
+    state = policy.state()
+    if policy.processes.rank:
+        return None
+    model, _ = pretrained.load(config.model.path, dtype=torch.float32, adapter=config.model.adapter)
+    with torch.no_grad():
+        for name, p in model.named_parameters():
+            p.copy_(state[name])
+    return model
 
 
 def save_last(folder: RunFolder, loop: Loop, say: Say, *, whole: bool) -> None:

@@ -21,10 +21,11 @@ class Group:
         rank: the number of this process, from 0.
         count: the number of processes.
         where: URL at which they meet, or None for the environment's variables.
+        parted: whether each has only a part of every weight.
     """
 
-    def __init__(self, rank: int, count: int, where: str | None = None) -> None:
-        self.rank, self.count = rank, count
+    def __init__(self, rank: int, count: int, where: str | None = None, *, parted: bool = False) -> None:
+        self.rank, self.count, self.parted = rank, count, parted and count > 1
         backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
         dist.init_process_group(backend, init_method=where, rank=rank, world_size=count, timeout=PATIENCE)
 

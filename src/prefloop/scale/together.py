@@ -1,8 +1,9 @@
 """One run in the processes that `torchrun` or `accelerate launch` has started: the calls of `runs.experiment`.
 
-Every process runs the same program on the same data with the same random numbers, and has the whole model. What costs
-time is shared out by prompts and added up: writing and scoring responses, log-probs, and gradients. So all of them hold
-the same results and weights, and take the same decisions; the first one writes the run folder.
+Every process runs the same program on the same data with the same random numbers, and has the whole model, or with
+`model.parted` a part of every weight, which all gather where it is needed and the first one writes. What costs time is
+shared out by prompts and added up: writing and scoring responses, log-probs, and gradients. So all of them hold the
+same results, and take the same decisions; the first one writes the run folder.
 """
 
 from __future__ import annotations
@@ -20,13 +21,14 @@ import torch
 
 from prefloop.core.errors import UserError
 from prefloop.runs import experiment
-from prefloop.runs.config import Config, SaveConfig, to_yaml
+from prefloop.runs.config import Config, SaveConfig, changed, to_yaml
 from prefloop.runs.experiment import Result
+from prefloop.runs.folder import CONFIG, existing
 from prefloop.scale.processes import Group
 
 ENGINES = {
     "ACCELERATE_USE_DEEPSPEED": "DeepSpeed, whose engine has a backward pass and an optimiser of its own",
-    "ACCELERATE_USE_FSDP": "FSDP, whose processes have a part of the model each",
+    "ACCELERATE_USE_FSDP": "FSDP of accelerate, but under FSDP2 of its own",
     "ACCELERATE_USE_MEGATRON_LM": "Megatron-LM, which has models of its own",
 }
 
@@ -41,14 +43,15 @@ def run(config: Config, *, quiet: bool = False) -> Result | None:
         UserError: processes with different configurations, or an engine that does not fit the loop.
         UserError, DataError, Stopped: as `experiment.run`, or another process has ended.
     """
-    with joined() as group:
+    with joined(parted=config.model.parted) as group:
         group.check_alike(to_yaml(config), "configurations")
         if torch.cuda.is_available() and config.model.device in ("auto", "cuda"):
             config = replace(config, model=replace(config.model, device=f"cuda:{torch.cuda.current_device()}"))
         if group.rank == 0:
             return experiment.run(config, quiet=quiet, processes=group)
         with tempfile.TemporaryDirectory(prefix="prefloop-") as place:
-            own = replace(config, output=place, save=SaveConfig(final=False, state=False))
+            save = config.save if group.parted else SaveConfig(final=False, state=False)  # parts are gathered to save
+            own = replace(config, output=place, save=save)
             experiment.run(own, quiet=True, processes=group)
     return None
 
@@ -64,7 +67,8 @@ def resume(
     Raises:
         UserError, DataError, Stopped: as `experiment.resume`, or another process has ended.
     """
-    with joined() as group:
+    config = changed(existing(path) / CONFIG, here or {})
+    with joined(parted=config.model.parted) as group:
         group.check_alike(f"{path} {steps} {here}", "arguments")
         if group.rank == 0:
             group.sum(torch.tensor(1))  # when the others have their copies
@@ -79,7 +83,7 @@ def resume(
 
 
 @contextmanager
-def joined(environment: Mapping[str, str] = os.environ) -> Iterator[Group]:
+def joined(environment: Mapping[str, str] = os.environ, *, parted: bool = False) -> Iterator[Group]:
     """The processes of the launcher that has started this one.
 
     Raises:
@@ -87,11 +91,11 @@ def joined(environment: Mapping[str, str] = os.environ) -> Iterator[Group]:
     """
     for name, what in ENGINES.items():
         if environment.get(name, "false").lower() in ("true", "1"):
-            fix = "accelerate launch --multi_gpu, or torchrun; a large model fits with model.lora_rank and bfloat16"
+            fix = "accelerate launch --multi_gpu, or torchrun; for a large model --model.parted true"
             raise UserError(f"Prefloop does not run under {what}", where=f"{name} of the launcher", fix=fix)
     if torch.cuda.is_available():
         torch.cuda.set_device(int(environment.get("LOCAL_RANK", "0")))
-    group = Group(int(environment["RANK"]), int(environment["WORLD_SIZE"]))
+    group = Group(int(environment["RANK"]), int(environment["WORLD_SIZE"]), parted=parted)
     try:
         yield group
     finally:

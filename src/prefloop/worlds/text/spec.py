@@ -39,6 +39,8 @@ class ModelOptions:
     """Data type of the weights; those in bfloat16 are trained through float32 copies, which checkpoints hold."""
     deterministic: bool = True
     """On CUDA, use only operations that give the same bytes every time; false is faster."""
+    parted: bool = False
+    """Of several processes that share a run, each has only a part of every weight, gradient and moment (FSDP2)."""
 
     def __post_init__(self) -> None:
         require(self.path != "", "model.path", self.path, "give a model")
@@ -50,6 +52,9 @@ class ModelOptions:
         for name in ("lora_alpha", "lora_dropout", "lora_targets"):
             value = getattr(self, name)
             require(not value or self.lora_rank > 0, f"model.{name}", value, "set model.lora_rank, or leave it out")
+        small = self.dtype == "float32" and not (self.lora_rank or self.trained_layers or self.adapter == "continue")
+        fix = "use false: only full fine-tuning in float32 can be parted, with model.autocast for the products"
+        require(small or not self.parted, "model.parted", self.parted, fix)
         both = self.lora_rank > 0 and self.trained_layers is not None
         require(not both, "model.trained_layers", self.trained_layers, "use null: adapters are trained in all layers")
         again = self.adapter == "continue" and (self.lora_rank > 0 or self.trained_layers is not None)
