@@ -24,7 +24,7 @@ def place(run: Run) -> str:
 
 
 def look(run: Run) -> str:
-    return f"mlflow ui --backend-store-uri {shlex.quote(_uri(run))}"
+    return f"`mlflow ui --backend-store-uri {shlex.quote(_uri(run))}`"
 
 
 def open_run(run: Run, earlier: Sent | None) -> Experiment:

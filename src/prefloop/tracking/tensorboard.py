@@ -23,7 +23,7 @@ def place(run: Run) -> Path:
 
 
 def look(run: Run) -> str:
-    return f"tensorboard --logdir {shlex.quote(str(run.folder.parent))}"
+    return f"`tensorboard --logdir {shlex.quote(str(run.folder.parent))}`"
 
 
 def open_run(run: Run, earlier: Sent | None) -> Writer:

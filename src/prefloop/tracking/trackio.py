@@ -21,7 +21,7 @@ def place(run: Run) -> str:
 
 
 def look(run: Run) -> str:
-    return f"trackio show --project {shlex.quote(run.project)}"
+    return f"`trackio show --project {shlex.quote(run.project)}`"
 
 
 def open_run(run: Run, earlier: Sent | None) -> Project:

@@ -28,8 +28,10 @@ def place(run: Run) -> str:
 
 
 def look(run: Run) -> str:
-    offline = f"wandb sync {shlex.quote(str(run.folder / 'wandb'))}/offline-run-* uploads it (WANDB_MODE is not set)"
-    return offline if _mode() == OFFLINE else f"on the server, because WANDB_MODE is {_mode()}"
+    if _mode() != OFFLINE:
+        return f"on the server, because WANDB_MODE is {_mode()}"
+    folder = shlex.quote(str(run.folder / "wandb"))
+    return f"offline, unless WANDB_MODE says otherwise; to upload: `wandb sync {folder}/offline-run-*`"
 
 
 def open_run(run: Run, earlier: Sent | None) -> Online:
