@@ -23,7 +23,7 @@ RANK = {  # packages: imports point down, or stay in one package
     "runs": 4,
     **dict.fromkeys(("judging", "lab"), 5),
     **dict.fromkeys(("scale", "report", "advice", "detectors"), 6),
-    "studies": 7,
+    **dict.fromkeys(("studies", "recipes"), 7),
     "cli": 8,
 }
 LAYER = {  # inside the core

@@ -20,6 +20,7 @@ from prefloop.core.errors import UserError, nearest
 VERBS = {  # each is a module in this folder, imported when called
     "demo": "fine-tune a small language model in four ways and compare them (about five minutes on two cores)",
     "train": "fine-tune a model from a configuration file, or resume an interrupted run",
+    "run": "run a recipe: stages from supervised fine-tuning to an evaluation, in one file",
     "sample": "answer the prompts of a file with a trained model, before and after",
     "chat": "talk to a trained model",
     "export": "write a run's model as a plain folder with a model card, to share or to serve",

@@ -198,14 +198,23 @@ def load(path: str | Path | None, words: Sequence[str] = ()) -> Config:
 
 def changed(path: str | Path | None, tree: Mapping[str, Any]) -> Config:
     """The configuration of a YAML file, overridden by the values of a checked tree; see `load`."""
-    whole: dict[str, Any] = {}
     try:
-        for layer in [*(_files(Path(path)) if path else []), tree]:
-            whole = schema.merged(_other_length(whole, layer), layer)
-        return schema.build(Config, whole)
+        return layered([*(_files(Path(path)) if path else []), tree])
     except UserError as error:
         where = f"{path or 'defaults'}{' with the command line' if tree else ''}: {error.where}"
         raise UserError(error.what, where=where, fix=error.fix) from None
+
+
+def layered(layers: Sequence[Mapping[str, Any]]) -> Config:
+    """The configuration of checked trees, later ones above earlier ones.
+
+    Raises:
+        UserError: a value out of range, or two lengths in one tree.
+    """
+    whole: dict[str, Any] = {}
+    for layer in layers:
+        whole = schema.merged(_other_length(whole, layer), layer)
+    return schema.build(Config, whole)
 
 
 def _other_length(below: Mapping[str, Any], layer: Mapping[str, Any]) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from prefloop.cli.options import Rows, require_positive, require_seed
 from prefloop.core.errors import UserError
 from prefloop.rewards.bradley_terry.options import FitOptions
+from prefloop.runs.reward_model import cut_remark
 from prefloop.runs.schema import Flag
 from prefloop.worlds.text.spec import require_device
 
@@ -111,8 +112,3 @@ def cut_remarks(model: RewardModel, scored: Scored) -> list[str]:
     limit = " or ".join(f"{n:,}" for n in sorted({member.max_tokens for member in members}))
     lost = int(scored.cut.sum())
     return [cut_remark(lost, len(scored.cut), limit)] if lost else []
-
-
-def cut_remark(lost: int, count: int, limit: str) -> str:
-    """How many responses did not fit."""
-    return f"{lost:,} of {count:,} responses are longer than {limit} tokens, prompt included, and were cut."

@@ -1,0 +1,1 @@
+"""Recipes: stages of training and judging in one file, checked as a whole before anything is trained, and resumable."""
