@@ -33,6 +33,7 @@ SKIPPED = {  # beginning of a command -> why it is not run here
     "prefloop demo": "trains the real model; tools/fresh.sh runs it",
     "prefloop train config.yaml --model.device cuda:1": "needs two GPUs; tests/runs/test_gpu.py runs on one",
     "prefloop watch": "serves until Ctrl-C; tests/report/test_live.py starts and ends it",
+    "prefloop run alpacafarm-mini": "minutes on the real model; tests/recipes runs it on a tiny one",
     "prefloop study run all": "more than an hour; size smoke is a test of its own",
 }
 PAIRS = [("Name a prime.", "b a b", "c"), ("Name a colour.", "a b c", "b"), ("Say yes.", "yes", "no no")]
