@@ -216,6 +216,11 @@ def test_outcomes_of_a_folder_are_in_order_and_of_this_version(some: Sequence[Ou
         stored(tmp_path)
 
 
+def test_the_outcomes_that_are_kept_with_the_code_are_of_this_version() -> None:
+    found = stored(ROOT / "docs" / "studies")
+    assert len(found) >= 16 and all(set(one.features) == set(FEATURES) for one in found if one.results)
+
+
 def test_the_tool_writes_the_rule_of_a_folder(
     some: Sequence[Outcome], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

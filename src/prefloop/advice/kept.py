@@ -15,7 +15,7 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 
@@ -120,7 +120,7 @@ def outcomes_in(out: Path, world: str, scale: Scale = FULL) -> Lines:
         "world": world,
         "prior": VERSION,
         "actions": list(ACTIONS),
-        "runs": asdict(scale),
+        "runs": scale.runs(world),
         "rules": digest([rules, own, [repr(action) for action in ACTIONS.values()]]),
     }
     return Lines(out / FOLDER / f"{world}.jsonl", json.loads(to_json(head)))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -60,9 +60,13 @@ class Scale:
     seeds: int = 8
     dear: tuple[tuple[int, int], ...] = ((5, 1), (1, 3))
 
+    def runs(self, world: str) -> dict[str, Any]:
+        """What a world's actions get: all that their outcomes depend on."""
+        return {"rounds": self.dear if world in DEAR else self.rounds, "seeds": self.seeds}
+
     def search(self, problem: Problem, action: Action) -> Search:
         """Rates from the middle of the world's, as many as the first round tries."""
-        rounds = self.dear if problem.kind in DEAR else self.rounds
+        rounds = self.runs(problem.kind)["rounds"]
         rates, many = RATES[problem.kind], rounds[0][0]
         skip = (len(rates) - many) // 2
         return Search(rates[skip : skip + many], knob=knob_of(action), rounds=rounds, grow=0)
@@ -181,7 +185,7 @@ def measure(problem: Problem, run: Sweep, scale: Scale = FULL) -> Outcome:
 
 def key_of(problem: Problem, scale: Scale) -> str:
     """A hash of what determines the outcomes."""
-    return digest([problem.key, asdict(scale), [repr(action) for action in ACTIONS.values()]])
+    return digest([problem.key, scale.runs(problem.kind), [repr(action) for action in ACTIONS.values()]])
 
 
 def tabulated(outcomes: Sequence[Outcome]) -> Table:
