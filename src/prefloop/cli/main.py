@@ -19,6 +19,7 @@ from prefloop.core.errors import UserError, nearest
 
 VERBS = {  # each is a module in this folder, imported when called
     "demo": "fine-tune a small language model in four ways and compare them (about five minutes on two cores)",
+    "plan": "say what a run will take: steps, tokens, memory by part, and time",
     "train": "fine-tune a model from a configuration file, or resume an interrupted run",
     "run": "run a recipe: stages from supervised fine-tuning to an evaluation, in one file",
     "sample": "answer the prompts of a file with a trained model, before and after",
