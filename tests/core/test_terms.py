@@ -73,6 +73,62 @@ def test_nothing_is_corrected_where_the_row_or_the_batch_does_not_ask_for_it() -
         assert corrected(row(1.5), signal, replace(batch, **{missing: None})) is signal
 
 
+CAPPED = {  # e^0.5, e^−1 | e^30, clamped to e^20: each token, their product, their geometric mean; cap 1.5
+    ("truncate", "token"): [[1.5, math.exp(-1)], [1.5, 1.0]],
+    ("truncate", "sequence"): [[math.exp(-0.5)], [1.5]],
+    ("truncate", "geometric"): [[math.exp(-0.25)], [1.5]],
+    ("mask", "token"): [[0.0, math.exp(-1)], [0.0, 1.0]],
+    ("mask", "sequence"): [[math.exp(-0.5)], [0.0]],
+    ("mask", "geometric"): [[math.exp(-0.25)], [0.0]],
+}
+
+
+@pytest.mark.parametrize(("above", "level"), CAPPED)
+def test_weights_above_the_cap_are_truncated_or_masked(above: str, level: str) -> None:
+    method = PLAIN.override(mismatch_cap=1.5, mismatch_above=above, mismatch_level=level)
+    got = corrected(method, Signal(weight=torch.tensor([[2.0, -3.0]], dtype=F64)), sampled()).weight
+    want = torch.tensor(CAPPED[above, level], dtype=F64) * torch.tensor([[2.0], [-3.0]], dtype=F64)
+    assert got is not None and torch.allclose(got.view(2, -1), want, atol=1e-15)
+
+
+def gradient(probabilities: Tensor, weights: Tensor) -> Tensor:
+    """Σ_y q(y) w(y) ∇log p(y) over all responses of two tokens, as the coefficient of each log p(y_t | y_<t)."""
+    return (probabilities[:, None] * weights).flatten()
+
+
+@pytest.mark.parametrize(
+    ("above", "level", "cap", "unbiased"),
+    [
+        ("truncate", "sequence", 100.0, True),
+        ("mask", "sequence", 100.0, True),
+        ("truncate", "token", 100.0, False),
+        ("truncate", "geometric", 100.0, False),
+        ("truncate", "sequence", 1.2, False),
+        ("mask", "sequence", 1.2, False),
+    ],
+)
+def test_the_corrected_gradient_over_all_responses(above: str, level: str, cap: float, unbiased: bool) -> None:
+    """E_q[w(y) A(y) ∇log p(y)] is E_p[A(y) ∇log p(y)] where w is the whole ratio and the cap is not reached."""
+    g = torch.Generator().manual_seed(4)
+    first, then = torch.randn(2, 3, generator=g, dtype=F64), torch.randn(2, 3, 3, generator=g, dtype=F64)
+    a, b = torch.cartesian_prod(torch.arange(3), torch.arange(3)).T
+    logp, logq = (
+        torch.stack([x.log_softmax(-1)[a], y.log_softmax(-1)[a, b]], -1) for x, y in zip(first, then, strict=True)
+    )
+    gain = torch.randn(9, generator=g, dtype=F64)
+    mask = torch.ones(1, 9, 2, dtype=torch.bool)
+    batch = Batch(torch.zeros(1), mask.long(), mask, logp_behaviour=logq[None], logp_proximal=logp[None])
+    method = PLAIN.override(mismatch_cap=cap, mismatch_above=above, mismatch_level=level)
+    weight = corrected(method, Signal(weight=gain[None]), batch).weight
+    assert weight is not None
+    weight = (weight if weight.ndim == 3 else weight[..., None]).expand(1, 9, 2)[0]
+    got = gradient(logq.sum(-1).exp(), weight)
+    want = gradient(logp.sum(-1).exp(), gain[:, None].expand(9, 2))
+    # all responses that share a first token share its log-prob: their coefficients are added before they are compared
+    got, want = (torch.cat([x.view(3, 3, 2)[..., 0].sum(1), x.view(9, 2)[:, 1]]) for x in (got, want))
+    assert torch.allclose(got, want, atol=1e-14) is unbiased
+
+
 # ------------------------------------------------------------------------------------------------------------ the terms
 
 

@@ -190,11 +190,11 @@ class Loop:
     def _same_fields(self, part: Batch) -> Batch:
         """In a mixture all groups or none have log-probs; scores and labels come from one scorer."""
         part = replace(part, scores=None, labels=None, logp_reference=None, valid=part.present)
-        needed = "behaviour" in self.method.needs
-        if needed and part.logp_proximal is not None:
-            return part
-        logp = self._frozen(self.policy, part).logp if needed else None
-        return replace(part, logp_behaviour=logp, logp_proximal=logp)
+        if "behaviour" not in self.method.needs:
+            return replace(part, logp_behaviour=None, logp_proximal=None)
+        own = self._frozen(self.policy, part).logp if part.logp_proximal is None else part.logp_proximal
+        written = own if part.logp_behaviour is None else part.logp_behaviour  # an engine gives its own
+        return replace(part, logp_behaviour=written, logp_proximal=own)
 
     def prepare(self, batch: Batch) -> Batch:
         """Add those of reference and policy log-probs, values, a shared z and penalty that the method needs."""

@@ -71,7 +71,10 @@ class Method(Shown):
             which loss (see `kl.loss`).
         entropy, sft: weights of an entropy bonus and of an auxiliary likelihood term on the best response.
         critic, value_weight: a value head, and the weight of its loss.
-        mismatch_cap: truncation of the importance weight π/π_sampler that corrects for the sampler; None only logs it.
+        mismatch_cap: highest importance weight π/π_sampler of the correction for the sampler; None only logs it.
+        mismatch_above: weights above the cap are set to it (`truncate`) or to 0 (`mask`).
+        mismatch_level: a weight for each token, for a whole response, or the geometric mean of its tokens, which is no
+            importance weight but does not grow with length; `auto` is the `level` of the method's ratio.
         refuses_mixture: why 0 < on_policy < 1 makes no sense for this method; empty if it does.
         summary: what it does, in one sentence.
         paper: who published it.
@@ -95,6 +98,8 @@ class Method(Shown):
     critic: bool = False
     value_weight: OneNotNegative = 0.1
     mismatch_cap: OnePositive | None = None
+    mismatch_above: Literal["truncate", "mask"] = "truncate"
+    mismatch_level: Literal["auto", "token", "sequence", "geometric"] = "auto"
     refuses_mixture: str = ""
     summary: str = ""
     paper: str = ""

@@ -38,7 +38,10 @@ class Sampler(Protocol):
         """Load the policy's weights after `version` optimiser steps; called before every collection."""
 
     def draw(self, prompts: Any, responses: int, rng: Stream, poll: Callable[[], None] = no_op) -> Batch:
-        """New groups with `logp_behaviour` (of the sampler) and `logp_proximal` (untempered); polls at every token."""
+        """New groups with `logp_behaviour` (of the sampler); polls at every token.
+
+        The policy itself also gives `logp_proximal` (untempered); the loop computes that of an engine if it is needed.
+        """
 
 
 @runtime_checkable

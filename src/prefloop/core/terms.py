@@ -21,20 +21,23 @@ def is_active(weight: float | Tensor) -> bool:
 
 
 def corrected(method: Method, signal: Signal, batch: Batch) -> Signal:
-    """Weights times the truncated importance weight of the policy against its sampler, if the method asks for it."""
-    if method.mismatch_cap is None or signal.weight is None:
-        return signal
-    if batch.logp_proximal is None or batch.logp_behaviour is None:
-        return signal
-    d = torch.where(batch.mask, batch.logp_proximal - batch.logp_behaviour, 0.0)
-    d = d.sum(-1) if method.defaults.get("level") == "sequence" else d
-    factor = d.clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO).exp().clamp(max=method.mismatch_cap)
+    """Weights times the importance weight of the policy against its sampler, capped, if the method asks for it.
 
-    def times(weight: Tensor) -> Tensor:
-        return factor * (weight if weight.ndim == factor.ndim else weight[..., None])
+    The weight of a whole response makes the gradient that of responses of the policy itself where the cap is never
+    reached; that of a token does so only for responses of one token.
+    """
+    if method.mismatch_cap is None or batch.logp_proximal is None or batch.logp_behaviour is None:
+        return signal
+    level = method.defaults.get("level") if method.mismatch_level == "auto" else method.mismatch_level
+    size = {"sequence": torch.tensor(1), "geometric": batch.lengths.clamp(min=1)}.get(str(level))
+    cap, d = method.mismatch_cap, torch.where(batch.mask, batch.logp_proximal - batch.logp_behaviour, 0.0)
+    factor = (d if size is None else d.sum(-1) / size).clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO).exp()
+    factor = torch.where(factor > cap, cap if method.mismatch_above == "truncate" else 0.0, factor)
 
-    share = None if signal.kl_weight is None else times(signal.kl_weight)
-    return replace(signal, weight=times(signal.weight), kl_weight=share)
+    def times(weight: Tensor | None) -> Tensor | None:
+        return None if weight is None else factor * (weight if weight.ndim == factor.ndim else weight[..., None])
+
+    return replace(signal, weight=times(signal.weight), kl_weight=times(signal.kl_weight))
 
 
 def other_terms(
@@ -63,9 +66,8 @@ def other_terms(
         best = weights.best_only(batch)
         terms["sft"] = -method.sft * mean_over(best * sequence(seen.logp, batch), batch.present, present)
     if seen.values is not None and signal.value_target is not None:
-        error = torch.where(batch.mask, (seen.values - signal.value_target) ** 2 / 2, 0.0)
-        per_token = error.sum(-1) / batch.lengths.clamp(min=1)
-        terms["value"] = method.value_weight * mean_over(per_token, batch.present, present)
+        error = torch.where(batch.mask, (seen.values - signal.value_target) ** 2 / 2, 0.0).sum(-1)
+        terms["value"] = method.value_weight * mean_over(error / batch.lengths.clamp(min=1), batch.present, present)
     return terms
 
 
