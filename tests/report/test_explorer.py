@@ -282,8 +282,11 @@ def test_the_page_computes_from_the_law_and_the_state_that_it_shows(opened: tupl
     found = evaluate(code, "{ reward: Array.from(p.reward), data: Array.from(p.data), seen: runs.map((x) => x.seen) }")
     state = record["state"]
     assert found["reward"] == pytest.approx(bump(float(state["peak"]), float(state["width"])).tolist(), abs=1e-12)
-    assert (record["reward"], record["data"]) == (found["reward"], found["data"])
-    assert [{name: run[name] for name in found["seen"][0]} for run in record["runs"]] == found["seen"]
+    for key in ("reward", "data"):  # two engines round e^x differently
+        assert record[key] == pytest.approx(found[key], rel=1e-12)
+    for run, seen in zip(record["runs"], found["seen"], strict=True):
+        for name, values in seen.items():
+            assert run[name] == (pytest.approx(values, rel=1e-9) if isinstance(values, list | float) else values)
 
 
 def test_the_address_holds_the_state_and_says_what_it_cannot_read(page: Path, tmp_path: Path) -> None:

@@ -171,6 +171,7 @@ def configs() -> st.SearchStrategy[Config]:
         "prompts": st.integers(2, 2**60),
         "trained_layers": st.none(),  # never beside adapters, which are drawn
         "adapter": st.none(),  # never beside new adapters
+        "parted": st.just(False),  # never beside adapters or bfloat16, which are drawn
         "template_date": st.none() | st.dates().map(str),
         "epochs": st.none(),  # never beside steps
         "keep_best": st.sampled_from((*HIGHER, *LOWER)),  # patience needs one

@@ -14,6 +14,7 @@ from tests.tracking.test_feed import expected, lines
 from prefloop.cli.main import main
 from prefloop.core.errors import UserError
 from prefloop.core.loop import Loop, Record
+from prefloop.core.processes import Alone
 from prefloop.report.data import load, named
 from prefloop.runs import config as configuration
 from prefloop.runs import experiment, grid
@@ -111,6 +112,6 @@ def test_trackers_may_be_changed_when_a_run_is_resumed(model: Path, tmp_path: Pa
 
 
 def test_only_the_first_of_several_processes_tracks(model: Path, tmp_path: Path, double: Double) -> None:
-    second = type("Second", (), {"rank": 1, "count": 1, "sum": lambda self, x: x})()
+    second = Alone(rank=1)
     experiment.run(config(model, tmp_path), quiet=True, processes=second)
     assert double.calls == []

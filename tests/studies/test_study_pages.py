@@ -355,7 +355,8 @@ def test_run_prints_verdicts_and_writes_pages(toys: Toys, tmp_path: Path, capsys
     out = tmp_path / "pages"
     assert main(["study", "run", "all", "--size", "smoke", "--out", str(out), "--workers", "3", "--stack", "5"]) == 0
     shown = capsys.readouterr()
-    told = {"size": "smoke", "out": out, "workers": 3, "stack": 5, "ray": "", "quiet": False, "repetition": 0}
+    told = {"size": "smoke", "out": out, "workers": 3, "stack": 5, "ray": "", "quiet": False, "repetition": 0,
+            "problems": None}  # fmt: skip
     assert Bench.made == [told] and shown.err == ""
     for name in toys:
         assert f"{out}/{name}/README.md" in shown.out and (out / name / "README.md").is_file()
