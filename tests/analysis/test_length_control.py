@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import gzip
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
 from scipy.special import expit, logit
 
+from paths import real
 from prefloop.analysis.length_control import FEWEST, controlled
 
 
@@ -71,3 +76,26 @@ def test_what_cannot_be_separated_has_no_rate() -> None:
         controlled(wins * 2, longer)
     by_length = controlled((longer > 0).astype(float), longer)  # length decides everything: finite all the same
     assert by_length is not None and 0.2 < by_length.rate < 0.8 and np.isfinite(by_length.length)
+
+
+@pytest.mark.parametrize(
+    ("model", "raw", "published", "gap"),
+    [
+        ("phi-2", 30.6633, 29.8192, -0.31),
+        ("text_davinci_001", 15.1741, 20.5712, 0.50),
+        ("alpaca-7b", 26.4596, 26.2950, -0.59),
+        ("alpaca-farm-ppo-human", 41.2422, 29.7821, 0.75),
+    ],
+)
+def test_beside_the_published_figures(
+    model: str, raw: float, published: float, gap: float, preference_data: Path
+) -> None:
+    """Raw rates are equal; at equal lengths two of four are within half a point, without instruction difficulties."""
+    name = f"alpaca_eval/raw_alpaca_eval_gpt4/{model}.annotations.json.gz"
+    annotated = json.loads(gzip.decompress(real(preference_data, name).read_bytes()))
+    rows = [row for row in annotated if row["preference"] is not None]
+    codes = np.array([float(row["preference"]) for row in rows])
+    wins = np.where(codes == 0, 0.5, codes - 1)  # 0 is a tie
+    found = controlled(wins, [len(row["output_2"]) - len(row["output_1"]) for row in rows])
+    assert found is not None and 100 * wins.mean() == pytest.approx(raw, abs=1e-3)
+    assert 100 * found.rate - published == pytest.approx(gap, abs=0.01)

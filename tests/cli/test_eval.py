@@ -78,6 +78,15 @@ def test_a_judge_on_a_server(sides: tuple[str, str], tmp_path: Path, capsys: pyt
     assert "no verdict on 1 prompts" in said and "agrees with itself in both orders on 100 %" in said
 
 
+def test_a_judge_that_never_decides_is_paid_all_the_same(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    one, two = (file(tmp_path / f"{name}.jsonl", {"p": name, "q": name}) for name in "ab")
+    with judge(lambda body, n: says("I would rather not say.")) as (url, _):
+        assert main(["eval", one, two, "--judge", "j", "--judge-url", url, "--price-in", "1"]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "prompts: 2; too few to tell any win rate from 50 %" in said and "win rate of" not in said
+    assert "no verdict on any of 2 prompts" in said and "requests: 8 (" in said and "cost 8e-05" in said
+
+
 def test_a_model_against_a_file_on_prompts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     model = tmp_path / "model"
     tiny.llama(dtype=torch.float32).save_pretrained(model)

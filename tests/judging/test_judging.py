@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+import threading
 import time
 from dataclasses import replace
 from functools import partial
@@ -94,6 +96,42 @@ def test_what_may_pass_is_tried_again_and_then_given_up(bad: Any) -> None:
     with judge(lambda body, n: bad) as (url, server):
         one = chat(url)
         assert one.answer(ONE) is None and len(server.asked) == 3 and one.spent.failed == 1
+
+
+@pytest.mark.parametrize("sent", [b"", b"garbage\r\n\r\n", b"HTTP/1.1 200 OK\r\nContent-Length: 500\r\n\r\n{"])
+def test_a_connection_that_breaks_gives_no_answer(sent: bytes) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def serve() -> None:
+            for _ in range(2):
+                connection, _address = server.accept()
+                with connection:
+                    connection.recv(65536)
+                    connection.sendall(sent)
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        one = chat(f"http://127.0.0.1:{server.getsockname()[1]}/v1", retries=1)
+        assert one.answer(ONE) is None and one.spent.failed == 1
+        thread.join(5)
+        assert not thread.is_alive()  # both tries were made
+
+
+@pytest.mark.parametrize("usage", [None, [1], {"prompt_tokens": None}, {}])
+def test_a_server_need_not_count_tokens(usage: Any) -> None:
+    reply = {"choices": [{"message": {"content": "[[A]]"}}], "usage": usage}
+    with judge(lambda body, n: (200, reply)) as (url, _):
+        one = chat(url)
+        assert one.answer(ONE) == "[[A]]" and (one.spent.requests, one.spent.tokens_in) == (1, 0)
+
+
+@pytest.mark.parametrize("status", [400, 413, 422])
+def test_a_prompt_that_is_refused_among_others_has_no_answer(status: int) -> None:
+    """Too long, or filtered: the answers that were paid for are not lost."""
+    with judge(lambda body, n: (status, "filtered") if n == 2 else says("[[A]]")) as (url, server):
+        one = chat(url)
+        said = [one.answer([{"role": "user", "content": str(i)}]) for i in range(3)]
+        assert said == ["[[A]]", None, "[[A]]"] and (one.spent.failed, len(server.asked)) == (1, 3)
 
 
 def test_a_judge_that_takes_too_long_gives_no_answer() -> None:

@@ -104,7 +104,7 @@ def run(options: Options) -> int:
         for name in names:
             if name in known:
                 sides.shared(known[name], known[name], prompts)
-    options.say(f"prompts: {len(prompts)}; a win rate can be told from 50 % where it is beyond {_points(len(prompts))}")
+    options.say(f"prompts: {len(prompts)}; {_seen(len(prompts))}")
     chat = _chat(options) if options.judge else None
     first, second = (known.get(name) or _answered(options, name, groups) for name in names)
     notes += [*first.notes, *second.notes]
@@ -205,10 +205,13 @@ def _by_reward(options: Options, groups: Sequence[Group], both: Sequence[Side]) 
 # ---- what is shown --------------------------------------------------------------------------------------------------
 
 
-def _points(prompts: int) -> str:
+def _seen(prompts: int) -> str:
     from prefloop.judging.evaluate import detectable_rate
 
-    return f"50 ± {100 * detectable_rate(prompts):.1f} %"
+    points = 100 * detectable_rate(prompts)
+    if not points < 50:
+        return "too few to tell any win rate from 50 %"
+    return f"a win rate can be told from 50 % where it is beyond 50 ± {points:.1f} %"
 
 
 def _record(
@@ -231,7 +234,7 @@ def _text(options: Options, record: dict[str, Any]) -> list[str]:
     """The result in sentences."""
     lines = [wrapped(note) for note in record["notes"]]
     if record["win_rate"] is None:
-        return [*lines, f"no verdict on any of {record['prompts']} prompts"]
+        return [*lines, f"no verdict on any of {record['prompts']} prompts", *_taken(record)]
     interval = f"[{100 * record['low']:.1f}, {100 * record['high']:.1f}]"
     lines.append(f"win rate of {os.path.basename(options.first.rstrip('/'))}: {100 * record['win_rate']:.1f} %"
                  f" {interval}, {record['decided']} prompts")  # fmt: skip
@@ -248,11 +251,17 @@ def _text(options: Options, record: dict[str, Any]) -> list[str]:
     if "consistent" in record:
         lines.append(f"the judge agrees with itself in both orders on {100 * record['consistent']:.0f} % of prompts,")
         lines.append(f"  and prefers the answer shown first in {100 * record['shown_first']:.0f} % (no bias: 50 %)")
-        spent = record["spent"]
-        cost = f", cost {record['cost']:.4g}" if "cost" in record else ""
-        lines.append(f"requests: {spent['requests']} ({spent['cached']} from the cache, {spent['failed']} failed);"
-                     f" tokens: {spent['tokens_in']:,} read, {spent['tokens_out']:,} written{cost}")  # fmt: skip
-    return lines
+    return lines + _taken(record)
+
+
+def _taken(record: dict[str, Any]) -> list[str]:
+    """What the judge was asked and has cost."""
+    if "spent" not in record:
+        return []
+    spent = record["spent"]
+    cost = f", cost {record['cost']:.4g}" if "cost" in record else ""
+    asked = f"requests: {spent['requests']} ({spent['cached']} from the cache, {spent['failed']} failed)"
+    return [wrapped(f"{asked}; tokens: {spent['tokens_in']:,} read, {spent['tokens_out']:,} written{cost}")]
 
 
 def _write(path: Path, result: Result) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
 import time
@@ -18,6 +19,7 @@ from prefloop.core.files import digest, write
 
 Message = dict[str, str]
 RETRIED = (408, 409, 425, 429, 500, 502, 503, 504)  # states of a server that may pass
+OF_A_PROMPT = (400, 413, 422)  # too long, or filtered, if the server has answered other requests
 REFUSED = {
     400: "the server does not understand the request",
     401: "the server wants an API key",
@@ -83,8 +85,7 @@ class Chat:
         if reply is None:
             self._count(failed=1)
             return None
-        usage = reply.get("usage") or {}
-        self._count(requests=1, tokens_in=usage.get("prompt_tokens", 0), tokens_out=usage.get("completion_tokens", 0))
+        self._count(requests=1, tokens_in=_used(reply, "prompt_tokens"), tokens_out=_used(reply, "completion_tokens"))
         if place is not None:
             write(place, json.dumps({"request": request, "reply": reply}, ensure_ascii=False))
         return _text(reply)
@@ -100,9 +101,11 @@ class Chat:
                 if isinstance(reply, dict) and _text(reply) is not None:
                     return reply
             except urllib.error.HTTPError as error:
+                if error.code in OF_A_PROMPT and self.spent.requests:
+                    return None
                 if error.code not in RETRIED:
                     raise self._refusal(error) from error
-            except (urllib.error.URLError, TimeoutError, ConnectionError, ValueError) as error:
+            except (OSError, http.client.HTTPException, ValueError) as error:
                 if isinstance(getattr(error, "reason", error), ConnectionRefusedError) and not self.spent.requests:
                     what = f"no server answers at {self.url}"
                     raise UserError(what, where="--judge-url", fix="start it, or correct the address") from error
@@ -110,9 +113,11 @@ class Chat:
 
     def _posted(self, request: dict[str, Any]) -> urllib.request.Request:
         key = os.environ.get(self.key)
-        headers = {"Content-Type": "application/json", **({"Authorization": f"Bearer {key}"} if key else {})}
-        body = json.dumps(request).encode()
-        return urllib.request.Request(f"{self.url.rstrip('/')}/chat/completions", body, headers)
+        body, address = json.dumps(request).encode(), f"{self.url.rstrip('/')}/chat/completions"
+        posted = urllib.request.Request(address, body, {"Content-Type": "application/json"})
+        if key:
+            posted.add_unredirected_header("Authorization", f"Bearer {key}")  # another host must not see it
+        return posted
 
     def _refusal(self, error: urllib.error.HTTPError) -> UserError:
         said = " ".join(error.read().decode(errors="replace").split())[:300]
@@ -133,6 +138,13 @@ def _text(reply: dict[str, Any]) -> str | None:
     except (KeyError, IndexError, TypeError):
         return None
     return said if isinstance(said, str) else None
+
+
+def _used(reply: dict[str, Any], key: str) -> int:
+    """Tokens that a reply says it took; 0 if the server does not tell."""
+    usage = reply.get("usage")
+    tokens = usage.get(key) if isinstance(usage, dict) else None
+    return tokens if isinstance(tokens, int) else 0
 
 
 def _cached(place: Path) -> dict[str, Any] | None:

@@ -12,7 +12,7 @@ import numpy as np
 
 from prefloop.analysis.length_control import controlled
 from prefloop.analysis.power import detectable
-from prefloop.analysis.statistics import proportion
+from prefloop.analysis.statistics import mean_se, proportion
 from prefloop.judging.pairwise import Verdict
 
 Judge = Callable[[str, str, str], Verdict]  # prompt, first answer, second answer
@@ -52,7 +52,8 @@ class Result:
         if not decided:
             return {**out, "win_rate": None}
         rate = proportion(wins, clusters=prompts, seed=self.seed)
-        out |= {"win_rate": rate.value, "low": rate.low, "high": rate.high}
+        se = mean_se(wins, clusters=prompts).se
+        out |= {"win_rate": rate.value, "low": rate.low, "high": rate.high, "standard_error": se}
         out |= {"wins": int((wins > 0.5).sum()), "ties": int((wins == 0.5).sum()), "losses": int((wins < 0.5).sum())}
         total = len(self.comparisons)
         out["if_undecided"] = {"lost": wins.sum() / total, "won": (wins.sum() + lost) / total}
